@@ -1,0 +1,1 @@
+"""Beam jobs of the video classification system: preprocess, score and report."""

@@ -1,0 +1,74 @@
+"""Beam options of the command lines: runner names, defaults for one machine, unknown flags."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vcls_model.commands import UsageError, option_names, reject_unknown_flags
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_FN_API_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+# What a user may write -> what Beam is given. DirectRunner names FnApiRunner, because Beam's own DirectRunner first
+# tries to download another runner.
+_RUNNERS = {
+    "direct": _FN_API_RUNNER,
+    "directrunner": _FN_API_RUNNER,
+    "fnapirunner": _FN_API_RUNNER,
+    "dataflow": "DataflowRunner",
+    "dataflowrunner": "DataflowRunner",
+    "flink": "FlinkRunner",
+    "flinkrunner": "FlinkRunner",
+    "portable": "PortableRunner",
+    "portablerunner": "PortableRunner",
+    "sparkrunner": "SparkRunner",
+}
+
+
+def add_runner_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--runner`; all other Beam options pass through to Beam."""
+    parser.add_argument(
+        "--runner", default="DirectRunner",
+        help="DirectRunner (this machine, all its cores; --direct_num_workers=N changes that), FlinkRunner, Dataflow, "
+             "PortableRunner; their own options follow as they are (default: %(default)s)")
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parses the job's flags; returns them and what is left for Beam. `--help` answers without importing Beam."""
+    parser.allow_abbrev = False
+    return parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+
+
+def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Sequence[str]) -> "PipelineOptions":
+    """Beam's options for `runner`.
+
+    Raises:
+        UsageError: the runner is unknown, or a flag is known neither to `parser` nor to Beam.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if runner.lower() not in _RUNNERS:
+        from vcls_model.commands import unknown_choice
+        raise unknown_choice("runner", runner, ["DirectRunner", "Dataflow", "FlinkRunner", "PortableRunner"])
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        if "_add_argparse_args" in vars(options):
+            try:
+                options._add_argparse_args(known)
+            except argparse.ArgumentError:  # two classes of Beam add the same flag
+                continue
+    try:
+        _, rest = known.parse_known_args(list(beam_argv))
+    except SystemExit:
+        raise UsageError(f"Beam does not accept {' '.join(beam_argv)}") from None
+    reject_unknown_flags(rest, [*option_names(parser), *option_names(known)])
+    name = _RUNNERS[runner.lower()]
+    argv = [f"--runner={name}", *beam_argv]
+    if name == _FN_API_RUNNER and not any(flag.startswith("--direct_num_workers") for flag in beam_argv):
+        argv.append(f"--direct_num_workers={os.cpu_count() or 1}")
+    if name == _FN_API_RUNNER and not any(flag.startswith("--direct_running_mode") for flag in beam_argv):
+        argv.append("--direct_running_mode=multi_threading")
+    return PipelineOptions(argv)
