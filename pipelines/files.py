@@ -35,9 +35,8 @@ def write_atomically(path: str, data: bytes) -> None:
     On an object store an upload becomes visible when it is complete, so the final name is written once.
     A failed write (a full disk, say) removes what it left and raises.
     """
-    file_systems = _file_systems()
     if is_object_store(path):
-        with file_systems.create(path, "application/octet-stream") as stream:
+        with _file_systems().create(path, "application/octet-stream") as stream:
             stream.write(data)
         return
     directory = os.path.dirname(path)
@@ -64,6 +63,9 @@ def write_json(path: str, value: Any) -> None:
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a small file."""
+    if not is_object_store(path):  # spares the import of Beam
+        with open(path.removeprefix("file://"), "rb") as local:
+            return local.read()
     with _file_systems().open(path, "application/octet-stream", compression_type="uncompressed") as stream:
         return stream.read()
 
@@ -78,6 +80,8 @@ def read_json(path: str) -> Any:
 
 def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
+    if not is_object_store(path):
+        return os.path.exists(path.removeprefix("file://"))
     return _file_systems().exists(path)
 
 

@@ -1,0 +1,60 @@
+# `make demo` and `make test` need nothing but Python 3.10 to 3.13; each sets up .venv first, again and again without harm.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DEMO := demo_output
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export PYTHONUNBUFFERED := 1
+
+# The first of these that is a Python the project runs on.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(INSTALLED): requirements.txt setup.py
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 found; name one with make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "installing the pinned packages into $(VENV) with $(PYTHON): some minutes, once"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --no-deps --requirement requirements.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: venv
+venv: $(INSTALLED)  ## create .venv with the pinned packages
+
+.PHONY: demo
+demo: $(INSTALLED)  ## from the sample's records to a report, in under five minutes
+	$(PY) -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=$(DEMO)/data --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=dense --epochs=12 --overwrite
+	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --overwrite
+	$(PY) -m pipelines.report --scores=$(DEMO)/scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
+	@echo "report: $(CURDIR)/$(DEMO)/report/report.html"
+
+.PHONY: test
+test: $(INSTALLED)  ## the tests
+	$(PY) -m pytest
+
+.PHONY: test-slow
+test-slow: $(INSTALLED)  ## the tests that take more than half a minute each
+	$(PY) -m pytest -m slow
+
+.PHONY: lint
+lint: $(INSTALLED)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+.PHONY: bench
+bench: $(INSTALLED)  ## each benchmark beside its reference, one line a figure
+	@set -e; for script in bench/*.py; do $(PY) $$script; done
+
+.PHONY: clean
+clean:  ## remove what the demo and the benchmarks wrote
+	rm -rf $(DEMO) bench_output
+
+-include deploy/distributed.mk
