@@ -50,9 +50,9 @@ def build_model(
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
-        A functional model. Input: a dict of `<name>` float32 (B, D) for video-level data; of `<name>` float32 (B, T, D) and
-        `num_frames` int32 (B,) for frame-level data. Output: logits float32 (B, C). The layers that depend on the classes,
-        and no others, have names that start with `classifier`.
+        A functional model. Input: a dict of `<name>` float32 (B, D) for video-level data; of `<name>` float32
+        (B, T, D) and `num_frames` int32 (B,) for frame-level data; no other keys. Output: logits float32 (B, C). The
+        layers that depend on the classes, and no others, have names that start with `classifier`.
 
     Raises:
         UsageError: unknown model or hyperparameter, a value out of range, or data of the wrong level.

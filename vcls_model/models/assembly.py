@@ -1,4 +1,4 @@
-"""Puts a model together: inputs, fusion of the modalities, trunk, classifier, head. The only module here that needs Keras."""
+"""Puts a model together: inputs, fusion of the modalities, trunk, classifier, head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

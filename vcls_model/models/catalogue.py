@@ -1,4 +1,4 @@
-"""The models by name: the level of data that each takes and its hyperparameters. Pure Python: `--help` reads it at once."""
+"""The models by name: the level of data that each takes and its hyperparameters. Pure Python, for `--help`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 # What every model takes.
 #   fusion         early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined
 #                  before the classifier; score: a whole model a modality, whose logits are averaged.
-#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1, before they are joined.
+#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
 #   head           label_graph: scores are passed over the graph of label co-occurrence (needs the graph).
@@ -50,7 +50,8 @@ def _info(level: str, summary: str, **defaults: Any) -> ModelInfo:
 
 MODELS: dict[str, ModelInfo] = {
     "logistic": _info(VIDEO_LEVEL, "one linear classifier a class"),
-    "dense": _info(VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class", hidden_units=(1024,), dropout=0.0),
+    "dense": _info(VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class",
+                   hidden_units=(1024,), dropout=0.0),
 }
 MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
 

@@ -23,7 +23,7 @@ def count_label_graph(label_values: np.ndarray, label_lengths: np.ndarray, class
     """Counts which labels occur together.
 
     Args:
-        label_values: int (n,), the labels of all training videos, one video after the other; a video names a label once.
+        label_values: int (n,), labels of all training videos, one video after the other; none names a label twice.
         label_lengths: int (B,), labels of each video; they add to n.
         class_count: number of classes C.
         degree: neighbours kept a class, K.
