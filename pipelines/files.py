@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from vcls_model.commands import JobError, UsageError
 
@@ -59,6 +59,13 @@ def write_atomically(path: str, data: bytes) -> None:
 def write_json(path: str, value: Any) -> None:
     """Writes one JSON document atomically, keys in the order given."""
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def open_for_reading(path: str) -> BinaryIO:
+    """A stream over the bytes of a file as they are stored: never decompressed, whatever the suffix."""
+    if not is_object_store(path):
+        return open(path.removeprefix("file://"), "rb", buffering=0)
+    return cast(BinaryIO, _file_systems().open(path, "application/octet-stream", compression_type="uncompressed"))
 
 
 def read_bytes(path: str) -> bytes:

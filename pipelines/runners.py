@@ -36,7 +36,8 @@ def add_runner_argument(parser: argparse.ArgumentParser) -> None:
              "PortableRunner; their own options follow as they are (default: %(default)s)")
 
 
-def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(
+        parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parses the job's flags; returns them and what is left for Beam. `--help` answers without importing Beam."""
     parser.allow_abbrev = False
     return parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))

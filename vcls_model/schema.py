@@ -1,4 +1,4 @@
-"""What an input record holds: its id, its labels and its modalities. Pure Python, so that every job can read it quickly."""
+"""What an input record holds: its id, its labels and its modalities. Pure Python: every job reads it quickly."""
 
 import dataclasses
 import json

@@ -1,0 +1,469 @@
+"""Kernels over the bytes of a shard: checksums, TFRecord framing, and the features of serialized records.
+
+They run compiled and release the interpreter lock, so that threads use all cores. All are in one module because numba
+keys its cache of compiled code by the file of the caller alone: a kernel here must never call one of another module.
+
+Framing: a record is `uint64 length | masked crc of length | payload | masked crc of payload`, little-endian.
+
+Features: the kernels understand the encoding that every protobuf writer in use produces, and check everything a usable
+record must satisfy. A record that is in any way unusual is only marked, and goes through `pipelines.wire`, which is
+slow and careful.
+"""
+
+import platform
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+# A length above this is taken for damage. TensorFlow's own limit for a record is the 2 GiB of a protocol buffer.
+MAX_RECORD_BYTES = 1 << 30
+
+# What stops `scan_records`.
+MORE, BAD_LENGTH, BAD_PAYLOAD, TRUNCATED, END, FULL = range(6)
+# Which message a modality's values are in.
+FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX = range(4)
+
+_TAG_1, _TAG_2, _TAG_3 = np.uint8(0x0A), np.uint8(0x12), np.uint8(0x1A)  # length-delimited fields 1 to 3
+_POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reflected
+_MASK_DELTA = 0xA282EAD8  # TFRecord stores rotate(crc, 15) + this
+
+
+def _tables() -> np.ndarray:
+    """Slicing-by-eight tables, (8, 256) uint32."""
+    tables = np.zeros((8, 256), np.uint32)
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (_POLYNOMIAL if crc & 1 else 0)
+        tables[0, byte] = crc
+    for row in range(1, 8):
+        tables[row] = (tables[row - 1] >> 8) ^ tables[0, tables[row - 1] & 255]
+    return tables
+
+
+_TABLES = _tables()
+
+
+@numba.njit(nogil=True, cache=True)
+def crc32c_by_table(buffer, start, end):
+    """CRC-32C of buffer[start:end] with tables: any processor."""
+    crc = np.uint32(0xFFFFFFFF)
+    at = start
+    while at + 8 <= end:
+        low = crc ^ (np.uint32(buffer[at]) | np.uint32(buffer[at + 1]) << np.uint32(8)
+                     | np.uint32(buffer[at + 2]) << np.uint32(16) | np.uint32(buffer[at + 3]) << np.uint32(24))
+        crc = (_TABLES[7, low & np.uint32(255)] ^ _TABLES[6, (low >> np.uint32(8)) & np.uint32(255)]
+               ^ _TABLES[5, (low >> np.uint32(16)) & np.uint32(255)] ^ _TABLES[4, low >> np.uint32(24)]
+               ^ _TABLES[3, buffer[at + 4]] ^ _TABLES[2, buffer[at + 5]]
+               ^ _TABLES[1, buffer[at + 6]] ^ _TABLES[0, buffer[at + 7]])
+        at += 8
+    while at < end:
+        crc = _TABLES[0, (crc ^ np.uint32(buffer[at])) & np.uint32(255)] ^ (crc >> np.uint32(8))
+        at += 1
+    return crc ^ np.uint32(0xFFFFFFFF)
+
+
+def _load(width: int, result):  # type: ignore[no-untyped-def]
+    """An intrinsic that reads one little-endian word at any byte of a uint8 array."""
+
+    @intrinsic
+    def load(typing_context, array, offset):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(width).as_pointer())
+            return builder.load(pointer, align=1)
+        return result(array, types.intp), generate
+
+    return load
+
+
+load_u32 = _load(32, types.uint32)
+load_u64 = _load(64, types.uint64)
+
+
+@intrinsic
+def _instruction_64(typing_context, crc, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = ir.IntType(64)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(word, [word, word]), "llvm.x86.sse42.crc32.64.64")
+        return builder.call(function, arguments)
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def _instruction_8(typing_context, crc, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word, byte = ir.IntType(32), ir.IntType(8)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(word, [word, byte]), "llvm.x86.sse42.crc32.32.8")
+        return builder.call(function, arguments)
+    return types.uint32(types.uint32, types.uint8), generate
+
+
+def has_instruction() -> bool:
+    """Whether this processor computes CRC-32C itself (x86 with SSE 4.2)."""
+    return platform.machine() in ("x86_64", "AMD64") and bool(
+        llvmlite.binding.get_host_cpu_features().get("sse4.2", False))
+
+
+if has_instruction():
+
+    @numba.njit(nogil=True, cache=True)
+    def crc32c(buffer, start, end):
+        """CRC-32C of buffer[start:end], a uint8 array."""
+        wide = np.uint64(0xFFFFFFFF)
+        at = start
+        while at + 8 <= end:
+            wide = _instruction_64(wide, load_u64(buffer, at))
+            at += 8
+        crc = np.uint32(wide)
+        while at < end:
+            crc = _instruction_8(crc, buffer[at])
+            at += 1
+        return crc ^ np.uint32(0xFFFFFFFF)
+else:
+    crc32c = crc32c_by_table
+
+
+@numba.njit(nogil=True, cache=True)
+def masked_crc32c(buffer, start, end):
+    """The masked CRC-32C that a TFRecord file stores for buffer[start:end]."""
+    crc = crc32c(buffer, start, end)
+    # numba widens the operands; the sum is cut back to 32 bits.
+    return np.uint32(np.uint32((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(_MASK_DELTA))
+
+
+@numba.njit(nogil=True, cache=True)
+def length_at(buffer, at):
+    """The length of the record whose header is at `at`, or -1 when the header is damaged."""
+    if load_u32(buffer, at + 8) != masked_crc32c(buffer, at, at + 8):
+        return np.int64(-1)
+    length = load_u64(buffer, at)
+    if length > np.uint64(MAX_RECORD_BYTES):
+        return np.int64(-1)
+    return np.int64(length)
+
+
+@numba.njit(nogil=True, cache=True)
+def scan_records(buffer, at, filled, last, starts, lengths, count):
+    """Collects whole, undamaged records from `at` on; stops at whatever is not one.
+
+    Returns (what stopped it, where, records so far, end of the data that it wants to see).
+    """
+    while True:
+        if count == starts.shape[0]:
+            return FULL, at, count, at
+        if at == filled and last:
+            return END, at, count, at
+        if at + HEADER_BYTES > filled:
+            return (TRUNCATED if last else MORE), at, count, at + HEADER_BYTES
+        length = length_at(buffer, at)
+        if length < 0:
+            return BAD_LENGTH, at, count, at
+        end = at + HEADER_BYTES + length
+        if end + FOOTER_BYTES > filled:
+            return (TRUNCATED if last else MORE), at, count, end + FOOTER_BYTES
+        if load_u32(buffer, end) != masked_crc32c(buffer, at + HEADER_BYTES, end):
+            return BAD_PAYLOAD, at, count, end + FOOTER_BYTES
+        starts[count] = at + HEADER_BYTES
+        lengths[count] = length
+        count += 1
+        at = end + FOOTER_BYTES
+
+
+@numba.njit(nogil=True, cache=True)
+def find_record(buffer, at, filled, last):
+    """The first offset from `at` on that holds a record with both checksums right.
+
+    Returns (offset, -1) when found, else (offset up to which there is certainly none, end of the data wanted).
+    """
+    while at + HEADER_BYTES + FOOTER_BYTES <= filled:
+        # The four high bytes of a length below 4 GiB are zero: rules out nearly every offset at once.
+        if load_u32(buffer, at + 4) == 0:
+            length = length_at(buffer, at)
+            if length >= 0:
+                end = at + HEADER_BYTES + length
+                if end + FOOTER_BYTES <= filled:
+                    if load_u32(buffer, end) == masked_crc32c(buffer, at + HEADER_BYTES, end):
+                        return at, np.int64(-1)
+                elif not last:
+                    return at, end + FOOTER_BYTES
+        at += 1
+    return at, filled + HEADER_BYTES
+
+
+@numba.njit(nogil=True, cache=True)
+def frame_payloads(buffer, starts, lengths):
+    """Fills in the headers and footers around payloads that lie in `buffer` with room for them.
+
+    Args:
+        buffer: uint8 array, changed in place; record r occupies starts[r] - 12 to starts[r] + lengths[r] + 4.
+        starts, lengths: int64 (R,), of the payloads.
+    """
+    for record in range(starts.shape[0]):
+        at = starts[record] - HEADER_BYTES
+        length = lengths[record]
+        for byte in range(8):
+            buffer[at + byte] = (length >> (8 * byte)) & 255
+        _put_u32(buffer, at + 8, masked_crc32c(buffer, at, at + 8))
+        end = starts[record] + length
+        _put_u32(buffer, end, masked_crc32c(buffer, starts[record], end))
+
+
+@numba.njit(nogil=True, cache=True)
+def _put_u32(buffer, at, value):
+    for byte in range(4):
+        buffer[at + byte] = (np.uint32(value) >> np.uint32(8 * byte)) & np.uint32(255)
+
+
+@numba.njit(nogil=True, cache=True)
+def _varint(buffer, at, end):
+    """Reads a varint: (value as int64, where it ends), or (0, -1) when it is not whole."""
+    value = np.uint64(0)
+    shift = np.uint64(0)
+    while at < end and shift < 64:
+        byte = np.uint64(buffer[at])
+        at += 1
+        value |= (byte & np.uint64(127)) << shift
+        if byte < 128:
+            return np.int64(value), at
+        shift += np.uint64(7)
+    return np.int64(0), -1
+
+
+@numba.njit(nogil=True, cache=True)
+def _message(buffer, at, end, tag):
+    """Reads `tag`, a length and skips nothing: (begin, end) of a message that ends by `end`, or (-1, -1)."""
+    if at >= end or buffer[at] != tag:
+        return -1, -1
+    length, begin = _varint(buffer, at + 1, end)
+    if begin < 0 or length < 0 or length > end - begin:
+        return -1, -1
+    return begin, begin + length
+
+
+@numba.njit(nogil=True, cache=True)
+def _find_features(buffer, at, end, names, name_ends, first, last, spans):
+    """Notes where the values of the named map entries in [at, end) lie. False: unusual."""
+    while at < end:
+        entry, at = _message(buffer, at, end, _TAG_1)
+        if entry < 0:
+            return False
+        key, key_end = _message(buffer, entry, at, _TAG_1)
+        if key < 0:
+            return False
+        value, value_end = _message(buffer, key_end, at, _TAG_2)
+        if value < 0 or value_end != at:
+            return False
+        for name in range(first, last):
+            begin = name_ends[name - 1] if name else 0
+            if name_ends[name] - begin != key_end - key:
+                continue
+            same = True
+            for byte in range(key_end - key):
+                if names[begin + byte] != buffer[key + byte]:
+                    same = False
+                    break
+            if same:
+                if spans[name, 0] >= 0:
+                    return False  # twice: the last one counts, which the careful reader knows
+                spans[name, 0] = value
+                spans[name, 1] = value_end
+    return True
+
+
+@numba.njit(nogil=True, cache=True)
+def _single_value(buffer, at, end, tag):
+    """The one value of a bytes list (tag 1) or the packed floats (tag 2) in the Feature [at, end), or (-1, -1)."""
+    values, values_end = _message(buffer, at, end, tag)
+    if values < 0 or values_end != end:
+        return -1, -1
+    begin, finish = _message(buffer, values, values_end, _TAG_1)
+    if begin < 0 or finish != end:
+        return -1, -1
+    return begin, finish
+
+
+@numba.njit(nogil=True, cache=True)
+def _labels(buffer, at, end, class_count):
+    """The packed varints of an int64 list: (begin, end, count); begin -1 when unusual, out of range or repeated."""
+    if at == end:
+        return at, at, 0
+    values, values_end = _message(buffer, at, end, _TAG_3)
+    if values < 0 or values_end != end:
+        return -1, -1, 0
+    if values == values_end:
+        return end, end, 0
+    begin, finish = _message(buffer, values, values_end, _TAG_1)
+    if begin < 0 or finish != end:
+        return -1, -1, 0
+    count = 0
+    scan = begin
+    previous = np.int64(-1)
+    while scan < finish:
+        value, scan = _varint(buffer, scan, finish)
+        # Ascending labels are not repeated; others are the careful reader's.
+        if scan < 0 or value <= previous or value >= class_count:
+            return -1, -1, 0
+        previous = value
+        count += 1
+    return begin, finish, count
+
+
+@numba.njit(nogil=True, cache=True)
+def _finite(buffer, at, count):
+    special = np.uint32(0)
+    for value in range(count):
+        special |= np.uint32((load_u32(buffer, at + 4 * value) & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return special == 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _frames(buffer, at, end, width):
+    """Frames in a FeatureList of equal byte strings: (first code, frames, stride); frames 0 when unusual."""
+    feature, feature_end = _message(buffer, at, end, _TAG_1)
+    if feature < 0:
+        return -1, 0, 0
+    code, code_end = _single_value(buffer, feature, feature_end, _TAG_1)
+    if code < 0 or code_end - code != width:
+        return -1, 0, 0
+    stride = code_end - at
+    header = code - at
+    if (end - at) % stride != 0:
+        return -1, 0, 0
+    frames = (end - at) // stride
+    for frame in range(1, frames):
+        begin = at + frame * stride
+        for byte in range(header):
+            if buffer[begin + byte] != buffer[at + byte]:
+                return -1, 0, 0
+    return code, frames, stride
+
+
+@numba.njit(nogil=True, cache=True)
+def index_records(buffer, starts, lengths, sequence, names, name_ends, kinds, widths, class_count, labels_wanted,
+                  usual, ids, labels, values):
+    """Finds the features of R records.
+
+    Args:
+        buffer, starts, lengths: the payloads, see `FramedChunk`.
+        sequence: modalities are in the feature lists of a SequenceExample (else in its features).
+        names, name_ends: names of id, labels and the modalities, concatenated (uint8), and where each ends.
+        kinds, widths: of each modality.
+        class_count: labels must be below.
+        labels_wanted: a record needs at least one label.
+        usual: out, bool (R,): the record is good and was understood; else the careful reader must look at it.
+        ids: out, int64 (R, 2): begin and end of the id.
+        labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
+        values: out, int64 (R, M, 3): first byte, frames and stride of each modality.
+    """
+    modalities = kinds.shape[0]
+    spans = np.empty((2 + modalities, 2), np.int64)
+    for record in range(starts.shape[0]):
+        usual[record] = False
+        at = starts[record]
+        end = at + lengths[record]
+        spans[:] = -1
+        features, features_end = _message(buffer, at, end, _TAG_1)
+        if features < 0:
+            continue
+        context_names = 2 if sequence else 2 + modalities
+        if not _find_features(buffer, features, features_end, names, name_ends, 0, context_names, spans):
+            continue
+        if features_end != end:
+            # Feature lists: of a SequenceExample; an Example's writer may leave empty ones.
+            lists, lists_end = _message(buffer, features_end, end, _TAG_2)
+            if lists_end != end or not (sequence or lists == lists_end):
+                continue
+            if not _find_features(buffer, lists, lists_end, names, name_ends, context_names, 2 + modalities, spans):
+                continue
+        if spans[0, 0] < 0:
+            continue
+        ids[record, 0], ids[record, 1] = _single_value(buffer, spans[0, 0], spans[0, 1], _TAG_1)
+        if ids[record, 0] < 0 or ids[record, 0] == ids[record, 1]:
+            continue
+        if spans[1, 0] < 0:
+            spans[1, 0] = spans[1, 1] = features
+        labels[record, 0], labels[record, 1], labels[record, 2] = _labels(
+            buffer, spans[1, 0], spans[1, 1], class_count)
+        if labels[record, 0] < 0 or (labels_wanted and labels[record, 2] == 0):
+            continue
+        good = True
+        for modality in range(modalities):
+            at, end = spans[2 + modality, 0], spans[2 + modality, 1]
+            width = widths[modality]
+            if at < 0:
+                good = False
+                break
+            if kinds[modality] == BYTE_FRAMES:
+                code, frames, stride = _frames(buffer, at, end, width)
+                good = frames > 0
+            elif kinds[modality] == FLOAT_VECTOR:
+                code, finish = _single_value(buffer, at, end, _TAG_2)
+                good = code >= 0 and finish - code == 4 * width and _finite(buffer, code, width)
+                frames, stride = 1, 4 * width
+            else:
+                code, finish = _single_value(buffer, at, end, _TAG_1)
+                frames, stride = (finish - code) // width, width
+                good = code >= 0 and frames > 0 and frames * width == finish - code
+                good = good and (frames == 1 or kinds[modality] == BYTE_MATRIX)
+            if not good:
+                break
+            values[record, modality, 0] = code
+            values[record, modality, 1] = frames
+            values[record, modality, 2] = stride
+            if frames != values[record, 0, 1]:
+                good = False
+                break
+        usual[record] = good
+
+
+@numba.njit(nogil=True, cache=True)
+def gather_bytes(buffer, spans, target):
+    """Copies buffer[spans[r, 0]:spans[r, 1]] one after another into `target`."""
+    to = 0
+    for record in range(spans.shape[0]):
+        for at in range(spans[record, 0], spans[record, 1]):
+            target[to] = buffer[at]
+            to += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def gather_labels(buffer, labels, target):
+    """Decodes the packed labels that `index_records` found into int64 `target`."""
+    to = 0
+    for record in range(labels.shape[0]):
+        at = labels[record, 0]
+        for _ in range(labels[record, 2]):
+            target[to], at = _varint(buffer, at, labels[record, 1])
+            to += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def gather_floats(buffer, begins, target):
+    """Copies packed little-endian floats into `target`, uint32 (R, D): the bits of float32."""
+    for record in range(target.shape[0]):
+        begin = begins[record]
+        for column in range(target.shape[1]):
+            target[record, column] = load_u32(buffer, begin + 4 * column)
+
+
+@numba.njit(nogil=True, cache=True)
+def gather_codes(buffer, begins, frames, strides, target):
+    """Copies the first frames[r] frames of each record into `target`, uint8 (sum of frames, D)."""
+    width = target.shape[1]
+    to = 0
+    for record in range(begins.shape[0]):
+        for frame in range(frames[record]):
+            begin = begins[record] + frame * strides[record]
+            for column in range(width):
+                target[to, column] = buffer[begin + column]
+            to += 1
