@@ -1,0 +1,452 @@
+"""Compiled loops of the metrics. Everything that walks B x C scores or C x bins counts is here.
+
+The table of counts is larger than any cache, so `count_scores` takes 16 classes (one cache line of float32 scores) at a
+time through all rows of a batch: the 16 rows of the table that it adds to stay in the second-level cache meanwhile.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT
+
+_CLASSES_PER_BLOCK = 16
+_SCAN_WIDTH = 32
+_HALF = BIN_COUNT // 2
+# Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
+_SERIES_START = 16
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bin(x):
+    # x * 128 is exact in float32, so the bin edges are exact too; infinities land in the open end bins.
+    position = np.floor(x * np.float32(BINS_PER_LOGIT)) + np.float32(_HALF)
+    return np.int32(min(max(position, np.float32(0)), np.float32(BIN_COUNT - 1)))
+
+
+@njit(nogil=True, cache=True)
+def select_top(logits, starts, top_class, top_logit):
+    """Each row's best scores in descending order, ties to the lower class index.
+
+    Row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`. Returns (row, class) of the first
+    NaN, or (-1, -1); a NaN is never `<=` the threshold, so the same comparison that finds candidates finds it.
+    """
+    class_count = logits.shape[1]
+    for r in range(logits.shape[0]):
+        row = logits[r]
+        start = starts[r]
+        end = starts[r + 1]
+        for c in range(end - start):
+            x = row[c]
+            if x != x:
+                return r, c
+            i = start + c
+            while i > start and top_logit[i - 1] < x:
+                top_logit[i] = top_logit[i - 1]
+                top_class[i] = top_class[i - 1]
+                i -= 1
+            top_logit[i] = x
+            top_class[i] = c
+        worst = top_logit[end - 1]
+        c = end - start
+        while c < class_count:
+            stop = min(c + _SCAN_WIDTH, class_count)
+            candidates = np.int32(0)
+            for j in range(c, stop):
+                candidates += np.int32(not (row[j] <= worst))
+            if candidates > 0:
+                for j in range(c, stop):
+                    x = row[j]
+                    if not (x <= worst):
+                        if x != x:
+                            return r, j
+                        i = end - 1
+                        while i > start and top_logit[i - 1] < x:
+                            top_logit[i] = top_logit[i - 1]
+                            top_class[i] = top_class[i - 1]
+                            i -= 1
+                        top_logit[i] = x
+                        top_class[i] = j
+                        worst = top_logit[end - 1]
+            c = stop
+    return -1, -1
+
+
+@njit(nogil=True, cache=True)
+def count_scores(logits, table, thresholds, predicted):
+    """Adds each score to its class's row of `table` (C, bins); counts scores at or above each row of `thresholds`.
+
+    Args:
+        logits: (B, C) float32, no NaN.
+        table: (C, bins) uint32, changed in place.
+        thresholds: (T, C) float32 logits.
+        predicted: (T, C) int64, changed in place.
+    """
+    rows, class_count = logits.shape
+    bins = np.empty(_CLASSES_PER_BLOCK, np.uint32)
+    above = np.empty(_CLASSES_PER_BLOCK, np.int32)
+    full_blocks = class_count // _CLASSES_PER_BLOCK
+    for block in range(full_blocks):
+        first = block * _CLASSES_PER_BLOCK
+        for r in range(rows):
+            for j in range(_CLASSES_PER_BLOCK):
+                bins[j] = _bin(logits[r, first + j])
+            for j in range(_CLASSES_PER_BLOCK):
+                table[first + j, bins[j]] += np.uint32(1)
+        for t in range(thresholds.shape[0]):
+            for j in range(_CLASSES_PER_BLOCK):
+                above[j] = 0
+            for r in range(rows):
+                for j in range(_CLASSES_PER_BLOCK):
+                    above[j] += np.int32(logits[r, first + j] >= thresholds[t, first + j])
+            for j in range(_CLASSES_PER_BLOCK):
+                predicted[t, first + j] += above[j]
+    for c in range(full_blocks * _CLASSES_PER_BLOCK, class_count):
+        for r in range(rows):
+            x = logits[r, c]
+            table[c, _bin(x)] += np.uint32(1)
+            for t in range(thresholds.shape[0]):
+                predicted[t, c] += np.int64(x >= thresholds[t, c])
+
+
+@njit(nogil=True, cache=True)
+def ordered_bits(x):
+    """uint32 that sorts as the float32 `x` does; both zeros give the same."""
+    bits = np.float32(x + np.float32(0)).view(np.uint32)
+    if bits >> np.uint32(31):
+        return ~bits
+    return bits | np.uint32(0x80000000)
+
+
+@njit(nogil=True, cache=True)
+def coarse_bin(x, edges):
+    """Index of the cell of `edges` (ascending, exclusive upper ends) that holds `x`."""
+    b = 0
+    while b < edges.shape[0] and x >= edges[b]:
+        b += 1
+    return b
+
+
+@njit(nogil=True, cache=True)
+def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_starts, keep, thresholds, positives,
+                        true_positives, groups, coarse_edges, group_positives, group_negatives, pooled_hits,
+                        pooled_totals, group_labels, pair_keys, label_hits, best_hit, best_false, worst_missed):
+    """Everything that needs a row's labels and its best scores together; the counts given are changed in place.
+
+    Returns:
+        pairs: uint64 keys (class << 33 | ordered score << 1 | hit) of the kept top scores.
+        confused: int64 keys true * C + predicted, and the row each came from.
+    """
+    rows, class_count = logits.shape
+    stamp = np.full(class_count, -1, np.int64)
+    predicted_stamp = np.full(class_count, -1, np.int64)
+    confused_count = 0
+    for r in range(rows):
+        count = label_starts[r + 1] - label_starts[r]
+        for i in range(label_starts[r], label_starts[r + 1]):
+            stamp[labels[i]] = r
+        hits = 0
+        for i in range(count):
+            if stamp[top_class[top_starts[r] + i]] == r:
+                hits += 1
+        label_hits[r] = hits
+        confused_count += hits + (count - hits) * (count - hits)
+    confused = np.empty(confused_count, np.int64)
+    confused_row = np.empty(confused_count, np.int64)
+    at = 0
+    pair = 0
+    stamp[:] = -1
+    for r in range(rows):
+        group = groups[r]
+        first = top_starts[r]
+        count = label_starts[r + 1] - label_starts[r]
+        group_labels[group] += count
+        best_hit[r] = -1
+        best_false[r] = -1
+        worst_missed[r] = -1
+        for i in range(label_starts[r], label_starts[r + 1]):
+            label = labels[i]
+            stamp[label] = r
+            x = logits[r, label]
+            positives[label, _bin(x)] += np.uint32(1)
+            group_positives[group, label, coarse_bin(x, coarse_edges)] += np.uint32(1)
+            for t in range(thresholds.shape[0]):
+                true_positives[t, label] += np.int64(x >= thresholds[t, label])
+            if worst_missed[r] < 0 or x < logits[r, worst_missed[r]]:
+                worst_missed[r] = label
+        for i in range(min(keep, class_count)):
+            c = top_class[first + i]
+            x = top_logit[first + i]
+            hit = stamp[c] == r
+            pair_keys[pair] = (np.uint64(c) << np.uint64(33)) | (np.uint64(ordered_bits(x)) << np.uint64(1)) \
+                | np.uint64(hit)
+            pair += 1
+            cell = _bin(x)
+            pooled_totals[group, cell] += np.uint32(1)
+            if hit:
+                pooled_hits[group, cell] += np.uint32(1)
+                if best_hit[r] < 0:
+                    best_hit[r] = c
+            else:
+                group_negatives[group, c, coarse_bin(x, coarse_edges)] += np.uint32(1)
+                if best_false[r] < 0:
+                    best_false[r] = c
+        for i in range(count):
+            predicted_stamp[top_class[first + i]] = r
+        for i in range(label_starts[r], label_starts[r + 1]):
+            label = labels[i]
+            if predicted_stamp[label] == r:
+                confused[at] = label * class_count + label
+                confused_row[at] = r
+                at += 1
+                continue
+            for j in range(count):
+                c = top_class[first + j]
+                if stamp[c] != r:
+                    confused[at] = label * class_count + c
+                    confused_row[at] = r
+                    at += 1
+    return confused, confused_row
+
+
+@njit(nogil=True, cache=True)
+def harmonic(start, count):
+    """Sum of 1 / (start + k) for k = 1 ... count, `start` >= 0."""
+    total = 0.0
+    while count > 0 and (start < _SERIES_START or count < 4):
+        start += 1
+        count -= 1
+        total += 1.0 / start
+    if count > 0:
+        # digamma(b + 1) - digamma(a + 1) with digamma(x + 1) = ln x + 1/2x - 1/12x^2 + 1/120x^4 - ...
+        a = float(start)
+        b = float(start + count)
+        total += math.log1p(count / a) + 0.5 * (1 / b - 1 / a) - (1 / b**2 - 1 / a**2) / 12
+        total += (1 / b**4 - 1 / a**4) / 120 - (1 / b**6 - 1 / a**6) / 252
+    return total
+
+
+@njit(nogil=True, cache=True)
+def tied_terms(above_positives, above_negatives, p, n):
+    """What a cell of p positives and n negatives of unknown order adds to the sum of precisions at the positives.
+
+    Returns (expected, lowest, highest): the mean over all orders; negatives first; positives first and tied, which is
+    how scikit-learn counts ties. (P + k) / (P + k + D) = 1 - D / (P + k + D) turns the sums into harmonic ones.
+    """
+    if p == 0:
+        return 0.0, 0.0, 0.0
+    P = above_positives
+    N = above_negatives
+    highest = p * (P + p) / (P + p + N)
+    if n == 0:
+        lowest = p - N * harmonic(P + N, p)
+        return lowest, lowest, highest
+    lowest = p - (N + n) * harmonic(P + N + n, p)
+    m = p + n
+    slope = (p - 1) / (m - 1)
+    expected = p / m * (slope * m + (P + 1 - slope * (P + N + 1)) * harmonic(P + N, m))
+    return min(max(expected, lowest), highest), lowest, highest
+
+
+@njit(nogil=True, cache=True)
+def cell_precisions(owners, positives, totals, limit, owner_count):
+    """Sums of precisions at the positives over sorted cells, for each owner.
+
+    Args:
+        owners: (n,) int64, ascending: the class of each cell, or 0.
+        positives, totals: (n,) int64 counts of each cell, cells of an owner by ascending score.
+        limit: only the best `limit` entries of an owner count; a cell that crosses it is split in proportion.
+        owner_count: number of owners.
+
+    Returns:
+        (owner_count, 3) float64: expected, lowest, highest.
+    """
+    sums = np.zeros((owner_count, 3))
+    owner = np.int64(-1)
+    above_positives = np.int64(0)
+    above_negatives = np.int64(0)
+    for at in range(owners.shape[0]):
+        i = owners.shape[0] - 1 - at
+        if owners[i] != owner:
+            owner = owners[i]
+            above_positives = np.int64(0)
+            above_negatives = np.int64(0)
+        room = limit - above_positives - above_negatives
+        if room <= 0:
+            continue
+        p = positives[i]
+        n = totals[i] - p
+        if p + n <= room:
+            expected, lowest, highest = tied_terms(above_positives, above_negatives, p, n)
+        else:
+            fewest = max(0, room - n)
+            most = min(p, room)
+            lowest = tied_terms(above_positives, above_negatives, fewest, room - fewest)[1]
+            highest = tied_terms(above_positives, above_negatives, most, room - most)[2]
+            likely = int(round(p * room / (p + n)))
+            expected = tied_terms(above_positives, above_negatives, likely, room - likely)[0]
+        sums[owner, 0] += expected
+        sums[owner, 1] += lowest
+        sums[owner, 2] += highest
+        above_positives += p
+        above_negatives += n
+    return sums
+
+
+@njit(nogil=True, cache=True)
+def class_statistics(table, positives, bin_probability, calibration_bin, calibration_bins):
+    """Per-class figures of the full ranking, from counts by bin.
+
+    Args:
+        table: (C, bins) uint32, all scores.
+        positives: (C, bins) uint32, scores of true labels.
+        bin_probability: (bins,) float64, probability at the middle of each bin.
+        calibration_bin: (bins,) int64, the calibration cell of each bin.
+        calibration_bins: number of calibration cells.
+
+    Returns:
+        (C, 9) float64: support, sum of precisions (expected, lowest, highest), ROC area, lower edge bin of the best
+        F1, best F1, calibration error, mean probability. Ratios without a denominator are NaN.
+    """
+    class_count, bin_count = table.shape
+    out = np.empty((class_count, 9))
+    counts = np.empty(calibration_bins)
+    hits = np.empty(calibration_bins)
+    confidence = np.empty(calibration_bins)
+    for c in range(class_count):
+        support = np.int64(0)
+        total = np.int64(0)
+        for b in range(bin_count):
+            support += positives[c, b]
+            total += table[c, b]
+        counts[:] = 0
+        hits[:] = 0
+        confidence[:] = 0
+        above_positives = np.int64(0)
+        above_negatives = np.int64(0)
+        expected = 0.0
+        lowest = 0.0
+        highest = 0.0
+        area = 0.0
+        best_f1 = -1.0
+        best_bin = np.int64(-1)
+        for i in range(bin_count):
+            b = bin_count - 1 - i
+            entries = np.int64(table[c, b])
+            if entries == 0:
+                continue
+            p = np.int64(positives[c, b])
+            n = entries - p
+            if p > 0:
+                terms = tied_terms(above_positives, above_negatives, p, n)
+                expected += terms[0]
+                lowest += terms[1]
+                highest += terms[2]
+            area += n * (above_positives + 0.5 * p)
+            above_positives += p
+            above_negatives += n
+            if p > 0:
+                f1 = 2.0 * above_positives / (above_positives + above_negatives + support)
+                if f1 > best_f1:
+                    best_f1 = f1
+                    best_bin = b
+            cell = calibration_bin[b]
+            counts[cell] += entries
+            hits[cell] += p
+            confidence[cell] += entries * bin_probability[b]
+        error = 0.0
+        probability = 0.0
+        for cell in range(calibration_bins):
+            error += abs(confidence[cell] - hits[cell])
+            probability += confidence[cell]
+        negatives = total - support
+        out[c, 0] = support
+        out[c, 1] = expected
+        out[c, 2] = lowest
+        out[c, 3] = highest
+        out[c, 4] = area / (float(support) * float(negatives)) if support > 0 and negatives > 0 else np.nan
+        out[c, 5] = best_bin
+        out[c, 6] = best_f1 if support > 0 else np.nan
+        out[c, 7] = error / total if total > 0 else np.nan
+        out[c, 8] = probability / total if total > 0 else np.nan
+    return out
+
+
+@njit(nogil=True, cache=True)
+def class_curves(table, positives, grid_size):
+    """Precision at recall and true positive rate at false positive rate, on `grid_size` even points from 0 to 1.
+
+    Precision at recall r is that of the highest bin edge whose recall is at least r; the true positive rate is
+    interpolated linearly along the ROC curve. Rows are NaN for classes without positives (ROC: or negatives).
+
+    Returns:
+        (C, grid_size) float32 twice.
+    """
+    class_count, bin_count = table.shape
+    precision = np.full((class_count, grid_size), np.nan, np.float32)
+    rate = np.full((class_count, grid_size), np.nan, np.float32)
+    steps = grid_size - 1
+    for c in range(class_count):
+        support = np.int64(0)
+        total = np.int64(0)
+        for b in range(bin_count):
+            support += positives[c, b]
+            total += table[c, b]
+        if support == 0:
+            continue
+        negatives = total - support
+        above_positives = np.int64(0)
+        above_negatives = np.int64(0)
+        pr_at = 0
+        roc_at = 0
+        for i in range(bin_count):
+            b = bin_count - 1 - i
+            entries = np.int64(table[c, b])
+            if entries == 0:
+                continue
+            p = np.int64(positives[c, b])
+            n = entries - p
+            above_positives += p
+            while p > 0 and pr_at < grid_size and above_positives * steps >= pr_at * support:
+                precision[c, pr_at] = above_positives / (above_positives + above_negatives + n)
+                pr_at += 1
+            while n > 0 and roc_at < grid_size and (above_negatives + n) * steps >= roc_at * negatives:
+                fraction = (roc_at * negatives / steps - above_negatives) / n
+                rate[c, roc_at] = (above_positives - p + fraction * p) / support
+                roc_at += 1
+            above_negatives += n
+    return precision, rate
+
+
+@njit(nogil=True, cache=True)
+def resampled_precisions(hits, hard_negatives, easy_negatives, weights):
+    """Sums of precisions at the positives for resampled counts over coarse cells.
+
+    Args:
+        hits, hard_negatives: (R, C, cells) float32, counts of each resample, cells by ascending score.
+        easy_negatives: (C, cells) float64, negatives that are not resampled but scaled by the resample's weight.
+        weights: (R,) float64, number of videos in the resample over their number in the data.
+
+    Returns:
+        (R, C) float64 sums, and (R, C) float64 numbers of positives.
+    """
+    resamples, class_count, cells = hits.shape
+    sums = np.zeros((resamples, class_count))
+    positives = np.zeros((resamples, class_count))
+    for r in range(resamples):
+        for c in range(class_count):
+            above_positives = 0.0
+            above_negatives = 0.0
+            for i in range(cells):
+                b = cells - 1 - i
+                p = float(hits[r, c, b])
+                n = hard_negatives[r, c, b] + easy_negatives[c, b] * weights[r]
+                if p > 0:
+                    # The cell's positives, spread evenly among its negatives, at their middle.
+                    middle = above_positives + 0.5 * (p + 1)
+                    sums[r, c] += p * middle / (middle + above_negatives + 0.5 * n)
+                above_positives += p
+                above_negatives += n
+            positives[r, c] = above_positives
+    return sums, positives
