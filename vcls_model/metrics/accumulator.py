@@ -20,6 +20,8 @@ GROUPS = 64
 COARSE_EDGES = np.array([-8, -7, -6, -5.25, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0, 1, 2.5], np.float32)
 PAIR_BUDGET = 1 << 19
 CONFUSION_BUDGET = 1 << 19
+# Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
+EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
 EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
@@ -55,15 +57,20 @@ class MetricAccumulator:
     scores (or, beyond `PAIR_BUDGET` distinct ones, equal leading bits) have no order: the figure is the mean over all
     their orders, and its interval covers every order, also scikit-learn's way of counting ties as one threshold.
 
+    Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
+    counted in bins (`binning.py`), and the interval says what that costs.
+
     Memory at 3,862 classes: two tables of 63 MB of which only the pages touched are resident, 32 MB of group tables,
     at most 60 MB of sparse counts.
     """
 
-    def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None):
+    def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,
+                 exact_scores: int = EXACT_SCORES):
         """Args:
             class_count: number of classes C.
             threshold: probability from which a class counts as predicted.
             class_thresholds: (C,) probabilities, one a class, for the second set of precision, recall and F1.
+            exact_scores: up to how many scores, videos times classes, the full ranking is kept whole.
 
         Raises:
             ValueError: a count or threshold is out of range or has the wrong shape.
@@ -87,6 +94,9 @@ class MetricAccumulator:
         self.hits_at_1 = 0
         self.table = np.zeros((class_count, BIN_COUNT), np.uint32)
         self.positives = np.zeros((class_count, BIN_COUNT), np.uint32)
+        self.exact_scores = int(exact_scores)
+        # (C, n) blocks of score keys, each row one class; None once the scores went into the tables.
+        self._exact: list[np.ndarray] | None = []
         self.predicted = np.zeros((len(rows), class_count), np.int64)
         self.true_positives = np.zeros((len(rows), class_count), np.int64)
         cells = COARSE_EDGES.size + 1
@@ -158,11 +168,18 @@ class MetricAccumulator:
         pair_keys = np.empty(batch * keep, np.uint64)
         confused, confused_row = kernels.compare_with_labels(
             logits, labels, label_starts, top_class, top_logit, top_starts, keep, self._logit_thresholds,
-            self.positives, self.true_positives, groups, COARSE_EDGES, self.group_positives, self.group_negatives,
+            self.true_positives, groups, COARSE_EDGES, self.group_positives, self.group_negatives,
             self.pooled_hits, self.pooled_totals, self.group_labels, pair_keys, label_hits, best_hit, best_false,
             worst_missed)
-        kernels.count_scores(logits, self.table, self._logit_thresholds, self.predicted)
+        for thresholds, predicted in zip(self._logit_thresholds, self.predicted, strict=True):
+            kernels.count_predicted(logits, thresholds, predicted)
         self.videos += batch
+        if self._exact is not None and self.videos * self.class_count <= self.exact_scores:
+            self._exact.append(kernels.score_keys(logits, labels, label_starts))
+        else:
+            self._spill()
+            kernels.count_scores(logits, self.table)
+            kernels.count_positives(logits, labels, label_starts, self.positives)
         self.group_videos += np.bincount(groups, minlength=GROUPS)
         self.hits_at_1 += int(np.count_nonzero(best_hit == top_class[top_starts[:-1]]))
         self.class_pairs.add(pair_keys)
@@ -193,6 +210,35 @@ class MetricAccumulator:
         if new:
             self.examples[kind] = sorted(kept + new)[:EXAMPLES_KEPT]
 
+    def exact_keys(self) -> np.ndarray | None:
+        """(C, videos) uint64 keys score << 1 | hit, each row ascending, while the ranking is kept whole, else None."""
+        if self._exact is None:
+            return None
+        if len(self._exact) != 1:
+            keys = np.concatenate([np.empty((self.class_count, 0), np.uint64), *self._exact], axis=1)
+            self._exact = [keys]
+        self._exact[0].sort(axis=1)
+        return self._exact[0]
+
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts by class and bin of all scores and of those of true labels, (C, BIN_COUNT) uint32 each."""
+        if self._exact is None:
+            return self.table, self.positives
+        table, positives = np.zeros_like(self.table), np.zeros_like(self.positives)
+        self._count_exact(table, positives)
+        return table, positives
+
+    def _count_exact(self, table: np.ndarray, positives: np.ndarray) -> None:
+        from vcls_model.metrics import kernels
+
+        for keys in self._exact or ():
+            kernels.count_keys(keys, table, positives)
+
+    def _spill(self) -> None:
+        """Moves scores kept whole into the tables."""
+        self._count_exact(self.table, self.positives)
+        self._exact = None
+
     def merge(self, other: "MetricAccumulator") -> None:
         """Adds the videos of `other`, which stays as it is.
 
@@ -203,6 +249,14 @@ class MetricAccumulator:
             raise ValueError(f"cannot merge metrics of {self.class_count} and of {other.class_count} classes")
         if not np.array_equal(self._logit_thresholds, other._logit_thresholds):
             raise ValueError("cannot merge metrics counted at different thresholds")
+        if self.exact_scores != other.exact_scores:
+            raise ValueError(f"cannot merge metrics exact to {self.exact_scores} and to {other.exact_scores} scores")
+        if self._exact is not None and other._exact is not None \
+                and (self.videos + other.videos) * self.class_count <= self.exact_scores:
+            self._exact = self._exact + [keys.copy() for keys in other._exact]
+        else:
+            self._spill()
+            other._count_exact(self.table, self.positives)
         for name in _COUNT_ARRAYS:
             array = getattr(self, name)
             array += getattr(other, name)
@@ -221,11 +275,14 @@ class MetricAccumulator:
         header: dict[str, Any] = {
             "version": _VERSION, "class_count": self.class_count, "threshold": self.threshold,
             "class_thresholds": None if self.class_thresholds is None else self.class_thresholds.tolist(),
-            "videos": self.videos, "hits_at_1": self.hits_at_1,
+            "exact_scores": self.exact_scores, "videos": self.videos, "hits_at_1": self.hits_at_1,
             "recall_counts": sorted(self.recall_counts.items()),
             "examples": {kind: [[e.key, e.id.hex(), e.class_index, e.logit, e.labels] for e in examples]
                          for kind, examples in self.examples.items()},
         }
+        exact = self.exact_keys()
+        if exact is not None:
+            arrays["exact"] = np.diff(exact, axis=1, prepend=np.uint64(0))
         for name in _SPARSE:
             sparse = getattr(self, name)
             sparse.compact()
@@ -246,7 +303,9 @@ class MetricAccumulator:
             raise ValueError(f"a metric accumulator of version {header.get('version')}; this program reads {_VERSION}")
         thresholds = header["class_thresholds"]
         result = cls(header["class_count"], threshold=header["threshold"],
-                     class_thresholds=None if thresholds is None else np.array(thresholds))
+                     class_thresholds=None if thresholds is None else np.array(thresholds),
+                     exact_scores=header["exact_scores"])
+        result._exact = [np.cumsum(arrays["exact"], axis=1, dtype=np.uint64)] if "exact" in arrays else None
         for name in _COUNT_ARRAYS:
             setattr(result, name, arrays[name])
         result.videos, result.hits_at_1 = header["videos"], header["hits_at_1"]

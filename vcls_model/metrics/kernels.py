@@ -74,40 +74,36 @@ def select_top(logits, starts, top_class, top_logit):
 
 
 @njit(nogil=True, cache=True)
-def count_scores(logits, table, thresholds, predicted):
-    """Adds each score to its class's row of `table` (C, bins); counts scores at or above each row of `thresholds`.
-
-    Args:
-        logits: (B, C) float32, no NaN.
-        table: (C, bins) uint32, changed in place.
-        thresholds: (T, C) float32 logits.
-        predicted: (T, C) int64, changed in place.
-    """
+def count_scores(logits, table):
+    """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint32."""
     rows, class_count = logits.shape
     bins = np.empty(_CLASSES_PER_BLOCK, np.uint32)
-    above = np.empty(_CLASSES_PER_BLOCK, np.int32)
-    full_blocks = class_count // _CLASSES_PER_BLOCK
-    for block in range(full_blocks):
-        first = block * _CLASSES_PER_BLOCK
+    in_blocks = class_count - class_count % _CLASSES_PER_BLOCK
+    for first in range(0, in_blocks, _CLASSES_PER_BLOCK):
         for r in range(rows):
             for j in range(_CLASSES_PER_BLOCK):
                 bins[j] = _bin(logits[r, first + j])
             for j in range(_CLASSES_PER_BLOCK):
                 table[first + j, bins[j]] += np.uint32(1)
-        for t in range(thresholds.shape[0]):
-            for j in range(_CLASSES_PER_BLOCK):
-                above[j] = 0
-            for r in range(rows):
-                for j in range(_CLASSES_PER_BLOCK):
-                    above[j] += np.int32(logits[r, first + j] >= thresholds[t, first + j])
-            for j in range(_CLASSES_PER_BLOCK):
-                predicted[t, first + j] += above[j]
-    for c in range(full_blocks * _CLASSES_PER_BLOCK, class_count):
+    for c in range(in_blocks, class_count):
         for r in range(rows):
-            x = logits[r, c]
-            table[c, _bin(x)] += np.uint32(1)
-            for t in range(thresholds.shape[0]):
-                predicted[t, c] += np.int64(x >= thresholds[t, c])
+            table[c, _bin(logits[r, c])] += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def count_predicted(logits, thresholds, predicted):
+    """Adds to `predicted` (C,) int64 how many of (B, C) scores reach their class's threshold, (C,) float32 logits."""
+    for r in range(logits.shape[0]):
+        for c in range(logits.shape[1]):
+            predicted[c] += np.int64(logits[r, c] >= thresholds[c])
+
+
+@njit(nogil=True, cache=True)
+def count_positives(logits, labels, label_starts, positives):
+    """Adds the scores of the true labels to `positives` (C, bins) uint32."""
+    for r in range(logits.shape[0]):
+        for i in range(label_starts[r], label_starts[r + 1]):
+            positives[labels[i], _bin(logits[r, labels[i]])] += np.uint32(1)
 
 
 @njit(nogil=True, cache=True)
@@ -120,6 +116,37 @@ def ordered_bits(x):
 
 
 @njit(nogil=True, cache=True)
+def _score_of(bits):
+    if bits >> np.uint32(31):
+        return np.uint32(bits ^ np.uint32(0x80000000)).view(np.float32)
+    return np.uint32(~bits).view(np.float32)
+
+
+@njit(nogil=True, cache=True)
+def score_keys(logits, labels, label_starts):
+    """(C, B) uint64: ordered score << 1 | whether it is a true label's."""
+    rows, class_count = logits.shape
+    keys = np.empty((class_count, rows), np.uint64)
+    for r in range(rows):
+        for c in range(class_count):
+            keys[c, r] = np.uint64(ordered_bits(logits[r, c])) << np.uint64(1)
+        for i in range(label_starts[r], label_starts[r + 1]):
+            keys[labels[i], r] |= np.uint64(1)
+    return keys
+
+
+@njit(nogil=True, cache=True)
+def count_keys(keys, table, positives):
+    """Adds what `score_keys` made to the tables of counts."""
+    for c in range(keys.shape[0]):
+        for i in range(keys.shape[1]):
+            b = _bin(_score_of(np.uint32(keys[c, i] >> np.uint64(1))))
+            table[c, b] += np.uint32(1)
+            if keys[c, i] & np.uint64(1):
+                positives[c, b] += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
 def coarse_bin(x, edges):
     """Index of the cell of `edges` (ascending, exclusive upper ends) that holds `x`."""
     b = 0
@@ -129,7 +156,7 @@ def coarse_bin(x, edges):
 
 
 @njit(nogil=True, cache=True)
-def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_starts, keep, thresholds, positives,
+def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_starts, keep, thresholds,
                         true_positives, groups, coarse_edges, group_positives, group_negatives, pooled_hits,
                         pooled_totals, group_labels, pair_keys, label_hits, best_hit, best_false, worst_missed):
     """Everything that needs a row's labels and its best scores together; the counts given are changed in place.
@@ -169,7 +196,6 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
             label = labels[i]
             stamp[label] = r
             x = logits[r, label]
-            positives[label, _bin(x)] += np.uint32(1)
             group_positives[group, label, coarse_bin(x, coarse_edges)] += np.uint32(1)
             for t in range(thresholds.shape[0]):
                 true_positives[t, label] += np.int64(x >= thresholds[t, label])
@@ -295,6 +321,43 @@ def cell_precisions(owners, positives, totals, limit, owner_count):
 
 
 @njit(nogil=True, cache=True)
+def exact_statistics(keys):
+    """Per-class figures of the full ranking from every score.
+
+    Args:
+        keys: (C, N) uint64 of `score_keys`, each row ascending.
+
+    Returns:
+        (C, 4) float64: sum of precisions (expected, lowest, highest), which differ where scores tie, and area under
+        the ROC curve times positives times negatives.
+    """
+    class_count, rows = keys.shape
+    out = np.zeros((class_count, 4))
+    for c in range(class_count):
+        above_positives = np.int64(0)
+        above_negatives = np.int64(0)
+        i = rows - 1
+        while i >= 0:
+            score = keys[c, i] >> np.uint64(1)
+            p = np.int64(0)
+            n = np.int64(0)
+            while i >= 0 and keys[c, i] >> np.uint64(1) == score:
+                if keys[c, i] & np.uint64(1):
+                    p += 1
+                else:
+                    n += 1
+                i -= 1
+            terms = tied_terms(above_positives, above_negatives, p, n)
+            out[c, 0] += terms[0]
+            out[c, 1] += terms[1]
+            out[c, 2] += terms[2]
+            out[c, 3] += n * (above_positives + 0.5 * p)
+            above_positives += p
+            above_negatives += n
+    return out
+
+
+@njit(nogil=True, cache=True)
 def class_statistics(table, positives, bin_probability, calibration_bin, calibration_bins):
     """Per-class figures of the full ranking, from counts by bin.
 
@@ -306,8 +369,9 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
         calibration_bins: number of calibration cells.
 
     Returns:
-        (C, 9) float64: support, sum of precisions (expected, lowest, highest), ROC area, lower edge bin of the best
-        F1, best F1, calibration error, mean probability. Ratios without a denominator are NaN.
+        (C, 9) float64: support, sum of precisions (expected, lowest, highest), ROC area times positives times
+        negatives, bin whose lower edge has the best F1, that F1, calibration error, mean probability. Ratios without
+        a denominator are NaN.
     """
     class_count, bin_count = table.shape
     out = np.empty((class_count, 9))
@@ -360,12 +424,11 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
         for cell in range(calibration_bins):
             error += abs(confidence[cell] - hits[cell])
             probability += confidence[cell]
-        negatives = total - support
         out[c, 0] = support
         out[c, 1] = expected
         out[c, 2] = lowest
         out[c, 3] = highest
-        out[c, 4] = area / (float(support) * float(negatives)) if support > 0 and negatives > 0 else np.nan
+        out[c, 4] = area
         out[c, 5] = best_bin
         out[c, 6] = best_f1 if support > 0 else np.nan
         out[c, 7] = error / total if total > 0 else np.nan

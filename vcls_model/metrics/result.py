@@ -100,25 +100,26 @@ def best_thresholds(accumulator: MetricAccumulator) -> np.ndarray:
     To be chosen on validation data and handed to another accumulator as `class_thresholds`. The highest such edge when
     several are best; 0.5 for a class without positives.
     """
-    statistics = _class_statistics(accumulator)
+    statistics = _class_statistics(accumulator, *accumulator.tables())
     chosen = statistics[:, 5].astype(np.int64)
     return np.where(chosen < 0, 0.5, probability_of(bin_edges()[chosen]))
 
 
 def compute_result(accumulator: MetricAccumulator) -> MetricResult:
     """All figures of an accumulator; see `MetricAccumulator.result`."""
-    statistics = _class_statistics(accumulator)
+    table, positives = accumulator.tables()
+    statistics = _class_statistics(accumulator, table, positives)
     per_class = _per_class(accumulator, statistics)
     seen = per_class["support"] > 0
     labels = int(per_class["support"].sum())
     videos = accumulator.videos
     gap = _gap(accumulator, labels)
     map_at_20 = _map_at_20(accumulator, per_class["support"])
-    resampled = _resample(accumulator)
+    resampled = _resample(accumulator, table)
     per_class.update(_class_intervals(per_class, resampled["ap"]))
     mean_ap = _mean(per_class["ap"])
-    calibration = _calibration(accumulator.table.sum(axis=0, dtype=np.int64),
-                               accumulator.positives.sum(axis=0, dtype=np.int64))
+    totals, hits = (counts.sum(axis=0, dtype=np.int64) for counts in (table, positives))
+    calibration = _calibration(totals, hits)
     top_calibration = _calibration(accumulator.pooled_totals.sum(axis=0, dtype=np.int64),
                                    accumulator.pooled_hits.sum(axis=0, dtype=np.int64))
     tp, fp, fn = (int(per_class[name].sum()) for name in ("tp", "fp", "fn"))
@@ -145,7 +146,7 @@ def compute_result(accumulator: MetricAccumulator) -> MetricResult:
         "confusion_video_fraction": 2.0**-accumulator.confused.level,
         "slices": {"frequency": _frequency_slices(per_class)},
     }
-    curves = _curves(accumulator, per_class) | {
+    curves = _ranking_curves(table, positives) | _threshold_curves(table, positives, totals, hits) | {
         "calibration_edges": np.linspace(0, 1, CALIBRATION_BINS + 1),
         "calibration_count": calibration[0], "calibration_confidence": calibration[1],
         "calibration_accuracy": calibration[2],
@@ -175,18 +176,22 @@ def _calibration_cells() -> np.ndarray:
     return np.minimum((_middles() * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def _class_statistics(accumulator: MetricAccumulator) -> np.ndarray:
+def _class_statistics(accumulator: MetricAccumulator, table: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """The columns of `kernels.class_statistics`, the ranking's from every score while the accumulator has them."""
     from vcls_model.metrics import kernels
 
-    return kernels.class_statistics(accumulator.table, accumulator.positives, _middles(), _calibration_cells(),
-                                    CALIBRATION_BINS)
+    statistics = kernels.class_statistics(table, positives, _middles(), _calibration_cells(), CALIBRATION_BINS)
+    exact = accumulator.exact_keys()
+    if exact is not None:
+        statistics[:, 1:5] = kernels.exact_statistics(exact)
+    return statistics
 
 
 def _per_class(accumulator: MetricAccumulator, statistics: np.ndarray) -> dict[str, np.ndarray]:
     support = statistics[:, 0].astype(np.int64)
     ap, lower, upper = (_divide(statistics[:, i], support) for i in (1, 2, 3))
     columns = {"index": np.arange(accumulator.class_count), "support": support, "ap": ap, "ap_lower": lower,
-               "ap_upper": upper, "roc_auc": statistics[:, 4]}
+               "ap_upper": upper, "roc_auc": _divide(statistics[:, 4], support * (accumulator.videos - support))}
     tp, predicted = accumulator.true_positives[0], accumulator.predicted[0]
     columns |= _counts_to_ratios(tp, predicted, support, "")
     columns |= {"tp": tp.copy(), "fp": predicted - tp, "fn": support - tp,
@@ -229,7 +234,7 @@ def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[flo
     return expected, lower, upper
 
 
-def _resample(accumulator: MetricAccumulator) -> dict[str, np.ndarray]:
+def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np.ndarray]:
     """Bootstraps the groups of videos: draws as many groups, with replacement, `RESAMPLES` times.
 
     A group's table holds its positives and its hard negatives, those among a video's best 20, in coarse cells; the
@@ -253,7 +258,7 @@ def _resample(accumulator: MetricAccumulator) -> dict[str, np.ndarray]:
         size = chunk.stop - chunk.start
         positives = accumulator.group_positives[:, chunk]
         negatives = accumulator.group_negatives[:, chunk]
-        easy = np.add.reduceat(accumulator.table[chunk].astype(np.int64), starts, axis=1) \
+        easy = np.add.reduceat(table[chunk].astype(np.int64), starts, axis=1) \
             - positives.sum(axis=0, dtype=np.int64) - negatives.sum(axis=0, dtype=np.int64)
         hits, hard = ((drawn @ counts.reshape(GROUPS, size * cells).astype(np.float32)).reshape(RESAMPLES, size, cells)
                       for counts in (positives, negatives))
@@ -310,13 +315,13 @@ def _frequency_slices(per_class: dict[str, np.ndarray]) -> dict[str, Any]:
             "tail": slice_figures(per_class, order[torso:])}
 
 
-def _curves(accumulator: MetricAccumulator, per_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision against recall and ROC: micro, macro, the middle half of the classes, and each class."""
     from vcls_model.metrics import kernels
 
-    pr_class, roc_class = kernels.class_curves(accumulator.table, accumulator.positives, GRID)
-    totals = accumulator.table.sum(axis=0, dtype=np.int64)
-    hits = accumulator.positives.sum(axis=0, dtype=np.int64)
-    pr_micro, roc_micro = kernels.class_curves(totals[None], hits[None], GRID)
+    pr_class, roc_class = kernels.class_curves(table, positives, GRID)
+    pooled, pooled_positives = (counts.sum(axis=0, dtype=np.int64, keepdims=True) for counts in (table, positives))
+    pr_micro, roc_micro = kernels.class_curves(pooled, pooled_positives, GRID)
     grid = np.linspace(0, 1, GRID)
     curves = {"recall_grid": grid, "pr_micro": pr_micro[0], "fpr_grid": grid, "roc_micro": roc_micro[0]}
     for name, values in (("pr", pr_class), ("roc", roc_class)):
@@ -326,24 +331,24 @@ def _curves(accumulator: MetricAccumulator, per_class: dict[str, np.ndarray]) ->
         low, high = np.quantile(rows, [0.25, 0.75], axis=0)
         curves |= {f"{name}_macro": rows.mean(axis=0, dtype=np.float64), f"{name}_band_low": low,
                    f"{name}_band_high": high, f"{name}_class": values.astype(np.float16)}
-    return curves | _threshold_curves(accumulator, per_class["support"], totals, hits)
+    return curves
 
 
-def _threshold_curves(accumulator: MetricAccumulator, support: np.ndarray, totals: np.ndarray,
+def _threshold_curves(table: np.ndarray, positives: np.ndarray, totals: np.ndarray,
                       hits: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 at thresholds 0.01 ... 0.99, each moved to the nearest bin edge (within 0.001)."""
     grid = np.arange(1, 100) / 100
     edges = BIN_COUNT // 2 + np.round(logit_of(grid) * BINS_PER_LOGIT).astype(np.int64)
     tp = np.cumsum(hits[::-1])[::-1][edges]
     predicted = np.cumsum(totals[::-1])[::-1][edges]
-    labels = int(support.sum())
+    labels = int(hits.sum())
+    support = positives.sum(axis=1, dtype=np.int64)
     seen = np.flatnonzero(support > 0)
     f1_macro = np.full(grid.size, np.nan)
     if seen.size:
         f1_sum = np.zeros(grid.size)
         for chunk in np.array_split(seen, math.ceil(seen.size / _CLASSES_PER_CHUNK)):
-            above = [np.add.reduceat(counts[chunk][:, edges[0]:], edges - edges[0], axis=1, dtype=np.int64)
-                     for counts in (accumulator.positives, accumulator.table)]
+            above = (np.add.reduceat(counts[chunk], edges, axis=1, dtype=np.int64) for counts in (positives, table))
             class_tp, class_predicted = (np.cumsum(counts[:, ::-1], axis=1)[:, ::-1] for counts in above)
             f1_sum += (2 * class_tp / (class_predicted + support[chunk, None])).sum(axis=0)
         f1_macro = f1_sum / seen.size
