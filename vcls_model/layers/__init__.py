@@ -1,1 +1,15 @@
-"""Keras 3 layers on `keras.ops`: they run under TensorFlow, JAX and PyTorch."""
+"""Keras 3 layers on `keras.ops`, for TensorFlow, JAX and PyTorch. Importing this registers them for loading."""
+
+from vcls_model.layers.clusters import BagOfFrames, NetVLAD, NeXtVLAD
+from vcls_model.layers.gating import ContextGating, L2Normalise, ScoreGating, SqueezeExciteGating
+from vcls_model.layers.label_graph import LabelGraphHead
+from vcls_model.layers.masking import ClearPadding, FrameMask
+from vcls_model.layers.mixture import MixtureOfExperts
+from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
+from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
+
+__all__ = [
+    "AttentionPool", "BagOfFrames", "ClearPadding", "ContextGating", "FeatureAttentionPool", "FrameMask", "L2Normalise",
+    "LabelGraphHead", "MaskedConvolution", "MaxPool", "MeanPool", "MixtureOfExperts", "NeXtVLAD", "NetVLAD",
+    "PositionEncoding", "ScoreGating", "SqueezeExciteGating", "TransformerBlock",
+]

@@ -1,39 +1,172 @@
 """Puts a model together: inputs, fusion of the modalities, trunk, classifier, head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from vcls_model.layers import (
+    ClearPadding,
+    FrameMask,
+    L2Normalise,
+    LabelGraphHead,
+    MeanPool,
+    MixtureOfExperts,
+    ScoreGating,
+)
+from vcls_model.models import frame_trunks, video_trunks
+from vcls_model.models.branch import Branch
 from vcls_model.models.graph import LabelGraph
-from vcls_model.schema import Modality
+from vcls_model.schema import FRAME_LEVEL, Modality
 
-Options = Mapping[str, Any]
-
-
-def _logistic_trunk(features: Any, options: Options, prefix: str) -> Any:
-    return features
+TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
+NUM_FRAMES = "num_frames"
 
 
-def _dense_trunk(features: Any, options: Options, prefix: str) -> Any:
-    for number, units in enumerate(options["hidden_units"]):
-        features = keras.layers.Dense(units, activation="relu", name=f"{prefix}hidden_{number}")(features)
-        if options["dropout"]:
-            features = keras.layers.Dropout(options["dropout"], name=f"{prefix}dropout_{number}")(features)
-    return features
-
-
-TRUNKS: dict[str, Callable[..., Any]] = {"logistic": _logistic_trunk, "dense": _dense_trunk}
-
-
-def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Options, *,
+def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
              class_prior: np.ndarray | None = None, label_graph: LabelGraph | None = None) -> keras.Model:
-    """Builds a model from checked arguments; see `vcls_model.models.build_model`."""
-    inputs = {modality.name: keras.Input((modality.width,), name=modality.name) for modality in modalities}
-    joined = list(inputs.values())
-    features = keras.layers.Concatenate(name="fused")(joined) if len(joined) > 1 else joined[0]
-    features = TRUNKS[name](features, options, "")
-    logits = keras.layers.Dense(class_count, name="classifier")(features)
-    logits = keras.layers.Activation("linear", dtype="float32", name="classifier_logits")(logits)
-    return keras.Model(inputs, logits, name=name)
+    """Builds a model from checked arguments; see `vcls_model.models.build_model`.
+
+    Raises:
+        ValueError: the label graph is missing though the head needs it, or the prior's shape is not (C,).
+    """
+    if options["head"] == "label_graph" and label_graph is None:
+        raise ValueError("head='label_graph' needs label_graph, which count_label_graph makes from the training labels")
+    inputs, features, frame_mask = _inputs(modalities, options)
+    branches = _branches(modalities, features, frame_mask, options)
+    represented = [TRUNKS[name](branch) for branch in branches]
+    if options["fusion"] == "score":
+        logits = [
+            _classify(name, representation, [branch], class_count, options, f"classifier_{branch.prefix}")
+            for representation, branch in zip(represented, branches, strict=True)
+        ]
+        average = keras.layers.Average(name="classifier_average", dtype="float32")
+        scores = average(logits) if len(logits) > 1 else logits[0]
+    else:
+        scores = _classify(name, _join(represented, "representation"), branches, class_count, options, "classifier_")
+    if options["head"] == "label_graph":
+        assert label_graph is not None
+        head = LabelGraphHead(
+            label_graph.neighbours.shape[1], neighbours=label_graph.neighbours, strength=label_graph.strength,
+            name="classifier_graph",
+        )
+        scores = head(scores)
+    model = keras.Model(inputs, scores, name=name)
+    if class_prior is not None:
+        _start_at_prior(model, class_prior, class_count)
+    return model
+
+
+def _join(tensors: Sequence[Any], name: str) -> Any:
+    return keras.layers.Concatenate(name=name)(list(tensors)) if len(tensors) > 1 else tensors[0]
+
+
+def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any], Any]:
+    """The model's inputs; each modality's features, cleared of padding and normalised; the frames' mask or None."""
+    framed = modalities[0].level == FRAME_LEVEL
+    inputs = {
+        modality.name: keras.Input((None, modality.width) if framed else (modality.width,), name=modality.name)
+        for modality in modalities
+    }
+    features = list(inputs.values())
+    frame_mask = None
+    if framed:
+        inputs[NUM_FRAMES] = keras.Input((), dtype="int32", name=NUM_FRAMES)
+        frame_mask = FrameMask(name="frame_mask")(features[0], inputs[NUM_FRAMES])
+        features = [
+            ClearPadding(name=f"{modality.name}_clear")(tensor, frame_mask)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
+    if options["modality_norm"] == "l2":
+        features = [
+            L2Normalise(name=f"{modality.name}_l2")(tensor)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
+    if options["input_dropout"]:
+        features = [
+            keras.layers.Dropout(options["input_dropout"], name=f"{modality.name}_input_dropout")(tensor)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
+    return inputs, features, frame_mask
+
+
+def _branches(modalities: Sequence[Modality], features: Sequence[Any], frame_mask: Any,
+              options: Mapping[str, Any]) -> list[Branch]:
+    """One branch of all modalities joined (early fusion), or one a modality."""
+    if options["fusion"] == "early":
+        return [Branch(_join(features, "fused"), frame_mask, options, prefix="", narrow=False)]
+    widest = max(modality.width for modality in modalities)
+    return [
+        Branch(tensor, frame_mask, options, prefix=f"{modality.name}_", narrow=2 * modality.width <= widest)
+        for modality, tensor in zip(modalities, features, strict=True)
+    ]
+
+
+def _scores(features: Any, class_count: int, mixtures: int, name: str) -> Any:
+    """Logits (B, C) of a linear classifier or of a mixture of them."""
+    if mixtures > 1:
+        return MixtureOfExperts(class_count, mixtures, name=name)(features)
+    return keras.layers.Dense(class_count, name=name)(features)
+
+
+def _chain(features: Any, class_count: int, options: Mapping[str, Any], prefix: str) -> Any:
+    """Deep combine chain: each stage sees the features and a summary of every earlier stage's predictions.
+
+    Wang et al. 2017, "The Monkeytyping Solution to the YouTube-8M Video Understanding Challenge", section 3.1. There,
+    the earlier stages have losses of their own; here their mean enters the output with the weight `support_weight`,
+    which trains them through the one loss.
+    """
+    seen, support = [features], []
+    for stage in range(options["stages"] - 1):
+        logits = _scores(_join(seen, f"{prefix}seen_{stage}") if len(seen) > 1 else features, class_count,
+                         options["mixtures"], f"{prefix}stage_{stage}")
+        support.append(logits)
+        predicted = keras.layers.Activation("sigmoid", name=f"{prefix}predicted_{stage}")(logits)
+        link = keras.layers.Dense(options["link_units"], activation="relu", name=f"{prefix}link_{stage}")(predicted)
+        seen.append(L2Normalise(name=f"{prefix}link_{stage}_l2")(link))
+    last = options["stages"] - 1
+    final = _scores(_join(seen, f"{prefix}seen_{last}"), class_count, options["mixtures"], f"{prefix}stage_{last}")
+    if not support or not options["support_weight"]:
+        return final
+    weight = options["support_weight"]
+    scaled = [keras.layers.Rescaling(weight / len(support), name=f"{prefix}support_{stage}")(logits)
+              for stage, logits in enumerate(support)]
+    main = keras.layers.Rescaling(1 - weight, name=f"{prefix}main")(final)
+    return keras.layers.Add(name=f"{prefix}combined")([main, *scaled])
+
+
+def _classify(name: str, features: Any, branches: Sequence[Branch], class_count: int, options: Mapping[str, Any],
+              prefix: str) -> Any:
+    """Logits (B, C) float32 from the trunks' output. Every layer made here has a name that starts with `prefix`."""
+    if name == "chain":
+        logits = _chain(features, class_count, options, prefix)
+    else:
+        logits = _scores(features, class_count, options.get("mixtures", 1), f"{prefix}scores")
+    if options["linear_skip"]:
+        means = [
+            branch.features if branch.frame_mask is None
+            else MeanPool(name=f"{branch.prefix}skip_mean")(branch.features, branch.frame_mask)
+            for branch in branches
+        ]
+        skip = keras.layers.Dense(class_count, use_bias=False, name=f"{prefix}skip")(_join(means, "skip"))
+        logits = keras.layers.Add(name=f"{prefix}sum", dtype="float32")([logits, skip])
+    if options.get("gate_scores"):
+        logits = ScoreGating(name=f"{prefix}gating")(logits)
+    return keras.layers.Activation("linear", dtype="float32", name=f"{prefix}logits")(logits)
+
+
+def _start_at_prior(model: keras.Model, class_prior: np.ndarray, class_count: int) -> None:
+    """Sets the biases of all linear classifiers and mixtures of `model` so that it predicts the prior on zero input."""
+    prior = np.asarray(class_prior, np.float64)
+    if prior.shape != (class_count,):
+        raise ValueError(f"class_prior must have shape ({class_count},), got {prior.shape}")
+    for layer in model.layers:
+        if isinstance(layer, MixtureOfExperts):
+            # On zero input the gate gives each expert 1 / (M + 1), and the one that says no the rest.
+            expert = np.clip(prior * (layer.mixtures + 1) / layer.mixtures, 1e-6, 1 - 1e-6)
+            layer.expert_bias.assign(np.repeat(np.log(expert / (1 - expert)), layer.mixtures).astype(np.float32))
+        elif isinstance(layer, keras.layers.Dense) and layer.use_bias and layer.units == class_count \
+                and layer.name.startswith("classifier"):
+            clipped = np.clip(prior, 1e-6, 1 - 1e-6)
+            layer.bias.assign(np.log(clipped / (1 - clipped)).astype(np.float32))

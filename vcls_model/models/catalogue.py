@@ -19,6 +19,8 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 #   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
+#   mixtures       (most models) experts a class in the classifier; 1 is a linear classifier.
+#   dropout        (most models) fraction of hidden values dropped in training.
 #   head           label_graph: scores are passed over the graph of label co-occurrence (needs the graph).
 COMMON: dict[str, Any] = {
     "fusion": "early",
@@ -49,14 +51,42 @@ def _info(level: str, summary: str, **defaults: Any) -> ModelInfo:
 
 
 MODELS: dict[str, ModelInfo] = {
+    # Video-level: one vector a modality.
     "logistic": _info(VIDEO_LEVEL, "one linear classifier a class"),
     "dense": _info(VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class",
                    hidden_units=(1024,), dropout=0.0),
+    "moe": _info(VIDEO_LEVEL, "mixture of linear experts a class", mixtures=2),
+    "residual": _info(VIDEO_LEVEL, "wide layer with batch normalisation and dropout, residual blocks, context gating",
+                      units=2048, blocks=0, gating=True, dropout=0.5, mixtures=1),
+    "chain": _info(VIDEO_LEVEL, "deep combine chain: classifiers that see the predictions of earlier ones",
+                   stages=3, link_units=200, mixtures=2, support_weight=0.2),
+    # Frame-level: a sequence of vectors a modality.
+    "average": _info(FRAME_LEVEL, "mean over frames, then hidden layers",
+                     frame_units=(), hidden_units=(1024,), dropout=0.5, mixtures=1),
+    "feature_attention": _info(FRAME_LEVEL, "dense layers on frames, then a weighted mean a feature",
+                               frame_units=(1024, 1024, 1024), hidden_units=(), dropout=0.5, mixtures=1),
+    "cnn_rnn": _info(FRAME_LEVEL, "convolutions over time, then GRU or LSTM",
+                     filters=(512, 512), kernel_size=5, cell="gru", recurrent_units=(1024,), hidden_units=(1024,),
+                     dropout=0.5, mixtures=1),
+    "multiscale_cnn": _info(FRAME_LEVEL, "convolutions of several lengths and reaches, pooled at every scale",
+                            filters=256, kernel_sizes=(1, 3, 5), blocks=4, hidden_units=(1024,), dropout=0.5,
+                            mixtures=1),
+    "attention_rnn": _info(FRAME_LEVEL, "GRU or LSTM in both directions, then attention over frames",
+                           cell="gru", recurrent_units=(512,), attention_units=256, heads=4, hidden_units=(1024,),
+                           dropout=0.5, mixtures=1),
+    "dbof": _info(FRAME_LEVEL, "deep bag of frames", fusion="late",
+                  clusters=8192, hidden_units=(1024,), dropout=0.0, mixtures=2),
+    "netvlad": _info(FRAME_LEVEL, "gated NetVLAD", fusion="late",
+                     clusters=256, hidden_units=(1024,), dropout=0.0, mixtures=2, gate_scores=True),
+    "nextvlad": _info(FRAME_LEVEL, "NeXtVLAD with squeeze-and-excite gating", fusion="late",
+                      clusters=128, groups=8, expansion=2, hidden_units=(2048,), reduction=8, dropout=0.5, mixtures=1),
+    "transformer": _info(FRAME_LEVEL, "transformer encoder, then attention over frames",
+                         units=512, blocks=6, heads=8, inner_units=2048, dropout=0.1, mixtures=1),
 }
 MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
 
-# Integers that may be 0; every other integer must be at least 1.
-_MAY_BE_ZERO = frozenset({"mixtures"})
+# Integers that may be 0 and lists that may be empty; every other integer must be at least 1, every other list hold one.
+_MAY_BE_NONE = frozenset({"blocks", "frame_units", "hidden_units"})
 _FRACTIONS = frozenset({"dropout", "input_dropout", "support_weight"})
 
 
@@ -93,7 +123,7 @@ def _checked(key: str, value: Any, default: Any) -> Any:
             if isinstance(value, float) and value != int(value):
                 raise wrong
             value = int(value)
-            if value < (0 if key in _MAY_BE_ZERO else 1):
+            if value < (0 if key in _MAY_BE_NONE else 1):
                 raise UsageError(f"hyperparameter {key} must be positive, got {value}")
         elif isinstance(default, float):
             value = float(value)
@@ -101,9 +131,9 @@ def _checked(key: str, value: Any, default: Any) -> Any:
                 raise UsageError(f"hyperparameter {key} must lie in [0, 1), got {value}")
         elif isinstance(default, tuple):
             if isinstance(value, str):
-                value = value.replace("x", ",").split(",")
+                value = [part for part in value.split(",") if part.strip()]
             value = tuple(int(part) for part in (value if isinstance(value, list | tuple) else [value]))
-            if not value or min(value) < 1:
+            if (not value and key not in _MAY_BE_NONE) or any(part < 1 for part in value):
                 raise UsageError(f"hyperparameter {key} must be one or more positive integers, got {value}")
         elif value not in CHOICES[key]:
             raise unknown_choice(key, str(value), CHOICES[key])

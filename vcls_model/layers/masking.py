@@ -1,0 +1,67 @@
+"""Frames beyond a video's last one are padding: these layers say which they are and keep them out of every pool."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+PACKAGE = "vcls_model"
+
+# Stands for minus infinity in a softmax; finite in float16, and exp of it is 0 in every precision.
+MASKED_LOGIT = -3e4
+
+
+def masked_softmax(logits: Any, mask: Any, axis: int) -> Any:
+    """Softmax over `axis` of the entries where `mask` is true, in float32; the others get weight 0.
+
+    Where no entry is valid every weight is 0.
+    """
+    logits = ops.where(mask, ops.cast(logits, "float32"), MASKED_LOGIT)
+    return ops.softmax(logits, axis=axis) * ops.cast(mask, "float32")
+
+
+class FrameLayer(keras.layers.Layer):
+    """A layer on frames that gets their mask as an argument; a mask that Keras attached to its input ends here."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FrameMask(FrameLayer):
+    """Which frames of a padded batch are real.
+
+    Call arguments:
+        frames: float (B, T, D).
+        num_frames: int (B,), in [0, T].
+
+    Output shape: bool (B, T), true for a video's first `num_frames` frames.
+    """
+
+    def call(self, frames: Any, num_frames: Any) -> Any:
+        return ops.arange(ops.shape(frames)[1])[None, :] < ops.cast(num_frames, "int32")[:, None]  # (B, T)
+
+    def compute_output_spec(self, frames: Any, num_frames: Any) -> Any:
+        return keras.KerasTensor(tuple(frames.shape[:2]), dtype="bool")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ClearPadding(FrameLayer):
+    """Sets padded frames to 0, whatever they held.
+
+    Call arguments:
+        frames: float (B, T, D).
+        frame_mask: bool (B, T), true for real frames.
+
+    Output shape: (B, T, D).
+    """
+
+    def call(self, frames: Any, frame_mask: Any) -> Any:
+        return ops.where(frame_mask[:, :, None], frames, ops.zeros_like(frames))
+
+    def compute_output_shape(self, frames_shape: Any, frame_mask_shape: Any = None) -> Any:
+        return frames_shape
