@@ -1,0 +1,1 @@
+"""How the jobs are run elsewhere than in one process: clusters, images, schedules."""

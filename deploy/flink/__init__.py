@@ -1,0 +1,1 @@
+"""A Flink cluster on this machine, of real processes, to run the jobs and their tests on."""
