@@ -1,0 +1,266 @@
+"""Batch scoring: raw records and exported models in, predictions and metrics out. `python -m pipelines.score --help`."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines import files
+from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options
+from vcls_model.commands import JobError, UsageError, main
+from vcls_model.splits import SPLITS
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.scoring.config import ScoringConfig
+    from pipelines.scoring.exported import ExportedModel
+    from pipelines.scoring.planning import Group, Shard
+    from vcls_model.schema import RecordSchema
+
+VIDEO_BATCH_RECORDS = 1024
+FRAME_BATCH_RECORDS = 64
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.score",
+        description="Scores raw records with an exported model: writes the best classes of each record and, where "
+                    "records carry labels, metrics over all of them.")
+    parser.add_argument("--input", required=True, metavar="GLOB",
+                        help="shards of raw records; several globs separated by commas")
+    parser.add_argument("--model", required=True, action="append", metavar="DIR",
+                        help="exported model; repeated: the mean of the models' probabilities")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the scores directory to write")
+    parser.add_argument("--split", choices=SPLITS,
+                        help="keep only the ids that the model's data set put into this split (default: all records)")
+    parser.add_argument("--schema", default="auto",
+                        help="layout of the records: a built-in name, a schema file, or auto (default: %(default)s)")
+    parser.add_argument("--top_k", type=int, default=20, metavar="CLASSES",
+                        help="classes a record in the predictions (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="PROBABILITY",
+                        help="probability from which a class counts as predicted in precision, recall and F1 "
+                             "(default: %(default)s)")
+    parser.add_argument("--format", choices=("parquet", "kaggle_csv"), default="parquet",
+                        help="of the predictions (default: %(default)s)")
+    parser.add_argument("--full_logits", nargs="?", const="float32", default="none",
+                        choices=("none", "float16", "float32"),
+                        help="also write every logit, to logits/*.parquet (default: %(default)s; as a bare flag: float32)")
+    parser.add_argument("--batch_size", type=int, metavar="RECORDS",
+                        help=f"records a model call, at most (default: {VIDEO_BATCH_RECORDS}; frame-level: "
+                             f"{FRAME_BATCH_RECORDS})")
+    parser.add_argument("--run_id", metavar="NAME",
+                        help="of a scheduled run: adds the shards not scored yet to what is in --output already, "
+                             "however often it is called")
+    parser.add_argument("--resume", action="store_true", help="continue in an output directory that is not empty")
+    parser.add_argument("--overwrite", action="store_true", help="delete what is in the output directory")
+    parser.add_argument("--max_rejected_fraction", type=float, default=0.01, metavar="FRACTION",
+                        help="fail above this fraction of rejected records, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
+    add_runner_argument(parser)
+    return parser
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A scoring run that has been found possible.
+
+    Attributes:
+        config: what the workers need.
+        models: the exported models.
+        shards: all shards of the input.
+        groups: what is left to do.
+        workers: that do it at the same time on this machine; 1 when another one does.
+    """
+
+    config: "ScoringConfig"
+    models: "list[ExportedModel]"
+    shards: "list[Shard]"
+    groups: "list[Group]"
+    workers: int
+
+
+def _check_ranges(args: argparse.Namespace) -> None:
+    if args.top_k < 1:
+        raise UsageError(f"--top_k must be at least 1, got {args.top_k}")
+    if not 0 < args.threshold < 1:
+        raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if not 0 <= args.max_rejected_fraction <= 1:
+        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+    if args.run_id == "":
+        raise UsageError("--run_id must not be empty")
+
+
+def find_schema(name: str, shards: "Sequence[Shard]", model: "ExportedModel") -> "RecordSchema":
+    """How to read the records, with `class_count`: what `--schema` says, held against what the model takes.
+
+    With `auto` the first shard that has a record decides; where none has, the model's own layout is as good as any.
+
+    Raises:
+        UsageError: the records do not fit the model, or no such schema is known.
+    """
+    from pipelines.framing import read_chunks
+    from pipelines.scoring.exported import schema_for_scoring
+    from pipelines.shards import resolve_schema
+
+    if name != "auto":
+        return schema_for_scoring(resolve_schema(name, shards[0].path), model)
+    for shard in shards:
+        if shard.path.endswith((".csv", ".csv.gz")) or any(chunk.starts.size for chunk in read_chunks(shard.path)):
+            return schema_for_scoring(resolve_schema(name, shard.path), model)
+    return schema_for_scoring(model.schema, model)
+
+
+def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
+    """Checks everything that can be checked before a graph exists, and divides the work.
+
+    Raises:
+        UsageError: the command asks for something that cannot be.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    from pipelines.scoring import planning
+    from pipelines.scoring.config import ScoringConfig
+    from pipelines.scoring.exported import check_same_task, read_exported_model
+    from vcls_model.schema import FRAME_LEVEL
+
+    _check_ranges(args)
+    models = [read_exported_model(path) for path in args.model]
+    check_same_task(models)
+    ratios = models[0].split_ratios() if args.split else None
+    if args.split and any(model.split_ratios() != ratios for model in models):
+        raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
+    shards = planning.list_shards(args.input)
+    schema = find_schema(args.schema, shards, models[0])
+    frames = schema.level == FRAME_LEVEL
+    config = ScoringConfig(
+        output=args.output, model_paths=tuple(args.model), model_identities=tuple(each.identity for each in models),
+        schema=schema, split=args.split, ratios=ratios, top_k=min(args.top_k, models[0].class_count),
+        threshold=args.threshold, class_thresholds=models[0].class_thresholds() if len(models) == 1 else None,
+        form=args.format, full_logits=args.full_logits,
+        batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
+        run_id=args.run_id or "")
+    left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
+                                overwrite=args.overwrite, dry_run=args.dry_run)
+    direct = args.runner.lower() in ("direct", "directrunner", "fnapirunner")
+    workers = int(options.view_as(DirectOptions).direct_num_workers or 1) if direct else 1
+    groups = planning.plan_groups(
+        left, workers=workers, group_bytes=planning.FRAME_GROUP_BYTES if frames else planning.VIDEO_GROUP_BYTES)
+    return Plan(config, models, shards, groups, workers)
+
+
+def build_pipeline(pipeline: "beam.Pipeline", groups: "Sequence[Group]", config: "ScoringConfig") -> None:
+    """Adds the steps that score `groups`."""
+    import apache_beam as beam
+
+    from pipelines.scoring.steps import ScoreGroups
+
+    _ = (
+        pipeline
+        | "ListGroups" >> beam.Create(groups, reshuffle=False)
+        | "SpreadGroups" >> beam.Reshuffle()
+        | "ScoreGroups" >> ScoreGroups(config)
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the job; returns the content of its `info.json` (of the plan, with `--dry_run`).
+
+    Raises:
+        UsageError: the command asks for something that cannot be.
+        JobError: too many records were rejected, or stored results are damaged.
+    """
+    parser = make_parser()
+    args, beam_argv = parse_arguments(parser, argv)
+    started = time.monotonic()
+    options = pipeline_options(parser, args.runner, beam_argv)
+    plan = make_plan(args, options)
+    if args.dry_run:
+        return _print_plan(plan)
+    if plan.groups:
+        import apache_beam as beam
+
+        with beam.Pipeline(options=options) as pipeline:
+            build_pipeline(pipeline, plan.groups, plan.config)
+    return _finish(args, plan, started)
+
+
+def _print_plan(plan: Plan) -> dict[str, Any]:
+    left = sum(len(group.shards) for group in plan.groups)
+    config = plan.config
+    size = sum(shard.size_bytes for group in plan.groups for shard in group.shards)
+    print(f"score {left} of {len(plan.shards)} shards ({size} bytes) in {len(plan.groups)} groups\n"
+          f"records: {config.schema.name}, {config.split or 'all'} of them, {config.batch_size} a model call\n"
+          f"models: {', '.join(config.model_paths)} ({config.class_count} classes)\n"
+          f"output: {config.output}: {config.form} with the best {config.top_k} classes, "
+          f"full logits: {config.full_logits}")
+    return {"shards": len(plan.shards), "shards_left": left, "groups": len(plan.groups), **config.fingerprint()}
+
+
+def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
+    from pipelines.scoring.merging import model_names, total_counts, write_metrics
+    from pipelines.scoring.planning import read_manifests, runs_of
+    from vcls_model.vocabulary import write_labels_csv
+
+    config = plan.config
+    manifests = read_manifests(config.output)
+    counts = total_counts(manifests)
+    read, rejected = counts["records_read"], counts["records_rejected"]
+    if rejected > args.max_rejected_fraction * read:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected_by_reason"].items())
+        raise JobError(f"{rejected} of {read} records were rejected ({reasons}), more than --max_rejected_fraction="
+                       f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
+    names = model_names([model.path for model in plan.models])
+    measured = write_metrics(config.output, manifests, plan.models, names)
+    files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(plan.models[0].classes).encode())
+    history = files.join(plan.models[0].path, "history.csv")
+    if files.exists(history):
+        files.write_atomically(files.join(config.output, "history.csv"), files.read_bytes(history))
+    models = [{"name": name, "path": model.path, "info": model.info} for name, model in zip(names, plan.models,
+                                                                                            strict=True)]
+    for entry, summary in zip(models, measured["models"], strict=False):
+        entry["metrics"] = summary
+    info = {
+        **counts,
+        "models": models,
+        "split": config.split,
+        "top_k": config.top_k,
+        "threshold": config.threshold,
+        "schema": config.schema.to_dict(),
+        "class_count": config.class_count,
+        "runs": runs_of(manifests),
+        "config": {name: value for name, value in vars(args).items() if name != "dry_run"},
+        "versions": _versions(),
+        "wall_seconds": round(time.monotonic() - started, 3),
+    }
+    files.write_json(files.join(config.output, "info.json"), info)
+    _print_summary(info, measured["metrics"])
+    return info
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("apache-beam", "tensorflow", "numpy", "numba", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None:
+    print(f"scored {info['records_written']} records of {info['shards']} shards, {info['records_rejected']} rejected, "
+          f"{info['records_labelled']} with labels", file=sys.stderr)
+    if metrics is None:
+        print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
+    else:
+        print(", ".join(f"{key} {metrics[key]:.4f}" for key in ("gap_at_20", "map", "hit_at_1", "perr")
+                        if metrics[key] is not None), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(run)

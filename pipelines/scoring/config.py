@@ -1,0 +1,62 @@
+"""What a worker must know to score a shard."""
+
+import dataclasses
+from typing import Any
+
+from vcls_model.schema import RecordSchema
+from vcls_model.splits import SplitRatios
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringConfig:
+    """Everything that the scores of a shard depend on, besides the shard.
+
+    Attributes:
+        output: the scores directory.
+        model_paths: directories of the models whose probabilities are averaged.
+        model_identities: which models these are, however their directories are called.
+        schema: how the records are read, `class_count` included.
+        split: keep only ids of this split, or None for all.
+        ratios: of the splits, when `split` is set.
+        top_k: classes kept in the predictions.
+        threshold: probability from which a class counts as predicted.
+        class_thresholds: a second threshold for each class, NaN where there is none; None without.
+        form: of the predictions, `parquet` or `kaggle_csv`.
+        full_logits: `none`, `float16` or `float32`.
+        batch_size: records a model call, at most.
+        run_id: who asked for it: a label in the manifests, on which no score depends.
+    """
+
+    output: str
+    model_paths: tuple[str, ...]
+    model_identities: tuple[str, ...]
+    schema: RecordSchema
+    split: str | None
+    ratios: SplitRatios | None
+    top_k: int
+    threshold: float
+    class_thresholds: tuple[float, ...] | None
+    form: str
+    full_logits: str
+    batch_size: int
+    run_id: str = ""
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes C."""
+        assert self.schema.class_count is not None
+        return self.schema.class_count
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for two runs to add to the same scores directory, JSON-able."""
+        return {
+            "models": list(self.model_identities),
+            "schema": self.schema.to_dict(),
+            "split": self.split,
+            "ratios": list(dataclasses.astuple(self.ratios)) if self.ratios else None,
+            "top_k": self.top_k,
+            "threshold": self.threshold,
+            "format": self.form,
+            "full_logits": self.full_logits,
+            "batch_size": self.batch_size,
+        }

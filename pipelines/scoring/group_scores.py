@@ -1,0 +1,158 @@
+"""The scores of one group while it is being scored, and how they are committed."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from pipelines import files
+from pipelines.scoring.blocks import ScoredBlock
+from pipelines.scoring.config import ScoringConfig
+from pipelines.scoring.planning import MANIFEST_SUFFIX, STATE
+from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
+from pipelines.scoring.ranking import mean_of_models
+from pipelines.shards import Rejected
+from vcls_model.metrics import MetricAccumulator
+
+DEAD_LETTER = "dead_letter"
+NAN_LOGITS = "nan_logits"
+# The table of counts is larger than the caches: adding many rows at once takes half the time of a few hundred.
+UPDATE_ROWS = 2048
+
+
+def aggregate_name(group: str, number: int) -> str:
+    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
+    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
+
+
+class _Aggregate:
+    """A metric accumulator that takes its rows in large portions."""
+
+    def __init__(self, config: ScoringConfig) -> None:
+        thresholds = None if config.class_thresholds is None else np.array(config.class_thresholds)
+        self._accumulator = MetricAccumulator(config.class_count, threshold=config.threshold,
+                                              class_thresholds=thresholds)
+        self._pending: list[tuple[np.ndarray, Labels, list[bytes]]] = []
+        self._rows = 0
+
+    def add(self, logits: np.ndarray, labels: Labels, ids: list[bytes]) -> None:
+        self._pending.append((logits, labels, ids))
+        self._rows += len(ids)
+        if self._rows >= UPDATE_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            logits, labels, ids = zip(*self._pending, strict=True)
+            self._accumulator.update(
+                np.concatenate(logits), np.concatenate([each.values for each in labels]),
+                np.concatenate([each.lengths for each in labels]), [video_id for part in ids for video_id in part])
+        self._pending, self._rows = [], 0
+
+    def to_bytes(self) -> bytes:
+        self._flush()
+        return self._accumulator.to_bytes()
+
+
+def dead_letter(rejected: Rejected) -> dict[str, Any]:
+    """The line of `dead_letter/` for a rejected record: where it is and why, never what it holds."""
+    return dataclasses.asdict(rejected)
+
+
+@dataclasses.dataclass
+class _ShardCounts:
+    records_read: int = 0
+    records_written: int = 0
+    records_rejected: int = 0
+    records_labelled: int = 0
+    records_outside_split: int = 0
+    rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class GroupScores:
+    """Takes a group's scored blocks in order; writes predictions as shards end and commits as the group ends."""
+
+    def __init__(self, group: str, config: ScoringConfig) -> None:
+        self._group = group
+        self._config = config
+        self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
+        self._dead_letters: list[dict[str, Any]] = []
+        self._shards: list[dict[str, Any]] = []
+        self._counts = _ShardCounts()
+        self._predictions: ShardPredictions | None = None
+
+    def add(self, scored: ScoredBlock) -> dict[str, Any] | None:
+        """Adds a block.
+
+        Returns:
+            The group's manifest when the block was its last, else None.
+        """
+        block = scored.block
+        if self._predictions is None:
+            self._predictions = ShardPredictions(
+                self._config.output, block.shard.name, keep=self._config.top_k, form=self._config.form,
+                full_logits=self._config.full_logits)
+        for rejected in block.rejected:
+            self._reject(rejected)
+        self._counts.records_outside_split += block.outside_split
+        self._counts.records_read += len(block.ids) + len(block.rejected)
+        if block.ids:
+            self._add_records(scored, self._predictions)
+        if block.ends_shard:
+            self._predictions.finish()
+            self._predictions = None
+            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes,
+                                 **dataclasses.asdict(self._counts)})
+            self._counts = _ShardCounts()
+        return self._commit() if block.ends_group else None
+
+    def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
+        block = scored.block
+        models = scored.logits
+        ids, labels = list(block.ids), block.labels
+        nan = np.zeros(len(ids), np.bool_)
+        for logits in models:
+            suspect = np.flatnonzero(np.isnan(logits.sum(axis=1)))  # quick, but infinities of both signs look the same
+            nan[suspect] |= np.isnan(logits[suspect]).any(axis=1)
+        if nan.any():
+            for row in np.flatnonzero(nan):
+                self._reject(Rejected(block.shard.path, int(block.offsets[row]), printable_id(ids[row]), "score",
+                                      NAN_LOGITS, "the model gives NaN for this record"))
+            good = ~nan
+            models = [logits[good] for logits in models]
+            ids, labels = [ids[row] for row in np.flatnonzero(good)], labels.select(good)
+        combined = mean_of_models(models)
+        predictions.add(ids, combined, labels)
+        self._counts.records_written += len(ids)
+        labelled = labels.labelled
+        if not labelled.any():
+            return
+        self._counts.records_labelled += int(np.count_nonzero(labelled))
+        if not self._aggregates:
+            self._aggregates = [_Aggregate(self._config) for _ in range(1 if len(models) == 1 else 1 + len(models))]
+        measured = [combined] if len(models) == 1 else [combined, *models]
+        if not labelled.all():
+            measured = [logits[labelled] for logits in measured]
+            ids, labels = [ids[row] for row in np.flatnonzero(labelled)], labels.select(labelled)
+        for aggregate, logits in zip(self._aggregates, measured, strict=True):
+            aggregate.add(logits, labels, ids)
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._dead_letters.append(dead_letter(rejected))
+        self._counts.records_rejected += 1
+        reasons = self._counts.rejected_by_reason
+        reasons[rejected.error] = reasons.get(rejected.error, 0) + 1
+
+    def _commit(self) -> dict[str, Any]:
+        output = self._config.output
+        for number, aggregate in enumerate(self._aggregates):
+            files.write_atomically(files.join(output, STATE, aggregate_name(self._group, number)),
+                                   aggregate.to_bytes())
+        if self._dead_letters:
+            lines = "".join(json.dumps(letter, ensure_ascii=False) + "\n" for letter in self._dead_letters)
+            files.write_atomically(files.join(output, DEAD_LETTER, f"{self._group}.jsonl"), lines.encode())
+        manifest = {"group": self._group, "run_id": self._config.run_id, "aggregates": len(self._aggregates),
+                    "shards": self._shards}
+        files.write_json(files.join(output, STATE, self._group + MANIFEST_SUFFIX), manifest)
+        return manifest

@@ -1,0 +1,60 @@
+"""Beam's RunInference over exported models: one copy of each a process, fed with whole blocks of decoded records."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
+
+from pipelines.scoring.blocks import Block, ScoredBlock
+from pipelines.scoring.exported import LoadedModel
+
+
+class LoadedModels:
+    """The models of a process; a class of its own, for RunInference holds it by a weak reference."""
+
+    def __init__(self, models: Sequence[LoadedModel]) -> None:
+        self.models = tuple(models)
+
+
+class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
+    """Loads exported models by path and scores blocks.
+
+    Blocks are batched by the reader, by size and bytes, because a batch must depend on its shard alone for a re-run to
+    give the same bits; use it `with_no_batching()`, each element a list of one block.
+    """
+
+    def __init__(self, model_paths: Sequence[str], class_count: int) -> None:
+        """Args:
+        model_paths: exported models, on any file system that Beam knows.
+        class_count: number of classes that they all have.
+        """
+        super().__init__()
+        self._model_paths = tuple(model_paths)
+        self._class_count = class_count
+
+    def load_model(self) -> LoadedModels:
+        """Loads the models: RunInference calls this once a process, and all threads share the result."""
+        return LoadedModels([LoadedModel(path, self._class_count) for path in self._model_paths])
+
+    def share_model_across_processes(self) -> bool:
+        """Never: a copy a process costs less than sending the records to another one."""
+        return False
+
+    def run_inference(self, batch: Sequence[Block], model: LoadedModels,
+                      inference_args: dict[str, Any] | None = None) -> Iterable[ScoredBlock]:
+        """Scores each block with every model."""
+        return [ScoredBlock(block, self._logits(block, model.models)) for block in batch]
+
+    def _logits(self, block: Block, models: Sequence[LoadedModel]) -> list[np.ndarray]:
+        if not block.ids:
+            return [np.zeros((0, self._class_count), np.float32) for _ in models]
+        return [each.logits(block.features) for each in models]
+
+    def get_num_bytes(self, batch: Sequence[Block]) -> int:
+        """Size of the blocks in bytes, for RunInference's own metrics."""
+        return sum(block.feature_bytes for block in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Namespace of the counters that RunInference keeps."""
+        return "ExportedModelHandler"

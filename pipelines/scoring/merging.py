@@ -1,0 +1,109 @@
+"""The end of a scoring run: stored aggregates become metrics, one at a time, so that memory does not grow with them."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines import files
+from pipelines.scoring.exported import ExportedModel
+from pipelines.scoring.group_scores import aggregate_name
+from pipelines.scoring.planning import STATE
+from vcls_model.commands import JobError
+from vcls_model.metrics import MetricAccumulator, MetricResult
+
+_COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
+
+
+def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sums of the shards' counts and rejections by reason.
+
+    Raises:
+        JobError: two manifests list the same shard, so that its records would count twice.
+    """
+    totals: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
+    reasons: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    for manifest in manifests:
+        for shard in manifest["shards"]:
+            if shard["path"] in seen:
+                raise JobError(f"{shard['path']} was scored twice, in groups {seen[shard['path']]} and "
+                               f"{manifest['group']}: two runs wrote to one output at once; use --overwrite")
+            seen[shard["path"]] = manifest["group"]
+            for key in _COUNTS:
+                totals[key] += shard[key]
+            for reason, count in shard["rejected_by_reason"].items():
+                reasons[reason] = reasons.get(reason, 0) + count
+    assert totals["records_read"] == totals["records_written"] + totals["records_rejected"]
+    return {**totals, "rejected_by_reason": dict(sorted(reasons.items())), "shards": len(seen)}
+
+
+def merge_aggregates(output: str, manifests: Sequence[dict[str, Any]], number: int) -> MetricAccumulator | None:
+    """The sum of all groups' aggregates of one number (see `aggregate_name`); None when no record carried labels.
+
+    Raises:
+        JobError: a stored aggregate is missing or damaged.
+    """
+    merged: MetricAccumulator | None = None
+    for manifest in manifests:
+        if number >= manifest["aggregates"]:
+            continue
+        path = files.join(output, STATE, aggregate_name(manifest["group"], number))
+        try:
+            part = MetricAccumulator.from_bytes(files.read_bytes(path))
+        except (OSError, ValueError) as error:
+            raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
+        if merged is None:
+            merged = part
+        else:
+            merged.merge(part)
+    return merged
+
+
+def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
+                  names: Sequence[str]) -> dict[str, Any]:
+    """Merges the aggregates and writes the metric files.
+
+    Args:
+        output: the scores directory.
+        manifests: of all groups that are done.
+        models: that were averaged.
+        names: what they are called, each different.
+
+    Returns:
+        `metrics`: content of metrics.json, or None when no record carried labels and no metric file was written;
+        `models`: the summary of each model alone, when there are several.
+    """
+    merged = merge_aggregates(output, manifests, 0)
+    if merged is None:
+        return {"metrics": None, "models": []}
+    result = merged.result()
+    for name, data in result.to_files(models[0].classes).items():
+        files.write_atomically(files.join(output, name), data)
+    if len(models) == 1:
+        return {"metrics": result.summary, "models": []}
+    del merged
+    singles: list[MetricResult] = []
+    for number in range(1, len(models) + 1):
+        single = merge_aggregates(output, manifests, number)
+        assert single is not None
+        singles.append(single.result())
+    files.write_atomically(files.join(output, "per_model.csv"), per_model_csv(names, singles))
+    return {"metrics": result.summary, "models": [single.summary for single in singles]}
+
+
+def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:
+    """Average precision of each class (a row) by each model alone (a column); empty for a class without positives."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", *names])
+    columns = [result.per_class["ap"].tolist() for result in results]
+    for index, row in enumerate(zip(*columns, strict=True)):
+        writer.writerow([index, *("" if value != value else repr(value) for value in row)])
+    return text.getvalue().encode()
+
+
+def model_names(paths: Sequence[str]) -> list[str]:
+    """A short name for each model, each different: the directory's, numbered where two have the same."""
+    short = [path.rstrip("/").rsplit("/", 1)[-1] or path for path in paths]
+    return [name if short.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(short)]

@@ -1,0 +1,149 @@
+"""What there is to score: shards, the groups in which they are scored and committed, and what earlier runs have done.
+
+A *group* is the unit of commitment: some shards whose metric aggregate is stored as one file (an aggregate of a single
+small shard would cost more to store than to compute). Aggregates add exactly, so how shards are grouped never shows in
+the result. A group is done when its manifest, written last, is there.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipelines import files
+from pipelines.scoring.config import ScoringConfig
+from vcls_model.commands import UsageError
+
+STATE = "state"
+SETTINGS = "settings.json"
+MANIFEST_SUFFIX = ".manifest.json"
+# A group takes a worker some ten seconds: short enough to lose, long enough to make storing its aggregate cheap.
+VIDEO_GROUP_BYTES = 128 << 20
+FRAME_GROUP_BYTES = 2 << 30
+# Below this there is no point in dividing the work.
+SMALL_BYTES = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One input file: where it is and how long it is, in bytes."""
+
+    path: str
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
+        base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
+        return f"{base}-{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Shards that one worker scores in order and commits together."""
+
+    name: str
+    shards: tuple[Shard, ...]
+
+
+def list_shards(pattern: str) -> list[Shard]:
+    """The shards that a glob (or comma-separated globs) matches, sorted by path; local paths are made absolute.
+
+    Raises:
+        UsageError: nothing matches.
+    """
+    return [Shard(path if files.is_object_store(path) else os.path.abspath(path), size)
+            for path, size, _ in files.list_files(pattern)]
+
+
+def plan_groups(shards: Sequence[Shard], *, workers: int, group_bytes: int) -> list[Group]:
+    """Divides `shards` into groups of consecutive ones.
+
+    There are at least as many groups as workers, where there is work for them, and none is much above `group_bytes`
+    unless a single shard is.
+    """
+    total = sum(shard.size_bytes + 1 for shard in shards)  # + 1: an empty file is work too
+    if total > SMALL_BYTES:
+        count = -(-total // group_bytes)
+        count = -(-count // workers) * workers
+    else:
+        count = 1
+    groups: list[Group] = []
+    current: list[Shard] = []
+    taken = 0
+    for shard in shards:
+        current.append(shard)
+        taken += shard.size_bytes + 1
+        if taken * count >= total * (len(groups) + 1):
+            groups.append(_group(current))
+            current = []
+    if current:
+        groups.append(_group(current))
+    return groups
+
+
+def _group(shards: Iterable[Shard]) -> Group:
+    shards = tuple(shards)
+    text = "\n".join(f"{shard.path} {shard.size_bytes}" for shard in shards)
+    return Group(hashlib.sha256(text.encode()).hexdigest()[:16], shards)
+
+
+def read_manifests(output: str) -> list[dict[str, Any]]:
+    """The manifests of all groups that are done, in the order of their names."""
+    directory = files.join(output, STATE)
+    return [files.read_json(files.join(directory, name)) for name in files.list_names(directory, MANIFEST_SUFFIX)]
+
+
+def remaining_shards(shards: Sequence[Shard], manifests: Sequence[dict[str, Any]]) -> list[Shard]:
+    """The shards that no manifest lists.
+
+    Raises:
+        UsageError: a shard has another size than when it was scored; its old share cannot be taken out of the metrics.
+    """
+    done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
+    for shard in shards:
+        if shard.path in done and done[shard.path] != shard.size_bytes:
+            raise UsageError(f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
+                             "scored: score everything again with --overwrite, or name another output")
+    return [shard for shard in shards if shard.path not in done]
+
+
+def open_output(config: ScoringConfig, shards: Sequence[Shard], *, resume: bool, overwrite: bool,
+                dry_run: bool) -> list[Shard]:
+    """Readies the output directory; returns the shards that are still to be scored.
+
+    Raises:
+        UsageError: the directory is in use and may not be continued or replaced, or it was begun with other models or
+            settings, so that its scores and new ones would not be comparable.
+    """
+    settings = files.join(config.output, STATE, SETTINGS)
+    if not overwrite and files.exists(settings):
+        begun = files.read_json(settings)
+        wanted = json.loads(json.dumps(config.fingerprint()))  # lists for tuples, as in the file
+        different = sorted(key for key in {*begun, *wanted} if begun.get(key) != wanted.get(key))
+        if resume and different:
+            key = different[0]
+            raise UsageError(f"{config.output} was begun with other settings ({', '.join(different)}: {begun.get(key)} "
+                             f"then, {wanted.get(key)} now): name another output, or start over with --overwrite")
+    elif resume and not overwrite and files.list_names(config.output):
+        raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
+    if not (dry_run and overwrite):
+        files.prepare_output(config.output, resume=resume, overwrite=overwrite)
+    if not dry_run:
+        files.write_json(settings, config.fingerprint())
+    return remaining_shards(shards, read_manifests(config.output) if resume else [])
+
+
+def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What each run added, by run id (`""` for a run without one)."""
+    runs: dict[str, dict[str, int]] = {}
+    for manifest in manifests:
+        run = runs.setdefault(manifest["run_id"], {"shards": 0, "records_read": 0, "records_written": 0,
+                                                   "records_rejected": 0})
+        for shard in manifest["shards"]:
+            run["shards"] += 1
+            for key in ("records_read", "records_written", "records_rejected"):
+                run[key] += shard[key]
+    return dict(sorted(runs.items()))

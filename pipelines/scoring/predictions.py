@@ -1,0 +1,182 @@
+"""Predictions as files: Parquet or the Kaggle CSV, and the full logits."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines import files
+from pipelines.scoring.ranking import sigmoid, top_k
+
+PREDICTIONS = "predictions"
+LOGITS = "logits"
+PARQUET, KAGGLE_CSV = "parquet", "kaggle_csv"
+FORMATS = (PARQUET, KAGGLE_CSV)
+LOGIT_TYPES = ("none", "float16", "float32")
+# A part is held in memory until it is whole: some 16 MB of predictions, at most 64 MB of logits.
+PART_RECORDS = 1 << 16
+PART_LOGIT_BYTES = 64 << 20
+
+
+def printable_id(video_id: bytes) -> str:
+    """The id as text: UTF-8, other bytes as `\\xNN`."""
+    return video_id.decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """True classes of B videos.
+
+    Attributes:
+        values: int64 (n,), one video after the other.
+        lengths: int64 (B,), labels a video.
+        labelled: bool (B,), which of the videos say what their labels are.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    labelled: np.ndarray
+
+    def select(self, rows: np.ndarray) -> "Labels":
+        """The labels of the videos that a bool mask (B,) keeps."""
+        return Labels(self.values[np.repeat(rows, self.lengths)], self.lengths[rows], self.labelled[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """A block's predictions: ids of B records, class indices and probabilities (B, k), best first, and true classes."""
+
+    ids: Sequence[bytes]
+    indices: np.ndarray
+    probabilities: np.ndarray
+    labels: Labels
+
+
+class ShardPredictions:
+    """Collects one shard's predictions and writes them in parts: `<name>.parquet`, then `<name>.part1.parquet`, ….
+
+    Where a part ends depends on the shard's records alone, so that writing a shard again gives the same files.
+    """
+
+    def __init__(self, output: str, name: str, *, keep: int, form: str, full_logits: str) -> None:
+        """Args:
+            output: the scores directory.
+            name: of the shard's outputs.
+            keep: classes a record.
+            form: one of `FORMATS`.
+            full_logits: one of `LOGIT_TYPES`.
+        """
+        self._output = output
+        self._name = name
+        self._keep = keep
+        self._form = form
+        self._full_logits = full_logits
+        self._rows: list[Ranked] = []
+        self._row_count = 0
+        self._part = 0
+        self._logit_rows: list[tuple[Sequence[bytes], np.ndarray]] = []
+        self._logit_bytes = 0
+        self._logit_part = 0
+
+    def add(self, ids: Sequence[bytes], logits: np.ndarray, labels: Labels) -> None:
+        """Adds a block of records.
+
+        Args:
+            ids: of the B videos.
+            logits: float32 (B, C) without NaN.
+            labels: the videos' true classes.
+        """
+        indices, values = top_k(logits, self._keep)
+        self._rows.append(Ranked(ids, indices, sigmoid(values), labels))
+        self._row_count += len(ids)
+        if self._row_count >= PART_RECORDS:
+            self._write_rows()
+        if self._full_logits != "none":
+            kept = logits.astype(self._full_logits)
+            self._logit_rows.append((ids, kept))
+            self._logit_bytes += kept.nbytes
+            if self._logit_bytes >= PART_LOGIT_BYTES:
+                self._write_logits()
+
+    def finish(self) -> None:
+        """Writes what is left; a shard without records gets an empty file, so that one can see that it was scored."""
+        if self._rows or not self._part:
+            self._write_rows()
+        if self._logit_rows:
+            self._write_logits()
+
+    def _write_rows(self) -> None:
+        if self._form == PARQUET:
+            data, suffix = parquet_bytes(self._rows), ".parquet"
+        else:
+            data, suffix = kaggle_bytes(self._rows), ".csv"
+        self._write(PREDICTIONS, self._part, suffix, data)
+        self._rows, self._row_count = [], 0
+        self._part += 1
+
+    def _write_logits(self) -> None:
+        self._write(LOGITS, self._logit_part, ".parquet", logit_bytes(self._logit_rows))
+        self._logit_rows, self._logit_bytes = [], 0
+        self._logit_part += 1
+
+    def _write(self, folder: str, part: int, suffix: str, data: bytes) -> None:
+        name = self._name + (f".part{part}" if part else "") + suffix
+        files.write_atomically(files.join(self._output, folder, name), data)
+
+
+def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
+    """One Parquet file: id, class_index, probability (best first), labels (null where a record has none)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("id", pa.string()), ("class_index", pa.list_(pa.int32())),
+                        ("probability", pa.list_(pa.float32())), ("labels", pa.list_(pa.int32()))])
+    batches = []
+    for block in blocks:
+        rows, width = block.indices.shape
+        offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+        label_offsets = pa.array(np.concatenate([[0], np.cumsum(block.labels.lengths)]).astype(np.int32))
+        batches.append(pa.record_batch([
+            pa.array([printable_id(video_id) for video_id in block.ids], pa.string()),
+            pa.ListArray.from_arrays(offsets, pa.array(block.indices.reshape(-1))),
+            pa.ListArray.from_arrays(offsets, pa.array(block.probabilities.reshape(-1))),
+            pa.ListArray.from_arrays(label_offsets, pa.array(block.labels.values.astype(np.int32)),
+                                     mask=pa.array(~block.labels.labelled)),
+        ], schema=schema))
+    sink = io.BytesIO()
+    # Ids and probabilities hardly repeat: a dictionary costs time and saves nothing.
+    pq.write_table(pa.Table.from_batches(batches, schema), sink, compression="snappy", use_dictionary=False,
+                   write_statistics=False)
+    return sink.getvalue()
+
+
+def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
+    """The Kaggle submission format: `VideoId,LabelConfidencePairs`, pairs `class confidence` separated by blanks."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["VideoId", "LabelConfidencePairs"])
+    for block in blocks:
+        for video_id, indices, probabilities in zip(block.ids, block.indices.tolist(), block.probabilities.tolist(),
+                                                    strict=True):
+            pairs = " ".join(f"{index} {probability:.6f}"
+                             for index, probability in zip(indices, probabilities, strict=True))
+            writer.writerow([printable_id(video_id), pairs])
+    return text.getvalue().encode()
+
+
+def logit_bytes(blocks: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
+    """One Parquet file: id, logits (a list of C values, float16 or float32)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = blocks[0][1].shape[1]
+    logits = np.concatenate([values for _, values in blocks])
+    table = pa.table({
+        "id": pa.array([printable_id(video_id) for ids, _ in blocks for video_id in ids], pa.string()),
+        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), width),
+    })
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
