@@ -15,8 +15,22 @@ from vcls_model.commands import JobError
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
 # Columns that a run may lack; they read as NaN.
-_OPTIONAL = ("ap_lower", "ap_upper", "tn", "best_threshold", "precision_best", "recall_best", "f1_best")
+_OPTIONAL = ("ap_lower", "ap_upper", "ap_ci_low", "ap_ci_high", "tn", "best_threshold", "precision_best", "recall_best",
+             "f1_best", "calibration_error", "mean_probability")
 UNKNOWN_VERTICAL = "(Unknown)"
+
+
+class ClassName(str):
+    """A class's name that remembers its index, so that the page can link it; in a CSV it is the name."""
+
+    class_index: int
+
+    @classmethod
+    def of(cls, name: str, index: int) -> "ClassName":
+        """The name of the class at `index`."""
+        made = cls(name)
+        made.class_index = index
+        return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,10 @@ class Scores:
     def labelled(self) -> bool:
         """Whether the run has metrics at all."""
         return self.summary is not None
+
+    def name(self, index: int) -> ClassName:
+        """The name of a class, for a table."""
+        return ClassName.of(self.names[index], int(index))
 
     def main_vertical(self, index: int) -> str:
         """The first vertical of a class."""
@@ -137,6 +155,35 @@ def read_train_count(path: str, class_count: int) -> np.ndarray:
     return _column(_read_table(path, "labels.csv"), "train_count", class_count)
 
 
+def read_per_model(path: str, class_count: int) -> dict[str, np.ndarray]:
+    """Average precision by class, (C,), of each model alone when a run averaged several; {} when it did not.
+
+    Raises:
+        JobError: per_model.csv speaks of another number of classes.
+    """
+    table = _read_table(path, "per_model.csv")
+    if table and len(table["index"]) != class_count:
+        raise JobError(f"{path}: per_model.csv has {len(table['index'])} classes, per_class.csv has {class_count}")
+    return {name: _floats(values, f"{path}: per_model.csv, column {name},")
+            for name, values in table.items() if name != "index"}
+
+
+def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
+    """The first rejected records of a Scores directory: shard, offset, id, stage, error, message; [] when none are kept."""
+    directory = files.join(path, "dead_letter")
+    letters: list[dict[str, Any]] = []
+    for name in files.list_names(directory):
+        for line in files.read_bytes(files.join(directory, name)).splitlines():
+            if len(letters) == how_many:
+                return letters
+            try:
+                letter = json.loads(line)
+            except ValueError:
+                raise JobError(f"{files.join(directory, name)} holds a line that is not JSON") from None
+            letters.append(letter)
+    return letters
+
+
 def _read_object(path: str) -> dict[str, Any]:
     value = files.read_json(path)
     if not isinstance(value, dict):
@@ -199,8 +246,9 @@ def _classes(table: Mapping[str, list[str]], class_count: int | None,
         return [f"class {index}" for index in range(class_count)], [()] * class_count
     names = [name.strip() or f"class {index}" for index, name in enumerate(table["name"])]
     fields = [table[key] for key in ("vertical", "vertical1", "vertical2", "vertical3") if key in table]
+    # per_class.csv joins a class's verticals by |, labels.csv has a column each.
     verticals: list[tuple[str, ...]] = [
-        tuple(dict.fromkeys(field[index].strip() for field in fields if field[index].strip()))
+        tuple(dict.fromkeys(part.strip() for field in fields for part in field[index].split("|") if part.strip()))
         for index in range(len(names))]
     return names, verticals
 
@@ -271,11 +319,3 @@ def check_same_classes(scores: Scores, baseline: Scores) -> None:
     if not baseline.labelled or not scores.labelled:
         which = baseline.path if not baseline.labelled else scores.path
         raise JobError(f"{which} has no metrics (no record carried labels): there is nothing to compare")
-
-
-def to_json(value: Any) -> str:
-    """JSON that is safe inside a `<script>` element: no `<`, `>`, `&` and no line separator of JavaScript's."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

@@ -1,0 +1,60 @@
+"""Tables of the report: one object that is shown on the page and saved as CSV."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A named table; `columns` are the headings, `rows` hold str, int, float or None, `name` becomes the file's."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def to_csv(self) -> bytes:
+        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in row])
+        return text.getvalue().encode()
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers only, so that it is set to the right."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        return bool(cells) and all(isinstance(cell, (int, float, np.number)) for cell in cells)
+
+
+def _is_unknown(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, (float, np.floating)) and not math.isfinite(cell))
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
+def number(cell: Any) -> str:
+    """A cell as shown: 1,234 for counts, three decimals for scores, – for what is unknown, text as it is."""
+    cell = _plain(cell)
+    if _is_unknown(cell):
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.1f}" if abs(cell) >= 100 else f"{cell:.3f}"
+    return str(cell)
+
+
+def columns_table(name: str, columns: dict[str, np.ndarray | Sequence[Any]]) -> Table:
+    """A table from columns of equal length."""
+    return Table(name, tuple(columns), list(zip(*(np.asarray(values, object) for values in columns.values()), strict=True)))
