@@ -18,7 +18,8 @@ TOP = 20
 GROUPS = 64
 # Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
 COARSE_EDGES = np.array([-8, -7, -6, -5.25, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0, 1, 2.5], np.float32)
-PAIR_BUDGET = 1 << 19
+CLASS_PAIR_BUDGET = 1 << 20
+POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
 # Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
 EXACT_SCORES = 1_600_000
@@ -54,14 +55,14 @@ class MetricAccumulator:
     videos over batches and workers, merged in any order, gives the same `to_bytes()`.
 
     Tie rules. Inside a video, equal scores rank by ascending class index. In a ranking over videos, pairs with equal
-    scores (or, beyond `PAIR_BUDGET` distinct ones, equal leading bits) have no order: the figure is the mean over all
+    scores (or, beyond the budget of `ScoreSketch`, equal leading bits) have no order: the figure is the mean over all
     their orders, and its interval covers every order, also scikit-learn's way of counting ties as one threshold.
 
     Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
     counted in bins (`binning.py`), and the interval says what that costs.
 
-    Memory at 3,862 classes: two tables of 63 MB of which only the pages touched are resident, 32 MB of group tables,
-    at most 60 MB of sparse counts.
+    Memory at 3,862 classes: two tables of 35 MB and 32 MB of group tables, of which only the pages touched are
+    resident, and at most 45 MB of sparse counts.
     """
 
     def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,
@@ -106,8 +107,8 @@ class MetricAccumulator:
         self.pooled_totals = np.zeros((GROUPS, BIN_COUNT), np.uint32)
         self.group_videos = np.zeros(GROUPS, np.int64)
         self.group_labels = np.zeros(GROUPS, np.int64)
-        self.class_pairs = ScoreSketch(PAIR_BUDGET)
-        self.pooled_pairs = ScoreSketch(PAIR_BUDGET)
+        self.class_pairs = ScoreSketch(CLASS_PAIR_BUDGET)
+        self.pooled_pairs = ScoreSketch(POOLED_PAIR_BUDGET)
         self.confused = SampledCounts(CONFUSION_BUDGET)
         # Sorted keys (labels of a video << 32 | of them among its best so many) and the number of such videos.
         self.recall_counts: dict[int, int] = {}

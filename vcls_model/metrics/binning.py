@@ -1,4 +1,9 @@
-"""The bins in which scores are counted: uniform in the logit, with open ends, fixed before any score is seen.
+"""The bins in which scores are counted: fixed before any score is seen, narrow where rankings are decided.
+
+Most of the scores of a multi-label classifier are confident negatives. Deep in a ranking, whether a negative precedes a
+positive hardly moves the precision, so 16 bins a logit do below -8 (probability 0.0003); from there to +4 there are 128,
+above 32. Measured on real YouTube-8M scores, the certified interval of mAP is as narrow as with 128 everywhere, and the
+packed table half as large.
 
 Bin b holds the logits in [edge(b), edge(b + 1)); the first and the last bin are open towards infinity. Zero is an edge,
 so that counts at probability 0.5 are exact. All edges are multiples of 1/128, exact in float32.
@@ -6,20 +11,33 @@ so that counts at probability 0.5 are exact. All edges are multiples of 1/128, e
 
 import numpy as np
 
-BINS_PER_LOGIT = 128
-LOGIT_RANGE = 16
-BIN_COUNT = 2 * LOGIT_RANGE * BINS_PER_LOGIT
+# Ranges of logits, [bound, next bound), and bins per logit in each.
+BOUNDS = (-20, -8, 4, 20)
+BINS_PER_LOGIT = (16, 128, 32)
+_SIZES = tuple((high - low) * bins for low, high, bins in zip(BOUNDS[:-1], BOUNDS[1:], BINS_PER_LOGIT, strict=True))
+BIN_COUNT = sum(_SIZES)
+# floor(x * bins per logit) + offset is the bin of an x in that range. The slopes rise once and then fall, so that
+# min(max(low, middle), high) of the three picks the right one.
+OFFSETS = tuple(sum(_SIZES[:i]) - BOUNDS[i] * BINS_PER_LOGIT[i] for i in range(3))
 
 
 def bin_edges() -> np.ndarray:
-    """Lower edges of the bins, logits, (BIN_COUNT,) float64; the first bin's reaches down to -infinity."""
-    return (np.arange(BIN_COUNT) - BIN_COUNT // 2) / BINS_PER_LOGIT
+    """Edges of the bins, logits, (BIN_COUNT + 1,) float64; the outermost bins reach beyond them to infinity."""
+    ranges = [np.arange(low * bins, high * bins) / bins
+              for low, high, bins in zip(BOUNDS[:-1], BOUNDS[1:], BINS_PER_LOGIT, strict=True)]
+    return np.concatenate([*ranges, [float(BOUNDS[-1])]])
 
 
 def bins_of(logits: np.ndarray) -> np.ndarray:
     """The bin of each logit, int64, same shape; as the compiled kernels compute it."""
-    position = np.floor(np.asarray(logits, np.float32) * np.float32(BINS_PER_LOGIT)) + np.float32(BIN_COUNT // 2)
-    return np.clip(position, 0, BIN_COUNT - 1).astype(np.int64)
+    places = np.searchsorted(bin_edges(), np.asarray(logits, np.float64), side="right") - 1
+    return np.clip(places, 0, BIN_COUNT - 1)
+
+
+def nearest_edges(logits: np.ndarray) -> np.ndarray:
+    """Index of the bin whose lower edge is nearest to each logit, int64, same shape."""
+    edges = bin_edges()[:-1]
+    return np.clip(np.searchsorted((edges[1:] + edges[:-1]) / 2, logits, side="right"), 0, BIN_COUNT - 1)
 
 
 def probability_of(logits: np.ndarray | float) -> np.ndarray:
@@ -34,7 +52,8 @@ def logit_of(probability: np.ndarray | float) -> np.ndarray:
         ValueError: a value lies outside [0, 1].
     """
     values = np.asarray(probability, np.float64)
-    if not np.all((values >= 0) & (values <= 1)):
-        raise ValueError(f"probabilities must lie in [0, 1], got {values[~((values >= 0) & (values <= 1))].flat[0]}")
+    inside = (values >= 0) & (values <= 1)
+    if not inside.all():
+        raise ValueError(f"probabilities must lie in [0, 1], got {values[~inside].flat[0]}")
     with np.errstate(divide="ignore"):
         return np.log(values) - np.log1p(-values)

@@ -9,20 +9,23 @@ import math
 import numpy as np
 from numba import njit
 
-from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT
+from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT, OFFSETS
 
 _CLASSES_PER_BLOCK = 16
 _SCAN_WIDTH = 32
-_HALF = BIN_COUNT // 2
+_LOW_SLOPE, _MIDDLE_SLOPE, _HIGH_SLOPE = (np.float32(slope) for slope in BINS_PER_LOGIT)
+_LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.float32(offset) for offset in OFFSETS)
 # Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
 _SERIES_START = 16
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _bin(x):
-    # x * 128 is exact in float32, so the bin edges are exact too; infinities land in the open end bins.
-    position = np.floor(x * np.float32(BINS_PER_LOGIT)) + np.float32(_HALF)
-    return np.int32(min(max(position, np.float32(0)), np.float32(BIN_COUNT - 1)))
+    # Products with powers of two are exact in float32, and so are the bin edges. Infinities land in the open end bins.
+    low = np.floor(x * _LOW_SLOPE) + _LOW_OFFSET
+    middle = np.floor(x * _MIDDLE_SLOPE) + _MIDDLE_OFFSET
+    high = np.floor(x * _HIGH_SLOPE) + _HIGH_OFFSET
+    return np.int32(min(max(min(max(low, middle), high), np.float32(0)), np.float32(BIN_COUNT - 1)))
 
 
 @njit(nogil=True, cache=True)

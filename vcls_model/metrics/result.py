@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vcls_model.metrics.accumulator import COARSE_EDGES, EXAMPLE_KINDS, GROUPS, MetricAccumulator
-from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT, bin_edges, bins_of, logit_of, probability_of
+from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
 
 if TYPE_CHECKING:
     from vcls_model.vocabulary import ClassInfo
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CALIBRATION_BINS = 15
 GRID = 101
 RESAMPLES = 400
+# Certified intervals are widened by what double precision can lose in a sum.
+ROUNDING = 1e-12
 # Below this number of positives a bootstrap says nothing about a single class.
 FEWEST_FOR_CLASS_INTERVAL = 10
 # Classes with positives, by falling support: the first tenth is the head, the next four tenths the torso.
@@ -169,7 +171,8 @@ def slice_figures(per_class: dict[str, np.ndarray], members: np.ndarray) -> dict
 
 
 def _middles() -> np.ndarray:
-    return probability_of(bin_edges() + 0.5 / BINS_PER_LOGIT)
+    edges = bin_edges()
+    return probability_of((edges[1:] + edges[:-1]) / 2)
 
 
 def _calibration_cells() -> np.ndarray:
@@ -189,7 +192,7 @@ def _class_statistics(accumulator: MetricAccumulator, table: np.ndarray, positiv
 
 def _per_class(accumulator: MetricAccumulator, statistics: np.ndarray) -> dict[str, np.ndarray]:
     support = statistics[:, 0].astype(np.int64)
-    ap, lower, upper = (_divide(statistics[:, i], support) for i in (1, 2, 3))
+    ap, lower, upper = _certified(*(_divide(statistics[:, i], support) for i in (1, 2, 3)))
     columns = {"index": np.arange(accumulator.class_count), "support": support, "ap": ap, "ap_lower": lower,
                "ap_upper": upper, "roc_auc": _divide(statistics[:, 4], support * (accumulator.videos - support))}
     tp, predicted = accumulator.true_positives[0], accumulator.predicted[0]
@@ -219,7 +222,8 @@ def _gap(accumulator: MetricAccumulator, labels: int) -> tuple[float, float, flo
     sketch.compact()
     owners = np.zeros(sketch.keys.size, np.int64)
     sums = kernels.cell_precisions(owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2, 1)[0]
-    return _ratio(sums[0], labels), _ratio(sums[1], labels), _ratio(sums[2], labels)
+    expected, lower, upper = _certified(*_divide(sums[:, None], np.array([labels])))
+    return float(expected[0]), float(lower[0]), float(upper[0])
 
 
 def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[float, float, float]:
@@ -230,8 +234,12 @@ def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[flo
     owners = (sketch.keys >> np.uint64(32)).astype(np.int64)
     sums = kernels.cell_precisions(owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2,
                                    accumulator.class_count)
-    expected, lower, upper = (_mean(_divide(sums[:, i], support)) for i in range(3))
-    return expected, lower, upper
+    expected, lower, upper = _certified(*(_divide(sums[:, i], support) for i in range(3)))
+    return _mean(expected), _mean(lower), _mean(upper)
+
+
+def _certified(expected: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return expected, np.maximum(lower - ROUNDING, 0), upper + ROUNDING
 
 
 def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np.ndarray]:
@@ -336,9 +344,9 @@ def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.nd
 
 def _threshold_curves(table: np.ndarray, positives: np.ndarray, totals: np.ndarray,
                       hits: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 at thresholds 0.01 ... 0.99, each moved to the nearest bin edge (within 0.001)."""
+    """Precision, recall and F1 at thresholds 0.01 ... 0.99, each moved to the nearest bin edge, within 0.001."""
     grid = np.arange(1, 100) / 100
-    edges = BIN_COUNT // 2 + np.round(logit_of(grid) * BINS_PER_LOGIT).astype(np.int64)
+    edges = nearest_edges(logit_of(grid))
     tp = np.cumsum(hits[::-1])[::-1][edges]
     predicted = np.cumsum(totals[::-1])[::-1][edges]
     labels = int(hits.sum())
