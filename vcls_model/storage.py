@@ -1,0 +1,89 @@
+"""Files of a training run, on a disk or an object store, through TensorFlow's file systems."""
+
+import json
+import os
+import uuid
+from typing import Any
+
+import tensorflow as tf
+
+from vcls_model.commands import JobError, UsageError
+
+
+def join(directory: str, *parts: str) -> str:
+    """Joins path parts for whatever file system `directory` is on."""
+    return tf.io.gfile.join(directory, *parts)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or directory is there."""
+    return tf.io.gfile.exists(path)
+
+
+def list_files(pattern: str) -> list[str]:
+    """Paths that match a glob, sorted; [] when there are none."""
+    return sorted(tf.io.gfile.glob(pattern))
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole content of a file."""
+    with tf.io.gfile.GFile(path, "rb") as stream:
+        return stream.read()
+
+
+def read_text(path: str) -> str:
+    """The whole content of a small text file, a byte-order mark removed."""
+    return read_bytes(path).decode("utf-8-sig")
+
+
+def read_json(path: str) -> Any:
+    """Reads one JSON document; a `JobError` names the file that is not one."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise JobError(f"{path} is not JSON: {error}") from None
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Writes `data` under a temporary name and renames it: a reader sees all of it or nothing."""
+    tf.io.gfile.makedirs(os.path.dirname(path))
+    temporary = f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+    try:
+        with tf.io.gfile.GFile(temporary, "wb") as stream:
+            stream.write(data)
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
+        raise
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file atomically, as UTF-8."""
+    write_atomically(path, text.encode())
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes one JSON document atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
+    """Enforces the rule for output directories.
+
+    Raises:
+        UsageError: `directory` is a file, or holds something and neither `resume` nor `overwrite` is set, or both are.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if not exists(directory):
+        return
+    if not tf.io.gfile.isdir(directory):
+        raise UsageError(f"output {directory} is a file, not a directory")
+    if not tf.io.gfile.listdir(directory):
+        return
+    if overwrite:
+        tf.io.gfile.rmtree(directory)
+    elif not resume:
+        raise UsageError(f"output directory {directory} is not empty: continue with --resume, "
+                         "replace it with --overwrite, or name another")

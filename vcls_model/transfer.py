@@ -1,0 +1,134 @@
+"""What a run takes over from others: pretrained weights, teachers to distil, the classes' frequencies."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError
+from vcls_model.export import open_model_info, transformed_signature
+from vcls_model.schema import Modality
+from vcls_model.transformed import TransformedData
+
+HEAD_PREFIX = "classifier"
+
+
+def class_prior(data: TransformedData) -> np.ndarray:
+    """Fraction of the training videos that carry each class, float (C,), from one pass over the labels alone."""
+    counts = data.class_counts()
+    if counts is not None:
+        return np.asarray(counts, np.float64) / max(data.records.get("train", 0), 1)
+    totals = np.zeros(data.class_count, np.int64)
+    for values, _ in iterate_labels(data):
+        totals += np.bincount(values, minlength=data.class_count)
+    return totals / max(data.records.get("train", 0), 1)
+
+
+def iterate_labels(data: TransformedData, split: str = "train") -> Any:
+    """The labels of a split in batches: class indices of all videos int64 (n,), and how many each has, int64 (B,)."""
+    spec = {"labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)}
+    records = tf.data.TFRecordDataset(data.shards(split), buffer_size=2**20).batch(4096)
+    for row in records.map(lambda rows: tf.io.parse_example(rows, spec)["labels"]).prefetch(1):
+        yield row.values.numpy(), row.row_lengths().numpy()
+
+
+def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality], class_count: int, *,
+              new_head: bool) -> None:
+    """Copies the weights of an exported model into `model`, variable by variable.
+
+    Args:
+        model: of the same architecture and hyperparameters.
+        directory: the exported model.
+        modalities: what `model` takes.
+        class_count: of `model`.
+        new_head: leave the layers that depend on the classes as they are.
+
+    Raises:
+        JobError: the directory holds no model, or one of another architecture.
+        UsageError: its classes differ from the data's and `new_head` is not set.
+    """
+    info = open_model_info(directory)
+    path = storage.join(directory, "model.keras")
+    if not storage.exists(path):
+        raise JobError(f"{directory} has no model.keras (an ensemble?): --init_from takes a single model")
+    if info["class_count"] != class_count and not new_head:
+        raise UsageError(f"--init_from={directory} has {info['class_count']} classes and the data {class_count}: "
+                         "--new_head gives the model a classifier of its own")
+    theirs = [entry["name"] for entry in info["transformed"]]
+    ours = [modality.name for modality in modalities]
+    if theirs != ours:
+        raise UsageError(f"--init_from={directory} takes {', '.join(theirs)}, but the data holds {', '.join(ours)}")
+    source = load_keras_model(path)
+    source_layers = {layer.name: layer for layer in source.layers}
+    for layer in model.layers:
+        if not layer.weights or (new_head and layer.name.startswith(HEAD_PREFIX)):
+            continue
+        other = source_layers.get(layer.name)
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        if other is None or [tuple(weight.shape) for weight in other.weights] != shapes:
+            raise JobError(f"--init_from={directory} is a {info['model']['name']} with other sizes: layer {layer.name} "
+                           "differs; repeat its model and hyperparameters "
+                           f"({_flags(info['model'].get('hyperparameters', {}))})")
+        for weight, value in zip(layer.weights, other.weights, strict=True):
+            weight.assign(np.asarray(value))
+
+
+def _flags(hyperparameters: dict[str, Any]) -> str:
+    return " ".join(f"--{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+                    for key, value in hyperparameters.items())
+
+
+def load_keras_model(path: str) -> keras.Model:
+    """Loads a `model.keras`; the project's layers are registered by importing them."""
+    import io
+
+    import vcls_model.models.assembly  # noqa: F401
+
+    try:
+        import os
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as scratch:
+            local = os.path.join(scratch, "model.keras")
+            with open(local, "wb") as stream:
+                stream.write(io.BytesIO(storage.read_bytes(path)).getbuffer())
+            return keras.models.load_model(local, compile=False)
+    except (ValueError, OSError) as error:
+        raise JobError(f"{path} cannot be loaded: {error}") from None
+
+
+def load_teacher(directory: str, modalities: Sequence[Modality],
+                 data: TransformedData) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+    """A function from decoded transformed features to the logits (B, C) of an exported model.
+
+    Raises:
+        JobError: the directory holds no model.
+        UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
+            was transformed otherwise.
+    """
+    info = open_model_info(directory)
+    if info["class_count"] != data.class_count:
+        raise UsageError(f"--teacher={directory} has {info['class_count']} classes and the data {data.class_count}")
+    needed = [Modality(**entry) for entry in info["transformed"]]
+    names = {modality.name for modality in modalities}
+    missing = [modality.name for modality in needed if modality.name not in names]
+    if missing:
+        raise UsageError(f"--teacher={directory} takes {', '.join(missing)}, which this model does not read")
+    theirs, ours = info.get("data", {}).get("config_hash"), data.info.get("config_hash")
+    if theirs is not None and ours is not None and theirs != ours:
+        raise UsageError(f"--teacher={directory} was trained on another transformed dataset "
+                         f"({info['data'].get('path')}): its features are scaled otherwise")
+    loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
+    signature = loaded.signatures["transformed"]
+    wanted = list(transformed_signature(needed))
+
+    def teach(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        arguments = {name: features[name] if name == "num_frames" else tf.cast(features[name], tf.float32)
+                     for name in wanted}
+        return signature(**arguments)["logits"]
+
+    teach.loaded = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
+    return teach

@@ -1,0 +1,62 @@
+"""A transformed dataset on disk: what its `info.json` says and where its shards are."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vcls_model import storage
+from vcls_model.commands import JobError
+from vcls_model.schema import Modality, RecordSchema, schema_from_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedData:
+    """A directory that `pipelines.preprocess` wrote.
+
+    Attributes:
+        directory: its path.
+        schema: the layout of the raw records that it was made from.
+        modalities: the transformed features, in the order in which a model takes them.
+        class_count: number of classes C.
+        records: videos in each split.
+        info: all of its `info.json`.
+    """
+
+    directory: str
+    schema: RecordSchema
+    modalities: tuple[Modality, ...]
+    class_count: int
+    records: Mapping[str, int]
+    info: Mapping[str, Any]
+
+    def shards(self, split: str) -> list[str]:
+        """Paths of the split's TFRecord files, sorted."""
+        return storage.list_files(storage.join(self.directory, split, "*.tfrecord"))
+
+    def class_counts(self, split: str = "train") -> list[int] | None:
+        """Videos of the split that carry each class, when preprocess counted them."""
+        counts = self.info.get("statistics", {}).get("class_counts", {})
+        return counts.get(split) if isinstance(counts, Mapping) else None
+
+
+def open_transformed(directory: str) -> TransformedData:
+    """Reads the description of a transformed dataset.
+
+    Raises:
+        JobError: there is no `info.json` (preprocess did not finish), or it describes no transformed dataset.
+    """
+    path = storage.join(directory, "info.json")
+    if not storage.exists(path):
+        reason = "it has no info.json, which preprocess writes last" if storage.exists(directory) else "it is not there"
+        raise JobError(f"{directory} is not a finished transformed dataset: {reason}; "
+                       "run python -m pipelines.preprocess first")
+    info = storage.read_json(path)
+    try:
+        modalities = tuple(Modality(**{key: entry[key] for key in ("name", "width", "level", "encoding")})
+                           for entry in info["transformed"])
+        records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
+        return TransformedData(directory, schema_from_dict(info["schema"]), modalities, int(info["class_count"]),
+                               records, info)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JobError(f"{path} does not describe a transformed dataset ({type(error).__name__}: {error}); "
+                       "is it the directory that pipelines.preprocess wrote?") from None
