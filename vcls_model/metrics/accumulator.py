@@ -54,9 +54,10 @@ class MetricAccumulator:
     The state holds integers only, so that `merge` is associative and commutative to the bit: any partition of the
     videos over batches and workers, merged in any order, gives the same `to_bytes()`.
 
-    Tie rules. Inside a video, equal scores rank by ascending class index. In a ranking over videos, pairs with equal
-    scores (or, beyond the budget of `ScoreSketch`, equal leading bits) have no order: the figure is the mean over all
-    their orders, and its interval covers every order, also scikit-learn's way of counting ties as one threshold.
+    Tie rules. Inside a video, equal scores rank by ascending class index. In a ranking over videos, equal scores count
+    as one threshold, as scikit-learn counts them: each positive among them gets the precision at the end of the tie.
+    The same rule holds for scores that share a bin, or a cell of a `ScoreSketch` beyond its budget, so that each figure
+    is scikit-learn's on scores rounded to the bins; its certified interval covers every order inside them.
 
     Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
     counted in bins (`binning.py`), and the interval says what that costs.

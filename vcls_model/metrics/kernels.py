@@ -16,7 +16,7 @@ _SCAN_WIDTH = 32
 _LOW_SLOPE, _MIDDLE_SLOPE, _HIGH_SLOPE = (np.float32(slope) for slope in BINS_PER_LOGIT)
 _LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.float32(offset) for offset in OFFSETS)
 # Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
-_SERIES_START = 16
+_SERIES_START = 64
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -260,22 +260,18 @@ def harmonic(start, count):
 def tied_terms(above_positives, above_negatives, p, n):
     """What a cell of p positives and n negatives of unknown order adds to the sum of precisions at the positives.
 
-    Returns (expected, lowest, highest): the mean over all orders; negatives first; positives first and tied, which is
-    how scikit-learn counts ties. (P + k) / (P + k + D) = 1 - D / (P + k + D) turns the sums into harmonic ones.
+    Returns (tied, lowest, highest): all of the cell at one threshold, which is how scikit-learn counts equal scores;
+    negatives first; positives first and tied. (P + k) / (P + k + D) = 1 - D / (P + k + D) turns the lowest,
+    the sum of that over k = 1 ... p with D negatives, into a harmonic sum.
     """
     if p == 0:
         return 0.0, 0.0, 0.0
-    P = above_positives
-    N = above_negatives
-    highest = p * (P + p) / (P + p + N)
-    if n == 0:
-        lowest = p - N * harmonic(P + N, p)
-        return lowest, lowest, highest
-    lowest = p - (N + n) * harmonic(P + N + n, p)
-    m = p + n
-    slope = (p - 1) / (m - 1)
-    expected = p / m * (slope * m + (P + 1 - slope * (P + N + 1)) * harmonic(P + N, m))
-    return min(max(expected, lowest), highest), lowest, highest
+    reached = float(above_positives + p)
+    negatives = above_negatives + n
+    tied = p * reached / (reached + negatives)
+    highest = p * reached / (reached + above_negatives)
+    lowest = p - negatives * harmonic(above_positives + negatives, p)
+    return tied, min(lowest, tied), highest
 
 
 @njit(nogil=True, cache=True)
@@ -289,7 +285,7 @@ def cell_precisions(owners, positives, totals, limit, owner_count):
         owner_count: number of owners.
 
     Returns:
-        (owner_count, 3) float64: expected, lowest, highest.
+        (owner_count, 3) float64: tied, lowest, highest.
     """
     sums = np.zeros((owner_count, 3))
     owner = np.int64(-1)
@@ -307,15 +303,15 @@ def cell_precisions(owners, positives, totals, limit, owner_count):
         p = positives[i]
         n = totals[i] - p
         if p + n <= room:
-            expected, lowest, highest = tied_terms(above_positives, above_negatives, p, n)
+            tied, lowest, highest = tied_terms(above_positives, above_negatives, p, n)
         else:
             fewest = max(0, room - n)
             most = min(p, room)
             lowest = tied_terms(above_positives, above_negatives, fewest, room - fewest)[1]
             highest = tied_terms(above_positives, above_negatives, most, room - most)[2]
             likely = int(round(p * room / (p + n)))
-            expected = tied_terms(above_positives, above_negatives, likely, room - likely)[0]
-        sums[owner, 0] += expected
+            tied = tied_terms(above_positives, above_negatives, likely, room - likely)[0]
+        sums[owner, 0] += tied
         sums[owner, 1] += lowest
         sums[owner, 2] += highest
         above_positives += p
@@ -331,7 +327,7 @@ def exact_statistics(keys):
         keys: (C, N) uint64 of `score_keys`, each row ascending.
 
     Returns:
-        (C, 4) float64: sum of precisions (expected, lowest, highest), which differ where scores tie, and area under
+        (C, 4) float64: sum of precisions (tied, lowest, highest), which differ where scores tie, and area under
         the ROC curve times positives times negatives.
     """
     class_count, rows = keys.shape
@@ -372,7 +368,7 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
         calibration_bins: number of calibration cells.
 
     Returns:
-        (C, 9) float64: support, sum of precisions (expected, lowest, highest), ROC area times positives times
+        (C, 9) float64: support, sum of precisions (tied, lowest, highest), ROC area times positives times
         negatives, bin whose lower edge has the best F1, that F1, calibration error, mean probability. Ratios without
         a denominator are NaN.
     """
@@ -392,7 +388,7 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
         confidence[:] = 0
         above_positives = np.int64(0)
         above_negatives = np.int64(0)
-        expected = 0.0
+        tied = 0.0
         lowest = 0.0
         highest = 0.0
         area = 0.0
@@ -407,7 +403,7 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
             n = entries - p
             if p > 0:
                 terms = tied_terms(above_positives, above_negatives, p, n)
-                expected += terms[0]
+                tied += terms[0]
                 lowest += terms[1]
                 highest += terms[2]
             area += n * (above_positives + 0.5 * p)
@@ -428,7 +424,7 @@ def class_statistics(table, positives, bin_probability, calibration_bin, calibra
             error += abs(confidence[cell] - hits[cell])
             probability += confidence[cell]
         out[c, 0] = support
-        out[c, 1] = expected
+        out[c, 1] = tied
         out[c, 2] = lowest
         out[c, 3] = highest
         out[c, 4] = area

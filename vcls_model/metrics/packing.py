@@ -53,7 +53,8 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             gaps, rest = _read_planes(body, count)
             values, _ = _read_planes(rest, count)
             if is_change:
-                values = np.cumsum((values >> np.uint64(1)).astype(np.int64) ^ -(values & np.uint64(1)).astype(np.int64))
+                signs = -(values & np.uint64(1)).astype(np.int64)
+                values = np.cumsum((values >> np.uint64(1)).astype(np.int64) ^ signs)
             array = np.zeros(shape, np.dtype(kind))
             array.reshape(-1)[np.cumsum(gaps.astype(np.int64) + 1) - 1] = values.astype(array.dtype)
             arrays[name] = array

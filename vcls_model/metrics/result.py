@@ -222,8 +222,8 @@ def _gap(accumulator: MetricAccumulator, labels: int) -> tuple[float, float, flo
     sketch.compact()
     owners = np.zeros(sketch.keys.size, np.int64)
     sums = kernels.cell_precisions(owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2, 1)[0]
-    expected, lower, upper = _certified(*_divide(sums[:, None], np.array([labels])))
-    return float(expected[0]), float(lower[0]), float(upper[0])
+    tied, lower, upper = _certified(*_divide(sums[:, None], np.array([labels])))
+    return float(tied[0]), float(lower[0]), float(upper[0])
 
 
 def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[float, float, float]:
@@ -234,12 +234,12 @@ def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[flo
     owners = (sketch.keys >> np.uint64(32)).astype(np.int64)
     sums = kernels.cell_precisions(owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2,
                                    accumulator.class_count)
-    expected, lower, upper = _certified(*(_divide(sums[:, i], support) for i in range(3)))
-    return _mean(expected), _mean(lower), _mean(upper)
+    tied, lower, upper = _certified(*(_divide(sums[:, i], support) for i in range(3)))
+    return _mean(tied), _mean(lower), _mean(upper)
 
 
-def _certified(expected: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return expected, np.maximum(lower - ROUNDING, 0), upper + ROUNDING
+def _certified(tied: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return tied, np.maximum(lower - ROUNDING, 0), upper + ROUNDING
 
 
 def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np.ndarray]:
