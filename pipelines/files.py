@@ -1,20 +1,60 @@
 """Files through Beam's file systems (local, gs://, s3://): atomic writes, globs, the rules for output directories."""
 
+import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from vcls_model.commands import JobError, UsageError
+
+# An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
+_SPOOL_BYTES = 64 << 20
 
 
 def _file_systems():  # type: ignore[no-untyped-def]
     # Imported here: apache_beam costs two seconds, which --help must not pay.
     from apache_beam.io.filesystems import FileSystems
 
+    if FileSystems._pipeline_options is None:  # s3:// refuses to start without options, be they empty
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        FileSystems.set_options(PipelineOptions([]))
     return FileSystems
+
+
+@contextlib.contextmanager
+def _object_store(path: str) -> Iterator[Any]:
+    """Beam's file systems for use on `path`; what its store refuses becomes a `JobError` that names path and reason."""
+    try:
+        yield _file_systems()
+    except (UsageError, JobError, GeneratorExit):
+        raise
+    except Exception as error:  # each store's client has exceptions of its own, and may not be installed
+        status = _http_status(error)
+        if status in (401, 403):
+            reason = f"no permission (HTTP {status}): check the credentials and what they may do with this bucket"
+        elif status == 404:
+            reason = "there is no such bucket or object (HTTP 404)"
+        else:
+            reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise JobError(f"{path}: {reason}") from error
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """The HTTP status that a store's client found, wherever the client keeps it; None when it kept none."""
+    while error is not None:
+        for holder in (error, getattr(error, "response", None)):
+            for name in ("code", "status_code"):
+                if isinstance(status := getattr(holder, name, None), int):
+                    return int(status)
+        details = getattr(error, "exception_details", None) or {}
+        error = next((each for each in details.values() if isinstance(each, Exception)), error.__cause__)
+    return None
 
 
 def join(directory: str, *parts: str) -> str:
@@ -36,13 +76,12 @@ def write_atomically(path: str, data: bytes) -> None:
     A failed write (a full disk, say) removes what it left and raises.
     """
     if is_object_store(path):
-        with _file_systems().create(path, "application/octet-stream") as stream:
-            stream.write(data)
+        _upload(path, io.BytesIO(data), len(data))
         return
     directory = os.path.dirname(path)
     if directory:
         os.makedirs(directory, exist_ok=True)
-    temporary = f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+    temporary = _temporary_name(path)
     try:
         with open(temporary, "wb", buffering=0) as stream:
             view = memoryview(data)
@@ -56,6 +95,53 @@ def write_atomically(path: str, data: bytes) -> None:
         raise
 
 
+@contextlib.contextmanager
+def open_atomically(path: str) -> Iterator[BinaryIO]:
+    """A stream to write a large file to: it appears under its name if the block ends without an error, else not at all.
+
+    It survives the death of the process, but not of the machine: it is not forced to the disk.
+    """
+    if is_object_store(path):
+        # Closing an upload completes it, also after an error: so the file is whole before its upload begins.
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            yield cast(BinaryIO, spool)
+            size = spool.tell()
+            spool.seek(0)
+            _upload(path, cast(BinaryIO, spool), size)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = _temporary_name(path)
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _upload(path: str, source: BinaryIO, size_bytes: int) -> None:
+    with _object_store(path) as file_systems:
+        if size_bytes == 0 and path.startswith("s3://"):
+            _put_empty_object(path, file_systems)
+            return
+        with file_systems.create(path, "application/octet-stream", compression_type="uncompressed") as stream:
+            shutil.copyfileobj(source, stream, 8 << 20)
+
+
+def _put_empty_object(path: str, file_systems: Any) -> None:
+    # Beam uploads to S3 in parts, and S3 refuses an upload of no parts.
+    from apache_beam.io.aws import s3io
+
+    bucket, key = s3io.parse_s3_path(path)
+    s3io.S3IO(options=file_systems._pipeline_options).client.client.put_object(Bucket=bucket, Key=key, Body=b"")
+
+
+def _temporary_name(path: str) -> str:
+    return f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+
+
 def write_json(path: str, value: Any) -> None:
     """Writes one JSON document atomically, keys in the order given."""
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
@@ -65,7 +151,8 @@ def open_for_reading(path: str) -> BinaryIO:
     """A stream over the bytes of a file as they are stored: never decompressed, whatever the suffix."""
     if not is_object_store(path):
         return open(path.removeprefix("file://"), "rb", buffering=0)
-    return cast(BinaryIO, _file_systems().open(path, "application/octet-stream", compression_type="uncompressed"))
+    with _object_store(path) as file_systems:
+        return cast(BinaryIO, file_systems.open(path, "application/octet-stream", compression_type="uncompressed"))
 
 
 def read_bytes(path: str) -> bytes:
@@ -73,7 +160,7 @@ def read_bytes(path: str) -> bytes:
     if not is_object_store(path):  # spares the import of Beam
         with open(path.removeprefix("file://"), "rb") as local:
             return local.read()
-    with _file_systems().open(path, "application/octet-stream", compression_type="uncompressed") as stream:
+    with open_for_reading(path) as stream, _object_store(path):
         return stream.read()
 
 
@@ -89,7 +176,34 @@ def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
     if not is_object_store(path):
         return os.path.exists(path.removeprefix("file://"))
-    return _file_systems().exists(path)
+    with _object_store(path) as file_systems:
+        return bool(file_systems.exists(path))
+
+
+def size_of(path: str) -> int:
+    """Bytes of a file, -1 when it is not there."""
+    if not is_object_store(path):
+        try:
+            return os.path.getsize(path)
+        except FileNotFoundError:
+            return -1
+    with _object_store(path) as file_systems:
+        matches = file_systems.match([path])[0].metadata_list
+    return matches[0].size_in_bytes if matches else -1
+
+
+def delete(path: str) -> None:
+    """Removes a file, or a directory and all in it; nothing happens when it is not there."""
+    if not is_object_store(path):
+        if os.path.exists(path):
+            _file_systems().delete([path])
+        return
+    if _holds_anything(path):
+        with _object_store(path) as file_systems:
+            file_systems.delete([path.rstrip("/") + "/"])
+    elif exists(path):
+        with _object_store(path) as file_systems:
+            file_systems.delete([path])
 
 
 def list_files(pattern: str) -> list[tuple[str, int, float]]:
@@ -102,7 +216,8 @@ def list_files(pattern: str) -> list[tuple[str, int, float]]:
     """
     found: dict[str, tuple[str, int, float]] = {}
     for part in pattern.split(","):
-        matches = _file_systems().match([part])[0].metadata_list
+        with _object_store(part) if is_object_store(part) else contextlib.nullcontext(_file_systems()) as file_systems:
+            matches = file_systems.match([part])[0].metadata_list
         files = [match for match in matches if not match.path.endswith("/") and not _is_directory(match.path)]
         if not files:
             raise UsageError(f"no file matches {part!r}")
@@ -119,7 +234,8 @@ def list_names(directory: str, suffix: str = "") -> list[str]:
     """Base names of the files directly below `directory` that end in `suffix`; [] when it is absent."""
     if not is_object_store(directory):
         return sorted(name for name in _listdir(directory) if name.endswith(suffix))
-    matches = _file_systems().match([join(directory, "*" + suffix)])[0].metadata_list
+    with _object_store(directory) as file_systems:
+        matches = file_systems.match([join(directory, "*" + suffix)])[0].metadata_list
     return sorted(match.path.rsplit("/", 1)[1] for match in matches)
 
 
@@ -141,7 +257,7 @@ def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
     if not _holds_anything(directory):
         return
     if overwrite:
-        _file_systems().delete([directory if not is_object_store(directory) else directory.rstrip("/") + "/"])
+        delete(directory)
     elif not resume:
         raise UsageError(f"output directory {directory} is not empty: continue with --resume, "
                          "replace it with --overwrite, or name another")
@@ -149,7 +265,8 @@ def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
 
 def _holds_anything(directory: str) -> bool:
     if is_object_store(directory):
-        return bool(_file_systems().match([directory.rstrip("/") + "/**"], [1])[0].metadata_list)
+        with _object_store(directory) as file_systems:
+            return bool(file_systems.match([directory.rstrip("/") + "/**"], [1])[0].metadata_list)
     if os.path.exists(directory) and not os.path.isdir(directory):
         raise UsageError(f"output {directory} is a file, not a directory")
     return bool(_listdir(directory))

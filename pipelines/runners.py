@@ -49,6 +49,7 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
     Raises:
         UsageError: the runner is unknown, or a flag is known neither to `parser` nor to Beam.
     """
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
     if runner.lower() not in _RUNNERS:
@@ -58,7 +59,7 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
     for options in PipelineOptions.__subclasses__():
         if "_add_argparse_args" in vars(options):
             try:
-                options._add_argparse_args(known)
+                options._add_argparse_args(known)  # type: ignore[arg-type]
             except argparse.ArgumentError:  # two classes of Beam add the same flag
                 continue
     try:
@@ -72,4 +73,7 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
         argv.append(f"--direct_num_workers={os.cpu_count() or 1}")
     if name == _FN_API_RUNNER and not any(flag.startswith("--direct_running_mode") for flag in beam_argv):
         argv.append("--direct_running_mode=multi_threading")
-    return PipelineOptions(argv)
+    beam_options = PipelineOptions(argv)
+    # Files are looked at before a pipeline exists: an object store must know its endpoint and keys by then.
+    FileSystems.set_options(beam_options)
+    return beam_options
