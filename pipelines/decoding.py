@@ -360,7 +360,7 @@ class Decoder:
 
     def _segments(self, record: wire.Record) -> list[tuple[int, int, list[int]]]:
         """(first frame, end, classes rated present) of each rated segment, in order of time."""
-        columns = {}
+        columns: dict[str, list | None] = {}
         for name, kind in (("segment_start_times", "int64"), ("segment_end_times", "int64"),
                            ("segment_labels", "int64"), ("segment_scores", "float")):
             feature = record.features.get(name)
@@ -433,8 +433,9 @@ def _check_frame(frame: wire.Feature, modality: Modality, number: int) -> None:
     where = f"frame {number} of {modality.name!r}"
     if frame.kind != "bytes":
         raise RecordError("wrong_type", f"{where} must hold bytes, got {frame.kind or 'nothing'}")
-    if len(frame.values) != 1 or len(frame.values[0]) != modality.width:  # type: ignore[arg-type]
-        got = sum(len(value) for value in frame.values)  # type: ignore[arg-type]
+    codes = [len(value) for value in frame.values]  # type: ignore[arg-type]
+    got = sum(codes)
+    if codes != [modality.width]:
         raise RecordError("wrong_width", f"{where} must hold {modality.width} codes, got {got}")
 
 

@@ -122,11 +122,11 @@ if has_instruction():
         wide = np.uint64(0xFFFFFFFF)
         at = start
         while at + 8 <= end:
-            wide = _instruction_64(wide, load_u64(buffer, at))
+            wide = _instruction_64(wide, load_u64(buffer, at))  # type: ignore[call-arg]
             at += 8
         crc = np.uint32(wide)
         while at < end:
-            crc = _instruction_8(crc, buffer[at])
+            crc = _instruction_8(crc, buffer[at])  # type: ignore[call-arg]
             at += 1
         return crc ^ np.uint32(0xFFFFFFFF)
 else:
@@ -467,3 +467,183 @@ def gather_codes(buffer, begins, frames, strides, target):
             for column in range(width):
                 target[to, column] = buffer[begin + column]
             to += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def add_float_moments(rows, chosen, total, squares, lowest, highest):
+    """Adds the chosen rows of float32 (B, D) to float64 (D,) sums, in order, and widens the range seen."""
+    for row in range(rows.shape[0]):
+        if chosen[row]:
+            for column in range(rows.shape[1]):
+                value = np.float64(rows[row, column])
+                total[column] += value
+                squares[column] += value * value
+                lowest[column] = min(lowest[column], value)
+                highest[column] = max(highest[column], value)
+
+
+@numba.njit(nogil=True, cache=True)
+def add_code_moments(codes, begin, end, total, squares, lowest, highest):
+    """Adds rows begin to end of uint8 (N, D) to int64 (D,) sums and widens the range seen."""
+    width = codes.shape[1]
+    block_total = np.zeros(width, np.uint32)
+    block_squares = np.zeros(width, np.uint32)
+    while begin < end:
+        # 65,536 squares of at most 255 * 255 still fit into 32 bits.
+        block_end = min(end, begin + 65536)
+        block_total[:] = 0
+        block_squares[:] = 0
+        for row in range(begin, block_end):
+            for column in range(width):
+                value = np.uint32(codes[row, column])
+                block_total[column] += value
+                block_squares[column] += value * value
+                lowest[column] = min(lowest[column], codes[row, column])
+                highest[column] = max(highest[column], codes[row, column])
+        for column in range(width):
+            total[column] += block_total[column]
+            squares[column] += block_squares[column]
+        begin = block_end
+
+
+@numba.njit(nogil=True, cache=True)
+def count_pairs(values, lengths, first, second):
+    """Writes every pair of labels a < b of each record to `first` and `second`; returns how many there were."""
+    at = 0
+    count = 0
+    for record in range(lengths.shape[0]):
+        end = at + lengths[record]
+        for one in range(at, end):
+            for other in range(one + 1, end):
+                first[count] = values[one]
+                second[count] = values[other]
+                count += 1
+        at = end
+    return count
+
+
+# Writing serialized features: each kernel appends one feature to every record of a batch. `at` (int64 (B,)) says where
+# in `target` each record's next byte goes, and is moved on.
+
+
+@numba.njit(nogil=True, cache=True)
+def _put_varint(target, at, value):
+    rest = np.uint64(value)
+    while rest > np.uint64(127):
+        target[at] = np.uint8(rest & np.uint64(127)) | np.uint8(128)
+        rest >>= np.uint64(7)
+        at += 1
+    target[at] = np.uint8(rest)
+    return at + 1
+
+
+@numba.njit(nogil=True, cache=True)
+def varint_bytes(value):
+    """Bytes that a value that is not negative takes as a varint."""
+    count = 1
+    while value > 127:
+        value >>= 7
+        count += 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _message_bytes(length):
+    return 1 + varint_bytes(length) + length
+
+
+@numba.njit(nogil=True, cache=True)
+def feature_bytes(name_length, kind_length):
+    """Bytes of a map entry whose Feature holds a list message of `kind_length` bytes."""
+    return _message_bytes(_message_bytes(name_length) + _message_bytes(_message_bytes(kind_length)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _put_feature_head(target, at, name, tag, list_length):
+    """Everything of a map entry before the content of its list message; returns where that goes."""
+    feature_length = _message_bytes(list_length)
+    target[at] = _TAG_1
+    at = _put_varint(target, at + 1, _message_bytes(name.shape[0]) + _message_bytes(feature_length))
+    target[at] = _TAG_1
+    at = _put_varint(target, at + 1, name.shape[0])
+    for byte in range(name.shape[0]):
+        target[at + byte] = name[byte]
+    at += name.shape[0]
+    target[at] = _TAG_2
+    at = _put_varint(target, at + 1, feature_length)
+    target[at] = tag
+    return _put_varint(target, at + 1, list_length)
+
+
+@numba.njit(nogil=True, cache=True)
+def put_example_heads(target, at, lengths):
+    """Opens the features message, of lengths[r] bytes, of each record."""
+    for record in range(at.shape[0]):
+        target[at[record]] = _TAG_1
+        at[record] = _put_varint(target, at[record] + 1, lengths[record])
+
+
+@numba.njit(nogil=True, cache=True)
+def put_bytes(target, at, name, source, begins, lengths):
+    """Appends a bytes feature: source[begins[r]:begins[r] + lengths[r]]."""
+    for record in range(at.shape[0]):
+        length = lengths[record]
+        to = _put_feature_head(target, at[record], name, _TAG_1, _message_bytes(length))
+        target[to] = _TAG_1
+        to = _put_varint(target, to + 1, length)
+        begin = begins[record]
+        for byte in range(length):
+            target[to + byte] = source[begin + byte]
+        at[record] = to + length
+
+
+@numba.njit(nogil=True, cache=True)
+def put_mapped_codes(target, at, name, codes, begins, frames, table):
+    """Appends a bytes feature: frames[r] rows of `codes` (N, D) from begins[r] on, each through `table` (D, 256)."""
+    width = codes.shape[1]
+    for record in range(at.shape[0]):
+        length = frames[record] * width
+        to = _put_feature_head(target, at[record], name, _TAG_1, _message_bytes(length))
+        target[to] = _TAG_1
+        to = _put_varint(target, to + 1, length)
+        for row in range(begins[record], begins[record] + frames[record]):
+            for column in range(width):
+                target[to + column] = table[column, codes[row, column]]
+            to += width
+        at[record] = to
+
+
+@numba.njit(nogil=True, cache=True)
+def put_floats(target, at, name, rows, chosen):
+    """Appends a packed float feature: row chosen[r] of `rows`, uint32 (N, D), the bits of float32."""
+    width = rows.shape[1]
+    for record in range(at.shape[0]):
+        to = _put_feature_head(target, at[record], name, _TAG_2, _message_bytes(4 * width))
+        target[to] = _TAG_1
+        to = _put_varint(target, to + 1, 4 * width)
+        source = rows[chosen[record]].view(np.uint8)
+        for byte in range(4 * width):
+            target[to + byte] = source[byte]
+        at[record] = to + 4 * width
+
+
+@numba.njit(nogil=True, cache=True)
+def packed_bytes(values, begins, counts, lengths):
+    """Writes to `lengths` the bytes that values[begins[r]:begins[r] + counts[r]] take as packed varints."""
+    for record in range(begins.shape[0]):
+        length = 0
+        for index in range(begins[record], begins[record] + counts[record]):
+            length += varint_bytes(values[index])
+        lengths[record] = length
+
+
+@numba.njit(nogil=True, cache=True)
+def put_integers(target, at, name, values, begins, counts, lengths):
+    """Appends an int64 feature, packed: values that are not negative; `lengths` from `packed_bytes`."""
+    for record in range(at.shape[0]):
+        to = _put_feature_head(target, at[record], name, _TAG_3, _message_bytes(lengths[record]))
+        target[to] = _TAG_1
+        to = _put_varint(target, to + 1, lengths[record])
+        for index in range(begins[record], begins[record] + counts[record]):
+            to = _put_varint(target, to, values[index])
+        at[record] = to

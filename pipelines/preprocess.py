@@ -1,0 +1,133 @@
+"""Preprocesses records for training: splits, normalises with tf.Transform, writes a transformed data set.
+
+    python -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=out
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines import files
+from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options
+from vcls_model.commands import main
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from pipelines.preprocessing.config import JobConfig
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags; all others go to Beam."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.preprocess", description=__doc__.split("\n")[0],
+        epilog="Other flags are Beam's. On this machine the shards are shared out over threads, one a core; the work "
+               "on records runs in compiled code that lets other threads run, so all cores are used. "
+               "--direct_num_workers=N changes their number, --direct_running_mode=multi_processing takes processes.")
+    parser.add_argument("--input",
+                        help="glob(s) of records, split by a hash of the id: TFRecord (plain or gzip), or a CSV")
+    for split in ("train", "validate", "test"):
+        parser.add_argument(f"--{split}_input", help=f"glob(s) of records that all belong to the {split} split")
+    parser.add_argument("--output", required=True, help="directory to write the transformed data set to")
+    parser.add_argument("--vocabulary", help="CSV of the classes; without it their number comes from the schema")
+    parser.add_argument("--schema", default="auto",
+                        help="layout of the records: auto, a built-in name (yt8m-video, yt8m-frame, yt8m-segment, "
+                             "audioset, …-2017, …-2016), or a schema file (JSON) (default: %(default)s)")
+    parser.add_argument("--split_ratios", default="0.7,0.2,0.1",
+                        help="fractions of train, validate and test (default: %(default)s)")
+    parser.add_argument("--normalise", default="zscore",
+                        help="zscore, minmax (to [0, 1]), l2 (length 1) or none (default: %(default)s)")
+    parser.add_argument("--pca_dims", type=int, default=0,
+                        help="whiten to this many principal components a modality; 0: no PCA (default: %(default)s)")
+    parser.add_argument("--pool_frames", action="store_true",
+                        help="frame-level: also write mean, standard deviation and top-5 mean over the frames")
+    parser.add_argument("--max_frames", type=int, default=300, help="frames beyond are cut (default: %(default)s)")
+    parser.add_argument("--missing_modality", default="reject",
+                        help="what to do with a record that lacks one modality: reject, or fill with 0 "
+                             "(default: %(default)s)")
+    parser.add_argument("--allow_unlabelled", action="store_true",
+                        help="keep records without labels, as belonging to no class, instead of rejecting them")
+    parser.add_argument("--max_rejected_fraction", type=float, default=0.01,
+                        help="fail above this fraction of unusable records (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="do only what an interrupted run left undone")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
+    parser.add_argument("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
+    add_runner_argument(parser)
+    return parser
+
+
+def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
+    """Adds the job to `pipeline`: measure every shard, fit the transform, transform every shard, count."""
+    import apache_beam as beam
+    import tensorflow_transform.beam as tft_beam
+
+    from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
+    from pipelines.preprocessing.job import summary_path
+    from pipelines.preprocessing.steps import (
+        MeasureShard,
+        MergeStatistics,
+        MergeSummaries,
+        TransformShard,
+        moments_by_name,
+        write_summary,
+    )
+
+    transform = config.transform
+    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
+    statistics = (
+        shards
+        | "SpreadToMeasure" >> beam.Reshuffle()
+        | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, transform))
+        | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema)))
+    moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
+    training = None
+    if transform.pca_dims:
+        training = (
+            shards
+            | "SpreadToAnalyze" >> beam.Reshuffle()
+            | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform)))
+    transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
+    transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
+    (shards
+     | "SpreadToTransform" >> beam.Reshuffle()
+     | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform),
+                                       beam.pvalue.AsSingleton(transform_fn[0]), beam.pvalue.AsSingleton(statistics))
+     | "MergeSummaries" >> beam.CombineGlobally(MergeSummaries())
+     | "WriteSummary" >> beam.Map(write_summary, summary_path(config)))
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the job; returns the content of its `info.json` (of the plan, with --dry_run).
+
+    Raises:
+        UsageError: the command line or the input cannot be.
+        JobError: too many records were rejected, or the output cannot be written.
+    """
+    started = time.monotonic()
+    parser = make_parser()
+    args, beam_argv = parse_arguments(parser, argv)
+    options = pipeline_options(parser, args.runner, beam_argv)
+
+    from pipelines.preprocessing import job
+    from pipelines.preprocessing.execution import execute
+
+    config, classes = job.plan(args)
+    if args.dry_run:
+        print(job.describe(config))
+        return {"config": config.flags}
+    files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
+    print(job.describe(config), file=sys.stderr)
+    job.clear_stale(config)
+    summary = execute(config, options, build_pipeline)
+    print(job.table(summary))
+    job.check_rejected(config, summary)
+    files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())
+    info = job.make_info(config, summary, time.monotonic() - started)
+    files.write_json(files.join(config.output, "info.json"), info)
+    return info
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,156 @@
+"""What a preprocess job is asked to do."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from vcls_model.schema import (
+    DEQUANTISE_OFFSET,
+    DEQUANTISE_SCALE,
+    FRAME_LEVEL,
+    REQUANTISE_OFFSET,
+    REQUANTISE_SCALE,
+    Modality,
+    RecordSchema,
+)
+from vcls_model.splits import SPLITS, SplitRatios
+
+NORMALISATIONS = ("zscore", "minmax", "l2", "none")
+POOLS = ("mean", "std", "top5")
+# Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One input file.
+
+    Attributes:
+        index, count: its place among the inputs of its kind, for the names of what is written.
+        path, size_bytes, modified_seconds: what it is and how it looked when the job began.
+        split: index into `SPLITS` when the inputs are given a split each, else None: the ids decide.
+    """
+
+    index: int
+    count: int
+    path: str
+    size_bytes: int
+    modified_seconds: float
+    split: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`00012-of-00100`, with the split in front when inputs are given one each."""
+        number = f"{self.index:05d}-of-{self.count:05d}"
+        return number if self.split is None else f"{SPLITS[self.split]}-{number}"
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """The splits that its records may belong to."""
+        return tuple(range(len(SPLITS))) if self.split is None else (self.split,)
+
+    def output(self, split: int) -> str:
+        """Path, below the output directory, of what is written for `split`."""
+        return f"{SPLITS[split]}/{SPLITS[split]}-{self.index:05d}-of-{self.count:05d}.tfrecord"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedFeature:
+    """One feature of a transformed record; `value = code * scale + offset` where it is uint8 codes."""
+
+    name: str
+    width: int
+    level: str
+    encoding: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformConfig:
+    """Everything that the bytes of the output depend on, apart from the input. Small and picklable.
+
+    Attributes:
+        schema: layout of the input records.
+        class_count: labels must be below.
+        ratios: of the splits, or None when inputs are given one each.
+        normalise: one of `NORMALISATIONS`.
+        pca_dims: keep this many whitened principal components of each modality (at most its width); 0: no PCA.
+        pool_frames: add mean, standard deviation and top-5 mean over the frames as video-level features.
+        max_frames: frames beyond are cut.
+        missing_modality: `"reject"` or `"fill"`.
+        allow_unlabelled: keep records without labels.
+    """
+
+    schema: RecordSchema
+    class_count: int
+    ratios: SplitRatios | None = SplitRatios()
+    normalise: str = "zscore"
+    pca_dims: int = 0
+    pool_frames: bool = False
+    max_frames: int = 300
+    missing_modality: str = "reject"
+    allow_unlabelled: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return dataclasses.asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """Identifies the configuration: outputs made with another one are not reused."""
+        text = json.dumps({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def width_of(self, modality: Modality) -> int:
+        """Width of the modality once transformed."""
+        return min(self.pca_dims, modality.width) if self.pca_dims else modality.width
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each transformed value depends on one raw value alone."""
+        return not self.pca_dims and self.normalise != "l2"
+
+    def code_range(self, modality: Modality) -> tuple[float, float]:
+        """(scale, offset) of the codes that a frame-level modality is written in.
+
+        z-scores and whitened components are clipped to +-4; min-max values fill [0, 1]; unnormalised codes stay what
+        they are; the D components of a vector of length 1 are clipped to +-8/sqrt(D), their spread being 1/sqrt(D).
+        """
+        if self.normalise == "l2":
+            limit = 8.0 / self.width_of(modality) ** 0.5
+            return 2 * limit / 255, -limit
+        if self.pca_dims or self.normalise == "zscore":
+            return REQUANTISE_SCALE, REQUANTISE_OFFSET
+        if self.normalise == "minmax":
+            return 1 / 255, 0.0
+        return DEQUANTISE_SCALE, DEQUANTISE_OFFSET
+
+    def transformed(self) -> list[TransformedFeature]:
+        """The features of a transformed record besides `id`, `labels` and `num_frames`."""
+        features = []
+        for modality in self.schema.modalities:
+            width = self.width_of(modality)
+            if modality.level == FRAME_LEVEL:
+                features.append(TransformedFeature(modality.name, width, modality.level, "uint8",
+                                                   *self.code_range(modality)))
+            else:
+                features.append(TransformedFeature(modality.name, width, modality.level, "float32"))
+        if self.pool_frames:
+            features += [TransformedFeature(f"{modality.name}_{pool}", self.width_of(modality), "video", "float32")
+                         for modality in self.schema.modalities for pool in POOLS]
+        return features
+
+
+@dataclasses.dataclass(frozen=True)
+class JobConfig:
+    """A job as the command line describes it."""
+
+    output: str
+    shards: tuple[Shard, ...]
+    transform: TransformConfig
+    vocabulary: str | None
+    max_rejected_fraction: float
+    flags: dict[str, Any]
+    resume: bool = False

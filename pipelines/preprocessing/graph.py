@@ -1,0 +1,247 @@
+"""The transform graph: what tf.Transform builds, saves, and the exported model contains.
+
+Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
+modality as one byte string a video, its frames' codes one after another. Out: see `TransformConfig.transformed`.
+
+TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.preprocessing.config import POOLS, TransformConfig
+from pipelines.preprocessing.statistics import Moments
+from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TOP_FRAMES = 5
+CODES = 256
+
+# (inputs: raw tensors by name) -> transformed tensors by name
+PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
+# (modality, its raw values float32 (N, D) of the batch) -> (location, scale): float32 (D,) tensors
+FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
+
+
+def affine_of(normalise: str, moments: Moments) -> np.ndarray:
+    """What normalising subtracts and divides by, float32 (2, D).
+
+    Where the training values do not vary, nothing is divided: the result is 0 for the value seen in training.
+    """
+    if normalise == "zscore":
+        location, scale = moments.mean, moments.std
+    elif normalise == "minmax":
+        location, scale = moments.lowest, moments.highest - moments.lowest
+    else:
+        location, scale = np.zeros_like(moments.mean), np.ones_like(moments.mean)
+    # A spread below what float32 can tell from 0 beside the location is rounding, not spread.
+    flat = scale <= np.abs(location) * 1e-7
+    return np.stack([location, np.where(flat, 1.0, scale)]).astype(np.float32)
+
+
+def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
+    """The feature spec of the graph's inputs."""
+    import tensorflow as tf
+
+    spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
+    for modality in config.schema.modalities:
+        spec[modality.name] = tf.io.FixedLenFeature([], tf.string) if modality.level == FRAME_LEVEL \
+            else tf.io.FixedLenFeature([modality.width], tf.float32)
+    return spec
+
+
+def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> PreprocessingFn:
+    """The function that tf.Transform turns into the graph.
+
+    Args:
+        config: which operations.
+        fit: gives the statistics of a modality as tensors; `graph_analyzer` in the pipeline.
+    """
+
+    def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        outputs: dict[str, Any] = {"id": inputs["id"], "labels": inputs["labels"]}
+        for modality in config.schema.modalities:
+            raw = inputs[modality.name]
+            if modality.level != FRAME_LEVEL:
+                outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
+                continue
+            normalise = _normaliser(config, modality, fit, raw)
+            outputs.update(_frame_outputs(config, modality, raw, normalise))
+            if "num_frames" not in outputs:
+                outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.width, tf.int64)
+        return outputs
+
+    return preprocessing_fn
+
+
+def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw: Any) -> Callable[[Any], Any]:
+    """The function from raw values float32 (N, D) to normalised ones, its statistics bound as graph tensors."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    if config.pca_dims:
+        width = config.width_of(modality)
+        values = _all_frames(raw, modality) if modality.level == FRAME_LEVEL else raw
+        centre, _ = fit(modality, raw)
+        components = tft.pca(values, output_dim=width, dtype=tf.float32, name=f"{modality.name}_pca")
+        projected = tf.matmul(values - centre, components)
+        variance = tft.var(projected, reduce_instance_dims=False, name=f"{modality.name}_pca_variance")
+        # A component without variance in training says nothing: leave it near 0 instead of blowing noise up.
+        scale = tf.sqrt(tf.maximum(variance, 1e-12))
+        return lambda rows: tf.matmul(rows - centre, components) / scale
+    if config.normalise == "l2":
+        return lambda rows: tf.math.l2_normalize(rows, axis=-1)
+    if config.normalise == "none":
+        return tf.identity
+    location, scale = fit(modality, raw)
+    return lambda rows: (rows - location) / scale
+
+
+def _dequantised(codes: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+
+
+def _all_frames(raw: Any, modality: Modality) -> Any:
+    """The frames of all videos of the batch, float32 (sum of T, D)."""
+    import tensorflow as tf
+
+    joined = tf.strings.reduce_join(raw)
+    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]))
+
+
+def _frame_outputs(config: TransformConfig, modality: Modality, raw: Any, normalise: Callable[[Any], Any]) -> dict:
+    """Requantised codes of each video and, if asked for, what is pooled over its frames."""
+    import tensorflow as tf
+
+    scale, offset = config.code_range(modality)
+    width = config.width_of(modality)
+
+    def one_video(codes: Any) -> tuple[Any, ...]:
+        rows = tf.reshape(tf.io.decode_raw(codes, tf.uint8), [-1, modality.width])  # (T, D)
+        values = normalise(_dequantised(rows))
+        position = tf.clip_by_value((values - offset) / scale, 0.0, 255.0)
+        outputs = [_as_bytes(tf.cast(tf.round(position), tf.uint8))]
+        if config.pool_frames:
+            mean, variance = tf.nn.moments(values, axes=[0])
+            largest = tf.math.top_k(tf.transpose(values), tf.minimum(TOP_FRAMES, tf.shape(values)[0])).values
+            outputs += [mean, tf.sqrt(variance), tf.reduce_mean(largest, axis=1)]
+        return tuple(outputs)
+
+    types = (tf.TensorSpec([], tf.string), *[tf.TensorSpec([width], tf.float32)] * (3 if config.pool_frames else 0))
+    results = tf.map_fn(one_video, raw, fn_output_signature=types)
+    outputs = {modality.name: results[0]}
+    for pool, pooled in zip(POOLS, results[1:], strict=False):
+        outputs[f"{modality.name}_{pool}"] = tf.ensure_shape(pooled, [None, width])
+    return outputs
+
+
+def _as_bytes(codes: Any) -> Any:
+    """A uint8 tensor as one byte string. TensorFlow has no inverse of `decode_raw`; but of a serialized uint8 tensor,
+    the values are the last bytes."""
+    import tensorflow as tf
+
+    count = tf.size(codes)
+    return tf.strings.substr(tf.io.serialize_tensor(codes), -count, count)
+
+
+def graph_analyzer(config: TransformConfig, statistics: Any) -> FitAffine:
+    """Statistics of ours inside tf.Transform's analysis.
+
+    Args:
+        config: which operations.
+        statistics: a PCollection of one element: `Moments` by modality name.
+    """
+
+    def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        from pipelines.preprocessing.analysis import SelectAffine
+
+        normalise = "zscore" if config.pca_dims else config.normalise
+        # The raw values only tell tf.Transform what the analyzer depends on: the training shards were read before.
+        (affine,) = tft.experimental.ptransform_analyzer(
+            [raw], SelectAffine(statistics, normalise, modality.name), [tf.float32], [[2, modality.width]],
+            name=f"{modality.name}_{normalise}")
+        return affine[0], affine[1]
+
+    return fit
+
+
+class TransformGraph:
+    """A saved transform graph, ready to run on batches. One a process, shared by its threads."""
+
+    _lock = threading.Lock()
+    _loaded: dict[str, "TransformGraph"] = {}
+
+    def __init__(self, directory: str, config: TransformConfig) -> None:
+        import tensorflow as tf
+        import tensorflow_transform as tft
+        from tensorflow_transform.saved import saved_transform_io_v2
+
+        del tft  # imported because loading needs its ops
+        self._config = config
+        loader = saved_transform_io_v2.SavedModelLoader(directory)
+        names = [modality.name for modality in config.schema.modalities]
+        signature = {modality.name: tf.TensorSpec([None], tf.string) if modality.level == FRAME_LEVEL
+                     else tf.TensorSpec([None, modality.width], tf.float32) for modality in config.schema.modalities}
+        wanted = {feature.name for feature in config.transformed()}
+
+        @tf.function(input_signature=[signature], autograph=False)
+        def apply(inputs: dict[str, "tf.Tensor"]) -> dict[str, "tf.Tensor"]:
+            outputs = loader.apply_transform_model(inputs)
+            return {name: value for name, value in outputs.items() if name in wanted}
+
+        self._loader = loader
+        self._names = names
+        self._tables: dict[str, np.ndarray] | None = None
+        self._apply = apply.get_concrete_function()
+
+    @classmethod
+    def load(cls, directory: str, config: TransformConfig) -> "TransformGraph":
+        """The graph saved in `directory`, loaded once a process."""
+        with cls._lock:
+            key = f"{directory} {config.hash}"
+            if key not in cls._loaded:
+                cls._loaded.clear()
+                cls._loaded[key] = cls(directory, config)
+            return cls._loaded[key]
+
+    def __call__(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Runs the graph.
+
+        Args:
+            raw: by modality: float32 (B, D), or a list of B byte strings of codes.
+        """
+        import tensorflow as tf
+
+        tensors = {name: tf.constant(raw[name]) for name in self._names}
+        return {name: value.numpy() for name, value in self._apply(**{"inputs": tensors}).items()}
+
+    def shared_tables(self) -> dict[str, np.ndarray]:
+        """`tables`, made once."""
+        with self._lock:
+            if self._tables is None:
+                self._tables = self.tables()
+            return self._tables
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """What the graph makes of every code in every dimension, by modality: uint8 (D, 256).
+
+        Found by running it on one video whose frame k holds code k everywhere. Complete only when each transformed
+        value depends on one raw value alone (`TransformConfig.elementwise`).
+        """
+        ramps = {modality.name: [np.repeat(np.arange(CODES, dtype=np.uint8), modality.width).tobytes()]
+                 for modality in self._config.schema.modalities}
+        outputs = self(ramps)
+        return {name: np.ascontiguousarray(np.frombuffer(outputs[name][0], np.uint8).reshape(CODES, -1).T)
+                for name in self._names}

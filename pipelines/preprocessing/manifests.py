@@ -1,0 +1,189 @@
+"""What a job remembers of each shard, so that --resume does only what is missing.
+
+`manifests/<shard>.npz` holds the statistics of its training records, `manifests/<shard>.json`, written last, says that
+its outputs are complete and what they contain. Both name the input as it was and the configuration: when either has
+changed, the shard is done anew.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from pipelines import files
+from pipelines.preprocessing.config import Shard, TransformConfig
+from pipelines.preprocessing.statistics import ShardMeter
+from vcls_model.schema import RecordSchema
+from vcls_model.splits import SPLITS
+
+DIRECTORY = "manifests"
+MOST_LABELS_SHOWN = 64
+
+
+@dataclasses.dataclass
+class Summary:
+    """Counts over one or more shards; they add up in any order.
+
+    Attributes:
+        shards, shards_empty, bytes_read, bytes_written: of the shards done.
+        rejected: records by reason.
+        notes: repairs by kind, see `RawBatch.notes`.
+        written: records of each split, by `SPLITS`.
+        class_counts: int64 (splits, C): records of each split that carry each class.
+        label_counts: int64 (MOST_LABELS_SHOWN + 1,): videos by number of labels; the last counts all above.
+        frame_counts: int64 (max_frames + 1,): videos by number of frames kept; empty for video-level data.
+        pairs: (class, class) -> videos that carry both.
+        sampled: by transformed feature: values looked at, their sum and their sum of squares, (D,) each.
+    """
+
+    shards: int = 0
+    shards_empty: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    rejected: Counter = dataclasses.field(default_factory=Counter)
+    notes: Counter = dataclasses.field(default_factory=Counter)
+    written: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(len(SPLITS), np.int64))
+    class_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((len(SPLITS), 0), np.int64))
+    label_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(MOST_LABELS_SHOWN + 1, np.int64))
+    frame_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    pairs: Counter = dataclasses.field(default_factory=Counter)
+    sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def records_read(self) -> int:
+        """Records found, usable or not."""
+        return self.records_written + self.records_rejected
+
+    @property
+    def records_written(self) -> int:
+        """Records in the transformed data set."""
+        return int(self.written.sum())
+
+    @property
+    def records_rejected(self) -> int:
+        """Records in the dead letters."""
+        return sum(self.rejected.values())
+
+    def merge(self, other: "Summary") -> "Summary":
+        """Adds `other` to this one and returns it."""
+        self.shards += other.shards
+        self.shards_empty += other.shards_empty
+        self.bytes_read += other.bytes_read
+        self.bytes_written += other.bytes_written
+        self.rejected.update(other.rejected)
+        self.notes.update(other.notes)
+        self.pairs.update(other.pairs)
+        self.written = self.written + other.written
+        self.label_counts = self.label_counts + other.label_counts
+        self.class_counts = _added(self.class_counts, other.class_counts)
+        self.frame_counts = _added(self.frame_counts, other.frame_counts)
+        for name, parts in other.sampled.items():
+            mine = self.sampled.get(name)
+            self.sampled[name] = [one + two for one, two in zip(mine, parts, strict=True)] if mine else list(parts)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description that `from_dict` reads back; counts by class are stored where they are not 0."""
+        rows, columns = np.nonzero(self.class_counts)
+        return {
+            "shards": self.shards, "shards_empty": self.shards_empty,
+            "bytes_read": self.bytes_read, "bytes_written": self.bytes_written,
+            "rejected": dict(sorted(self.rejected.items())), "notes": dict(sorted(self.notes.items())),
+            "written": self.written.tolist(), "class_count": self.class_counts.shape[1],
+            "class_counts": [rows.tolist(), columns.tolist(), self.class_counts[rows, columns].tolist()],
+            "label_counts": self.label_counts.tolist(), "frame_counts": self.frame_counts.tolist(),
+            "pairs": [[one, two, count] for (one, two), count in sorted(self.pairs.items())],
+            "sampled": {name: [part.tolist() for part in parts] for name, parts in self.sampled.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Summary":
+        """Reads what `to_dict` wrote."""
+        class_counts = np.zeros((len(SPLITS), value["class_count"]), np.int64)
+        rows, columns, counts = value["class_counts"]
+        class_counts[rows, columns] = counts
+        return cls(
+            value["shards"], value["shards_empty"], value["bytes_read"], value["bytes_written"],
+            Counter(value["rejected"]), Counter(value["notes"]), np.array(value["written"], np.int64), class_counts,
+            np.array(value["label_counts"], np.int64), np.array(value["frame_counts"], np.int64),
+            Counter({(one, two): count for one, two, count in value["pairs"]}),
+            {name: [np.array(part) for part in parts] for name, parts in value["sampled"].items()})
+
+
+def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    if not one.size or not two.size:
+        return one if one.size else two
+    return one + two
+
+
+def statistics_path(output: str, shard: Shard) -> str:
+    """Where the statistics of a shard are kept."""
+    return files.join(output, DIRECTORY, f"{shard.name}.npz")
+
+
+def manifest_path(output: str, shard: Shard) -> str:
+    """Where the record of a finished shard is kept."""
+    return files.join(output, DIRECTORY, f"{shard.name}.json")
+
+
+def dead_letter_path(output: str, shard: Shard) -> str:
+    """Where the rejected records of a shard are listed; there is no file when there are none."""
+    return files.join(output, "dead_letter", f"{shard.name}.jsonl")
+
+
+def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
+    return {"input": shard.path, "size_bytes": shard.size_bytes, "modified_seconds": shard.modified_seconds,
+            "split": shard.split, "config_hash": config.hash}
+
+
+def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
+    """Keeps the statistics of a shard: one line that identifies it, then the sums."""
+    header = json.dumps(_identity(shard, config)).encode() + b"\n"
+    with files.open_atomically(statistics_path(output, shard)) as stream:
+        stream.write(header + meter.to_bytes())
+
+
+def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: RecordSchema) -> ShardMeter | None:
+    """The statistics kept of a shard, or None when there are none for this input and configuration."""
+    path = statistics_path(output, shard)
+    if not files.exists(path):
+        return None
+    header, _, data = files.read_bytes(path).partition(b"\n")
+    try:
+        if json.loads(header) != _identity(shard, config):
+            return None
+        return ShardMeter.from_bytes(data, schema)
+    except (ValueError, KeyError):  # a damaged file is the same as none
+        return None
+
+
+def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int],
+                  summary: Summary) -> None:
+    """Records that a shard is done.
+
+    Args:
+        sizes: bytes of each file written, by path below `output`.
+    """
+    text = json.dumps({**_identity(shard, config), "statistics_hash": statistics_hash, "outputs": sizes,
+                       "summary": summary.to_dict()})
+    with files.open_atomically(manifest_path(output, shard)) as stream:
+        stream.write(text.encode())
+
+
+def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
+    """What a finished shard contains, or None when it must be done (again)."""
+    path = manifest_path(output, shard)
+    if not files.exists(path):
+        return None
+    try:
+        value = json.loads(files.read_bytes(path))
+        wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
+        if any(value.get(key) != expected for key, expected in wanted.items()):
+            return None
+        if any(files.size_of(files.join(output, name)) != size for name, size in value["outputs"].items()):
+            return None
+        return Summary.from_dict(value["summary"])
+    except (ValueError, KeyError, TypeError):  # a damaged file is the same as none
+        return None

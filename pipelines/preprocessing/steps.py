@@ -1,0 +1,292 @@
+"""The two steps that touch records, measuring a shard and transforming one: each reads it and writes its outputs."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+
+from pipelines import files, kernels
+from pipelines.decoding import FrameBatch, RawBatch, Rejected
+from pipelines.encoding import BytesColumn, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+from pipelines.preprocessing import manifests
+from pipelines.preprocessing.config import Shard, TransformConfig
+from pipelines.preprocessing.graph import TransformGraph
+from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
+from pipelines.preprocessing.statistics import (
+    Moments,
+    ShardMeter,
+    Statistics,
+    merge_statistics,
+    moments,
+    no_statistics,
+    statistics_hash,
+)
+from pipelines.shards import read_batches
+from vcls_model.schema import FRAME_LEVEL, RecordSchema
+from vcls_model.splits import SPLITS, split_of
+
+_COUNTERS = "preprocess"
+# Pairs of labels kept for each shard: the data card shows the most frequent ones.
+_MOST_PAIRS = 4096
+_SAMPLED_RECORDS = 64
+
+
+def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch, list[Rejected], np.ndarray]]:
+    """Batches of a shard, what was rejected, and the split (index into `SPLITS`) of each record, int64 (B,)."""
+    for batch, rejected in read_batches(
+            shard.path, config.schema, class_count=config.class_count, max_frames=config.max_frames,
+            missing_modality=config.missing_modality, require_labels=not config.allow_unlabelled):
+        if shard.split is not None:
+            splits = np.full(len(batch), shard.split)
+        else:
+            assert config.ratios is not None
+            splits = np.array([split_of(video_id, config.ratios) for video_id in batch.split_ids], np.int64)
+        yield batch, rejected, splits
+
+
+def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
+    """Sums over the training records of one shard."""
+    meter = ShardMeter(config.schema)
+    for batch, _, splits in read_shard(shard, config):
+        meter.add(batch, splits == 0)
+    return meter
+
+
+class MeasureShard(beam.DoFn):
+    """Shard -> its `Statistics`; reads it unless that was done before. Shards without training records are not read."""
+
+    def __init__(self, output: str, config: TransformConfig) -> None:
+        self._output = output
+        self._config = config
+
+    def process(self, shard: Shard) -> Iterable[Statistics]:
+        if 0 not in shard.splits:
+            return
+        meter = manifests.load_statistics(self._output, shard, self._config, self._config.schema)
+        if meter is None:
+            meter = measure_shard(shard, self._config)
+            manifests.save_statistics(self._output, shard, self._config, meter)
+            beam.metrics.Metrics.counter(_COUNTERS, "shards_measured").inc()
+        yield meter.statistics()
+
+
+class MergeStatistics(beam.CombineFn):
+    """Adds `Statistics`; exact, so the order does not matter."""
+
+    def __init__(self, schema: RecordSchema) -> None:
+        self._schema = schema
+
+    def create_accumulator(self) -> Statistics:
+        return no_statistics(self._schema)
+
+    def add_input(self, accumulator: Statistics, statistics: Statistics) -> Statistics:
+        return merge_statistics([accumulator, statistics], self._schema)
+
+    def merge_accumulators(self, accumulators: Iterable[Statistics]) -> Statistics:
+        return merge_statistics(list(accumulators), self._schema)
+
+    def extract_output(self, accumulator: Statistics) -> Statistics:
+        return accumulator
+
+
+def moments_by_name(statistics: Statistics, schema: RecordSchema) -> dict[str, Moments]:
+    """`Moments` of every modality."""
+    return {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+
+
+class TransformShard(beam.DoFn):
+    """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
+
+    Skips a shard whose manifest says that it was done with the same input, configuration and statistics.
+    """
+
+    def __init__(self, output: str, config: TransformConfig) -> None:
+        self._output = output
+        self._config = config
+
+    def process(self, shard: Shard, transform_directory: str, statistics: Statistics) -> Iterable[Summary]:
+        identity = statistics_hash(statistics)
+        summary = manifests.load_manifest(self._output, shard, self._config, identity)
+        if summary is None:
+            graph = TransformGraph.load(transform_directory, self._config)
+            summary, sizes = transform_shard(self._output, shard, self._config, graph)
+            manifests.save_manifest(self._output, shard, self._config, identity, sizes, summary)
+            beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
+            beam.metrics.Metrics.counter(_COUNTERS, "records_written").inc(summary.records_written)
+            for reason, count in summary.rejected.items():
+                beam.metrics.Metrics.counter(_COUNTERS, f"rejected_{reason}").inc(count)
+        yield summary
+
+
+class MergeSummaries(beam.CombineFn):
+    """Adds `Summary`s."""
+
+    def create_accumulator(self) -> Summary:
+        return Summary()
+
+    def add_input(self, accumulator: Summary, summary: Summary) -> Summary:
+        return accumulator.merge(summary)
+
+    def merge_accumulators(self, accumulators: Iterable[Summary]) -> Summary:
+        merged = Summary()
+        for accumulator in accumulators:
+            merged.merge(accumulator)
+        return merged
+
+    def extract_output(self, accumulator: Summary) -> Summary:
+        return accumulator
+
+
+def write_summary(summary: Summary, path: str) -> None:
+    """Leaves the counts of the whole job where `run` finds them."""
+    with files.open_atomically(path) as stream:
+        stream.write(json.dumps(summary.to_dict()).encode())
+
+
+def transform_shard(output: str, shard: Shard, config: TransformConfig,
+                    graph: TransformGraph) -> tuple[Summary, dict[str, int]]:
+    """Transforms one shard and writes one file a split and its dead letters.
+
+    Returns:
+        What the shard contains, and the bytes of each file by its path below `output`.
+    """
+    transformer = ShardTransformer(config, graph)
+    outputs = {split: shard.output(split) for split in shard.splits}
+    sizes = dict.fromkeys(outputs.values(), 0)
+    dead_letters = bytearray()
+    with contextlib.ExitStack() as stack:
+        streams = {split: stack.enter_context(files.open_atomically(files.join(output, name)))
+                   for split, name in outputs.items()}
+        for batch, rejected, splits in read_shard(shard, config):
+            for record in rejected:
+                dead_letters += json.dumps(vars(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            for split, data in transformer.transform(batch, rejected, splits):
+                streams[split].write(data.data)
+                sizes[outputs[split]] += data.size
+    dead_letter = manifests.dead_letter_path(output, shard)
+    if dead_letters:
+        with files.open_atomically(dead_letter) as stream:
+            stream.write(dead_letters)
+    elif files.exists(dead_letter):  # from a run whose input or flags were others
+        files.delete(dead_letter)
+    summary = transformer.summary
+    summary.shards = 1
+    summary.shards_empty = int(summary.records_read == 0)
+    summary.bytes_read = shard.size_bytes
+    summary.bytes_written = sum(sizes.values())
+    return summary, sizes
+
+
+class ShardTransformer:
+    """Batches of one shard -> framed transformed records by split; counts them on the way.
+
+    Attributes:
+        summary: of what was transformed so far.
+    """
+
+    def __init__(self, config: TransformConfig, graph: TransformGraph) -> None:
+        self._config = config
+        self._graph = graph
+        self._frames = config.schema.level == FRAME_LEVEL
+        self._tables = graph.shared_tables() if self._frames and config.elementwise else None
+        self._run_graph = self._tables is None or config.pool_frames
+        self.summary = Summary(
+            class_counts=np.zeros((len(SPLITS), config.class_count), np.int64),
+            frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64))
+
+    def transform(self, batch: RawBatch, rejected: list[Rejected],
+                  splits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(split, bytes of its records) for each split that the batch has records of, in the order of the records."""
+        self.summary.rejected.update(record.error for record in rejected)
+        self.summary.notes.update(batch.notes)
+        if not len(batch):
+            return
+        columns = self._columns(batch)
+        self._count(batch, splits, columns)
+        for split in range(len(SPLITS)):
+            chosen = np.flatnonzero(splits == split)
+            if len(chosen):
+                yield split, encode_examples(columns, chosen)
+
+    def _columns(self, batch: RawBatch) -> dict[str, Column]:
+        columns: dict[str, Column] = {
+            "id": BytesColumn.of(batch.ids),
+            "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}
+        if self._run_graph:
+            transformed = self._graph({name: _graph_input(values) for name, values in batch.features.items()})
+        for feature in self._config.transformed():
+            values = batch.features.get(feature.name)
+            if isinstance(values, FrameBatch) and self._tables is not None:
+                begins = np.cumsum(values.lengths) - values.lengths
+                columns[feature.name] = CodesColumn(values.codes, begins, values.lengths, self._tables[feature.name])
+            elif feature.level == FRAME_LEVEL:
+                columns[feature.name] = BytesColumn.of(transformed[feature.name].tolist())
+            else:
+                columns[feature.name] = FloatColumn(np.ascontiguousarray(transformed[feature.name]))
+        if self._frames:
+            first = next(values for values in batch.features.values() if isinstance(values, FrameBatch))
+            columns["num_frames"] = IntegerColumn.of_lengths(first.lengths, np.ones(len(batch), np.int64))
+        return columns
+
+    def _count(self, batch: RawBatch, splits: np.ndarray, columns: dict[str, Column]) -> None:
+        summary = self.summary
+        summary.written += np.bincount(splits, minlength=len(SPLITS))
+        np.add.at(summary.class_counts, (np.repeat(splits, batch.label_lengths), batch.label_values), 1)
+        summary.label_counts += np.bincount(np.minimum(batch.label_lengths, MOST_LABELS_SHOWN),
+                                            minlength=MOST_LABELS_SHOWN + 1)
+        if self._frames:
+            frames = columns["num_frames"]
+            assert isinstance(frames, IntegerColumn)
+            summary.frame_counts += np.bincount(frames.values, minlength=len(summary.frame_counts))
+        self._count_pairs(batch)
+        if not summary.sampled:
+            self._sample(columns, np.flatnonzero(splits == 0)[:_SAMPLED_RECORDS])
+
+    def _count_pairs(self, batch: RawBatch) -> None:
+        lengths = batch.label_lengths
+        count = int((lengths * (lengths - 1) // 2).sum())
+        if count:
+            first, second = np.empty(count, np.int64), np.empty(count, np.int64)
+            kernels.count_pairs(batch.label_values, lengths, first, second)
+            codes, counts = np.unique(first * self._config.class_count + second, return_counts=True)
+            if len(codes) > _MOST_PAIRS:
+                kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_PAIRS])
+                codes, counts = codes[kept], counts[kept]
+            ones, twos = np.divmod(codes, self._config.class_count)
+            for one, two, pairs in zip(ones.tolist(), twos.tolist(), counts.tolist(), strict=True):
+                self.summary.pairs[one, two] += pairs
+
+    def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
+        """Looks at transformed values of some training records, for the data card."""
+        for feature in self._config.transformed():
+            column = columns[feature.name]
+            if isinstance(column, FloatColumn):
+                rows = column.rows[chosen].astype(np.float64)
+            else:
+                rows = _codes_of(column, chosen, feature.width) * feature.scale + feature.offset
+            self.summary.sampled[feature.name] = [
+                np.full(1, float(len(rows))), rows.sum(axis=0), (rows * rows).sum(axis=0)]
+
+
+def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
+    """The transformed codes of some records, uint8 (N, D)."""
+    rows = []
+    for record in chosen.tolist():
+        if isinstance(column, CodesColumn):
+            begin = column.begins[record]
+            codes = column.codes[begin:begin + column.frames[record]]
+            rows.append(column.table[np.arange(width), codes])
+        else:
+            assert isinstance(column, BytesColumn)
+            begin = column.begins[record]
+            rows.append(column.data[begin:begin + column.lengths[record]].reshape(-1, width))
+    return np.concatenate(rows) if rows else np.zeros((0, width), np.uint8)
+
+
+def _graph_input(values: np.ndarray | FrameBatch) -> np.ndarray | list[bytes]:
+    if not isinstance(values, FrameBatch):
+        return values
+    ends = np.cumsum(values.lengths).tolist()
+    return [values.codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
