@@ -1,6 +1,7 @@
 """`python -m pipelines.report`: turns a Scores directory into one self-contained page, its figures and its tables."""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +15,46 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.report",
         description="Writes report.html (opens from disk, needs no network), figures/ (PNG, SVG and the numbers behind "
-                    "each), tables/ (CSV) and info.json.")
+        "each), tables/ (CSV) and info.json.",
+    )
     parser.add_argument("--scores", required=True, help="directory that pipelines.score wrote")
     parser.add_argument("--output", required=True, help="directory to write; must be empty or absent")
-    parser.add_argument("--model", help="exported model directory; by default the manifest kept with the scores is read")
+    parser.add_argument(
+        "--model", help="exported model directory; by default the manifest kept with the scores is read"
+    )
     parser.add_argument("--data", help="transformed data set directory, for its counts and settings")
     parser.add_argument("--baseline", help="Scores directory of a previous run to compare with, same vocabulary")
-    parser.add_argument("--require", action="append", default=[], metavar="METRIC=NUMBER",
-                        help="a bar the model must reach, e.g. gap_at_20=0.7; may be repeated")
-    parser.add_argument("--classes", default="", help="names or indices, separated by commas, of up to four classes whose "
-                                                      "curves to draw (default: a frequent, a middling and a weak one)")
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="METRIC=NUMBER",
+        help="a bar the model must reach, e.g. gap_at_20=0.7; may be repeated",
+    )
+    parser.add_argument(
+        "--classes",
+        default="",
+        help="names or indices, separated by commas, of up to four classes whose "
+        "curves to draw (default: a frequent, a middling and a weak one)",
+    )
     parser.add_argument("--title", default="", help="title of the page")
     parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
     return parser
+
+
+def check_output(output: str, inputs: Sequence[str | None]) -> None:
+    """Raises `UsageError` when the output directory is, or holds, one of the inputs, which --overwrite would delete."""
+    if files.is_object_store(output):
+        inside = [path for path in inputs if path and f"{path.rstrip('/')}/".startswith(f"{output.rstrip('/')}/")]
+    else:
+        own = os.path.realpath(output)
+        inside = [
+            path
+            for path in inputs
+            if path and not files.is_object_store(path) and os.path.commonpath([own, os.path.realpath(path)]) == own
+        ]
+    if inside:
+        raise UsageError(f"--output={output} holds the input {inside[0]}: name another directory")
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -46,16 +74,32 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = [name.strip() for name in args.classes.split(",") if name.strip()]
     if len(wanted) > 4:
         raise UsageError(f"--classes draws at most four classes, got {len(wanted)}")
+    check_output(args.output, [args.scores, args.model, args.data, args.baseline])
+    if not args.overwrite:
+        files.prepare_output(args.output, resume=False, overwrite=False)
     report, facts = job.build(
-        scores_path=args.scores, model_path=args.model, data_path=args.data, baseline_path=args.baseline,
-        requirements=requirements, wanted_classes=wanted, title=args.title)
-    files.prepare_output(args.output, resume=False, overwrite=args.overwrite)
+        scores_path=args.scores,
+        model_path=args.model,
+        data_path=args.data,
+        baseline_path=args.baseline,
+        requirements=requirements,
+        wanted_classes=wanted,
+        title=args.title,
+    )
+    if args.overwrite:  # only now, so that a report that cannot be made leaves the old one
+        files.prepare_output(args.output, resume=False, overwrite=True)
     page = job.write(report, args.output)
     info = {
-        "job": "report", "report": "report.html", "report_bytes": len(page), **facts,
-        "figures": [figure.name for figure in report.figures], "tables": [table.name for table in report.tables],
+        "job": "report",
+        "report": "report.html",
+        "report_bytes": len(page),
+        **facts,
+        "figures": [figure.name for figure in report.figures],
+        "tables": [table.name for table in report.tables],
         "config": {key: value for key, value in vars(args).items() if key != "overwrite"},
-        "versions": {"project": __version__}, "wall_seconds": round(time.monotonic() - started, 3)}
+        "versions": {"project": __version__},
+        "wall_seconds": round(time.monotonic() - started, 3),
+    }
     files.write_json(files.join(args.output, "info.json"), info)
     print(f"report: {files.join(args.output, 'report.html')}")
     return info

@@ -1,12 +1,12 @@
-"""Figures of a classifier's quality: each `plot_*(data, *, ax=None)` draws numbers that are handed in and returns its Axes.
+"""Figures of a classifier's quality: each `plot_*(data, *, ax=None)` draws the numbers handed in and returns its Axes.
 
-Nothing is computed or read here. Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also has its own
-dash pattern, so that a figure reads in grey.
+Nothing is computed or read here. Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also has
+its own dash pattern, so that a figure reads in grey.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,21 +14,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK, GREY = (
-    "#0072B2", "#D55E00", "#007A5A", "#A8548A", "#C98A00", "#1B1F24", "#8A9199")
+    "#0072B2",
+    "#D55E00",
+    "#007A5A",
+    "#A8548A",
+    "#C98A00",
+    "#1B1F24",
+    "#8A9199",
+)
 _LINES: tuple[tuple[str, str | tuple[int, tuple[int, ...]]], ...] = (
-    (VERMILION, (0, (1, 1))), (GREEN, (0, (4, 1, 1, 1))), (PURPLE, (0, (6, 2))), (ORANGE, (0, (3, 1, 1, 1, 1, 1))))
+    (VERMILION, (0, (1, 1))),
+    (GREEN, (0, (4, 1, 1, 1))),
+    (PURPLE, (0, (6, 2))),
+    (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
+)
 # Matplotlib settings for all figures of a report; text stays text in SVG.
-STYLE: dict[str, object] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "sans-serif"],
     "font.size": 9.5,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.edgecolor": GREY, "axes.labelcolor": BLACK, "axes.titlesize": 10,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E7EB", "grid.linewidth": 0.7,
-    "xtick.color": "#3D444D", "ytick.color": "#3D444D",
-    "legend.frameon": False, "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": BLACK,
+    "axes.titlesize": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E7EB",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#3D444D",
+    "ytick.color": "#3D444D",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
     "lines.linewidth": 1.8,
-    "svg.fonttype": "none", "svg.hashsalt": "report",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
 }
 
 
@@ -66,7 +86,7 @@ class ThresholdCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Predictions binned by probability: mean probability, share that is right (both in [0, 1]) and count, each (bins,)."""
+    """Predictions binned by probability: mean probability, share right (both in [0, 1]) and count, each (bins,)."""
 
     edges: np.ndarray
     confidence: np.ndarray
@@ -78,7 +98,8 @@ class Calibration:
 class HeatMap:
     """A square of shares in [0, 1]: row = truth, column = prediction; rows add to 1, or are NaN without data."""
 
-    labels: Sequence[str]
+    row_labels: Sequence[str]
+    column_labels: Sequence[str]
     shares: np.ndarray
 
 
@@ -154,17 +175,26 @@ def _unit_square(ax: "Axes", x_label: str, y_label: str) -> None:
 
 
 def _curves(data: CurveBundle, ax: "Axes") -> None:
-    ax.fill_between(data.grid, data.band_low, data.band_high, color=BLUE, alpha=0.13, linewidth=0,
-                    label="middle half of the classes")
+    ax.fill_between(
+        data.grid,
+        data.band_low,
+        data.band_high,
+        color=BLUE,
+        alpha=0.13,
+        linewidth=0,
+        label="middle half of the classes",
+    )
     for (label, curve), (color, dashes) in zip(data.classes, _LINES, strict=False):
         ax.plot(data.grid, curve, color=color, linestyle=dashes, linewidth=1.3, label=label)
     ax.plot(data.grid, data.macro, color=BLUE, linestyle=(0, (5, 2)), label="macro (mean of classes)")
     ax.plot(data.grid, data.micro, color=BLACK, label="micro (all pairs pooled)")
 
 
-def _legend(ax: "Axes", loc: str) -> None:
+def _legend(ax: "Axes", loc: Any) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], loc=loc, handlelength=2.6, borderaxespad=0.2, labelspacing=0.3)
+    ax.legend(
+        handles=handles[::-1], labels=labels[::-1], loc=loc, handlelength=2.6, borderaxespad=0.2, labelspacing=0.3
+    )
 
 
 def plot_precision_recall(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
@@ -195,10 +225,21 @@ def plot_threshold_curves(data: ThresholdCurves, *, ax: "Axes | None" = None) ->
     """Precision, recall and F1 against the one threshold used for all classes."""
     ax = _axes(ax)
     ax.axvline(data.operating, color=GREY, linewidth=0.9)
-    ax.annotate(f" in use: {data.operating:g}", (data.operating, 0.995), fontsize=8, color="#3D444D", va="top")
+    ax.annotate(
+        f"in use: {data.operating:g}",
+        (data.operating, 0.995),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color="#3D444D",
+        va="top",
+    )
     for label, curve, color, dashes in (
-            ("precision (micro)", data.precision, BLUE, (0, (5, 2))), ("recall (micro)", data.recall, VERMILION, (0, (1, 1))),
-            ("F1 (micro)", data.f1_micro, BLACK, "-"), ("F1 (macro)", data.f1_macro, GREEN, (0, (4, 1, 1, 1)))):
+        ("precision (micro)", data.precision, BLUE, (0, (5, 2))),
+        ("recall (micro)", data.recall, VERMILION, (0, (1, 1))),
+        ("F1 (micro)", data.f1_micro, BLACK, "-"),
+        ("F1 (macro)", data.f1_macro, GREEN, (0, (4, 1, 1, 1))),
+    ):
         ax.plot(data.threshold, curve, color=color, linestyle=dashes, label=label)
     _unit_square(ax, "Threshold (probability)", "Score")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
@@ -218,31 +259,62 @@ def plot_calibration(data: Calibration, *, ax: "Axes | None" = None) -> "Axes":
 def plot_histogram(data: Histogram, *, ax: "Axes | None" = None) -> "Axes":
     """Counts in bins."""
     ax = _axes(ax)
-    ax.bar(data.edges[:-1], data.count, width=np.diff(data.edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.6)
+    ax.bar(
+        data.edges[:-1],
+        data.count,
+        width=np.diff(data.edges),
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+        linewidth=0.6,
+    )
     ax.set(xlabel=data.x_label, ylabel=data.y_label, xlim=(data.edges[0], data.edges[-1]))
     if data.log:
         ax.set_yscale("log")
     if data.marked:
         ax.axvline(data.marked[0], color=BLACK, linewidth=1, linestyle=(0, (4, 2)))
-        ax.annotate(f" {data.marked[1]}", (data.marked[0], 0.97), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+        ax.annotate(
+            data.marked[1],
+            (data.marked[0], 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="top",
+        )
     return ax
 
 
 def plot_heat_map(data: HeatMap, *, ax: "Axes | None" = None) -> "Axes":
     """Shares of each row as shades (dark = much, also in grey); those of 1 % and more are written in their cell."""
     ax = _axes(ax)
-    size = len(data.labels)
+    size = len(data.row_labels)
     # The square root spreads the small shares, which are the confusions; the numbers carry the values.
-    ax.pcolormesh(np.arange(size + 1), np.arange(size + 1), np.sqrt(np.nan_to_num(data.shares)), cmap="Blues", vmin=0,
-                  vmax=1, edgecolors="white", linewidth=0.5)
+    ax.pcolormesh(
+        np.arange(size + 1),
+        np.arange(size + 1),
+        np.sqrt(np.nan_to_num(data.shares)),
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        edgecolors="white",
+        linewidth=0.5,
+    )
     for row in range(size):
         for column in range(size):
             share = data.shares[row, column]
             if np.isfinite(share) and share >= 0.01:
-                ax.text(column + 0.5, row + 0.52, f"{100 * share:.0f}", ha="center", va="center", fontsize=6.5,
-                        color="white" if np.sqrt(share) > 0.6 else BLACK)
-    ax.set_xticks(np.arange(size) + 0.5, data.labels, rotation=90, fontsize=7.5)
-    ax.set_yticks(np.arange(size) + 0.5, data.labels, fontsize=7.5)
+                ax.text(
+                    column + 0.5,
+                    row + 0.52,
+                    f"{100 * share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6.5,
+                    color="white" if np.sqrt(share) > 0.6 else BLACK,
+                )
+    ax.set_xticks(np.arange(size) + 0.5, data.column_labels, rotation=90, fontsize=7.5)
+    ax.set_yticks(np.arange(size) + 0.5, data.row_labels, fontsize=7.5)
     ax.set(xlabel="Predicted", ylabel="True (each row adds to 100 %)", ylim=(size, 0), xlim=(0, size), aspect="equal")
     ax.grid(False)
     ax.tick_params(length=0)
@@ -256,8 +328,14 @@ def plot_groups(data: GroupScores, *, ax: "Axes | None" = None) -> "Axes":
     ax = _axes(ax)
     places = np.arange(len(data.names))
     ax.axvline(data.overall, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
-    ax.annotate(f"all classes {data.overall:.2f}", (data.overall, 1.005), xycoords=("data", "axes fraction"), fontsize=7.5,
-                color="#3D444D", ha="center")
+    ax.annotate(
+        f"all classes {data.overall:.2f}",
+        (data.overall, 1.005),
+        xycoords=("data", "axes fraction"),
+        fontsize=7.5,
+        color="#3D444D",
+        ha="center",
+    )
     ax.hlines(places, data.low, data.high, color=BLUE, linewidth=1.6)
     ax.plot(data.value, places, "o", color=BLUE, markersize=5)
     ax.set_yticks(places, [f"{name} ({size})" for name, size in zip(data.names, data.sizes, strict=True)], fontsize=8)
@@ -270,9 +348,20 @@ def plot_groups(data: GroupScores, *, ax: "Axes | None" = None) -> "Axes":
 def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes":
     """Average precision of each class against its number of examples, and the mean of classes of like size."""
     ax = _axes(ax)
-    ax.plot(data.count, data.ap, "o", color=BLUE, markersize=2.6, alpha=0.35, markeredgewidth=0, label="one class",
-            rasterized=len(data.count) > 500)
-    ax.hlines(data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of like classes")
+    ax.plot(
+        data.count,
+        data.ap,
+        "o",
+        color=BLUE,
+        markersize=2.6,
+        alpha=0.35,
+        markeredgewidth=0,
+        label="one class",
+        rasterized=len(data.count) > 500,
+    )
+    ax.hlines(
+        data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of like classes"
+    )
     ax.set_xscale("log")
     ax.set(xlabel=data.count_label, ylabel="Average precision", ylim=(-0.02, 1.02))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
@@ -281,16 +370,27 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
 
 def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
     """Lines over epochs, or over anything else that runs."""
+    from matplotlib.ticker import MaxNLocator
+
     ax = _axes(ax)
     styles = ((BLACK, "-", "o"), (BLUE, (0, (5, 2)), "s"), *((color, dashes, "^") for color, dashes in _LINES))
     for (label, values), (color, dashes, marker) in zip(data.lines, styles, strict=False):
         ax.plot(data.x, values, color=color, linestyle=dashes, marker=marker, markersize=3.5, label=label)
     if data.marked:
         ax.axvline(data.marked[0], color=GREY, linewidth=0.9)
-        ax.annotate(f" {data.marked[1]}", (data.marked[0], 0.02), xycoords=("data", "axes fraction"), fontsize=8,
-                    color="#3D444D")
+        right = data.marked[0] > (data.x[0] + data.x[-1]) / 2
+        ax.annotate(
+            data.marked[1],
+            (data.marked[0], 0.02),
+            xycoords=("data", "axes fraction"),
+            fontsize=8,
+            color="#3D444D",
+            xytext=(-4 if right else 4, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+        )
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
     return ax
 
@@ -301,8 +401,17 @@ def plot_changes(data: Changes, *, ax: "Axes | None" = None) -> "Axes":
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
     within = ~data.exceeds
     better, worse = data.exceeds & (data.after > data.before), data.exceeds & (data.after < data.before)
-    ax.plot(data.before[within], data.after[within], "o", color=GREY, markersize=2.6, alpha=0.5, markeredgewidth=0,
-            label="within the interval", rasterized=within.sum() > 500)
+    ax.plot(
+        data.before[within],
+        data.after[within],
+        "o",
+        color=GREY,
+        markersize=2.6,
+        alpha=0.5,
+        markeredgewidth=0,
+        label="within the interval",
+        rasterized=within.sum() > 500,
+    )
     ax.plot(data.before[better], data.after[better], "^", color=BLUE, markersize=5, label="better, beyond it")
     ax.plot(data.before[worse], data.after[worse], "v", color=VERMILION, markersize=5, label="worse, beyond it")
     _unit_square(ax, "Average precision of the baseline", "Average precision of this run")

@@ -1,4 +1,4 @@
-"""What the report says about a run, computed from its metrics: intervals, groups of classes, confusions, changes, verdict."""
+"""What the report says about a run, computed from its metrics: intervals, groups, confusions, changes, verdict."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.reporting.scores import Scores
+from pipelines.reporting.tables import signed
 from vcls_model.commands import UsageError, unknown_choice
 
 # Normal quantile of a 95 % interval.
@@ -27,7 +28,9 @@ class Metric:
 
 
 METRICS = (
-    Metric("gap_at_20", "GAP@20", "Pooled over every video's 20 best classes, how well right answers rank above wrong ones"),
+    Metric(
+        "gap_at_20", "GAP@20", "Pooled over every video's 20 best classes, how well right answers rank above wrong ones"
+    ),
     Metric("map", "mAP", "Mean over classes of average precision, all videos ranked: every class counts the same"),
     Metric("hit_at_1", "Hit@1", "Share of videos whose best class is right"),
     Metric("perr", "PERR", "Share of right classes when each video is given as many as it has labels"),
@@ -36,12 +39,18 @@ METRICS = (
     Metric("f1_micro", "F1 (micro)", "Balance of precision and recall over all decisions at the threshold"),
     Metric("f1_macro", "F1 (macro)", "The same by class, then the mean of classes"),
     Metric("f1_weighted", "F1 (weighted)", "The same by class, weighted by the positives of the class"),
-    Metric("expected_calibration_error", "Calibration error",
-           "Mean distance between a predicted probability and the share that is right, all pairs",
-           higher_is_better=False),
-    Metric("expected_calibration_error_at_20", "Calibration error@20",
-           "The same over every video's 20 best classes, where probabilities are large enough to matter",
-           higher_is_better=False),
+    Metric(
+        "expected_calibration_error",
+        "Calibration error",
+        "Mean distance between a predicted probability and the share that is right, all pairs",
+        higher_is_better=False,
+    ),
+    Metric(
+        "expected_calibration_error_at_20",
+        "Calibration error@20",
+        "The same over every video's 20 best classes, where probabilities are large enough to matter",
+        higher_is_better=False,
+    ),
 )
 
 
@@ -64,7 +73,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a metric differs from the baseline's, `delta` = this run − baseline, with a 95 % interval (NaN if unknown)."""
+    """How a metric differs from the baseline's, `delta` = this run − baseline, with 95 % interval (NaN if unknown)."""
 
     now: Estimate
     before: Estimate
@@ -117,9 +126,14 @@ def class_intervals(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
     return (np.where(known, np.minimum(measured_low, low), low), np.where(known, np.maximum(measured_high, high), high))
 
 
-def difference_interval(before: np.ndarray | float, before_low: np.ndarray | float, before_high: np.ndarray | float,
-                        after: np.ndarray | float, after_low: np.ndarray | float,
-                        after_high: np.ndarray | float) -> tuple[Any, Any]:
+def difference_interval(
+    before: np.ndarray | float,
+    before_low: np.ndarray | float,
+    before_high: np.ndarray | float,
+    after: np.ndarray | float,
+    after_low: np.ndarray | float,
+    after_high: np.ndarray | float,
+) -> tuple[Any, Any]:
     """95 % interval of `after - before` from the two intervals (the square-and-add rule of Newcombe 1998).
 
     Treats the two as independent. Runs over the same videos are not: their difference is known better than this says.
@@ -148,8 +162,16 @@ def estimates(scores: Scores) -> list[Estimate]:
         if metric.key == "hit_at_1" and not math.isfinite(low):
             videos = _summary_number(summary, "videos")
             low, high = (float(bound) for bound in wilson_interval(value * videos, videos))
-        found.append(Estimate(metric, value, low, high, _summary_number(summary, f"{metric.key}_lower"),
-                              _summary_number(summary, f"{metric.key}_upper")))
+        found.append(
+            Estimate(
+                metric,
+                value,
+                low,
+                high,
+                _summary_number(summary, f"{metric.key}_lower"),
+                _summary_number(summary, f"{metric.key}_upper"),
+            )
+        )
     return found
 
 
@@ -196,8 +218,13 @@ def class_changes(scores: Scores, baseline: Scores) -> ClassChanges:
     compared = np.isfinite(before) & np.isfinite(after)
     low, high = difference_interval(before, before_low, before_high, after, after_low, after_high)
     delta = after - before
-    return ClassChanges(compared, np.where(compared, delta, np.nan), np.where(compared, low, np.nan),
-                        np.where(compared, high, np.nan), compared & ((low > 0) | (high < 0)))
+    return ClassChanges(
+        compared,
+        np.where(compared, delta, np.nan),
+        np.where(compared, low, np.nan),
+        np.where(compared, high, np.nan),
+        compared & ((low > 0) | (high < 0)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +249,17 @@ def _group(name: str, note: str, members: np.ndarray, scores: Scores) -> Group:
     mean = float(ap[measured].mean()) if count else math.nan
     half = Z95 * float(ap[measured].std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
     f1 = scores.columns["f1"][members][measured]
-    return Group(name, note, int(members.sum()), count, int(support.sum()), mean, max(mean - half, 0.0),
-                 min(mean + half, 1.0), float(np.nanmean(f1)) if np.isfinite(f1).any() else math.nan)
+    return Group(
+        name,
+        note,
+        int(members.sum()),
+        count,
+        int(support.sum()),
+        mean,
+        max(mean - half, 0.0),
+        min(mean + half, 1.0),
+        float(np.nanmean(f1)) if np.isfinite(f1).any() else math.nan,
+    )
 
 
 def frequency(scores: Scores) -> tuple[np.ndarray, str]:
@@ -234,16 +270,21 @@ def frequency(scores: Scores) -> tuple[np.ndarray, str]:
 
 
 def frequency_groups(scores: Scores) -> list[Group]:
-    """Head, torso and tail, as `metrics.json` slices them: of the classes with positives, by falling number of positives
-    in the scored videos, the first tenth, the next four tenths, and the rest."""
+    """Head, torso and tail, as `metrics.json` slices them.
+
+    Of the classes with positives, by falling number of positives in the scored videos, the first tenth, the next four
+    tenths, and the rest.
+    """
     support = scores.columns["support"]
     order = np.argsort(-support, kind="stable")
     order = order[support[order] > 0]
     head, torso = math.ceil(len(order) * 0.1), math.ceil(len(order) * 0.5)
     groups = []
-    for name, note, chosen in (("Head", "the most frequent tenth of the classes", order[:head]),
-                               ("Torso", "the next four tenths", order[head:torso]),
-                               ("Tail", "the less frequent half", order[torso:])):
+    for name, note, chosen in (
+        ("Head", "the most frequent tenth of the classes", order[:head]),
+        ("Torso", "the next four tenths", order[head:torso]),
+        ("Tail", "the less frequent half", order[torso:]),
+    ):
         members = np.zeros(len(support), bool)
         members[chosen] = True
         if members.any():
@@ -262,7 +303,7 @@ def vertical_groups(scores: Scores) -> list[Group]:
 
 
 def size_groups(scores: Scores) -> list[tuple[int, int, np.ndarray]]:
-    """Measured classes by number of examples in steps of about 3 (1, 3, 10, 30, …): (from, below, members bool (C,))."""
+    """Measured classes by number of examples, in steps 1, 3, 10, 30, …: (from, below, members bool (C,))."""
     count, _ = frequency(scores)
     measured = np.isfinite(scores.columns["ap"])
     edges = [0, 1, *(int(step * 10**power) for power in range(9) for step in (3, 10))]
@@ -274,21 +315,34 @@ def size_groups(scores: Scores) -> list[tuple[int, int, np.ndarray]]:
     return groups
 
 
-def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[list[int], list[int]]:
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Classes at one end of the scale, and whether each one's whole interval lies beyond the mean of all classes."""
+
+    classes: list[int]
+    sure: bool
+
+
+def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking]:
     """Classes that are surely good and surely bad: highest lower end, and lowest upper end, of the interval of AP.
 
-    So a class with few positives, whose AP may be luck, enters neither list. Each measured class is in one list at most.
+    So a class with few positives, whose AP may be luck, enters neither list; nor does one whose interval holds the mean
+    of all classes. Where no class is surely so, the list holds the nearest to it.
     """
     low, high = class_intervals(scores)
-    measured = np.flatnonzero(np.isfinite(scores.columns["ap"]))
-    how_many = min(how_many, len(measured) // 2)
-    best = measured[np.argsort(-low[measured], kind="stable")][:how_many].tolist()
-    worst = measured[np.argsort(high[measured], kind="stable")][:how_many].tolist()
-    return best, worst
+    ap = scores.columns["ap"]
+    measured = np.flatnonzero(np.isfinite(ap))
+    mean = ap[measured].mean() if len(measured) else math.nan
+    rankings = []
+    for sure, key in ((low[measured] > mean, -low), (high[measured] < mean, high)):
+        chosen = measured[sure] if sure.any() else measured
+        order = chosen[np.argsort(key[chosen], kind="stable")]
+        rankings.append(Ranking(order[:how_many].tolist(), bool(sure.any())))
+    return rankings[0], rankings[1]
 
 
 def choose_classes(scores: Scores, wanted: Sequence[str]) -> list[int]:
-    """The classes whose curves are drawn: those `wanted` (names or indices), else a frequent, a middling and a weak one.
+    """The classes whose curves are drawn: `wanted` (names or indices), else a frequent, a middling and a weak one.
 
     Raises:
         UsageError: a name is not in the vocabulary.
@@ -331,12 +385,14 @@ def confused_pairs(scores: Scores, how_many: int = 30) -> list[ConfusedPair]:
     same = scores.confusion[scores.confusion[:, 0] == scores.confusion[:, 1]]
     right[same[:, 0]] = same[:, 2]
     order = np.lexsort((rows[:, 1], rows[:, 0], -rows[:, 2]))[:how_many]
-    return [ConfusedPair(int(true), int(predicted), int(count), int(scores.columns["support"][true] - right[true]))
-            for true, predicted, count in rows[order]]
+    return [
+        ConfusedPair(int(true), int(predicted), int(count), int(scores.columns["support"][true] - right[true]))
+        for true, predicted, count in rows[order]
+    ]
 
 
 def vertical_confusion(scores: Scores) -> tuple[list[str], np.ndarray]:
-    """Counts (V, V) of true vertical (row) × predicted vertical, verticals most frequent first; ([], …) without them."""
+    """Counts (V, V) of true vertical (row) × predicted, most frequent first; ([], …) without verticals."""
     if not scores.has_verticals:
         return [], np.zeros((0, 0), np.int64)
     mains = [scores.main_vertical(index) for index in range(scores.class_count)]
@@ -432,32 +488,44 @@ def check_requirement(requirement: Requirement, found: Sequence[Estimate]) -> Ch
     return Check("attention", title, f"Undecided: the interval {interval} holds the bar. More videos would decide.")
 
 
-def verdict(scores: Scores, found: Sequence[Estimate], against: Sequence[Change] | None,
-            by_class: ClassChanges | None, requirements: Sequence[Requirement]) -> Verdict:
+def verdict(
+    scores: Scores,
+    found: Sequence[Estimate],
+    against: Sequence[Change] | None,
+    by_class: ClassChanges | None,
+    requirements: Sequence[Requirement],
+) -> Verdict:
     """The answer to "does it ship", from bars and baseline where there are any, and what to mind in any case."""
     checks = [check_requirement(requirement, found) for requirement in requirements]
     bars = {check.state for check in checks}
-    lead = next((estimate for key in ("gap_at_20", "map", "hit_at_1")
-                 if (estimate := estimate_of(found, key)) is not None), None)
+    lead = next(
+        (estimate for key in ("gap_at_20", "map", "hit_at_1") if (estimate := estimate_of(found, key)) is not None),
+        None,
+    )
     state, title, text = "note", "No metric could be computed", "The scored videos carry too few labels."
     if lead is not None:
         title = f"{lead.metric.title} {lead.value:.3f}"
         if lead.has_interval:
             title += f" ({lead.low:.3f} to {lead.high:.3f})"
-        text = ("No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: "
-                "the figures below say what the model can do.")
+        text = (
+            "No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: "
+            "the figures below say what the model can do."
+        )
     if against:
         change = next((change for change in against if lead and change.now.metric == lead.metric), against[0])
-        sentence = f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({change.delta:+.3f})"
+        sentence = (
+            f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({signed(change.delta)})"
+        )
         if change.exceeds:
             state = "good" if change.improves else "bad"
             title = f"{'Better' if change.improves else 'Worse'} than the baseline, beyond chance"
         else:
             state, title = "attention", "No change against the baseline that chance does not explain"
-        text = f"{sentence}; 95 % interval of the difference {change.low:+.3f} to {change.high:+.3f}."
+        text = f"{sentence}; 95 % interval of the difference {signed(change.low)} to {signed(change.high)}."
         if by_class is not None:
             up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
-            text += f" By class: {up:,} better and {down:,} worse beyond their interval, of {by_class.compared.sum():,} compared."
+            text += f" By class: {up:,} better and {down:,} worse beyond their interval, "
+            text += f"of {by_class.compared.sum():,} compared."
     if bars:
         state = "bad" if "bad" in bars else "attention" if "attention" in bars else "good"
         reached = sum(check.state == "good" for check in checks)
@@ -466,7 +534,8 @@ def verdict(scores: Scores, found: Sequence[Estimate], against: Sequence[Change]
             text = f"{title}: {text}"
         else:
             text = f"{reached} of {len(checks)} bars are reached for certain." + (
-                f" {lead.metric.title} is {title.split(' ', 1)[1]}." if lead else "")
+                f" {lead.metric.title} is {title.split(' ', 1)[1]}." if lead else ""
+            )
         title = prefix
     return Verdict(state, title, text, checks + _standing_checks(scores))
 
@@ -476,26 +545,55 @@ def _standing_checks(scores: Scores) -> list[Check]:
     checks = []
     split = _plain(info.get("split"))
     if split in ("test", "validate"):
-        checks.append(Check("good" if split == "test" else "attention", "Held out", (
-            "Only videos of the test split were scored." if split == "test" else
-            "Scored on the validation split, which chose the checkpoint and the thresholds: the figures flatter a little.")))
+        checks.append(
+            Check(
+                "good" if split == "test" else "attention",
+                "Held out",
+                (
+                    "Only videos of the test split were scored."
+                    if split == "test"
+                    else "Scored on the validation split, which chose checkpoint and thresholds: the figures flatter a little."
+                ),
+            )
+        )
     else:
-        checks.append(Check("attention", "Held out", (
-            "The training split was scored: the figures flatter." if split == "train" else
-            "Every video of the input was scored. If the model was trained on some of them, the figures flatter; "
-            "--split=test of the score job keeps the held-out ones.")))
+        checks.append(
+            Check(
+                "attention",
+                "Held out",
+                (
+                    "The training split was scored: the figures flatter."
+                    if split == "train"
+                    else "Every video of the input was scored. If the model learnt from some, the figures flatter; "
+                    "--split=test of the score job keeps the held-out ones."
+                ),
+            )
+        )
     enough, measured = int((support >= FEW_POSITIVES).sum()), int((support > 0).sum())
     share = support[support >= FEW_POSITIVES].sum() / max(support.sum(), 1)
-    checks.append(Check(
-        "good" if share >= 0.9 else "attention", "Evidence",
-        f"{measured:,} of {scores.class_count:,} classes have a positive among the scored videos; {enough:,} have at least "
-        f"{FEW_POSITIVES} and hold {100 * share:.0f} % of the labels. "
-        + ("" if enough == scores.class_count else "Say nothing of the others from this run.")))
+    checks.append(
+        Check(
+            "good" if share >= 0.9 else "attention",
+            "Evidence",
+            f"{measured:,} of {scores.class_count:,} classes have a positive among the scored videos; "
+            f"{enough:,} have at least "
+            f"{FEW_POSITIVES} and hold {100 * share:.0f} % of the labels. "
+            + ("" if enough == scores.class_count else "This run says little of the others."),
+        )
+    )
     read, rejected = info.get("records_read"), info.get("records_rejected", 0)
     if read:
-        checks.append(Check("good" if not rejected else "attention", "Input", (
-            f"All {read:,} records could be read." if not rejected else
-            f"{rejected:,} of {read:,} records ({100 * rejected / read:.2g} %) were rejected; see Rejected records.")))
+        checks.append(
+            Check(
+                "good" if not rejected else "attention",
+                "Input",
+                (
+                    f"All {read:,} records could be read."
+                    if not rejected
+                    else f"{rejected:,} of {read:,} records ({100 * rejected / read:.2g} %) were rejected, see below."
+                ),
+            )
+        )
     return checks
 
 

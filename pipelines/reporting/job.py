@@ -27,8 +27,16 @@ _DEAD_LETTERS_SHOWN = 20
 _PAIRS_COUNTED = 200
 
 
-def build(*, scores_path: str, model_path: str | None, data_path: str | None, baseline_path: str | None,
-          requirements: Sequence[Requirement], wanted_classes: Sequence[str], title: str) -> tuple[Report, dict[str, Any]]:
+def build(
+    *,
+    scores_path: str,
+    model_path: str | None,
+    data_path: str | None,
+    baseline_path: str | None,
+    requirements: Sequence[Requirement],
+    wanted_classes: Sequence[str],
+    title: str,
+) -> tuple[Report, dict[str, Any]]:
     """Reads and computes all; returns the report and facts for its `info.json`. Writes nothing.
 
     Raises:
@@ -47,19 +55,35 @@ def build(*, scores_path: str, model_path: str | None, data_path: str | None, ba
     if scores.labelled:
         pairs = [(pair.true_index, pair.predicted_index) for pair in analysis.confused_pairs(scores, _PAIRS_COUNTED)]
         found = recommendations.recommend(
-            scores, cooccurrence=predictions.count_cooccurrence(scores_path, pairs, scores.class_count),
-            against=analysis.class_changes(scores, baseline) if baseline else None, baseline_path=baseline_path or "",
-            rivals=_rivals(scores))
+            scores,
+            cooccurrence=predictions.count_cooccurrence(scores_path, pairs, scores.class_count),
+            against=analysis.class_changes(scores, baseline) if baseline else None,
+            baseline_path=baseline_path or "",
+            rivals=_rivals(scores),
+        )
     else:
-        statistics = predictions.prediction_statistics(scores_path, scores.class_count,
-                                                       float(scores.info.get("threshold", 0.5)))
-    report = page.assemble(Inputs(
-        scores, manifests, baseline, requirements, chosen, found, statistics,
-        read_dead_letters(scores_path, _DEAD_LETTERS_SHOWN), title or _title(scores, manifests)))
+        statistics = predictions.prediction_statistics(
+            scores_path, scores.class_count, float(scores.info.get("threshold", 0.5))
+        )
+    report = page.assemble(
+        Inputs(
+            scores,
+            manifests,
+            baseline,
+            requirements,
+            chosen,
+            found,
+            statistics,
+            read_dead_letters(scores_path, _DEAD_LETTERS_SHOWN),
+            title or _title(scores, manifests),
+        )
+    )
     return report, {
-        "labelled": scores.labelled, "class_count": scores.class_count,
+        "labelled": scores.labelled,
+        "class_count": scores.class_count,
         "verdict": {"state": report.verdict.state, "title": report.verdict.title} if report.verdict else None,
-        "recommendations": [entry.kind for entry in found]}
+        "recommendations": [entry.kind for entry in found],
+    }
 
 
 def write(report: Report, output: str) -> bytes:
@@ -81,8 +105,13 @@ def _models(scores: Scores) -> list[Mapping[str, Any]]:
 
 def _manifests(scores: Scores, model_path: str | None, data_path: str | None) -> Manifests:
     models = _models(scores)
-    model = read_manifest(model_path, "the model directory") if model_path else \
-        dict(models[0].get("info") or {}) if models else {}
+    model = (
+        read_manifest(model_path, "the model directory")
+        if model_path
+        else dict(models[0].get("info") or {})
+        if models
+        else {}
+    )
     data: dict[str, Any] = {}
     if data_path:
         data = read_manifest(data_path, "the data directory")
@@ -91,8 +120,10 @@ def _manifests(scores: Scores, model_path: str | None, data_path: str | None) ->
     for what, path, manifest in (("model", model_path, model), ("data set", data_path, data)):
         count = manifest.get("class_count")
         if path and count is not None and count != scores.class_count:
-            raise JobError(f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: "
-                           "they do not belong together")
+            raise JobError(
+                f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: "
+                "they do not belong together"
+            )
     return Manifests(model, data, model_path or "", data_path or "")
 
 
@@ -114,5 +145,8 @@ def _rivals(scores: Scores) -> list[recommendations.Rival]:
 def _title(scores: Scores, manifests: Manifests) -> str:
     schema = manifests.model.get("schema") or scores.info.get("schema") or {}
     name = (manifests.model.get("model") or {}).get("name")
-    parts = [f"Model {name}" if name else "", f"on {schema['name']}" if isinstance(schema, Mapping) and schema.get("name") else ""]
+    parts = [
+        f"Model {name}" if name else "",
+        f"on {schema['name']}" if isinstance(schema, Mapping) and schema.get("name") else "",
+    ]
     return " ".join(part for part in parts if part) or "Video classification"

@@ -16,7 +16,7 @@ from pipelines.reporting.figures import Figure
 from pipelines.reporting.predictions import PredictionStatistics
 from pipelines.reporting.recommendations import Recommendation
 from pipelines.reporting.scores import UNKNOWN_VERTICAL, ClassName, Example, Scores
-from pipelines.reporting.tables import Table, number
+from pipelines.reporting.tables import Table, number, signed
 
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
 _EXAMPLES_SHOWN = 12
@@ -73,29 +73,48 @@ def explorer_data(scores: Scores, by_class: ClassChanges | None, baseline: Score
     place = {name: position for position, name in enumerate(unique)}
     assert scores.summary is not None
     data: dict[str, Any] = {
-        "names": scores.names, "verticals": unique if scores.has_verticals else [],
+        "names": scores.names,
+        "verticals": unique if scores.has_verticals else [],
         "vertical": [place[scores.main_vertical(index)] for index in range(scores.class_count)],
-        "videos": int(scores.summary.get("videos", 0)), "threshold": scores.info.get("threshold", 0.5),
+        "videos": int(scores.summary.get("videos", 0)),
+        "threshold": scores.info.get("threshold", 0.5),
         "support": _whole(columns["support"]),
         "train": _whole(scores.train_count) if np.isfinite(scores.train_count).any() else None,
-        "ap": _thousandths(columns["ap"]), "low": _thousandths(low), "high": _thousandths(high),
-        "roc": _thousandths(columns["roc_auc"]), "precision": _thousandths(columns["precision"]),
-        "recall": _thousandths(columns["recall"]), "f1": _thousandths(columns["f1"]),
-        "tp": _whole(columns["tp"]), "fp": _whole(columns["fp"]), "fn": _whole(columns["fn"]),
-        "best": _thousandths(columns["best_threshold"]), "precisionBest": _thousandths(columns["precision_best"]),
-        "recallBest": _thousandths(columns["recall_best"]), "f1Best": _thousandths(columns["f1_best"]),
-        "delta": None, "exceeds": None, "before": None,
+        "ap": _thousandths(columns["ap"]),
+        "low": _thousandths(low),
+        "high": _thousandths(high),
+        "roc": _thousandths(columns["roc_auc"]),
+        "precision": _thousandths(columns["precision"]),
+        "recall": _thousandths(columns["recall"]),
+        "f1": _thousandths(columns["f1"]),
+        "tp": _whole(columns["tp"]),
+        "fp": _whole(columns["fp"]),
+        "fn": _whole(columns["fn"]),
+        "best": _thousandths(columns["best_threshold"]),
+        "precisionBest": _thousandths(columns["precision_best"]),
+        "recallBest": _thousandths(columns["recall_best"]),
+        "f1Best": _thousandths(columns["f1_best"]),
+        "delta": None,
+        "exceeds": None,
+        "before": None,
     }
     if by_class is not None and baseline is not None:
-        data |= {"delta": _thousandths(by_class.delta), "exceeds": by_class.exceeds.astype(int).tolist(),
-                 "before": _thousandths(baseline.columns["ap"])}
+        data |= {
+            "delta": _thousandths(by_class.delta),
+            "exceeds": by_class.exceeds.astype(int).tolist(),
+            "before": _thousandths(baseline.columns["ap"]),
+        }
     curves = scores.curves
     data["curveRow"], data["pr"], data["rocCurve"], data["micro"] = [], "", "", None
     if "pr_class" in curves and "roc_class" in curves:
         known = np.isfinite(curves["pr_class"]).all(axis=1) & np.isfinite(curves["roc_class"]).all(axis=1)
         rows = np.where(known, np.cumsum(known) - 1, -1)
-        data |= {"curveRow": rows.tolist(), "points": int(curves["pr_class"].shape[1]),
-                 "pr": _bytes_base64(curves["pr_class"][known]), "rocCurve": _bytes_base64(curves["roc_class"][known])}
+        data |= {
+            "curveRow": rows.tolist(),
+            "points": int(curves["pr_class"].shape[1]),
+            "pr": _bytes_base64(curves["pr_class"][known]),
+            "rocCurve": _bytes_base64(curves["roc_class"][known]),
+        }
         if "pr_micro" in curves and "roc_micro" in curves:
             data["micro"] = {"pr": _thousandths(curves["pr_micro"]), "roc": _thousandths(curves["roc_micro"])}
     data["insteadOf"], data["mistakenFor"] = _confused_lists(scores)
@@ -103,7 +122,7 @@ def explorer_data(scores: Scores, by_class: ClassChanges | None, baseline: Score
 
 
 def _confused_lists(scores: Scores) -> tuple[list[list[int]], list[list[int]]]:
-    """By class, flat lists of other class, count: what was predicted when it was missed; what was true when it was wrong."""
+    """By class, flat lists of class, count: what was predicted when it was missed; what was true when it was wrong."""
     missed: list[list[int]] = [[] for _ in range(scores.class_count)]
     wrong: list[list[int]] = [[] for _ in range(scores.class_count)]
     rows = scores.confusion[scores.confusion[:, 0] != scores.confusion[:, 1]]
@@ -115,12 +134,23 @@ def _confused_lists(scores: Scores) -> tuple[list[list[int]], list[list[int]]]:
     return missed, wrong
 
 
-def _class_rows(scores: Scores, chosen: Sequence[int], by_class: ClassChanges | None) -> list[dict[str, Any]]:
+def _class_rows(scores: Scores, chosen: Sequence[int]) -> list[dict[str, Any]]:
     low, high = analysis.class_intervals(scores)
     columns = scores.columns
-    return [{"name": scores.name(i), "vertical": scores.main_vertical(i), "support": int(columns["support"][i]),
-             "ap": float(columns["ap"][i]), "low": float(low[i]), "high": float(high[i]), "f1": float(columns["f1"][i]),
-             "precision": float(columns["precision"][i]), "recall": float(columns["recall"][i])} for i in chosen]
+    return [
+        {
+            "name": scores.name(i),
+            "vertical": scores.main_vertical(i),
+            "support": int(columns["support"][i]),
+            "ap": float(columns["ap"][i]),
+            "low": float(low[i]),
+            "high": float(high[i]),
+            "f1": float(columns["f1"][i]),
+            "precision": float(columns["precision"][i]),
+            "recall": float(columns["recall"][i]),
+        }
+        for i in chosen
+    ]
 
 
 def _class_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -129,9 +159,15 @@ def _class_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _example_rows(scores: Scores, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    return [{"id": example.video_id, "name": scores.name(example.class_index), "probability": example.probability,
-             "labels": [scores.name(label) for label in example.labels if 0 <= label < scores.class_count]}
-            for example in examples]
+    return [
+        {
+            "id": example.video_id,
+            "name": scores.name(example.class_index),
+            "probability": example.probability,
+            "labels": [scores.name(label) for label in example.labels if 0 <= label < scores.class_count],
+        }
+        for example in examples
+    ]
 
 
 def _two_by_two(scores: Scores, chosen: Sequence[int]) -> list[dict[str, Any]]:
@@ -179,14 +215,26 @@ def _pick(source: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value not in (None, "", [], {}):
-            found.append((label, _text(value) if not isinstance(value, Mapping) else ", ".join(
-                f"{name} {_text(entry)}" for name, entry in value.items())))
+            found.append(
+                (
+                    label,
+                    _text(value)
+                    if not isinstance(value, Mapping)
+                    else ", ".join(f"{name} {_text(entry)}" for name, entry in value.items()),
+                )
+            )
     return found
 
 
 def _seconds(value: Any) -> str:
     seconds = float(value)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def approach(scores: Scores, manifests: Manifests) -> list[dict[str, Any]]:
@@ -196,40 +244,70 @@ def approach(scores: Scores, manifests: Manifests) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     facts = _pick(schema, (("name", "Record schema"), ("container", "Container")))
     modalities = schema.get("modalities") or []
-    facts += [(modality.get("name", "?"), f"{modality.get('width'):,} values a "
-               f"{'video' if modality.get('level') == 'video' else 'frame'}, {modality.get('encoding')}")
-              for modality in modalities]
+    facts += [
+        (
+            modality.get("name", "?"),
+            f"{modality.get('width'):,} values a "
+            f"{'video' if modality.get('level') == 'video' else 'frame'}, {modality.get('encoding')}",
+        )
+        for modality in modalities
+    ]
     steps.append({"title": "Data", "facts": facts + _pick({"classes": scores.class_count}, (("classes", "Classes"),))})
     split = data.get("split") or model.get("split") or {}
     facts = []
     if isinstance(split, Mapping):
         method = split.get("method")
         if method:
-            facts.append(("Split", {"hash": "by a hash of the video id", "given": "as the input gives it"}.get(method, method)))
+            facts.append(
+                (
+                    "Split",
+                    {"hash": "by a hash of the video id", "given": "as the input gives it"}.get(method, str(method)),
+                )
+            )
         if split.get("ratios"):
             facts.append(("Train, validate, test", _text(split["ratios"])))
-    facts += _pick(data, (("statistics.fitted_on", "Statistics fitted on"), ("statistics.records", "Records they saw"),
-                          ("statistics.method", "Statistics")))
+    facts += _pick(
+        data,
+        (
+            ("statistics.fitted_on", "Statistics fitted on"),
+            ("statistics.records", "Records they saw"),
+            ("statistics.method", "Statistics"),
+        ),
+    )
     transformed = data.get("transformed") or model.get("transformed") or []
-    facts += [(feature.get("name", "?"), f"{feature.get('width'):,} values a "
-               f"{'video' if feature.get('level') == 'video' else 'frame'}, {feature.get('encoding')}")
-              for feature in transformed if isinstance(feature, Mapping) and feature.get("width")]
+    facts += [
+        (
+            feature.get("name", "?"),
+            f"{feature.get('width'):,} values a "
+            f"{'video' if feature.get('level') == 'video' else 'frame'}, {feature.get('encoding')}",
+        )
+        for feature in transformed
+        if isinstance(feature, Mapping) and feature.get("width")
+    ]
     steps.append({"title": "Preprocessing and features", "facts": facts})
     facts = _pick(model, (("model.name", "Model"), ("model.parameter_count", "Parameters")))
     hyperparameters = (model.get("model") or {}).get("hyperparameters") or {}
     facts += [(key.replace("_", " "), value) for key, value in flatten(hyperparameters)]
     steps.append({"title": "Algorithm", "facts": facts})
     training = model.get("training") or {}
-    facts = [(key.replace("_", " ").replace(".", ": "), value) for key, value in flatten(training) if key != "wall_seconds"]
+    facts = [
+        (key.replace("_", " ").replace(".", ": "), value) for key, value in flatten(training) if key != "wall_seconds"
+    ]
     if training.get("wall_seconds") is not None:
         facts.append(("time", _seconds(training["wall_seconds"])))
     steps.append({"title": "Training", "facts": facts})
-    facts = _pick(info, (("split", "Split scored"), ("threshold", "Threshold"), ("top_k", "Classes kept a video"),
-                         ("run_id", "Run")))
+    facts = _pick(
+        info,
+        (("split", "Split scored"), ("threshold", "Threshold"), ("top_k", "Classes kept a video"), ("run_id", "Run")),
+    )
     models = info.get("models") or []
     if len(models) > 1:
         facts.append(("Models averaged", str(len(models))))
-    facts += [("Model directory", str(entry.get("path"))) for entry in models if isinstance(entry, Mapping) and entry.get("path")]
+    facts += [
+        ("Model directory", str(entry.get("path")))
+        for entry in models
+        if isinstance(entry, Mapping) and entry.get("path")
+    ]
     if info.get("wall_seconds") is not None:
         facts.append(("Time", _seconds(info["wall_seconds"])))
     steps.append({"title": "Scoring", "facts": facts})
@@ -239,11 +317,22 @@ def approach(scores: Scores, manifests: Manifests) -> list[dict[str, Any]]:
 def _data_facts(manifests: Manifests) -> tuple[list[list[Any]], list[tuple[str, str]]]:
     data = manifests.data
     splits = data.get("splits") or {}
-    rows = [[name, entry.get("records"), entry.get("shards")] for name, entry in splits.items()
-            if isinstance(entry, Mapping)]
-    facts = _pick(data, (("records_read", "Records read"), ("records_written", "Records written"),
-                         ("records_rejected", "Records rejected"), ("class_count", "Classes"),
-                         ("config.input", "Input"), ("versions", "Versions")))
+    rows = [
+        [name, entry.get("records"), entry.get("shards")]
+        for name, entry in splits.items()
+        if isinstance(entry, Mapping)
+    ]
+    facts = _pick(
+        data,
+        (
+            ("records_read", "Records read"),
+            ("records_written", "Records written"),
+            ("records_rejected", "Records rejected"),
+            ("class_count", "Classes"),
+            ("config.input", "Input"),
+            ("versions", "Versions"),
+        ),
+    )
     return rows, facts
 
 
@@ -275,7 +364,10 @@ def _labelled(inputs: Inputs) -> Report:
     against: list[Change] | None = None
     by_class: ClassChanges | None = None
     if baseline is not None:
-        against, by_class = analysis.changes(found, analysis.estimates(baseline)), analysis.class_changes(scores, baseline)
+        against, by_class = (
+            analysis.changes(found, analysis.estimates(baseline)),
+            analysis.class_changes(scores, baseline),
+        )
     verdict = analysis.verdict(scores, found, against, by_class, inputs.requirements)
     overall = float(np.nanmean(scores.columns["ap"])) if np.isfinite(scores.columns["ap"]).any() else float("nan")
     frequency_groups, vertical_groups = analysis.frequency_groups(scores), analysis.vertical_groups(scores)
@@ -283,48 +375,106 @@ def _labelled(inputs: Inputs) -> Report:
         "changes": figures.changes_figure(scores, baseline, by_class) if baseline and by_class else None,
         "frequency": figures.group_figure("frequency_groups", "Head, torso and tail", frequency_groups, overall),
         "verticals": figures.group_figure("verticals", "Verticals", vertical_groups, overall),
-        "sizes": figures.size_figure(scores), "confusion": figures.confusion_figure(scores)}
-    sets = {"curves": figures.curve_figures(scores, inputs.chosen), "thresholds": figures.threshold_figures(scores),
-            "calibration": figures.calibration_figures(scores), "training": figures.training_figures(scores)}
+        "sizes": figures.size_figure(scores),
+        "confusion": figures.confusion_figure(scores),
+    }
+    sets = {
+        "curves": figures.curve_figures(scores, inputs.chosen),
+        "thresholds": figures.threshold_figures(scores),
+        "calibration": figures.calibration_figures(scores),
+        "training": figures.training_figures(scores),
+    }
     best, worst = analysis.best_and_worst(scores)
-    best_rows, worst_rows = _class_rows(scores, best, by_class), _class_rows(scores, worst, by_class)
+    best_rows, worst_rows = _class_rows(scores, best.classes), _class_rows(scores, worst.classes)
     pairs = analysis.confused_pairs(scores, 30)
-    pair_table = Table("confused_pairs", ("True class, missed", "Predicted instead", "Times", "Misses in all", "Share of them"), [
-        [scores.name(pair.true_index), scores.name(pair.predicted_index), pair.count, pair.missed,
-         pair.count / pair.missed if pair.missed else None] for pair in pairs])
+    pair_table = Table(
+        "confused_pairs",
+        ("True class, missed", "Predicted instead", "Times", "Misses in all", "Share of them"),
+        [
+            [
+                scores.name(pair.true_index),
+                scores.name(pair.predicted_index),
+                pair.count,
+                pair.missed,
+                pair.count / pair.missed if pair.missed else None,
+            ]
+            for pair in pairs
+        ],
+    )
     examples = {kind: _example_rows(scores, entries) for kind, entries in scores.examples.items()}
-    tables = [_headline_table(found, against), _class_table("best_classes", best_rows),
-              _class_table("worst_classes", worst_rows), _group_table("frequency_groups", frequency_groups),
-              pair_table, _per_class_table(scores, by_class), _recommendation_table(inputs.recommendations),
-              *(recommendation.evidence for recommendation in inputs.recommendations),
-              Table("examples", ("kind", "id", "class", "probability", "labels"), [
-                  [kind, row["id"], row["name"], row["probability"], "; ".join(row["labels"])]
-                  for kind, rows in examples.items() for row in rows])]
+    tables = [
+        _headline_table(found, against),
+        _class_table("best_classes", best_rows),
+        _class_table("worst_classes", worst_rows),
+        _group_table("frequency_groups", frequency_groups),
+        pair_table,
+        _per_class_table(scores, by_class),
+        _recommendation_table(inputs.recommendations),
+        *(recommendation.evidence for recommendation in inputs.recommendations),
+        Table(
+            "examples",
+            ("kind", "id", "class", "probability", "labels"),
+            [
+                [kind, row["id"], row["name"], row["probability"], "; ".join(row["labels"])]
+                for kind, rows in examples.items()
+                for row in rows
+            ],
+        ),
+    ]
     if vertical_groups:
         tables.append(_group_table("verticals", vertical_groups))
     biggest: list[list[Any]] = []
     if by_class is not None and baseline is not None:
         changed = np.flatnonzero(by_class.exceeds)
         order = changed[np.argsort(-np.abs(by_class.delta[changed]), kind="stable")]
-        biggest = [[scores.name(i), int(scores.columns["support"][i]), float(baseline.columns["ap"][i]),
-                    float(scores.columns["ap"][i]), float(by_class.delta[i]), float(by_class.low[i]),
-                    float(by_class.high[i])] for i in order]
-        tables.append(Table("changed_classes", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"),
-                            biggest))
+        biggest = [
+            [
+                scores.name(i),
+                int(scores.columns["support"][i]),
+                float(baseline.columns["ap"][i]),
+                float(scores.columns["ap"][i]),
+                float(by_class.delta[i]),
+                float(by_class.low[i]),
+                float(by_class.high[i]),
+            ]
+            for i in order
+        ]
+        tables.append(
+            Table(
+                "changed_classes",
+                ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"),
+                biggest,
+            )
+        )
     context = {
-        "verdict": verdict, "estimates": found, "against": against, "by_class": by_class, "baseline": baseline,
-        "changed_table": Table("changed", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"),
-                               biggest[:20]),
-        "changed_total": len(biggest), "same_videos": baseline is not None and np.array_equal(
-            baseline.columns["support"], scores.columns["support"]),
-        "best_rows": best_rows, "worst_rows": worst_rows, "frequency_groups": frequency_groups,
-        "vertical_groups": vertical_groups, "pair_table": pair_table, "two_by_two": _two_by_two(scores, inputs.chosen),
+        "verdict": verdict,
+        "estimates": found,
+        "against": against,
+        "by_class": by_class,
+        "baseline": baseline,
+        "changed_table": Table(
+            "changed", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"), biggest[:20]
+        ),
+        "changed_total": len(biggest),
+        "same_videos": baseline is not None and np.array_equal(baseline.columns["support"], scores.columns["support"]),
+        "best_rows": best_rows,
+        "worst_rows": worst_rows,
+        "best_sure": best.sure,
+        "worst_sure": worst.sure,
+        "frequency_groups": frequency_groups,
+        "vertical_groups": vertical_groups,
+        "pair_table": pair_table,
+        "two_by_two": _two_by_two(scores, inputs.chosen),
         "pair_fraction": (scores.summary or {}).get("confusion_video_fraction", 1),
         "examples": {kind: rows[:_EXAMPLES_SHOWN] for kind, rows in examples.items()},
-        "figure": drawn, "sets": sets, "threshold_table": _threshold_table(scores),
+        "figure": drawn,
+        "sets": sets,
+        "threshold_table": _threshold_table(scores),
         "data_json": to_json(explorer_data(scores, by_class, baseline)),
     }
-    all_figures = [figure for figure in drawn.values() if figure] + [figure for group in sets.values() for figure in group]
+    all_figures = [figure for figure in drawn.values() if figure] + [
+        figure for group in sets.values() for figure in group
+    ]
     return Report(_render(inputs, context), all_figures, tables, verdict)
 
 
@@ -336,13 +486,22 @@ def _unlabelled(inputs: Inputs) -> Report:
     if statistics is not None and statistics.videos:
         drawn.append(figures.prediction_figure(statistics))
         order = np.lexsort((-statistics.above, -statistics.first))
-        rows = [[scores.name(i), scores.main_vertical(i), int(statistics.first[i]), int(statistics.above[i])]
-                for i in order if statistics.first[i] or statistics.above[i]]
+        rows = [
+            [scores.name(i), scores.main_vertical(i), int(statistics.first[i]), int(statistics.above[i])]
+            for i in order
+            if statistics.first[i] or statistics.above[i]
+        ]
         frequent = Table(frequent.name, frequent.columns, rows[:30])
         tables.append(Table(frequent.name, frequent.columns, rows))
     training = figures.training_figures(scores)
-    context = {"statistics": statistics, "frequent": frequent, "prediction_figures": drawn, "sets": {"training": training},
-               "verdict": None, "data_json": ""}
+    context = {
+        "statistics": statistics,
+        "frequent": frequent,
+        "prediction_figures": drawn,
+        "sets": {"training": training},
+        "verdict": None,
+        "data_json": "",
+    }
     return Report(_render(inputs, context), drawn + training, tables, None)
 
 
@@ -351,17 +510,56 @@ def _headline_table(found: Sequence[Estimate], against: Sequence[Change] | None)
     rows = []
     for estimate in found:
         change = changed.get(estimate.metric.key)
-        rows.append([estimate.metric.key, estimate.value, estimate.low, estimate.high, estimate.binning_low,
-                     estimate.binning_high, change.before.value if change else None, change.delta if change else None,
-                     change.low if change else None, change.high if change else None])
-    return Table("headline", ("metric", "value", "low_95", "high_95", "certified_low", "certified_high", "baseline", "change",
-                              "change_low_95", "change_high_95"), rows)
+        rows.append(
+            [
+                estimate.metric.key,
+                estimate.value,
+                estimate.low,
+                estimate.high,
+                estimate.binning_low,
+                estimate.binning_high,
+                change.before.value if change else None,
+                change.delta if change else None,
+                change.low if change else None,
+                change.high if change else None,
+            ]
+        )
+    return Table(
+        "headline",
+        (
+            "metric",
+            "value",
+            "low_95",
+            "high_95",
+            "certified_low",
+            "certified_high",
+            "baseline",
+            "change",
+            "change_low_95",
+            "change_high_95",
+        ),
+        rows,
+    )
 
 
 def _group_table(name: str, groups: Sequence[Group]) -> Table:
-    return Table(name, ("group", "classes", "measured", "positives", "mean_ap", "low_95", "high_95", "mean_f1"), [
-        [group.name, group.classes, group.measured, group.positives, group.ap, group.ap_low, group.ap_high, group.f1]
-        for group in groups])
+    return Table(
+        name,
+        ("group", "classes", "measured", "positives", "mean_ap", "low_95", "high_95", "mean_f1"),
+        [
+            [
+                group.name,
+                group.classes,
+                group.measured,
+                group.positives,
+                group.ap,
+                group.ap_low,
+                group.ap_high,
+                group.f1,
+            ]
+            for group in groups
+        ],
+    )
 
 
 def _per_class_table(scores: Scores, by_class: ClassChanges | None) -> Table:
@@ -378,8 +576,11 @@ def _per_class_table(scores: Scores, by_class: ClassChanges | None) -> Table:
 
 
 def _recommendation_table(recommendations: Sequence[Recommendation]) -> Table:
-    return Table("recommendations", ("kind", "what", "why", "expected_gain", "evidence"), [
-        [entry.kind, entry.title, entry.why, entry.gain, f"{entry.evidence.name}.csv"] for entry in recommendations])
+    return Table(
+        "recommendations",
+        ("kind", "what", "why", "expected_gain", "evidence"),
+        [[entry.kind, entry.title, entry.why, entry.gain, f"{entry.evidence.name}.csv"] for entry in recommendations],
+    )
 
 
 def _threshold_table(scores: Scores) -> Table | None:
@@ -390,8 +591,15 @@ def _threshold_table(scores: Scores) -> Table | None:
     threshold = scores.info.get("threshold", 0.5)
     rows: list[list[Any]] = []
     for label, suffix in ((f"{threshold:g} for all classes", ""), ("each class its own", "_best")):
-        rows.append([label, *(float(np.nan_to_num(scores.columns[f"{key}{suffix}"][measured]).mean())
-                              for key in ("precision", "recall", "f1"))])
+        rows.append(
+            [
+                label,
+                *(
+                    float(np.nan_to_num(scores.columns[f"{key}{suffix}"][measured]).mean())
+                    for key in ("precision", "recall", "f1")
+                ),
+            ]
+        )
     return Table("thresholds", ("Threshold", "Precision (macro)", "Recall (macro)", "F1 (macro)"), rows)
 
 
@@ -403,9 +611,15 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-                                     loader=jinja2.FunctionLoader(_resource))
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(_resource),
+    )
     environment.filters["number"] = number
+    environment.filters["signed"] = signed
     environment.tests["class_name"] = lambda value: isinstance(value, ClassName)
     # The page's policy admits this one script, by its hash, and nothing from a network.
     script = _resource("report.js") if context["data_json"] else ""
@@ -413,11 +627,22 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
     split_rows, data_facts = _data_facts(inputs.manifests)
     manifests = {"Scores": inputs.scores.info, "Model": inputs.manifests.model, "Data": inputs.manifests.data}
     return environment.get_template("report.html").render(
-        title=inputs.title, scores=inputs.scores, style=Markup(_resource("report.css")),
-        script=Markup(script), script_hash=digest, recommendations=inputs.recommendations,
-        approach=approach(inputs.scores, inputs.manifests), split_rows=split_rows, data_facts=data_facts,
+        title=inputs.title,
+        scores=inputs.scores,
+        style=Markup(_resource("report.css")),
+        script=Markup(script),
+        script_hash=digest,
+        recommendations=inputs.recommendations,
+        approach=approach(inputs.scores, inputs.manifests),
+        split_rows=split_rows,
+        data_facts=data_facts,
         manifests={name: flatten(value) for name, value in manifests.items() if value},
-        rejections=[(name, value["rejected_by_reason"]) for name, value in (
-            ("scoring", inputs.scores.info), ("preprocessing", inputs.manifests.data)) if value.get("rejected_by_reason")],
-        dead_letters=inputs.dead_letters, unknown_vertical=UNKNOWN_VERTICAL,
-        **{**context, "data_json": Markup(context["data_json"])})
+        rejections=[
+            (name, value["rejected_by_reason"])
+            for name, value in (("scoring", inputs.scores.info), ("preprocessing", inputs.manifests.data))
+            if value.get("rejected_by_reason")
+        ],
+        dead_letters=inputs.dead_letters,
+        unknown_vertical=UNKNOWN_VERTICAL,
+        **{**context, "data_json": Markup(context["data_json"])},
+    )

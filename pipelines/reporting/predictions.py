@@ -122,5 +122,5 @@ def _predictions(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray
         rows_read = list(csv.reader(files.csv_text(files.read_bytes(part))))[1:]
         pairs = [fields[1].split() if len(fields) > 1 else [] for fields in rows_read]
         row = np.repeat(np.arange(len(pairs)), [len(fields) // 2 for fields in pairs])
-        flat = [value for fields in pairs for value in fields[:len(fields) // 2 * 2]]
+        flat = [value for fields in pairs for value in fields[: len(fields) // 2 * 2]]
         yield row, np.array(flat[::2], np.int64), np.array(flat[1::2], np.float64), len(pairs)

@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.reporting import analysis
 from pipelines.reporting.analysis import FEW_POSITIVES, Z95, ClassChanges, ConfusedPair
 from pipelines.reporting.scores import Scores
-from pipelines.reporting.tables import Table
+from pipelines.reporting.tables import Table, many, signed
 
 # Two classes "nearly always occur together" when of the videos with either, at least this share carries both.
 _TOGETHER = 0.6
@@ -45,7 +45,7 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class Cooccurrence:
-    """How often the true labels of the scored videos contain both classes of a pair, and either: {(a, b): (both, either)}."""
+    """In how many scored videos the labels hold both classes of a pair, and either: {(a, b): (both, either)}."""
 
     pairs: dict[tuple[int, int], tuple[int, int]]
 
@@ -58,16 +58,31 @@ class Rival:
     ap: np.ndarray
 
 
-def recommend(scores: Scores, *, cooccurrence: Cooccurrence | None, against: ClassChanges | None, baseline_path: str,
-              rivals: Sequence[Rival]) -> list[Recommendation]:
+def recommend(
+    scores: Scores,
+    *,
+    cooccurrence: Cooccurrence | None,
+    against: ClassChanges | None,
+    baseline_path: str,
+    rivals: Sequence[Rival],
+) -> list[Recommendation]:
     """All that the results support, cheapest to do first."""
     if not scores.labelled:
         return []
     pairs = analysis.confused_pairs(scores, 200)
     candidates = [
-        _thresholds(scores), _calibration(scores), _labels(scores), _together(scores, pairs, cooccurrence),
-        _baseline_wins(scores, against, baseline_path), *(_rival_wins(scores, rival) for rival in rivals),
-        _training_length(scores), _overfitting(scores), _too_few(scores), _rejected(scores), _measure_more(scores)]
+        _thresholds(scores),
+        _calibration(scores),
+        _labels(scores),
+        _together(scores, pairs, cooccurrence),
+        _baseline_wins(scores, against, baseline_path),
+        *(_rival_wins(scores, rival) for rival in rivals),
+        _training_length(scores),
+        _overfitting(scores),
+        _too_few(scores),
+        _rejected(scores),
+        _measure_more(scores),
+    ]
     return [found for found in candidates if found is not None]
 
 
@@ -82,17 +97,35 @@ def _thresholds(scores: Scores) -> Recommendation | None:
     if mean < 0.002 or mean <= Z95 * error:
         return None
     order = known[np.argsort(-gain * np.sqrt(scores.columns["support"][known]), kind="stable")][:_ROWS]
-    rows = [[scores.name(i), int(scores.columns["support"][i]), scores.columns["best_threshold"][i], f1[i], best[i],
-             best[i] - f1[i]] for i in order]
+    rows = [
+        [
+            scores.name(i),
+            int(scores.columns["support"][i]),
+            scores.columns["best_threshold"][i],
+            f1[i],
+            best[i],
+            best[i] - f1[i],
+        ]
+        for i in order
+    ]
     threshold = scores.info.get("threshold", 0.5)
     return Recommendation(
-        "thresholds", "Decide with a threshold of its own for each class",
-        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the validation "
-        f"split, {int((gain > 0).sum()):,} classes gain and {int((gain < 0).sum()):,} lose, of {len(known):,} measured. "
+        "thresholds",
+        "Decide with a threshold of its own for each class",
+        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds "
+        "chosen on the validation "
+        f"split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
+        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. "
         "They are in labels.csv of the model; nothing has to be trained.",
-        f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({mean:+.3f} ± {Z95 * error:.3f}), measured on the scored "
-        "videos, which did not choose the thresholds.",
-        Table("threshold_gains", ("Class", "Positives", "Best threshold", "F1 now", "F1 with it", "Gain"), rows))
+        f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) "
+        "on the scored videos"
+        + (
+            ", which did not choose the thresholds."
+            if scores.info.get("split") == "test"
+            else "; some of them may have chosen the thresholds, so expect less."
+        ),
+        Table("threshold_gains", ("Class", "Positives", "Best threshold", "F1 now", "F1 with it", "Gain"), rows),
+    )
 
 
 def _calibration(scores: Scores) -> Recommendation | None:
@@ -109,36 +142,48 @@ def _calibration(scores: Scores) -> Recommendation | None:
     if np.isfinite(expected).all():
         # The count of positives is a sum of independent draws: its variance is at most the expected count.
         error = np.abs(support - expected) / np.sqrt(np.maximum(np.maximum(expected, support), 1.0))
-        bad = np.flatnonzero((error > 4) & (np.maximum(support, expected) >= FEW_POSITIVES)
-                             & (np.abs(np.log((support + 1) / (expected + 1))) > math.log(1.5)))
+        bad = np.flatnonzero(
+            (error > 4)
+            & (np.maximum(support, expected) >= FEW_POSITIVES)
+            & (np.abs(np.log((support + 1) / (expected + 1))) > math.log(1.5))
+        )
         if len(bad) == 0:
             return None
         bad = bad[np.argsort(-error[bad], kind="stable")]
-        rows = [[scores.name(i), int(support[i]), expected[i], (expected[i] + 1) / (support[i] + 1)] for i in bad[:_ROWS]]
+        rows = [
+            [scores.name(i), int(support[i]), expected[i], (expected[i] + 1) / (support[i] + 1)] for i in bad[:_ROWS]
+        ]
         over = int((expected[bad] > support[bad]).sum())
         total = float(np.abs(support - expected).sum())
         return Recommendation(
-            "calibration", f"Recalibrate {len(bad):,} classes before their probabilities are used as such",
-            "The sum of a class's probabilities should be the number of its positives. These classes expect more than 1.5 "
-            f"times too many or too few, far beyond chance ({over:,} too many, {len(bad) - over:,} too few).",
+            "calibration",
+            f"Recalibrate {many(len(bad), 'class', 'classes')} before their probabilities are used as such",
+            "The sum of a class's probabilities should be the number of its positives. Here it is more "
+            "than 1.5 times too high "
+            f"or too low, far beyond chance ({over:,} too many, {len(bad) - over:,} too few).",
             f"Scaling their probabilities on the validation split would take away "
             f"{100 * np.abs(support - expected)[bad].sum() / max(total, 1e-9):.0f} % of the error in expected counts. "
             "The ranking, and so AP, does not change.",
-            Table("badly_calibrated", ("Class", "Positives", "Positives expected", "Ratio"), rows))
+            Table("badly_calibrated", ("Class", "Positives", "Positives expected", "Ratio"), rows),
+        )
     _, high = analysis.wilson_interval(tp, tp + fp)
     bad = np.flatnonzero((tp + fp >= FEW_POSITIVES) & (high < threshold))
     if len(bad) == 0:
         return None
     wrong = fp[bad].sum()
     bad = bad[np.argsort((tp - threshold * (tp + fp))[bad], kind="stable")]
-    rows = [[scores.name(i), int(tp[i] + fp[i]), int(tp[i]), tp[i] / (tp[i] + fp[i]), float(high[i])] for i in bad[:_ROWS]]
+    rows = [
+        [scores.name(i), int(tp[i] + fp[i]), int(tp[i]), tp[i] / (tp[i] + fp[i]), float(high[i])] for i in bad[:_ROWS]
+    ]
     return Recommendation(
-        "calibration", f"Recalibrate {len(bad):,} classes before their probabilities are used as such",
-        f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For {len(bad):,} classes "
-        "surely fewer are: they are over-confident.",
+        "calibration",
+        f"Recalibrate {many(len(bad), 'class', 'classes')} before their probabilities are used as such",
+        f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
+        f"{many(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
         f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); honest "
         f"probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
-        Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows))
+        Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
+    )
 
 
 def _labels(scores: Scores) -> Recommendation | None:
@@ -148,18 +193,38 @@ def _labels(scores: Scores) -> Recommendation | None:
     missing: dict[int, int] = {}
     for example in scores.examples.get("false_alarms", []):
         i = example.class_index
-        if (example.probability >= _CERTAIN_PROBABILITY and columns["precision"][i] >= _RELIABLE_PRECISION
-                and columns["support"][i] >= FEW_POSITIVES):
-            rows.append([example.video_id, scores.name(i), "label missing?", example.probability,
-                         f"precision {columns['precision'][i]:.2f}"])
+        if (
+            example.probability >= _CERTAIN_PROBABILITY
+            and columns["precision"][i] >= _RELIABLE_PRECISION
+            and columns["support"][i] >= FEW_POSITIVES
+        ):
+            rows.append(
+                [
+                    example.video_id,
+                    scores.name(i),
+                    "label missing?",
+                    example.probability,
+                    f"precision {columns['precision'][i]:.2f}",
+                ]
+            )
             missing[i] = missing.get(i, 0) + 1
     spurious = 0
     for example in scores.examples.get("misses", []):
         i = example.class_index
-        if (example.probability <= _SURPRISING_MISS_PROBABILITY and columns["recall"][i] >= _RELIABLE_RECALL
-                and columns["support"][i] >= FEW_POSITIVES):
-            rows.append([example.video_id, scores.name(i), "label wrong?", example.probability,
-                         f"recall {columns['recall'][i]:.2f}"])
+        if (
+            example.probability <= _SURPRISING_MISS_PROBABILITY
+            and columns["recall"][i] >= _RELIABLE_RECALL
+            and columns["support"][i] >= FEW_POSITIVES
+        ):
+            rows.append(
+                [
+                    example.video_id,
+                    scores.name(i),
+                    "label wrong?",
+                    example.probability,
+                    f"recall {columns['recall'][i]:.2f}",
+                ]
+            )
             spurious += 1
     if not rows:
         return None
@@ -167,21 +232,28 @@ def _labels(scores: Scores) -> Recommendation | None:
     tp, fp = columns["tp"].sum(), columns["fp"].sum()
     gains = []
     if added:
-        gains.append(f"precision of these {len(missing):,} classes rises by up to "
-                     f"{added / max(sum(columns['tp'][i] + columns['fp'][i] for i in missing), 1):.3f}, micro precision by "
-                     f"{added / max(tp + fp, 1):.4f}")
+        gains.append(
+            f"precision of the {many(len(missing), 'class', 'classes')} rises by up to "
+            f"{added / max(sum(columns['tp'][i] + columns['fp'][i] for i in missing), 1):.3f}, micro precision by "
+            f"{added / max(tp + fp, 1):.4f}"
+        )
     if spurious:
         gains.append(f"micro recall rises by up to {spurious / max(columns['support'].sum(), 1):.4f}")
     return Recommendation(
-        "labels", f"Look at {len(rows):,} labels that are likely wrong",
+        "labels",
+        f"Look at {many(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
         f"The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
-        f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} positives and more). Only the "
+        f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} "
+        "positives and more). Only the "
         "most confident examples kept by the score job are listed; similar ones will exist.",
         "If all of these labels are wrong, " + " and ".join(gains) + ".",
-        Table("labels_to_review", ("Video", "Class", "Doubt", "Probability", "Class has"), rows))
+        Table("labels_to_review", ("Video", "Class", "Doubt", "Probability", "Class has"), rows),
+    )
 
 
-def _together(scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Cooccurrence | None) -> Recommendation | None:
+def _together(
+    scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Cooccurrence | None
+) -> Recommendation | None:
     """Pairs that are confused and whose labels nearly always come together."""
     if cooccurrence is None:
         return None
@@ -194,21 +266,37 @@ def _together(scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Coocc
             continue
         overlap = both / smaller
         if overlap >= _TOGETHER:
-            rows.append([scores.name(pair.true_index), scores.name(pair.predicted_index), pair.count, both, either,
-                         float(overlap)])
+            rows.append(
+                [
+                    scores.name(pair.true_index),
+                    scores.name(pair.predicted_index),
+                    pair.count,
+                    both,
+                    either,
+                    float(overlap),
+                ]
+            )
             confused += pair.count
     if not rows:
         return None
     misses = sum(pair.count for pair in pairs)
     return Recommendation(
-        "together", f"Settle {len(rows):,} pairs of classes that nearly always occur together",
-        f"When one of the pair is missed the other was predicted in its stead, yet at least {100 * _TOGETHER:.0f} % of the "
-        "videos with the rarer label carry the other as well. Either the labels of the few odd videos are incomplete, or "
+        "together",
+        f"Settle {many(len(rows), 'pair')} of classes that nearly always occur together",
+        "When one of the pair is missed the other was predicted in its stead, yet at least "
+        f"{100 * _TOGETHER:.0f} % of the "
+        "videos with the rarer label carry the other as well. Either the labels of the few odd videos are "
+        "incomplete, or "
         "one class is part of the other: complete the labels, or predict both together.",
-        f"{confused:,} confusions, {100 * confused / max(misses, 1):.0f} % of those among the {len(pairs):,} most confused "
+        f"{many(confused, 'confusion')}, {100 * confused / max(misses, 1):.0f} % of those among the "
+        f"{len(pairs):,} most confused "
         f"pairs; settled, recall over all labels rises by up to {confused / max(float(support.sum()), 1.0):.4f}.",
-        Table("confused_and_together", ("Missed", "Predicted instead", "Times", "Videos with both", "Videos with either",
-                                        "Share of the rarer"), rows[:_ROWS]))
+        Table(
+            "confused_and_together",
+            ("Missed", "Predicted instead", "Times", "Videos with both", "Videos with either", "Share of the rarer"),
+            rows[:_ROWS],
+        ),
+    )
 
 
 def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> Recommendation | None:
@@ -221,14 +309,27 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
         return None
     worse = worse[np.argsort(against.delta[worse], kind="stable")]
     gain = float(-against.delta[worse].sum() / max(np.isfinite(scores.columns["ap"]).sum(), 1))
-    rows = [[scores.name(i), int(scores.columns["support"][i]), scores.columns["ap"][i] - against.delta[i],
-             scores.columns["ap"][i], against.delta[i], float(against.high[i])] for i in worse[:_ROWS]]
+    rows = [
+        [
+            scores.name(i),
+            int(scores.columns["support"][i]),
+            scores.columns["ap"][i] - against.delta[i],
+            scores.columns["ap"][i],
+            against.delta[i],
+            float(against.high[i]),
+        ]
+        for i in worse[:_ROWS]
+    ]
     return Recommendation(
-        "baseline", f"Find out why {len(worse):,} classes got worse than in the previous run",
-        f"Their average precision fell beyond the interval of the difference; of {against.compared.sum():,} compared classes "
-        f"chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} can serve them.",
-        f"mAP {gain:+.4f} if these classes were scored as well as before.",
-        Table("worse_than_baseline", ("Class", "Positives", "AP before", "AP now", "Change", "At most (95 %)"), rows))
+        "baseline",
+        f"Find out why {many(len(worse), 'class', 'classes')} got worse than in the previous run",
+        "Their average precision fell beyond the interval of the difference; of "
+        f"{against.compared.sum():,} compared classes "
+        f"chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
+        "can serve them.",
+        f"mAP {signed(gain, 4)} if these classes were scored as well as before.",
+        Table("worse_than_baseline", ("Class", "Positives", "AP before", "AP now", "Change", "At most (95 %)"), rows),
+    )
 
 
 def _rival_wins(scores: Scores, rival: Rival) -> Recommendation | None:
@@ -246,16 +347,21 @@ def _rival_wins(scores: Scores, rival: Rival) -> Recommendation | None:
     gain = float(delta[wins].sum() / max(np.isfinite(ap).sum(), 1))
     rows = [[scores.name(i), int(support[i]), ap[i], rival.ap[i], delta[i]] for i in wins[:_ROWS]]
     return Recommendation(
-        "rival", f"Let {rival.name} decide {len(wins):,} classes",
-        f"On the same videos {rival.name} has the higher average precision there, beyond the interval of the difference.",
-        f"mAP {gain:+.4f}. The classes were chosen on these videos: expect somewhat less on others.",
-        Table("other_model_wins", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows))
+        "rival",
+        f"Let {rival.name} decide {many(len(wins), 'class', 'classes')}",
+        f"On the same videos {rival.name} has the higher average precision there, beyond the interval of "
+        "the difference.",
+        f"mAP {signed(gain, 4)}. The classes were chosen on these videos: expect somewhat less on others.",
+        Table("other_model_wins", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows),
+    )
 
 
 def _loss_columns(scores: Scores) -> tuple[np.ndarray, np.ndarray] | None:
     history = scores.history
     train = next((history[key] for key in ("loss", "train_loss", "training_loss") if key in history), None)
-    validation = next((history[key] for key in ("val_loss", "validation_loss", "validate_loss") if key in history), None)
+    validation = next(
+        (history[key] for key in ("val_loss", "validation_loss", "validate_loss") if key in history), None
+    )
     return (train, validation) if train is not None and validation is not None and len(train) > 1 else None
 
 
@@ -265,8 +371,14 @@ def validation_score(scores: Scores) -> tuple[str, np.ndarray] | None:
         words = key.lower().replace("@", "_").split("_")
         if words[0].startswith("val") and words[-1] == "map":
             return key, values
-    return next(((key, values) for key, values in scores.history.items()
-                 if key.lower().startswith("val") and "gap" in key.lower()), None)
+    return next(
+        (
+            (key, values)
+            for key, values in scores.history.items()
+            if key.lower().startswith("val") and "gap" in key.lower()
+        ),
+        None,
+    )
 
 
 def _training_length(scores: Scores) -> Recommendation | None:
@@ -280,14 +392,20 @@ def _training_length(scores: Scores) -> Recommendation | None:
         return None
     earlier = float(values[-2] - values[-3])
     ratio = last / earlier if earlier > 0 else math.nan
-    gain = f"The last epoch brought {last:+.4f}"
+    gain = f"The last epoch brought {signed(last, 4)}"
     if 0 < ratio < 0.95:
-        gain += (f", the one before {earlier:+.4f}; going on at that ratio the sum still to come is "
-                 f"{last * ratio / (1 - ratio):+.3f}")
+        gain += (
+            f", the one before {signed(earlier, 4)}; going on at that ratio the sum still to come is "
+            f"{signed(last * ratio / (1 - ratio))}"
+        )
     rows = [[epoch + 1, float(value)] for epoch, value in enumerate(values)]
-    return Recommendation("training", "Train for more epochs",
-                          f"{key} was still rising when training stopped: the last epoch is the best one.", gain + ".",
-                          Table("still_rising", ("Epoch", key), rows[-_ROWS:]))
+    return Recommendation(
+        "training",
+        "Train for more epochs",
+        f"{key} was still rising when training stopped: the last epoch is the best one.",
+        gain + ".",
+        Table("still_rising", ("Epoch", key), rows[-_ROWS:]),
+    )
 
 
 def _overfitting(scores: Scores) -> Recommendation | None:
@@ -301,45 +419,57 @@ def _overfitting(scores: Scores) -> Recommendation | None:
         return None
     rows = [[epoch + 1, float(a), float(b)] for epoch, (a, b) in enumerate(zip(train, validation, strict=True))]
     return Recommendation(
-        "overfitting", "Regularise: dropout, weight decay, or more data",
-        f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to {validation[-1]:.4f} while the "
+        "overfitting",
+        "Regularise: dropout, weight decay, or more data",
+        f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to "
+        f"{validation[-1]:.4f} while the "
         f"training loss fell from {train[best]:.4f} to {train[-1]:.4f}.",
-        f"Not to be had from these figures beyond the loss itself: {100 * (1 - validation[best] / validation[-1]):.1f} % of the "
+        "Not to be had from these figures beyond the loss itself: "
+        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the "
         "final validation loss is over-fitting.",
-        Table("losses", ("Epoch", "Training loss", "Validation loss"), rows[-_ROWS:]))
+        Table("losses", ("Epoch", "Training loss", "Validation loss"), rows[-_ROWS:]),
+    )
 
 
 def _too_few(scores: Scores) -> Recommendation | None:
-    """More examples for rare classes, when AP rises with their number beyond chance."""
+    """More examples for rare classes, when classes with up to ten times as many do better beyond chance."""
     ap = scores.columns["ap"]
     count, what = analysis.frequency(scores)
-    if what != "training examples":
+    measured = np.isfinite(ap)
+    if what != "training examples" or not measured.any():
         return None  # the positives scored here are no measure of what the model learnt from
-    groups = [(low, high, ap[members]) for low, high, members in analysis.size_groups(scores) if members.sum() >= 8]
-    if len(groups) < 2:
+    best: tuple[float, int, np.ndarray, np.ndarray] | None = None
+    for _, edge, _ in analysis.size_groups(scores):
+        few, more = measured & (count < edge), measured & (count >= edge) & (count < 10 * edge)
+        if min(few.sum(), more.sum()) < FEW_POSITIVES or ap[few].mean() >= ap[measured].mean():
+            continue
+        difference = float(ap[more].mean() - ap[few].mean())
+        error = math.sqrt(ap[few].var(ddof=1) / few.sum() + ap[more].var(ddof=1) / more.sum())
+        if difference > Z95 * error and (best is None or difference > best[0]):
+            best = (difference, edge, few, more)
+    if best is None:
         return None
-    rows: list[list[object]] = [[f"{low:,} to {high - 1:,}", len(values), float(values.mean()),
-             Z95 * float(values.std(ddof=1)) / math.sqrt(len(values))] for low, high, values in groups]
-    # The lowest group whose mean is surely below that of the group three times as large or so.
-    gain, poor, target = 0.0, 0, 0
-    for (_, high, few), (_, _, more) in zip(groups[:-1], groups[1:], strict=True):
-        difference = float(more.mean() - few.mean())
-        error = math.sqrt(few.var(ddof=1) / len(few) + more.var(ddof=1) / len(more))
-        if difference <= Z95 * error or few.mean() >= ap[np.isfinite(ap)].mean():
-            break
-        gain += difference * len(few)
-        poor += len(few)
-        target = high
-    if not poor:
-        return None
-    unmeasured = int(((count < target) & ~np.isfinite(ap)).sum())
+    difference, edge, few, more = best
+    unmeasured = int(((count < edge) & ~measured).sum())
+    rows: list[list[object]] = [
+        [f"{low:,} to {high - 1:,}", int(members.sum()), float(ap[members].mean())]
+        for low, high, members in analysis.size_groups(scores)
+    ]
     return Recommendation(
-        "too_few", f"Get more examples of the {poor:,} classes with fewer than {target:,}",
-        "Average precision rises with the number of training examples, step by step beyond chance"
-        + (f"; another {unmeasured:,} classes as rare have no positive among the scored videos." if unmeasured else "."),
-        f"mAP {gain / max(np.isfinite(ap).sum(), 1):+.3f} if each of these classes had about three times its examples and then "
-        "did as well as those that have.",
-        Table("ap_by_examples", ("Training examples", "Classes measured", "Mean AP", "± 95 %"), rows))
+        "too_few",
+        f"Get more examples of the {many(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
+        f"Their mean average precision is {ap[few].mean():.3f}; that of the {int(more.sum()):,} classes "
+        f"with {edge:,} to "
+        f"{10 * edge - 1:,} examples is {ap[more].mean():.3f}, higher beyond chance."
+        + (
+            f" Another {many(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
+            if unmeasured
+            else ""
+        ),
+        f"mAP {signed(difference * float(few.sum()) / float(measured.sum()))} if, given as many examples, "
+        "they did as well.",
+        Table("ap_by_examples_group", ("Training examples", "Classes measured", "Mean AP"), rows),
+    )
 
 
 def _rejected(scores: Scores) -> Recommendation | None:
@@ -350,10 +480,12 @@ def _rejected(scores: Scores) -> Recommendation | None:
         return None
     rows = [[reason, count, count / read] for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
     return Recommendation(
-        "rejected", f"Mend the input: {rejected:,} records were rejected",
+        "rejected",
+        f"Mend the input: {many(rejected, 'record was', 'records were')} rejected",
         f"The most frequent reason is {rows[0][0]} ({rows[0][1]:,}). The directory dead_letter names each record.",
         f"{100 * rejected / read:.2g} % more videos get a prediction.",
-        Table("rejected_in_scoring", ("Reason", "Records", "Share of records read"), rows))
+        Table("rejected_in_scoring", ("Reason", "Records", "Share of records read"), rows),
+    )
 
 
 def _measure_more(scores: Scores) -> Recommendation | None:
@@ -371,8 +503,11 @@ def _measure_more(scores: Scores) -> Recommendation | None:
         judged = int((support * factor >= FEW_POSITIVES).sum())
         rows.append([videos * factor, judged, judged / scores.class_count])
     return Recommendation(
-        "measure", "Score more labelled videos before judging single classes",
-        f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the {videos:,} scored "
+        "measure",
+        "Score more labelled videos before judging single classes",
+        f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the "
+        f"{videos:,} scored "
         "videos; their figures are mostly luck.",
         f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}.",
-        Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows))
+        Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows),
+    )

@@ -15,8 +15,19 @@ from vcls_model.commands import JobError
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
 # Columns that a run may lack; they read as NaN.
-_OPTIONAL = ("ap_lower", "ap_upper", "ap_ci_low", "ap_ci_high", "tn", "best_threshold", "precision_best", "recall_best",
-             "f1_best", "calibration_error", "mean_probability")
+_OPTIONAL = (
+    "ap_lower",
+    "ap_upper",
+    "ap_ci_low",
+    "ap_ci_high",
+    "tn",
+    "best_threshold",
+    "precision_best",
+    "recall_best",
+    "f1_best",
+    "calibration_error",
+    "mean_probability",
+)
 UNKNOWN_VERTICAL = "(Unknown)"
 
 
@@ -112,11 +123,24 @@ def read_scores(path: str) -> Scores:
     labels = _read_table(path, "labels.csv")
     if not files.exists(files.join(path, "metrics.json")):
         if info.get("records_labelled"):
-            raise JobError(f"{path} lacks metrics.json although {info['records_labelled']} of its records carried labels: "
-                           "the directory is incomplete; run the score job again with --resume")
+            raise JobError(
+                f"{path} lacks metrics.json although {info['records_labelled']} of its records carried labels: "
+                "the directory is incomplete; run the score job again with --resume"
+            )
         names, verticals = _classes(labels, info.get("class_count"), path)
-        return Scores(path, info, None, names, verticals, _column(labels, "train_count", len(names)), {}, {},
-                      np.zeros((0, 3), np.int64), {}, _read_history(path))
+        return Scores(
+            path,
+            info,
+            None,
+            names,
+            verticals,
+            _column(labels, "train_count", len(names)),
+            {},
+            {},
+            np.zeros((0, 3), np.int64),
+            {},
+            _read_history(path),
+        )
     summary = _read_object(files.join(path, "metrics.json"))
     per_class = _read_table(path, "per_class.csv")
     if not per_class:
@@ -128,9 +152,19 @@ def read_scores(path: str) -> Scores:
     if info.get("class_count") not in (None, class_count):
         raise JobError(f"{path}: info.json says {info['class_count']} classes, per_class.csv has {class_count}")
     names, verticals = _classes(labels or per_class, class_count, path)
-    return Scores(path, info, summary, names, verticals, _column(labels, "train_count", class_count), columns,
-                  _read_curves(path, class_count), _read_confusion(path, class_count), _read_examples(path, class_count),
-                  _read_history(path))
+    return Scores(
+        path,
+        info,
+        summary,
+        names,
+        verticals,
+        _column(labels, "train_count", class_count),
+        columns,
+        _read_curves(path, class_count),
+        _read_confusion(path, class_count),
+        _read_examples(path, class_count),
+        _read_history(path),
+    )
 
 
 def read_manifest(path: str, what: str) -> dict[str, Any]:
@@ -164,12 +198,15 @@ def read_per_model(path: str, class_count: int) -> dict[str, np.ndarray]:
     table = _read_table(path, "per_model.csv")
     if table and len(table["index"]) != class_count:
         raise JobError(f"{path}: per_model.csv has {len(table['index'])} classes, per_class.csv has {class_count}")
-    return {name: _floats(values, f"{path}: per_model.csv, column {name},")
-            for name, values in table.items() if name != "index"}
+    return {
+        name: _floats(values, f"{path}: per_model.csv, column {name},")
+        for name, values in table.items()
+        if name != "index"
+    }
 
 
 def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
-    """The first rejected records of a Scores directory: shard, offset, id, stage, error, message; [] when none are kept."""
+    """The first rejected records of a Scores directory: shard, offset, id, stage, error, message; [] if none."""
     directory = files.join(path, "dead_letter")
     letters: list[dict[str, Any]] = []
     for name in files.list_names(directory):
@@ -229,8 +266,11 @@ def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.
     if missing:
         raise JobError(f"{path}: per_class.csv lacks the columns {', '.join(missing)}")
     texts = {"name", "vertical", "verticals", "vertical1", "vertical2", "vertical3"}
-    columns = {name: _floats(values, f"{path}: per_class.csv, column {name},")
-               for name, values in table.items() if name not in texts}
+    columns = {
+        name: _floats(values, f"{path}: per_class.csv, column {name},")
+        for name, values in table.items()
+        if name not in texts
+    }
     if not np.array_equal(columns["index"], np.arange(len(columns["index"]))):
         raise JobError(f"{path}: per_class.csv must list the classes 0, 1, 2, … in order")
     for name in _OPTIONAL:
@@ -238,8 +278,9 @@ def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.
     return columns
 
 
-def _classes(table: Mapping[str, list[str]], class_count: int | None,
-             path: str) -> tuple[list[str], list[tuple[str, ...]]]:
+def _classes(
+    table: Mapping[str, list[str]], class_count: int | None, path: str
+) -> tuple[list[str], list[tuple[str, ...]]]:
     if not table or "name" not in table:
         if class_count is None:
             raise JobError(f"{path} has no labels.csv and its info.json no class_count: the directory is incomplete")
@@ -249,7 +290,8 @@ def _classes(table: Mapping[str, list[str]], class_count: int | None,
     # per_class.csv joins a class's verticals by |, labels.csv has a column each.
     verticals: list[tuple[str, ...]] = [
         tuple(dict.fromkeys(part.strip() for field in fields for part in field[index].split("|") if part.strip()))
-        for index in range(len(names))]
+        for index in range(len(names))
+    ]
     return names, verticals
 
 
@@ -258,11 +300,14 @@ def _read_curves(path: str, class_count: int) -> dict[str, np.ndarray]:
     if not files.exists(file):
         raise JobError(f"{path} has metrics.json but no curves.npz: the directory is incomplete; score again")
     with np.load(io.BytesIO(files.read_bytes(file)), allow_pickle=False) as archive:
-        curves = {key: archive[key].astype(np.float32 if archive[key].ndim == 2 else np.float64)
-                  for key in archive.files}
+        curves = {
+            key: archive[key].astype(np.float32 if archive[key].ndim == 2 else np.float64) for key in archive.files
+        }
     for key in ("pr_class", "roc_class"):
         if key in curves and len(curves[key]) != class_count:
-            raise JobError(f"{path}: {key} in curves.npz has {len(curves[key])} classes, per_class.csv has {class_count}")
+            raise JobError(
+                f"{path}: {key} in curves.npz has {len(curves[key])} classes, per_class.csv has {class_count}"
+            )
     return curves
 
 
@@ -286,8 +331,15 @@ def _read_examples(path: str, class_count: int) -> dict[str, list[Example]]:
     examples: dict[str, list[Example]] = {}
     for kind, entries in _read_object(file).items():
         try:
-            found = [Example(str(entry["id"]), int(entry["class_index"]), float(entry["probability"]),
-                             tuple(int(label) for label in entry.get("labels", ()))) for entry in entries]
+            found = [
+                Example(
+                    str(entry["id"]),
+                    int(entry["class_index"]),
+                    float(entry["probability"]),
+                    tuple(int(label) for label in entry.get("labels", ())),
+                )
+                for entry in entries
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise JobError(f"{file}: an entry of {kind} cannot be read: {error}") from None
         if any(not 0 <= example.class_index < class_count for example in found):
@@ -310,12 +362,16 @@ def _read_history(path: str) -> dict[str, np.ndarray]:
 def check_same_classes(scores: Scores, baseline: Scores) -> None:
     """Raises `JobError` unless both runs speak of the same classes in the same order."""
     if scores.class_count != baseline.class_count:
-        raise JobError(f"the baseline {baseline.path} has {baseline.class_count} classes, "
-                       f"{scores.path} has {scores.class_count}: they cannot be compared")
+        raise JobError(
+            f"the baseline {baseline.path} has {baseline.class_count} classes, "
+            f"{scores.path} has {scores.class_count}: they cannot be compared"
+        )
     for index, (ours, theirs) in enumerate(zip(scores.names, baseline.names, strict=True)):
         if ours != theirs:
-            raise JobError(f"the baseline {baseline.path} has another vocabulary: class {index} is {theirs!r} there "
-                           f"and {ours!r} in {scores.path}")
+            raise JobError(
+                f"the baseline {baseline.path} has another vocabulary: class {index} is {theirs!r} there "
+                f"and {ours!r} in {scores.path}"
+            )
     if not baseline.labelled or not scores.labelled:
         which = baseline.path if not baseline.labelled else scores.path
         raise JobError(f"{which} has no metrics (no record carried labels): there is nothing to compare")

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,22 @@ def number(cell: Any) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.1f}" if abs(cell) >= 100 else f"{cell:.3f}"
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.1f}" if abs(cell) >= 10 else f"{cell:.3f}"
     return str(cell)
 
 
-def columns_table(name: str, columns: dict[str, np.ndarray | Sequence[Any]]) -> Table:
+def signed(value: float, places: int = 3) -> str:
+    """A difference with its sign, a true minus."""
+    return "–" if not math.isfinite(value) else f"{value:+.{places}f}".replace("-", "−")
+
+
+def many(count: int, singular: str, plural: str = "") -> str:
+    """`1 class`, `2,000 classes`."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def columns_table(name: str, columns: Mapping[str, np.ndarray | Sequence[Any]]) -> Table:
     """A table from columns of equal length."""
-    return Table(name, tuple(columns), list(zip(*(np.asarray(values, object) for values in columns.values()), strict=True)))
+    return Table(
+        name, tuple(columns), list(zip(*(np.asarray(values, object) for values in columns.values()), strict=True))
+    )

@@ -18,13 +18,20 @@ VERTICALS = ("Games", "Arts & Entertainment", "Food & Drink", "Science")
 
 def vocabulary(class_count: int, *, verticals: bool = True) -> list[ClassInfo]:
     """Classes 0 … C − 1, the more frequent the lower the index; class 3 is called as an attacker would call it."""
-    return [ClassInfo(index, EVIL if index == 3 else f"Thing {index}",
-                      (VERTICALS[index % len(VERTICALS)],) if verticals else (), max(1, 20000 // (index + 1)))
-            for index in range(class_count)]
+    return [
+        ClassInfo(
+            index,
+            EVIL if index == 3 else f"Thing {index}",
+            (VERTICALS[index % len(VERTICALS)],) if verticals else (),
+            max(1, 20000 // (index + 1)),
+        )
+        for index in range(class_count)
+    ]
 
 
-def labels_and_logits(videos: int, class_count: int, seed: int, skill: float = 3.0
-                      ) -> tuple[list[np.ndarray], np.ndarray]:
+def labels_and_logits(
+    videos: int, class_count: int, seed: int, skill: float = 3.0
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Labels by a power law over classes, and logits that know them as well as `skill` says.
 
     Classes 1 and 2 come together in nine of ten videos that have either.
@@ -44,23 +51,38 @@ def labels_and_logits(videos: int, class_count: int, seed: int, skill: float = 3
     return labels, logits
 
 
-def write_scores(directory: Path, *, videos: int = 300, class_count: int = 40, seed: int = 1, skill: float = 5.0,
-                 verticals: bool = True, thresholds: bool = True, info: dict[str, Any] | None = None,
-                 classes: list[ClassInfo] | None = None) -> Path:
+def write_scores(
+    directory: Path,
+    *,
+    videos: int = 300,
+    class_count: int = 40,
+    seed: int = 1,
+    skill: float = 5.0,
+    verticals: bool = True,
+    thresholds: bool = True,
+    info: dict[str, Any] | None = None,
+    classes: list[ClassInfo] | None = None,
+) -> Path:
     """Writes a Scores directory as the score job does; returns it."""
     directory.mkdir(parents=True, exist_ok=True)
     classes = classes or vocabulary(class_count, verticals=verticals)
     class_count = len(classes)
     labels, logits = labels_and_logits(videos, class_count, seed, skill)
     accumulator = MetricAccumulator(class_count, class_thresholds=np.full(class_count, 0.2) if thresholds else None)
-    accumulator.update(logits, np.concatenate(labels), np.array([len(row) for row in labels], np.int64),
-                       [f"v{row:03d}".encode() for row in range(videos)])
+    accumulator.update(
+        logits,
+        np.concatenate(labels),
+        np.array([len(row) for row in labels], np.int64),
+        [f"v{row:03d}".encode() for row in range(videos)],
+    )
     for name, data in accumulator.result().to_files(classes).items():
         (directory / name).write_bytes(data)
     write_predictions(directory, logits, labels)
     (directory / "labels.csv").write_text(write_labels_csv(classes), "utf-8")
-    (directory / "history.csv").write_text("epoch,loss,val_loss,val_map,val_gap_at_20\n1,0.02,0.018,0.2,0.4\n"
-                                           "2,0.015,0.014,0.3,0.5\n3,0.012,0.013,0.35,0.55\n")
+    (directory / "history.csv").write_text(
+        "epoch,loss,val_loss,val_map,val_gap_at_20\n1,0.02,0.018,0.2,0.4\n"
+        "2,0.015,0.014,0.3,0.5\n3,0.012,0.013,0.35,0.55\n"
+    )
     write_info(directory, videos=videos, labelled=videos, class_count=class_count, extra=info)
     return directory
 
@@ -80,35 +102,85 @@ def write_predictions(directory: Path, logits: np.ndarray, labels: list[np.ndarr
     best = np.argsort(-logits, axis=1)[:, :20]
     probability = 1 / (1 + np.exp(-np.take_along_axis(logits, best, axis=1)))
     (directory / "predictions").mkdir(exist_ok=True)
-    table = pyarrow.table({
-        "id": [f"v{row:03d}" for row in range(len(logits))],
-        "class_index": pyarrow.array(best.tolist(), pyarrow.list_(pyarrow.int32())),
-        "probability": pyarrow.array(probability.tolist(), pyarrow.list_(pyarrow.float32())),
-        "labels": pyarrow.array([None] * len(logits) if labels is None else [row.tolist() for row in labels],
-                                pyarrow.list_(pyarrow.int32()))})
+    table = pyarrow.table(
+        {
+            "id": [f"v{row:03d}" for row in range(len(logits))],
+            "class_index": pyarrow.array(best.tolist(), pyarrow.list_(pyarrow.int32())),
+            "probability": pyarrow.array(probability.tolist(), pyarrow.list_(pyarrow.float32())),
+            "labels": pyarrow.array(
+                [None] * len(logits) if labels is None else [row.tolist() for row in labels],
+                pyarrow.list_(pyarrow.int32()),
+            ),
+        }
+    )
     sink = io.BytesIO()
     parquet.write_table(table, sink)
     (directory / "predictions" / "shard-0.parquet").write_bytes(sink.getvalue())
 
 
-def write_info(directory: Path, *, videos: int, labelled: int, class_count: int, extra: dict[str, Any] | None = None) -> None:
+def write_info(
+    directory: Path, *, videos: int, labelled: int, class_count: int, extra: dict[str, Any] | None = None
+) -> None:
     """The manifest, with two records rejected."""
-    schema = {"name": "yt8m-video", "container": "example", "id_feature": "id", "labels_feature": "labels",
-              "modalities": [{"name": "mean_rgb", "width": 1024, "level": "video", "encoding": "float32"}],
-              "class_count": class_count, "segments": False}
+    schema = {
+        "name": "yt8m-video",
+        "container": "example",
+        "id_feature": "id",
+        "labels_feature": "labels",
+        "modalities": [{"name": "mean_rgb", "width": 1024, "level": "video", "encoding": "float32"}],
+        "class_count": class_count,
+        "segments": False,
+    }
     (directory / "dead_letter").mkdir(exist_ok=True)
-    (directory / "dead_letter" / "shard-0.jsonl").write_text("".join(
-        json.dumps({"shard": "shard-0", "offset": 4700 * place, "id": None, "stage": "framing", "error": "bad_checksum",
-                    "message": "the <b>checksum</b> of the data is wrong"}) + "\n" for place in range(2)))
-    model = {"class_count": class_count, "schema": schema, "model": {
-        "name": "dense", "hyperparameters": {"hidden_units": 1024, "dropout": 0.0}, "parameter_count": 5139222},
+    (directory / "dead_letter" / "shard-0.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "shard": "shard-0",
+                    "offset": 4700 * place,
+                    "id": None,
+                    "stage": "framing",
+                    "error": "bad_checksum",
+                    "message": "the <b>checksum</b> of the data is wrong",
+                }
+            )
+            + "\n"
+            for place in range(2)
+        )
+    )
+    model = {
+        "class_count": class_count,
+        "schema": schema,
+        "model": {
+            "name": "dense",
+            "hyperparameters": {"hidden_units": 1024, "dropout": 0.0},
+            "parameter_count": 5139222,
+        },
         "training": {"examples": 1600, "epochs": 3, "best_epoch": 3, "wall_seconds": 42.0, "seed": 7},
-        "split": {"method": "hash", "ratios": [0.7, 0.2, 0.1]}, "data": {
-            "path": "transformed", "records_read": 2300, "records_written": 2300, "records_rejected": 0,
-            "splits": {"train": {"records": 1600, "shards": 8}, "test": {"records": 240, "shards": 8}}}}
+        "split": {"method": "hash", "ratios": [0.7, 0.2, 0.1]},
+        "data": {
+            "path": "transformed",
+            "records_read": 2300,
+            "records_written": 2300,
+            "records_rejected": 0,
+            "splits": {"train": {"records": 1600, "shards": 8}, "test": {"records": 240, "shards": 8}},
+        },
+    }
     value: dict[str, Any] = {
-        "records_read": videos + 2, "records_written": videos, "records_rejected": 2,
-        "rejected_by_reason": {"bad_checksum": 2}, "records_labelled": labelled, "split": "test", "top_k": 20, "threshold": 0.5,
-        "models": [{"name": "model", "path": "model", "info": model}], "schema": schema, "class_count": class_count,
-        "config": {}, "versions": {}, "wall_seconds": 3.0, **(extra or {})}
+        "records_read": videos + 2,
+        "records_written": videos,
+        "records_rejected": 2,
+        "rejected_by_reason": {"bad_checksum": 2},
+        "records_labelled": labelled,
+        "split": "test",
+        "top_k": 20,
+        "threshold": 0.5,
+        "models": [{"name": "model", "path": "model", "info": model}],
+        "schema": schema,
+        "class_count": class_count,
+        "config": {},
+        "versions": {},
+        "wall_seconds": 3.0,
+        **(extra or {}),
+    }
     (directory / "info.json").write_text(json.dumps(value))

@@ -28,16 +28,16 @@
     column("support", "Positives", 90, whole),
     column("ap", "AP", 66, score),
     { key: "low", heading: "95 %", width: 108, show: (i) => (data.low[i] === null ? "–" : `${(data.low[i] / 1000).toFixed(2)} – ${(data.high[i] / 1000).toFixed(2)}`), by: (i) => data.low[i] },
+    column("f1", "F1", 66, score),
     column("precision", "Precision", 90, score),
     column("recall", "Recall", 76, score),
-    column("f1", "F1", 66, score),
-    column("roc", "ROC AUC", 86, score),
     column("best", "Best thr.", 86, score),
     column("f1Best", "F1 there", 84, score),
+    column("roc", "ROC AUC", 86, score),
   ];
-  if (data.train) columns.splice(2, 0, column("train", "Trained on", 98, whole));
   if (data.delta) columns.splice(3, 0, { key: "delta", heading: "Change", width: 92, by: (i) => data.delta[i],
     show: (i) => signed(data.delta[i]) + (data.exceeds[i] ? (data.delta[i] > 0 ? " ▲" : " ▼") : "") });
+  if (data.train) columns.push(column("train", "Trained on", 98, whole));
   if (data.verticals.length) columns.push({ key: "vertical", heading: "Vertical", width: 170, text: true,
     show: (i) => data.verticals[data.vertical[i]], by: (i) => data.vertical[i] });
   const nameRank = new Int32Array(total);
@@ -150,19 +150,19 @@
   const decode = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const curves = { pr: decode(data.pr), roc: decode(data.rocCurve) };
   const chart = (kind, i, title, xLabel, yLabel) => {
-    const svg = draw("svg", { viewBox: "0 0 170 176", role: "img", "aria-label": title });
-    const x = (value) => 26 + 138 * value, y = (value) => 142 - 132 * value;
+    const svg = draw("svg", { viewBox: "0 0 170 188", role: "img", "aria-label": title });
+    const x = (value) => 26 + 138 * value, y = (value) => 154 - 132 * value;
     for (const tick of [0, 0.5, 1]) {
       svg.append(draw("path", { d: `M${x(0)} ${y(tick)}H${x(1)}M${x(tick)} ${y(0)}V${y(1)}`, stroke: "#e4e7eb", fill: "none" }));
       const left = draw("text", { x: 22, y: y(tick) + 4, "text-anchor": "end" });
       left.textContent = tick;
-      const below = draw("text", { x: x(tick), y: 156, "text-anchor": tick === 1 ? "end" : "middle" });
+      const below = draw("text", { x: x(tick), y: 168, "text-anchor": tick === 1 ? "end" : "middle" });
       below.textContent = tick;
       svg.append(left, below);
     }
-    const name = draw("text", { x: 95, y: 171, "text-anchor": "middle" });
+    const name = draw("text", { x: 95, y: 183, "text-anchor": "middle" });
     name.textContent = xLabel;
-    const side = draw("text", { x: 30, y: 8 });
+    const side = draw("text", { x: 26, y: 12 });
     side.textContent = yLabel;
     svg.append(name, side);
     const line = (values, scale, style) => {
@@ -187,8 +187,8 @@
     return result;
   };
   const others = (title, flat) => {
-    const parts = [make("h5", title)], list = make("ul");
-    if (!flat.length) return [parts[0], make("p", "none")];
+    const box = make("div"), list = make("ul");
+    box.append(make("h5", title), flat.length ? list : make("p", "none"));
     for (let k = 0; k < flat.length; k += 2) {
       const item = make("li"), button = make("button", data.names[flat[k]]);
       button.type = "button";
@@ -196,11 +196,11 @@
       item.append(button, make("span", whole(flat[k + 1])));
       list.append(item);
     }
-    return [parts[0], list];
+    return box;
   };
   const choose = (i, bring) => {
     state.chosen = i;
-    const panel = byId("detail"), parts = [];
+    const panel = byId("detail"), parts = [], columnsBelow = [];
     parts.push(make("h4", data.names[i]));
     const where = [`class ${i}`];
     if (data.verticals.length) where.unshift(data.verticals[data.vertical[i]]);
@@ -216,21 +216,26 @@
       const plots = make("div", null, "plots");
       plots.append(chart("pr", i, `Precision over recall of ${data.names[i]}`, "recall", "precision"),
         chart("roc", i, `ROC of ${data.names[i]}`, "false positive rate", "true positive rate"));
-      parts.push(plots, make("p", "Blue: this class. Dashed: all pairs pooled.", "small"));
+      const box = make("div");
+      box.append(plots, make("p", "Blue: this class. Dashed: all pairs pooled.", "small"));
+      columnsBelow.push(box);
     }
     const negatives = data.videos - data.support[i];
-    parts.push(make("h5", "Right and wrong"));
-    parts.push(square(`at threshold ${data.threshold}`, data.tp[i], data.fp[i], data.fn[i], negatives - data.fp[i]));
+    const squares = make("div");
+    squares.append(make("h5", "Right and wrong"));
+    squares.append(square(`at threshold ${data.threshold}`, data.tp[i], data.fp[i], data.fn[i], negatives - data.fp[i]));
     if (data.best[i] !== null && data.recallBest[i] !== null && (data.precisionBest[i] > 0 || data.recallBest[i] === 0)) {
       const tp = Math.round(data.recallBest[i] * data.support[i] / 1000);
       if (data.precisionBest[i] > 0) {
         const fp = Math.round(tp * (1000 / data.precisionBest[i] - 1));
-        parts.push(square(`at its best threshold, ${score(data.best[i])} (rounded)`, tp, fp, data.support[i] - tp, negatives - fp));
+        squares.append(square(`at its best threshold, ${score(data.best[i])} (rounded)`, tp, fp, data.support[i] - tp, negatives - fp));
       }
     }
-    parts.push(...others("When it was missed, predicted instead", data.insteadOf[i]));
-    parts.push(...others("When it was wrongly predicted, true instead", data.mistakenFor[i]));
-    panel.replaceChildren(...parts);
+    columnsBelow.push(squares, others("When it was missed, predicted instead", data.insteadOf[i]),
+      others("When it was wrongly predicted, true instead", data.mistakenFor[i]));
+    const below = make("div", null, "columns");
+    below.append(...columnsBelow);
+    panel.replaceChildren(...parts, below);
     if (bring) {
       let place = state.rows.indexOf(i);
       if (place < 0) { // a filter hides it
