@@ -10,14 +10,13 @@ import tensorflow as tf
 from vcls_model.input import make_batches
 from vcls_model.metrics import MetricAccumulator
 from vcls_model.options import ReadOptions
-from vcls_model.schema import Modality
-from vcls_model.transformed import TransformedData
+from vcls_model.transformed import TransformedData, TransformedModality
 
 EVALUATION_BATCH = 512
 
 
 def evaluate(predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]], data: TransformedData,
-             modalities: tuple[Modality, ...], *, split: str = "validate", max_frames: int = 300,
+             modalities: tuple[TransformedModality, ...], *, split: str = "validate", max_frames: int = 300,
              batch_size: int = EVALUATION_BATCH, class_thresholds: np.ndarray | None = None
              ) -> tuple[MetricAccumulator, float]:
     """Metrics of the labelled videos of a split, in the order of its files.

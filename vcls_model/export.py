@@ -12,7 +12,8 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input import decode_features
-from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
+from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, RecordSchema
+from vcls_model.transformed import TransformedModality
 
 Features = dict[str, tf.Tensor]
 
@@ -96,8 +97,9 @@ class ServingModule(tf.Module):
         max_frames: frames of a video that the model sees.
     """
 
-    def __init__(self, logits: Callable[[Features], tf.Tensor], schema: RecordSchema, modalities: Sequence[Modality],
-                 transform: TransformGraph, tracked: Sequence[Any], *, max_frames: int = 300) -> None:
+    def __init__(self, logits: Callable[[Features], tf.Tensor], schema: RecordSchema,
+                 modalities: Sequence[TransformedModality], transform: TransformGraph, tracked: Sequence[Any], *,
+                 max_frames: int = 300) -> None:
         super().__init__()
         self._logits = logits
         self._schema = schema
@@ -158,7 +160,7 @@ def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
             for modality in schema.modalities}
 
 
-def transformed_signature(modalities: Sequence[Modality]) -> dict[str, tf.TensorSpec]:
+def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `transformed`."""
     specs = {modality.name: tf.TensorSpec([None, None, modality.width] if modality.level == FRAME_LEVEL
                                           else [None, modality.width], tf.float32, name=modality.name)

@@ -14,7 +14,8 @@ from typing import Any
 import tensorflow as tf
 
 from vcls_model.options import ReadOptions
-from vcls_model.schema import FRAME_LEVEL, REQUANTISE_OFFSET, REQUANTISE_SCALE, Modality
+from vcls_model.schema import FRAME_LEVEL, Modality
+from vcls_model.transformed import TransformedModality
 
 BLOCK_RECORDS = 4096
 BLOCK_BYTES = 64 * 2**20
@@ -112,8 +113,9 @@ def _decode_frames(batch: dict[str, tf.Tensor], modalities: Sequence[Modality], 
 
 def _as_element(batch: dict[str, tf.Tensor], modalities: Sequence[Modality]) -> dict[str, Any]:
     names = [modality.name for modality in modalities] + [name for name in ("num_frames",) if name in batch]
-    rest = {name: batch[name] for name in ("labels", "shard", "id") if name in batch}
-    return {"features": {name: batch[name] for name in names}, **rest}
+    element: dict[str, Any] = {name: batch[name] for name in ("labels", "shard", "id") if name in batch}
+    element["features"] = {name: batch[name] for name in names}
+    return element
 
 
 def make_batches(
@@ -197,13 +199,13 @@ def make_batches(
     return dataset.prefetch(2).with_options(settings)
 
 
-def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[Modality]) -> dict[str, tf.Tensor]:
-    """What a model takes: codes uint8 (B, T, D) become z-scores float32 in [-4, 4], zero where there is no frame."""
+def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:
+    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), zero where there is no frame."""
     decoded = dict(features)
     for modality in modalities:
         if modality.level == FRAME_LEVEL:
             codes = features[modality.name]
-            values = tf.cast(codes, tf.float32) * REQUANTISE_SCALE + REQUANTISE_OFFSET
+            values = tf.cast(codes, tf.float32) * modality.scale + modality.offset
             mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])
             decoded[modality.name] = tf.where(mask[:, :, tf.newaxis], values, 0.0)  # (B, T, D)
     return decoded

@@ -265,7 +265,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
-    modalities = select_modalities(config.model, data.modalities)
+    names = {modality.name for modality in select_modalities(config.model, data.modalities)}
+    modalities = tuple(modality for modality in data.modalities if modality.name in names)
     chief = strategy.cluster_resolver is None or not strategy.cluster_resolver.task_id
     if chief:
         storage.prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
@@ -327,7 +328,8 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     vocabulary = storage.join(data.directory, "labels.csv")
     classes = (read_vocabulary(storage.read_text(vocabulary), vocabulary, data.class_count)
                if storage.exists(vocabulary) else unnamed_classes(data.class_count))
-    storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes, thresholds))
+    storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(
+        classes, None if thresholds is None else thresholds.tolist()))
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "model.keras")
         model.save(local)

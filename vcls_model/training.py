@@ -19,8 +19,8 @@ from vcls_model.input import decode_features, make_batches
 from vcls_model.losses import distillation_loss, mix_labels, sparse_loss
 from vcls_model.optimizers import ExampleSchedule, FusedAdam, WeightAverage
 from vcls_model.options import TrainOptions
-from vcls_model.schema import FRAME_LEVEL, Modality
-from vcls_model.transformed import TransformedData
+from vcls_model.schema import FRAME_LEVEL
+from vcls_model.transformed import TransformedData, TransformedModality
 
 HISTORY_COLUMNS = ("epoch", "examples", "loss", "learning_rate", "val_loss", "val_map", "val_gap_at_20", "val_hit_at_1",
                    "val_perr", "train_seconds", "examples_per_second")
@@ -91,13 +91,13 @@ class Trainer:
         verbose: print progress bars.
     """
 
-    def __init__(self, model: keras.Model, data: TransformedData, modalities: tuple[Modality, ...],
+    def __init__(self, model: keras.Model, data: TransformedData, modalities: Sequence[TransformedModality],
                  options: TrainOptions, output: str, *, strategy: tf.distribute.Strategy | None = None,
                  teachers: Sequence[Teacher] = (), fine_tuning: FineTuning | None = None, config_hash: str = "",
                  verbose: bool = True) -> None:
         self.model = model
         self.data = data
-        self.modalities = modalities
+        self.modalities = tuple(modalities)
         self.options = options
         self.output = output
         self.strategy = strategy or tf.distribute.get_strategy()

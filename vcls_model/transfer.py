@@ -11,7 +11,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
 from vcls_model.schema import Modality
-from vcls_model.transformed import TransformedData
+from vcls_model.transformed import TransformedData, modality_from_dict
 
 HEAD_PREFIX = "classifier"
 
@@ -112,7 +112,7 @@ def load_teacher(directory: str, modalities: Sequence[Modality],
     info = open_model_info(directory)
     if info["class_count"] != data.class_count:
         raise UsageError(f"--teacher={directory} has {info['class_count']} classes and the data {data.class_count}")
-    needed = [Modality(**entry) for entry in info["transformed"]]
+    needed = [modality_from_dict(entry) for entry in info["transformed"]]
     names = {modality.name for modality in modalities}
     missing = [modality.name for modality in needed if modality.name not in names]
     if missing:

@@ -6,7 +6,26 @@ from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.schema import Modality, RecordSchema, schema_from_dict
+from vcls_model.schema import REQUANTISE_OFFSET, REQUANTISE_SCALE, Modality, RecordSchema, schema_from_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedModality(Modality):
+    """A modality of a transformed dataset.
+
+    Attributes:
+        scale: a one-byte code x of a frame-level feature stands for x * scale + offset.
+        offset: see `scale`.
+    """
+
+    scale: float = REQUANTISE_SCALE
+    offset: float = REQUANTISE_OFFSET
+
+
+def modality_from_dict(entry: Mapping[str, Any]) -> TransformedModality:
+    """Reads an entry of `transformed` in an `info.json`; keys that it does not know are left."""
+    known = [field.name for field in dataclasses.fields(TransformedModality)]
+    return TransformedModality(**{key: entry[key] for key in known if key in entry})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +43,7 @@ class TransformedData:
 
     directory: str
     schema: RecordSchema
-    modalities: tuple[Modality, ...]
+    modalities: tuple[TransformedModality, ...]
     class_count: int
     records: Mapping[str, int]
     info: Mapping[str, Any]
@@ -52,8 +71,7 @@ def open_transformed(directory: str) -> TransformedData:
                        "run python -m pipelines.preprocess first")
     info = storage.read_json(path)
     try:
-        modalities = tuple(Modality(**{key: entry[key] for key in ("name", "width", "level", "encoding")})
-                           for entry in info["transformed"])
+        modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
         records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
         return TransformedData(directory, schema_from_dict(info["schema"]), modalities, int(info["class_count"]),
                                records, info)

@@ -18,10 +18,12 @@ from vcls_model.schema import (
     RecordSchema,
 )
 
-VIDEO_SCHEMA = RecordSchema("small-video", "example", "id", "labels",
-                            (Modality("mean_rgb", 12, "video", "float32"), Modality("mean_audio", 4, "video", "float32")))
-FRAME_SCHEMA = RecordSchema("small-frame", "sequence_example", "id", "labels",
-                            (Modality("rgb", 6, "frame", "uint8"), Modality("audio", 3, "frame", "uint8")))
+VIDEO_SCHEMA = RecordSchema(
+    "small-video", "example", "id", "labels",
+    (Modality("mean_rgb", 12, "video", "float32"), Modality("mean_audio", 4, "video", "float32")))
+FRAME_SCHEMA = RecordSchema(
+    "small-frame", "sequence_example", "id", "labels",
+    (Modality("rgb", 6, "frame", "uint8"), Modality("audio", 3, "frame", "uint8")))
 CLASS_COUNT = 10
 
 
