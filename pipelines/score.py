@@ -1,7 +1,9 @@
-"""Batch scoring: raw records and exported models in, predictions and metrics out. `python -m pipelines.score --help`."""
+"""Batch scoring: raw records and exported models in, predictions and metrics out. See `--help`."""
 
 import argparse
 import dataclasses
+import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
                         help="of the predictions (default: %(default)s)")
     parser.add_argument("--full_logits", nargs="?", const="float32", default="none",
                         choices=("none", "float16", "float32"),
-                        help="also write every logit, to logits/*.parquet (default: %(default)s; as a bare flag: float32)")
+                        help="also write every logit, to logits/*.parquet (default: %(default)s; bare: float32)")
+    parser.add_argument("--max_frames", type=int, default=300, metavar="FRAMES",
+                        help="frames of a video beyond this are cut (default: %(default)s)")
+    parser.add_argument("--missing_modality", choices=("reject", "fill"), default="reject",
+                        help="what to do with a record that lacks one of the modalities (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, metavar="RECORDS",
                         help=f"records a model call, at most (default: {VIDEO_BATCH_RECORDS}; frame-level: "
                              f"{FRAME_BATCH_RECORDS})")
@@ -89,6 +95,8 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--top_k must be at least 1, got {args.top_k}")
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
+    if args.max_frames < 1:
+        raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
     if args.batch_size is not None and args.batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, got {args.batch_size}")
     if not 0 <= args.max_rejected_fraction <= 1:
@@ -145,7 +153,7 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         threshold=args.threshold, class_thresholds=models[0].class_thresholds() if len(models) == 1 else None,
         form=args.format, full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
-        run_id=args.run_id or "")
+        max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "")
     left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
                                 overwrite=args.overwrite, dry_run=args.dry_run)
     direct = args.runner.lower() in ("direct", "directrunner", "fnapirunner")
@@ -184,11 +192,25 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if args.dry_run:
         return _print_plan(plan)
     if plan.groups:
-        import apache_beam as beam
+        _score_groups(plan, options)
+    return _finish(args, plan, started)
 
+
+def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
+    import apache_beam as beam
+
+    # RunInference warns, for every process, that it cannot measure memory where PyTorch is not installed.
+    logging.getLogger().addFilter(lambda record: "Resource module is not available" not in record.getMessage())
+    try:
         with beam.Pipeline(options=options) as pipeline:
             build_pipeline(pipeline, plan.groups, plan.config)
-    return _finish(args, plan, started)
+    except RuntimeError as error:
+        # A runner hands on what a worker raised as text: find what was meant for the user in it.
+        for kind in (UsageError, JobError):
+            found = re.search(rf"\b{kind.__name__}: (.+?)(?: \[while running .*)?$", str(error), re.MULTILINE)
+            if found:
+                raise kind(found.group(1)) from None
+        raise
 
 
 def _print_plan(plan: Plan) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
         for batch, rejected in read_batches(
                 shard.path, config.schema, class_count=config.class_count, batch_records=config.batch_size,
                 batch_bytes=FRAME_BATCH_BYTES if config.schema.level == FRAME_LEVEL else VIDEO_BATCH_BYTES,
-                require_labels=False):
+                max_frames=config.max_frames, missing_modality=config.missing_modality, require_labels=False):
             yield make_block(group, shard, batch, rejected, config)
         nothing = np.zeros(0, np.int64)
         yield Block(group.name, shard, [], nothing, {}, Labels(nothing, nothing, nothing.astype(bool)), [], 0,

@@ -24,6 +24,8 @@ class ScoringConfig:
         form: of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
         batch_size: records a model call, at most.
+        max_frames: frames beyond are cut.
+        missing_modality: `reject` or `fill`.
         run_id: who asked for it: a label in the manifests, on which no score depends.
     """
 
@@ -39,6 +41,8 @@ class ScoringConfig:
     form: str
     full_logits: str
     batch_size: int
+    max_frames: int = 300
+    missing_modality: str = "reject"
     run_id: str = ""
 
     @property
@@ -59,4 +63,6 @@ class ScoringConfig:
             "format": self.form,
             "full_logits": self.full_logits,
             "batch_size": self.batch_size,
+            "max_frames": self.max_frames,
+            "missing_modality": self.missing_modality,
         }

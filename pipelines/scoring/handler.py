@@ -55,6 +55,6 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
         """Size of the blocks in bytes, for RunInference's own metrics."""
         return sum(block.feature_bytes for block in batch)
 
-    def get_metrics_namespace(self) -> str:
-        """Namespace of the counters that RunInference keeps."""
-        return "ExportedModelHandler"
+    def override_metrics(self, metrics_namespace: str = "") -> bool:
+        """RunInference's own metrics are of no use here."""
+        return True

@@ -19,9 +19,10 @@ from vcls_model.commands import UsageError
 STATE = "state"
 SETTINGS = "settings.json"
 MANIFEST_SUFFIX = ".manifest.json"
-# A group takes a worker some ten seconds: short enough to lose, long enough to make storing its aggregate cheap.
-VIDEO_GROUP_BYTES = 128 << 20
-FRAME_GROUP_BYTES = 2 << 30
+# Some 100,000 video-level or 15,000 frame-level records: under a minute of work to lose, and long enough for the half
+# second that storing an aggregate takes not to show.
+VIDEO_GROUP_BYTES = 512 << 20
+FRAME_GROUP_BYTES = 4 << 30
 # Below this there is no point in dividing the work.
 SMALL_BYTES = 4 << 20
 

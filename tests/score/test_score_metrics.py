@@ -1,0 +1,130 @@
+"""metrics.json of a run against an independent computation from its predictions, its logits and the records' labels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from tests.score.conftest import CLASSES, Video, weights
+
+
+def read_rows(folder: Path) -> dict[str, dict]:
+    """Rows of all Parquet files of a folder, by id."""
+    rows = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+def expected_logits(videos: list[Video], seed: int = 0) -> np.ndarray:
+    kernel, bias = weights(seed)
+    features = np.stack([np.concatenate([video.mean_rgb, video.mean_audio]) for video in videos])
+    return features.astype(np.float64) @ kernel + bias
+
+
+def truth_of(videos: list[Video]) -> np.ndarray:
+    truth = np.zeros((len(videos), CLASSES), bool)
+    for row, video in enumerate(videos):
+        truth[row, video.labels] = True
+    return truth
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory, shards: Path, model: Path) -> Path:
+    from pipelines.score import run
+
+    output = tmp_path_factory.mktemp("metrics") / "scores"
+    run([f"--input={shards}/*.tfrecord", f"--model={model}", f"--output={output}", "--top_k=20", "--full_logits",
+         "--direct_num_workers=2"])
+    return output
+
+
+def test_predictions_are_the_models(scores: Path, videos: list[list[Video]]) -> None:
+    rows = read_rows(scores / "predictions")
+    everything = [video for shard in videos for video in shard]
+    assert set(rows) == {video.id.decode() for video in everything}
+    logits = expected_logits(everything)
+    for video, row_logits in zip(everything, logits, strict=True):
+        row = rows[video.id.decode()]
+        assert row["class_index"] == np.argsort(-row_logits, kind="stable")[:20].tolist()
+        np.testing.assert_allclose(row["probability"], 1 / (1 + np.exp(-np.sort(row_logits)[::-1][:20])), rtol=1e-4)
+        assert row["labels"] == list(video.labels)
+
+
+def test_full_logits_are_the_models(scores: Path, videos: list[list[Video]]) -> None:
+    rows = read_rows(scores / "logits")
+    everything = [video for shard in videos for video in shard]
+    found = np.array([rows[video.id.decode()]["logits"] for video in everything])
+    np.testing.assert_allclose(found, expected_logits(everything), atol=1e-4)
+
+
+def test_top_20_metrics_follow_from_predictions(scores: Path) -> None:
+    rows = list(read_rows(scores / "predictions").values())
+    metrics = json.loads((scores / "metrics.json").read_text())
+    pairs = [(probability, index in row["labels"]) for row in rows
+             for index, probability in zip(row["class_index"], row["probability"], strict=True)]
+    hits = np.array([hit for _, hit in sorted(pairs, key=lambda pair: -pair[0])])
+    labels = sum(len(row["labels"]) for row in rows)
+    gap = (hits * np.cumsum(hits) / np.arange(1, len(hits) + 1)).sum() / labels
+    assert metrics["gap_at_20"] == pytest.approx(gap, abs=1e-6)
+    assert metrics["hit_at_1"] == pytest.approx(np.mean([row["class_index"][0] in row["labels"] for row in rows]))
+    perr = np.mean([len(set(row["class_index"][:len(row["labels"])]) & set(row["labels"])) / len(row["labels"])
+                    for row in rows])
+    assert metrics["perr"] == pytest.approx(perr, abs=1e-9)
+    assert metrics["videos"] == len(rows)
+
+
+def test_full_ranking_metrics_follow_from_logits(scores: Path, videos: list[list[Video]]) -> None:
+    everything = [video for shard in videos for video in shard]
+    rows = read_rows(scores / "logits")
+    logits = np.array([rows[video.id.decode()]["logits"] for video in everything], np.float32)
+    truth = truth_of(everything)
+    metrics = json.loads((scores / "metrics.json").read_text())
+    seen = truth.any(axis=0)
+    ap = np.array([average_precision_score(truth[:, index], logits[:, index]) for index in np.flatnonzero(seen)])
+    assert metrics["map_lower"] - 1e-9 <= ap.mean() <= metrics["map_upper"] + 1e-9
+    assert metrics["classes_with_positives"] == seen.sum()
+    auc = [roc_auc_score(truth[:, index], logits[:, index]) for index in np.flatnonzero(seen)]
+    assert metrics["macro_roc_auc"] == pytest.approx(np.mean(auc), abs=1e-3)
+    assert metrics["f1_micro"] == pytest.approx(f1_score(truth, logits >= 0, average="micro"), abs=1e-9)
+
+
+def test_per_class_thresholds_are_the_models(scores: Path, videos: list[list[Video]]) -> None:
+    import csv
+
+    everything = [video for shard in videos for video in shard]
+    rows = read_rows(scores / "logits")
+    logits = np.array([rows[video.id.decode()]["logits"] for video in everything], np.float32)
+    predicted = logits >= np.log(0.3 / 0.7)  # the model's labels.csv says 0.3 for every class
+    truth = truth_of(everything)
+    with open(scores / "per_class.csv", newline="") as stream:
+        for row in csv.DictReader(stream):
+            index = int(row["index"])
+            assert int(row["support"]) == truth[:, index].sum()
+            if truth[:, index].any():
+                expected = f1_score(truth[:, index], predicted[:, index])
+                assert float(row["f1_best"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_mean_of_two_models(score: Callable[..., dict], shards: Path, videos: list[list[Video]], model: Path,
+                            second_model: Path, tmp_path: Path) -> None:
+    info = score(f"{shards}/part0[01].tfrecord", models=[model, second_model])
+    everything = videos[0] + videos[1]
+    both = [1 / (1 + np.exp(-expected_logits(everything, seed))) for seed in (0, 1)]
+    rows = read_rows(tmp_path / "scores" / "predictions")
+    for place, video in enumerate(everything):
+        mean = (both[0][place] + both[1][place]) / 2
+        row = rows[video.id.decode()]
+        np.testing.assert_allclose(row["probability"], np.sort(mean)[::-1][:20], rtol=2e-4)
+    truth = truth_of(everything)
+    lines = [line.split(",") for line in (tmp_path / "scores" / "per_model.csv").read_text().splitlines()]
+    assert lines[0] == ["index", "first", "second"]
+    for index in np.flatnonzero(truth.any(axis=0)):
+        for column, probabilities in enumerate(both, start=1):
+            expected = average_precision_score(truth[:, index], probabilities[:, index])
+            assert float(lines[1 + index][column]) == pytest.approx(expected, abs=1e-6)
+    assert [entry["name"] for entry in info["models"]] == ["first", "second"]
+    assert info["models"][0]["metrics"]["map"] > info["models"][1]["metrics"]["map"]  # the labels follow the first

@@ -1,0 +1,147 @@
+"""What scoring writes: formats, splits, unlabelled and frame-level records."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.scoring import predictions
+from pipelines.scoring.predictions import Labels, ShardPredictions
+from pipelines.scoring.ranking import mean_of_models, sigmoid, top_k
+from tests.score.conftest import CLASSES, Video, make_videos, serialise, write_model, write_shard
+from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, schema_by_name
+from vcls_model.splits import SplitRatios, split_of
+
+
+def test_unlabelled_records_are_scored(score: Callable[..., dict], tmp_path: Path,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    shard = write_shard(tmp_path / "a.tfrecord", [serialise(video) for video in make_videos(8, 70, labelled=False)])
+    info = score(shard)
+    assert (info["records_written"], info["records_labelled"]) == (8, 0)
+    assert not (tmp_path / "scores" / "metrics.json").exists()
+    assert "no record carried labels" in capsys.readouterr().err
+    (path,) = (tmp_path / "scores" / "predictions").iterdir()
+    assert pq.read_table(path)["labels"].to_pylist() == [None] * 8
+
+
+def test_labelled_and_unlabelled_records_together(score: Callable[..., dict], tmp_path: Path) -> None:
+    videos = make_videos(6, 71)
+    for video in videos[::2]:
+        video.labels = None
+    info = score(write_shard(tmp_path / "a.tfrecord", [serialise(video) for video in videos]))
+    assert (info["records_written"], info["records_labelled"]) == (6, 3)
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["videos"] == 3
+    (path,) = (tmp_path / "scores" / "predictions").iterdir()
+    assert pq.read_table(path)["labels"].to_pylist() == [
+        None if video.labels is None else list(video.labels) for video in videos]
+
+
+def test_split_keeps_its_ids(score: Callable[..., dict], shards: Path, videos: list[list[Video]],
+                             tmp_path: Path) -> None:
+    everything = [video for shard in videos for video in shard]
+    ratios = SplitRatios(0.5, 0.2, 0.3)  # as the model's info.json says
+    expected = {video.id.decode() for video in everything if split_of(video.id, ratios) == 2}
+    info = score(f"{shards}/*.tfrecord", "--split=test")
+    ids = [row for path in (tmp_path / "scores" / "predictions").iterdir() for row in pq.read_table(path)["id"].to_pylist()]
+    assert len(ids) == len(expected) and set(ids) == expected
+    assert info["records_read"] == info["records_written"] == len(expected)
+    assert info["records_outside_split"] == len(everything) - len(expected)
+
+
+def test_kaggle_csv(score: Callable[..., dict], shards: Path, videos: list[list[Video]], tmp_path: Path) -> None:
+    score(f"{shards}/part00.tfrecord", "--format=kaggle_csv", "--top_k=5")
+    score(f"{shards}/part00.tfrecord", "--top_k=5", output=tmp_path / "parquet")
+    (path,) = (tmp_path / "scores" / "predictions").iterdir()
+    with open(path, newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["VideoId", "LabelConfidencePairs"]
+    (other,) = (tmp_path / "parquet" / "predictions").iterdir()
+    for (video_id, pairs), expected in zip(rows, pq.read_table(other).to_pylist(), strict=True):
+        values = pairs.split()
+        assert video_id == expected["id"]
+        assert [int(value) for value in values[::2]] == expected["class_index"]
+        np.testing.assert_allclose([float(value) for value in values[1::2]], expected["probability"], atol=6e-7)
+
+
+def frame_record(video_id: bytes, labels: list[int], rgb: np.ndarray, audio: np.ndarray) -> bytes:
+    """A `yt8m-frame` record: codes uint8 (T, 1024) and (T, 128)."""
+    import tensorflow as tf
+
+    def frames(codes: np.ndarray) -> tf.train.FeatureList:
+        return tf.train.FeatureList(feature=[tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.tobytes()]))
+                                             for row in codes])
+
+    context = tf.train.Features(feature={
+        "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[video_id])),
+        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels))})
+    lists = tf.train.FeatureLists(feature_list={"rgb": frames(rgb), "audio": frames(audio)})
+    return tf.train.SequenceExample(context=context, feature_lists=lists).SerializeToString()
+
+
+def test_frame_level_records(score: Callable[..., dict], tmp_path: Path) -> None:
+    """A frame-level video scores as the video-level one that holds the means of its frames."""
+    rng = np.random.default_rng(5)
+    frames, means = [], []
+    for number, length in enumerate((3, 1, 7, 5)):
+        rgb, audio = (rng.integers(0, 256, (length, width), np.uint8) for width in (1024, 128))
+        frames.append(frame_record(b"f%d" % number, [number], rgb, audio))
+        mean_rgb, mean_audio = ((codes.astype(np.float64) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET).mean(axis=0)
+                                .astype(np.float32) for codes in (rgb, audio))
+        means.append(serialise(Video(b"f%d" % number, [number], mean_rgb, mean_audio)))
+    frame_model = write_model(tmp_path / "frames", schema=schema_by_name("yt8m-frame"))
+    score(write_shard(tmp_path / "f.tfrecord", frames), "--batch_size=3", models=[frame_model],
+          output=tmp_path / "of_frames")
+    score(write_shard(tmp_path / "v.tfrecord", means), output=tmp_path / "of_videos")
+    tables = [pq.read_table(next((tmp_path / name / "predictions").iterdir())) for name in ("of_frames", "of_videos")]
+    assert tables[0]["id"].to_pylist() == ["f0", "f1", "f2", "f3"]
+    assert tables[0]["class_index"].to_pylist() == tables[1]["class_index"].to_pylist()
+    for ours, expected in zip(tables[0]["probability"].to_pylist(), tables[1]["probability"].to_pylist(), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def test_long_shards_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "PART_RECORDS", 10)
+    monkeypatch.setattr(predictions, "PART_LOGIT_BYTES", 4 * CLASSES * 8)
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(24, CLASSES)).astype(np.float32)
+    writer = ShardPredictions(str(tmp_path), "shard", keep=4, form="parquet", full_logits="float16")
+    for start in range(0, 24, 6):
+        labels = Labels(np.arange(6), np.ones(6, np.int64), np.ones(6, bool))
+        writer.add([b"%d" % row for row in range(start, start + 6)], logits[start:start + 6], labels)
+    writer.finish()
+    names = ["shard.parquet", "shard.part1.parquet"]
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == names
+    ids = [value for name in names for value in pq.read_table(tmp_path / "predictions" / name)["id"].to_pylist()]
+    assert ids == [str(row) for row in range(24)]
+    stored = [row for path in sorted((tmp_path / "logits").iterdir()) for row in pq.read_table(path)["logits"].to_pylist()]
+    np.testing.assert_array_equal(np.array(stored, np.float16), logits.astype(np.float16))
+
+
+def test_top_k_breaks_ties_by_class() -> None:
+    logits = np.array([[1, 3, 3, -2, 3], [0, 0, 0, 0, 0], [np.inf, -np.inf, 5, np.inf, 0]], np.float32)
+    indices, values = top_k(logits, 3)
+    assert indices.tolist() == [[1, 2, 4], [0, 1, 2], [0, 3, 2]]
+    assert values.tolist() == [[3, 3, 3], [0, 0, 0], [np.inf, np.inf, 5]]
+    assert top_k(logits, 9)[0].shape == (3, 5)
+
+
+def test_mean_of_models_in_probabilities() -> None:
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(-3, 4, (50, 7)).astype(np.float32) for _ in range(3)]
+    expected = np.mean([1 / (1 + np.exp(-each.astype(np.float64))) for each in logits], axis=0)
+    np.testing.assert_allclose(sigmoid(mean_of_models(logits)), expected, rtol=1e-5)
+    np.testing.assert_array_equal(mean_of_models(logits[:1]), logits[0])
+    far = [np.array([[-70.0, 70.0, np.inf, np.nan]], np.float32)] * 2
+    np.testing.assert_allclose(mean_of_models(far), [[-70, 70, 80, np.nan]], rtol=1e-5)
+
+
+def test_labels_select() -> None:
+    labels = Labels(np.array([4, 5, 6, 7]), np.array([1, 0, 3]), np.array([True, False, True]))
+    kept = labels.select(np.array([True, True, False]))
+    assert (kept.values.tolist(), kept.lengths.tolist(), kept.labelled.tolist()) == ([4], [1, 0], [True, False])
+    assert dataclasses.astuple(labels)[0].tolist() == [4, 5, 6, 7]
