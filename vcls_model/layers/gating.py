@@ -40,7 +40,11 @@ class ContextGating(keras.layers.Layer):
     def __init__(self, batch_norm: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch_norm = batch_norm
-        self.normalise = keras.layers.BatchNormalization(momentum=0.95, name="normalise") if batch_norm else None
+        self.normalise = None
+        if batch_norm:
+            self.normalise = keras.layers.BatchNormalization(
+                momentum=0.95, dtype=self.dtype_policy, name="normalise"
+            )
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
@@ -81,7 +85,9 @@ class SqueezeExciteGating(keras.layers.Layer):
         if reduction < 1:
             raise ValueError(f"reduction must be positive, got {reduction}")
         self.reduction = reduction
-        self.normalise = keras.layers.BatchNormalization(momentum=0.95, name="normalise")
+        self.normalise = keras.layers.BatchNormalization(
+            momentum=0.95, dtype=self.dtype_policy, name="normalise"
+        )
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
@@ -114,7 +120,9 @@ class ScoreGating(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.normalise = keras.layers.BatchNormalization(momentum=0.95, name="normalise")
+        self.normalise = keras.layers.BatchNormalization(
+            momentum=0.95, dtype=self.dtype_policy, name="normalise"
+        )
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]

@@ -47,20 +47,21 @@ class LabelGraphHead(keras.layers.Layer):
         self.neighbours = self.add_weight(
             shape=shape, dtype="int32", initializer="zeros", trainable=False, name="neighbours"
         )
-        self.strength = self.add_weight(shape=shape, dtype="float32", initializer="zeros", name="strength")
+        self.strength = self.add_weight(shape=shape, initializer="zeros", name="strength")
         for weight, given in zip((self.neighbours, self.strength), self._initial, strict=True):
             if given is not None:
                 weight.assign(given)
 
     def call(self, inputs: Any) -> Any:
         base = ops.transpose(ops.cast(inputs, "float32"))  # (C, B): a class's scores lie side by side
+        strength = ops.cast(self.strength, "float32")  # (C, K)
         scores = base
         for _ in range(self.steps):
             probabilities = ops.sigmoid(scores)
             scores = base
             for edge in range(self.degree):
                 heard = ops.take(probabilities, self.neighbours[:, edge], axis=0)  # (C, B)
-                scores = scores + self.strength[:, edge : edge + 1] * heard
+                scores = scores + strength[:, edge : edge + 1] * heard
         return ops.transpose(scores)
 
     def compute_output_spec(self, inputs: Any) -> Any:

@@ -35,9 +35,12 @@ class MaskedConvolution(FrameLayer):
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.convolve = keras.layers.Conv1D(
-            filters, kernel_size, dilation_rate=dilation, padding="same", use_bias=False, name="convolve"
+            filters, kernel_size, dilation_rate=dilation, padding="same", use_bias=False, dtype=self.dtype_policy,
+            name="convolve",
         )
-        self.normalise = keras.layers.BatchNormalization(momentum=0.95, name="normalise")
+        self.normalise = keras.layers.BatchNormalization(
+            momentum=0.95, dtype=self.dtype_policy, name="normalise"
+        )
 
     def build(self, frames_shape: Any, frame_mask_shape: Any = None) -> None:
         self.convolve.build(frames_shape)
@@ -121,14 +124,15 @@ class TransformerBlock(FrameLayer):
         width = frames_shape[-1]
         if width % self.heads:
             raise ValueError(f"heads must divide the width {width}, got {self.heads}")
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="attention_norm")
+        policy = self.dtype_policy
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="attention_norm")
         self.attention = keras.layers.MultiHeadAttention(
-            self.heads, width // self.heads, dropout=self.dropout, name="attention"
+            self.heads, width // self.heads, dropout=self.dropout, dtype=policy, name="attention"
         )
-        self.dense_norm = keras.layers.LayerNormalization(epsilon=1e-5, name="dense_norm")
-        self.inner = keras.layers.Dense(self.inner_units, activation="gelu", name="inner")
-        self.outer = keras.layers.Dense(width, name="outer")
-        self.drop = keras.layers.Dropout(self.dropout, name="drop")
+        self.dense_norm = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="dense_norm")
+        self.inner = keras.layers.Dense(self.inner_units, activation="gelu", dtype=policy, name="inner")
+        self.outer = keras.layers.Dense(width, dtype=policy, name="outer")
+        self.drop = keras.layers.Dropout(self.dropout, dtype=policy, name="drop")
         self.attention_norm.build(frames_shape)
         self.attention.build(frames_shape, frames_shape)
         self.dense_norm.build(frames_shape)
