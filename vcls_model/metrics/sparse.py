@@ -13,13 +13,14 @@ _KEY = np.dtype(np.uint64)
 
 def combine(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted distinct keys (n,) and the sums of their rows of `counts` (n, k)."""
-    if keys.size == 0:
-        return keys, counts
     order = np.argsort(keys, kind="stable")
     return _sum_runs(keys[order], counts[order])
 
 
 def _sum_runs(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`combine` for keys that are sorted already."""
+    if keys.size == 0:
+        return keys, counts
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     return keys[starts], np.add.reduceat(counts, starts, axis=0)
 
