@@ -1,7 +1,7 @@
 """Figures of a classifier's quality: each `plot_*(data, *, ax=None)` draws the numbers handed in and returns its Axes.
 
-Nothing is computed or read here. Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also has
-its own dash pattern, so that a figure reads in grey.
+Nothing is computed or read here. Colours are Okabe and Ito's, which the colour-blind can tell apart; every line also
+has its own dash pattern, so that a figure reads in grey.
 """
 
 import dataclasses

@@ -552,7 +552,7 @@ def _standing_checks(scores: Scores) -> list[Check]:
                 (
                     "Only videos of the test split were scored."
                     if split == "test"
-                    else "Scored on the validation split, which chose checkpoint and thresholds: the figures flatter a little."
+                    else "Scored on the validation split, which chose the thresholds: the figures flatter a little."
                 ),
             )
         )

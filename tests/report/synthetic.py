@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 
+from pipelines.reporting.scores import Example, Scores
 from vcls_model.metrics import MetricAccumulator
 from vcls_model.vocabulary import ClassInfo, write_labels_csv
 
@@ -184,3 +186,56 @@ def write_info(
         **(extra or {}),
     }
     (directory / "info.json").write_text(json.dumps(value))
+
+
+def make_scores(
+    *,
+    support: Sequence[float],
+    ap: Sequence[float],
+    names: Sequence[str] | None = None,
+    verticals: Sequence[tuple[str, ...]] | None = None,
+    confusion: Sequence[tuple[int, int, int]] = (),
+    train_count: Sequence[float] | None = None,
+    examples: dict[str, list[Example]] | None = None,
+    history: dict[str, Sequence[float]] | None = None,
+    info: dict[str, Any] | None = None,
+    videos: int = 1000,
+    **columns: Sequence[float],
+) -> Scores:
+    """A run in memory; columns of per_class.csv that are not given are unknown."""
+    count = len(support)
+    keys = (
+        "roc_auc",
+        "precision",
+        "recall",
+        "f1",
+        "tp",
+        "fp",
+        "fn",
+        "ap_lower",
+        "ap_upper",
+        "ap_ci_low",
+        "ap_ci_high",
+        "tn",
+        "best_threshold",
+        "precision_best",
+        "recall_best",
+        "f1_best",
+        "calibration_error",
+        "mean_probability",
+    )
+    table = {key: np.array(columns.get(key, [np.nan] * count), np.float64) for key in keys}
+    table |= {"index": np.arange(count), "support": np.array(support, np.float64), "ap": np.array(ap, np.float64)}
+    return Scores(
+        path="scores",
+        info={"split": "test", "threshold": 0.5, **(info or {})},
+        summary={"videos": videos},
+        names=list(names or [f"Thing {index}" for index in range(count)]),
+        verticals=list(verticals or [()] * count),
+        train_count=np.array(train_count if train_count is not None else [np.nan] * count, np.float64),
+        columns=table,
+        curves={},
+        confusion=np.array(confusion, np.int64).reshape(-1, 3),
+        examples=examples or {},
+        history={key: np.array(values, np.float64) for key, values in (history or {}).items()},
+    )
