@@ -170,14 +170,14 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
     return specs
 
 
-def save_serving(module: ServingModule, output: str) -> None:
+def save_module(module: tf.Module, signatures: Mapping[str, Any], output: str) -> None:
     """Writes `saved_model/` of an exported model directory; replaces an older one."""
     final = storage.join(output, "saved_model")
     temporary = storage.join(output, "saved_model.tmp")
     for path in (temporary, final):
         if storage.exists(path):
             tf.io.gfile.rmtree(path)
-    tf.saved_model.save(module, temporary, signatures=module.signatures())
+    tf.saved_model.save(module, temporary, signatures=dict(signatures))
     tf.io.gfile.rename(temporary, final)
 
 

@@ -312,7 +312,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.export import ServingModule, TransformGraph, save_serving
+    from vcls_model.export import ServingModule, TransformGraph, save_module
     from vcls_model.metrics import best_thresholds
     from vcls_model.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
 
@@ -338,7 +338,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     # Reloaded outside of the strategy and of mixed precision's variables: the export holds plain ones.
     module = ServingModule(lambda features: model(features, training=False), data.schema, trainer.modalities,
                            TransformGraph(data.directory), [model], max_frames=config.options.read.max_frames)
-    save_serving(module, config.output)
+    save_module(module, module.signatures(), config.output)
     options = dataclasses.asdict(config.options)
     info: dict[str, Any] = {
         "schema": data.schema.to_dict(),

@@ -1,0 +1,198 @@
+"""Joins exported models into one that averages them, itself an exported model.
+
+    python -m vcls_model.ensemble --model=DIR --model=DIR --output=DIR --data=DIR
+
+Every member keeps its own transform graph, so that members may have been trained on differently transformed copies of
+the same records.
+"""
+
+import argparse
+import dataclasses
+import math
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from vcls_model.commands import UsageError, main, parse_all, unknown_choice
+
+COMBINATIONS = ("logit", "probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """An ensemble.
+
+    Attributes:
+        models: directories of exported models.
+        output: directory of the ensemble.
+        data: transformed dataset on whose validation split the thresholds are chosen; empty leaves them out.
+        combine: what is averaged: `probability` or `logit`.
+        weights: one a member, positive; they are scaled to add to 1.
+        overwrite: replace what the output directory holds.
+    """
+
+    models: tuple[str, ...]
+    output: str
+    data: str = ""
+    combine: str = "probability"
+    weights: tuple[float, ...] = ()
+    overwrite: bool = False
+
+
+def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
+    """Reads a command line.
+
+    Raises:
+        UsageError: fewer than two members, or weights that do not fit them.
+    """
+    parser = argparse.ArgumentParser(prog="python -m vcls_model.ensemble", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", default=[], help="an exported model; give two or more")
+    parser.add_argument("--output", required=True, help="directory for the ensemble")
+    parser.add_argument("--data", default="", help="transformed dataset: thresholds are chosen on its validation split")
+    parser.add_argument("--combine", default="probability", help=f"one of {', '.join(COMBINATIONS)}")
+    parser.add_argument("--weights", default="", help="one a member, e.g. 2,1,1 (default equal)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what the output directory holds")
+    args = parse_all(parser, argv)
+    if len(args.model) < 2:
+        raise UsageError("an ensemble joins two models or more: repeat --model")
+    if args.combine not in COMBINATIONS:
+        raise unknown_choice("combination", args.combine, COMBINATIONS)
+    try:
+        weights = tuple(float(part) for part in args.weights.split(",")) if args.weights else (1.0,) * len(args.model)
+    except ValueError:
+        raise UsageError(f"--weights must be numbers like 2,1,1, got {args.weights!r}") from None
+    if len(weights) != len(args.model) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        raise UsageError(f"--weights must be {len(args.model)} positive numbers, got {args.weights!r}")
+    total = sum(weights)
+    return EnsembleConfig(tuple(args.model), args.output, args.data, args.combine,
+                          tuple(weight / total for weight in weights), args.overwrite)
+
+
+def combine_logits(logits: Sequence[Any], weights: Sequence[float], combine: str) -> Any:
+    """The members' mean as logits.
+
+    Args:
+        logits: of each member, float32 (B, C).
+        weights: one a member, adding to 1.
+        combine: `logit` averages logits; `probability` averages probabilities (each side in logarithms, so that
+            neither tail is lost to rounding).
+
+    Returns:
+        float32 (B, C).
+    """
+    import tensorflow as tf
+
+    if combine == "logit":
+        return tf.add_n([weight * value for weight, value in zip(weights, logits, strict=True)])
+    stacked = tf.stack(list(logits)) + 0.0
+    shares = tf.math.log(tf.constant(weights, tf.float32))[:, tf.newaxis, tf.newaxis]
+    return (tf.reduce_logsumexp(tf.math.log_sigmoid(stacked) + shares, axis=0)
+            - tf.reduce_logsumexp(tf.math.log_sigmoid(-stacked) + shares, axis=0))
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Writes the ensemble; returns the content of its `info.json`.
+
+    Raises:
+        UsageError: the members' records, classes or splits differ.
+        JobError: a member is no exported model.
+    """
+    config = parse_config(argv)
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from vcls_model import storage
+    from vcls_model.evaluation import evaluate
+    from vcls_model.export import open_model_info, save_module
+    from vcls_model.input import decode_features
+    from vcls_model.losses import sparse_loss
+    from vcls_model.metrics import best_thresholds
+    from vcls_model.options import LossOptions
+    from vcls_model.transformed import modality_from_dict, open_transformed
+    from vcls_model.vocabulary import read_vocabulary, write_labels_csv
+
+    infos = [open_model_info(path) for path in config.models]
+    first = infos[0]
+    for path, info in zip(config.models[1:], infos[1:], strict=True):
+        for key in ("schema", "class_count", "split"):
+            if info.get(key) != first.get(key):
+                raise UsageError(f"{path} and {config.models[0]} cannot be joined: their {key} differs "
+                                 f"({info.get(key)} and {first.get(key)})")
+    storage.prepare_output(config.output, resume=False, overwrite=config.overwrite)
+    members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
+    module = tf.Module()
+    module.members = members
+    same_features = len({str((info["transformed"], info["data"].get("config_hash"))) for info in infos}) == 1
+
+    def joined(name: str) -> Any:
+        functions = [member.signatures[name] for member in members]
+        specs = functions[0].structured_input_signature[1]
+
+        def call(**inputs: Any) -> dict[str, Any]:
+            outputs = [function(**inputs)["logits"] for function in functions]
+            return {"logits": combine_logits(outputs, config.weights, config.combine)}
+
+        return tf.function(call).get_concrete_function(
+            **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()})
+
+    names = ["serving_default", "features", *(["transformed"] if same_features else [])]
+    signatures = {name: joined(name) for name in names}
+    save_module(module, signatures, config.output)
+
+    labels = storage.join(config.models[0], "labels.csv")
+    classes = read_vocabulary(storage.read_text(labels), labels, first["class_count"])
+    classes = [dataclasses.replace(entry, best_threshold=None) for entry in classes]
+    thresholds, validation = None, {}
+    if config.data:
+        data = open_transformed(config.data)
+        if not same_features or first["data"].get("config_hash") != data.info.get("config_hash"):
+            raise UsageError(f"--data={config.data} is not the transformed dataset that every member was trained on")
+        modalities = tuple(modality_from_dict(entry) for entry in first["transformed"])
+        transformed = signatures["transformed"]
+
+        @tf.function(reduce_retracing=True)
+        def predict(batch: dict[str, Any]) -> tuple[Any, Any]:
+            logits = transformed(**decode_features(batch["features"], modalities))["logits"]
+            return logits, sparse_loss(logits, batch["labels"], LossOptions())
+
+        accumulator, loss = evaluate(predict, data, modalities, max_frames=_max_frames(infos),
+                                     batch_size=512 if modalities[0].level == "video" else 64)
+        if accumulator.videos:
+            thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
+            summary = accumulator.result().summary
+            numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+            validation = {"loss": loss, **numbers}
+    storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes, thresholds))
+    info = {
+        "schema": first["schema"],
+        "split": first["split"],
+        "class_count": first["class_count"],
+        "transformed": first["transformed"],
+        "model": {"name": "ensemble",
+                  "hyperparameters": {"combine": config.combine, "weights": list(config.weights)},
+                  "parameter_count": sum(info["model"]["parameter_count"] for info in infos),
+                  "members": [{"path": path, "model": info["model"], "training": info["training"]}
+                              for path, info in zip(config.models, infos, strict=True)]},
+        "training": {"examples": sum(info["training"]["examples"] for info in infos), "epochs": None,
+                     "best_epoch": None, "validation": validation,
+                     "wall_seconds": sum(info["training"]["wall_seconds"] for info in infos),
+                     "seed": None, "options": {"read": {"max_frames": _max_frames(infos)}}},
+        "data": first["data"] if same_features else {},
+        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__,
+                     "numpy": np.__version__},
+    }
+    storage.write_json(storage.join(config.output, "info.json"), info)
+    shown = [f"{key} {validation[key]:.4f}" for key in ("map", "gap_at_20") if key in validation]
+    print(f"{len(members)} models joined in {config.output}; validation {', '.join(shown) or 'not asked for'}")
+    return info
+
+
+def _max_frames(infos: Sequence[Any]) -> int:
+    """Frames that the member which sees most sees."""
+    return max(int(info["training"]["options"]["read"]["max_frames"]) for info in infos)
+
+
+if __name__ == "__main__":
+    main(run)
