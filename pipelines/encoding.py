@@ -97,7 +97,7 @@ def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarra
             kernels.put_integers(target, at, names[name], column.values, column.begins[chosen],
                                  column.counts[chosen], packed[name])
         elif isinstance(column, FloatColumn):
-            kernels.put_floats(target, at, names[name], column.rows.view(np.uint32), chosen)
+            kernels.put_floats(target, at, names[name], column.rows.view(np.uint8), chosen)
         elif isinstance(column, CodesColumn):
             kernels.put_mapped_codes(target, at, names[name], column.codes, column.begins[chosen],
                                      column.frames[chosen], column.table)

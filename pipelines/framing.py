@@ -7,6 +7,7 @@ rejected record.
 """
 
 import dataclasses
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from pipelines.files import is_object_store, open_for_reading
 from pipelines.kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
 
 CHUNK_BYTES = 8 << 20
+_HEAD_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +77,14 @@ class _Source:
         self._stream = stream
         self._path = path
         self.damage: tuple[str, str] | None = None
-        head = self._read(HEADER_BYTES)
+        head = self._read(_HEAD_BYTES)
         while head and len(head) < HEADER_BYTES:
-            more = self._read(HEADER_BYTES - len(head))
+            more = self._read(_HEAD_BYTES)
             if not more:
                 break
             head += more
         array = np.frombuffer(head, np.uint8)
-        framed = len(head) == HEADER_BYTES and kernels.length_at(array, 0) >= 0
+        framed = len(head) >= HEADER_BYTES and kernels.length_at(array, 0) >= 0
         # Magic first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
         zipped = not framed and (head[:2] == b"\x1f\x8b" or (path.endswith(".gz") and len(head) > 0))
         self._pending = head
@@ -102,6 +104,8 @@ class _Source:
         """Fills `target` as far as the shard goes; less than its size means the end."""
         filled = 0
         while filled < target.size:
+            if self._inflate is None and not self._pending and isinstance(self._stream, io.RawIOBase):
+                return filled + self._read_straight_into(target[filled:])
             piece = self._next_piece(target.size - filled)
             if not piece:
                 break
@@ -109,9 +113,18 @@ class _Source:
             filled += len(piece)
         return filled
 
+    def _read_straight_into(self, target: np.ndarray) -> int:
+        filled = 0
+        try:
+            while filled < target.size and (count := self._stream.readinto(target[filled:].data)):  # type: ignore
+                filled += count
+        except OSError as error:
+            self.damage = "unreadable", f"reading failed: {error.strerror or error}"
+        return filled
+
     def _next_piece(self, limit: int) -> bytes:
         if self._inflate is None:
-            piece, self._pending = self._pending, b""
+            piece, self._pending = self._pending[:limit], self._pending[limit:]
             return piece or (b"" if self.damage else self._read(limit))
         if not self._inflated:
             self._inflated = self._next_inflated()

@@ -464,8 +464,7 @@ def gather_codes(buffer, begins, frames, strides, target):
     for record in range(begins.shape[0]):
         for frame in range(frames[record]):
             begin = begins[record] + frame * strides[record]
-            for column in range(width):
-                target[to, column] = buffer[begin + column]
+            target[to] = buffer[begin:begin + width]
             to += 1
 
 
@@ -591,9 +590,7 @@ def put_bytes(target, at, name, source, begins, lengths):
         to = _put_feature_head(target, at[record], name, _TAG_1, _message_bytes(length))
         target[to] = _TAG_1
         to = _put_varint(target, to + 1, length)
-        begin = begins[record]
-        for byte in range(length):
-            target[to + byte] = source[begin + byte]
+        target[to:to + length] = source[begins[record]:begins[record] + length]
         at[record] = to + length
 
 
@@ -615,16 +612,14 @@ def put_mapped_codes(target, at, name, codes, begins, frames, table):
 
 @numba.njit(nogil=True, cache=True)
 def put_floats(target, at, name, rows, chosen):
-    """Appends a packed float feature: row chosen[r] of `rows`, uint32 (N, D), the bits of float32."""
-    width = rows.shape[1]
+    """Appends a packed float feature: row chosen[r] of `rows`, uint8 (N, 4 D), the bytes of float32."""
+    size = rows.shape[1]
     for record in range(at.shape[0]):
-        to = _put_feature_head(target, at[record], name, _TAG_2, _message_bytes(4 * width))
+        to = _put_feature_head(target, at[record], name, _TAG_2, _message_bytes(size))
         target[to] = _TAG_1
-        to = _put_varint(target, to + 1, 4 * width)
-        source = rows[chosen[record]].view(np.uint8)
-        for byte in range(4 * width):
-            target[to + byte] = source[byte]
-        at[record] = to + 4 * width
+        to = _put_varint(target, to + 1, size)
+        target[to:to + size] = rows[chosen[record]]
+        at[record] = to + size
 
 
 @numba.njit(nogil=True, cache=True)

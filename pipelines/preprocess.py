@@ -58,6 +58,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def build_measuring(pipeline: "beam.Pipeline", config: "JobConfig") -> "tuple[beam.PCollection, beam.PCollection]":
+    """Adds the first step to `pipeline`: the input shards, and the statistics of each."""
+    import apache_beam as beam
+
+    from pipelines.preprocessing.steps import MeasureShard
+
+    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
+    measured = (
+        shards
+        | "SpreadToMeasure" >> beam.Reshuffle()
+        | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, config.transform)))
+    return shards, measured
+
+
 def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     """Adds the job to `pipeline`: measure every shard, fit the transform, transform every shard, count."""
     import apache_beam as beam
@@ -66,7 +80,6 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
     from pipelines.preprocessing.job import summary_path
     from pipelines.preprocessing.steps import (
-        MeasureShard,
         MergeStatistics,
         MergeSummaries,
         TransformShard,
@@ -75,12 +88,8 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     )
 
     transform = config.transform
-    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
-    statistics = (
-        shards
-        | "SpreadToMeasure" >> beam.Reshuffle()
-        | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, transform))
-        | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema)))
+    shards, measured = build_measuring(pipeline, config)
+    statistics = measured | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
     moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
     training = None
     if transform.pca_dims:
@@ -120,7 +129,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
     print(job.describe(config), file=sys.stderr)
     job.clear_stale(config)
-    summary = execute(config, options, build_pipeline)
+    summary = execute(config, options, build_pipeline, build_measuring)
     print(job.table(summary))
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())

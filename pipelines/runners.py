@@ -43,6 +43,11 @@ def parse_arguments(
     return parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
 
 
+def is_local(options: "PipelineOptions") -> bool:
+    """Whether the pipeline runs in this process and its children."""
+    return options.get_all_options()["runner"] == _FN_API_RUNNER
+
+
 def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Sequence[str]) -> "PipelineOptions":
     """Beam's options for `runner`.
 

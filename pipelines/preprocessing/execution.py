@@ -1,5 +1,6 @@
 """Running the pipeline: temporary directories, what goes wrong on the way, and the counts at the end."""
 
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -11,6 +12,7 @@ from pipelines import files
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.job import TEMPORARY, summary_path
 from pipelines.preprocessing.manifests import Summary
+from pipelines.runners import is_local
 from vcls_model.commands import JobError
 
 # Errors of the file system that a person must mend, as they appear in the text of a worker's traceback.
@@ -18,26 +20,41 @@ _OS_ERRORS = {"28": "the disk is full", "122": "the disk quota is used up", "30"
               "13": "permission denied"}
 
 
-def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None]) -> Summary:
+def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None],
+            build_measuring: Callable[[Any, JobConfig], Any]) -> Summary:
     """Runs the job and returns its counts.
+
+    On one machine the shards are measured while TensorFlow is still being imported and the graph of the pipeline built,
+    which takes one core some seconds: the pipeline then finds the statistics in place, as after an interruption.
 
     Raises:
         JobError: the output cannot be written.
     """
     import apache_beam as beam
-    import tensorflow_transform.beam as tft_beam
 
     temporary = files.join(config.output, TEMPORARY[0])
     try:
-        with quiet_runner(), explained_failures(config):
-            pipeline = beam.Pipeline(options=options)
+        with quiet_runner(), explained_failures(config), concurrent.futures.ThreadPoolExecutor(1) as background:
+            measuring = background.submit(_run, build_measuring, config, options) if is_local(options) else None
+            import tensorflow_transform.beam as tft_beam
+
             with tft_beam.Context(temp_dir=temporary):
+                pipeline = beam.Pipeline(options=options)
                 build_pipeline(pipeline, config)
+                if measuring:
+                    measuring.result()
                 pipeline.run().wait_until_finish()
     finally:
         for name in TEMPORARY:
             files.delete(files.join(config.output, name))
     return Summary.from_dict(json.loads(files.read_bytes(summary_path(config))))
+
+
+def _run(build: Callable[[Any, JobConfig], Any], config: JobConfig, options: Any) -> None:
+    import apache_beam as beam
+
+    with beam.Pipeline(options=options) as pipeline:
+        build(pipeline, config)
 
 
 @contextlib.contextmanager

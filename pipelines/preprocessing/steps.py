@@ -30,7 +30,9 @@ from vcls_model.splits import SPLITS, split_of
 _COUNTERS = "preprocess"
 # Pairs of labels kept for each shard: the data card shows the most frequent ones.
 _MOST_PAIRS = 4096
-_SAMPLED_RECORDS = 64
+# Records of each shard, and frames of each of these, whose transformed values the data card is drawn from.
+_SAMPLED_RECORDS = 32
+_SAMPLED_FRAMES = 8
 
 
 def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch, list[Rejected], np.ndarray]]:
@@ -271,17 +273,18 @@ class ShardTransformer:
 
 
 def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
-    """The transformed codes of some records, uint8 (N, D)."""
+    """The transformed codes of the first frames of some records, uint8 (N, D)."""
     rows = []
     for record in chosen.tolist():
         if isinstance(column, CodesColumn):
             begin = column.begins[record]
             codes = column.codes[begin:begin + column.frames[record]]
-            rows.append(column.table[np.arange(width), codes])
+            rows.append(column.table[np.arange(width), codes[:_SAMPLED_FRAMES]])
         else:
             assert isinstance(column, BytesColumn)
             begin = column.begins[record]
-            rows.append(column.data[begin:begin + column.lengths[record]].reshape(-1, width))
+            codes = column.data[begin:begin + column.lengths[record]].reshape(-1, width)
+            rows.append(codes[:_SAMPLED_FRAMES])
     return np.concatenate(rows) if rows else np.zeros((0, width), np.uint8)
 
 
