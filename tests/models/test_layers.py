@@ -22,7 +22,9 @@ from vcls_model.layers import (
     MaskedConvolution,
     MaxPool,
     MeanPool,
+    MemoryKey,
     MixtureOfExperts,
+    NeighbourVote,
     NetVLAD,
     NeXtVLAD,
     PositionEncoding,
@@ -400,6 +402,55 @@ def test_label_graph_formula() -> None:
             sum(strength[c, k] * p[:, GRAPH["neighbours"][c, k]] for k in range(2)) for c in range(WIDTH)
         ], axis=1)
     np.testing.assert_allclose(run(layer, z), scores, rtol=1e-5, atol=1e-5)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_memory_key_formula() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 4)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
+    got = run(MemoryKey((0.8, 0.2)), [a, b])
+    np.testing.assert_allclose(got @ got.T, 0.8 * unit(a) @ unit(a).T + 0.2 * unit(b) @ unit(b).T, atol=1e-6)
+    assert not run(MemoryKey((1.0,)), [np.zeros((1, 4), np.float32)]).any()
+
+
+def neighbour_case() -> tuple[NeighbourVote, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """A layer that remembers 9 videos with up to 2 of 5 labels, logits and queries, and the memory."""
+    rng = np.random.default_rng(4)
+    memory = {"keys": unit(rng.normal(size=(9, 6))).astype(np.float16),
+              "labels": np.array([[0, 1], [2, 5], [5, 5], [3, 4], [1, 5], [0, 2], [4, 5], [2, 3], [1, 4]], np.int32)}
+    layer = NeighbourVote(9, 2, 3, 7.0, 0.4, **memory, name="vote")
+    return layer, rng.normal(size=(4, 5)).astype(np.float32), unit(rng.normal(size=(4, 6))).astype(np.float32), memory
+
+
+def test_neighbour_vote_formula() -> None:
+    layer, logits, query, memory = neighbour_case()
+    similarity = query @ memory["keys"].astype(np.float32).T
+    expected = 0.6 * sigmoid(logits)
+    for row in range(4):
+        nearest = np.argsort(-similarity[row])[:3]
+        shares = softmax(7.0 * similarity[row, nearest])
+        for share, video in zip(shares, nearest, strict=True):
+            for label in memory["labels"][video]:
+                if label < 5:
+                    expected[row, label] += 0.4 * share
+    np.testing.assert_allclose(sigmoid(run(layer, logits, query)), expected, rtol=1e-4)
+    np.testing.assert_array_equal(run(layer, logits, query, training=True), logits)
+
+
+def test_neighbour_vote_is_kept_with_the_weights(tmp_path: Path) -> None:
+    layer, logits, query, _ = neighbour_case()
+    inputs = [keras.Input((5,)), keras.Input((6,))]
+    keras.Model(inputs, layer(*inputs)).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded([logits, query]), run(layer, logits, query), rtol=1e-6)
+    assert "keys" not in layer.get_config()
+    with pytest.raises(ValueError, match=r"memory must have shape \(9, 6\), got \(8, 6\)"):
+        NeighbourVote(9, 2, keys=np.zeros((8, 6), np.float16))(logits, query)
+    with pytest.raises(ValueError, match=r"weight must lie in \[0, 1\), got 1"):
+        NeighbourVote(9, 2, weight=1)
 
 
 def test_label_graph_starts_at_the_counted_strength() -> None:

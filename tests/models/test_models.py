@@ -1,4 +1,4 @@
-"""Every model by name: building, padding, saving, gradients, hyperparameters and the errors for what cannot be built."""
+"""Every model by name: building, padding, saving, gradients, hyperparameters, and errors for what cannot be built."""
 
 import subprocess
 import sys
@@ -20,13 +20,15 @@ from vcls_model.models import (
     select_modalities,
 )
 from vcls_model.models.graph import count_label_graph
+from vcls_model.models.memory import remember
 from vcls_model.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
 
 CLASSES, BATCH, STEPS = 7, 6, 5
 FRAME_MODELS = [name for name in MODEL_NAMES if MODELS[name].level == FRAME_LEVEL]
 SMALL: dict[str, Any] = {
     "units": 16, "hidden_units": (12,), "clusters": 4, "filters": 6, "recurrent_units": (6,), "attention_units": 6,
-    "heads": 2, "inner_units": 12, "blocks": 1, "link_units": 5, "frame_units": (8,), "reduction": 2, "kernel_sizes": (1, 3),
+    "heads": 2, "inner_units": 12, "blocks": 1, "link_units": 5, "frame_units": (8,), "reduction": 2,
+    "kernel_sizes": (1, 3),
 }
 GRAPH = count_label_graph(np.array([0, 1, 1, 2, 0, 1, 4]), np.array([2, 2, 3]), CLASSES, degree=3)
 
@@ -213,6 +215,27 @@ def test_data_of_the_wrong_level_is_refused() -> None:
         build_model("dense", [frames], 3)
     assert select_modalities("dense", [frames, video]) == (video,)
     assert select_modalities("average", [frames, video]) == (frames,)
+
+
+@pytest.mark.parametrize("name", ["dense", "average"])
+def test_neighbours_vote_for_their_labels(name: str) -> None:
+    batch = batch_of(name)
+    values, lengths = np.array([0, 1, 2, 3, 4, 5, 6, 0]), np.array([2, 1, 1, 0, 3, 1])
+    memory = remember([(batch, values, lengths)], modalities_of(name), CLASSES, limit=5)
+    assert memory.labels.tolist() == [[0, 1, 7], [2, 7, 7], [3, 7, 7], [7, 7, 7], [4, 5, 6]]
+    plain = build(name)
+    model = build(name, neighbours=1, neighbour_weight=0.4, memory=memory)
+    model.set_weights(plain.get_weights() + model.get_layer("classifier_neighbours").get_weights())
+    votes = np.zeros((5, CLASSES))
+    for video, labels in enumerate(memory.labels):
+        votes[video, labels[labels < CLASSES]] = 1
+    expected = 0.6 / (1 + np.exp(-plain(batch).numpy()[:5])) + 0.4 * votes
+    # Each remembered video is nearest to itself.
+    np.testing.assert_allclose(1 / (1 + np.exp(-model(batch).numpy()[:5])), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="neighbours need memory"):
+        build(name, neighbours=1)
+    with pytest.raises(ValueError, match="no video to remember"):
+        remember([], modalities_of(name), CLASSES)
 
 
 def test_the_label_graph_head_needs_its_graph() -> None:

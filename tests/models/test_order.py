@@ -41,7 +41,8 @@ def average_precision(name: str, **options: Any) -> float:
 SEQUENCE_MODELS: dict[str, dict[str, Any]] = {
     "cnn_rnn": {"filters": (16,), "kernel_size": 3, "recurrent_units": (16,), "hidden_units": (16,), "dropout": 0.0},
     "multiscale_cnn": {"filters": 8, "blocks": 3, "hidden_units": (16,), "dropout": 0.0},
-    "attention_rnn": {"recurrent_units": (16,), "attention_units": 8, "heads": 2, "hidden_units": (16,), "dropout": 0.0},
+    "attention_rnn": {"recurrent_units": (16,), "attention_units": 8, "heads": 2, "hidden_units": (16,),
+                      "dropout": 0.0},
     "transformer": {"units": 16, "blocks": 2, "heads": 2, "inner_units": 32, "dropout": 0.0},
 }
 

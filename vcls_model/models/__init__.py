@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vcls_model.models.graph import LabelGraph
+    from vcls_model.models.memory import Memory
 
 __all__ = [
     "CHOICES", "MODELS", "MODEL_NAMES", "ModelInfo", "build_model", "default_hyperparameters", "model_info",
@@ -36,6 +37,7 @@ def build_model(
     *,
     class_prior: np.ndarray | None = None,
     label_graph: LabelGraph | None = None,
+    memory: Memory | None = None,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -46,7 +48,8 @@ def build_model(
         class_count: number of classes C.
         class_prior: float (C,), fraction of the training videos that carry each class: the classifier's biases start at
             its log-odds, so that training need not spend its first steps on learning how rare labels are.
-        label_graph: the graph of label co-occurrence, for `head="label_graph"`.
+        label_graph: the graph of label co-occurrence, for `head="label_graph"` (`models.graph.count_label_graph`).
+        memory: the training videos to compare with, for `neighbours` above 0 (`models.memory.remember`).
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
@@ -61,4 +64,5 @@ def build_model(
     chosen = select_modalities(name, modalities)
     from vcls_model.models.assembly import assemble
 
-    return assemble(name, chosen, class_count, resolved, class_prior=class_prior, label_graph=label_graph)
+    return assemble(name, chosen, class_count, resolved, class_prior=class_prior, label_graph=label_graph,
+                    memory=memory)

@@ -12,12 +12,15 @@ from vcls_model.layers import (
     L2Normalise,
     LabelGraphHead,
     MeanPool,
+    MemoryKey,
     MixtureOfExperts,
+    NeighbourVote,
     ScoreGating,
 )
 from vcls_model.models import frame_trunks, video_trunks
 from vcls_model.models.branch import Branch
 from vcls_model.models.graph import LabelGraph
+from vcls_model.models.memory import Memory, shares_of
 from vcls_model.schema import FRAME_LEVEL, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
@@ -25,14 +28,17 @@ NUM_FRAMES = "num_frames"
 
 
 def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
-             class_prior: np.ndarray | None = None, label_graph: LabelGraph | None = None) -> keras.Model:
+             class_prior: np.ndarray | None = None, label_graph: LabelGraph | None = None,
+             memory: Memory | None = None) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
-        ValueError: the label graph is missing though the head needs it, or the prior's shape is not (C,).
+        ValueError: the options need a label graph or a memory that is not given, or the prior's shape is not (C,).
     """
     if options["head"] == "label_graph" and label_graph is None:
         raise ValueError("head='label_graph' needs label_graph, which count_label_graph makes from the training labels")
+    if options["neighbours"] and memory is None:
+        raise ValueError("neighbours need memory, which remember makes from the training videos")
     inputs, features, frame_mask = _inputs(modalities, options)
     branches = _branches(modalities, features, frame_mask, options)
     represented = [TRUNKS[name](branch) for branch in branches]
@@ -52,6 +58,9 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
             name="classifier_graph",
         )
         scores = head(scores)
+    if options["neighbours"]:
+        assert memory is not None
+        scores = _vote(scores, modalities, inputs, frame_mask, options, memory)
     model = keras.Model(inputs, scores, name=name)
     if class_prior is not None:
         _start_at_prior(model, class_prior, class_count)
@@ -154,6 +163,23 @@ def _classify(name: str, features: Any, branches: Sequence[Branch], class_count:
     if options.get("gate_scores"):
         logits = ScoreGating(name=f"{prefix}gating")(logits)
     return keras.layers.Activation("linear", dtype="float32", name=f"{prefix}logits")(logits)
+
+
+def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any], frame_mask: Any,
+          options: Mapping[str, Any], memory: Memory) -> Any:
+    """Mixes the votes of the most similar remembered videos into the scores."""
+    vectors = [
+        inputs[modality.name] if frame_mask is None
+        else MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask)
+        for modality in modalities
+    ]
+    key = MemoryKey(shares_of(modalities), name="memory_key")(vectors)
+    videos, labels_per_video = memory.labels.shape
+    vote = NeighbourVote(
+        videos, labels_per_video, options["neighbours"], weight=options["neighbour_weight"], keys=memory.keys,
+        labels=memory.labels, name="classifier_neighbours",
+    )
+    return vote(scores, key)
 
 
 def _start_at_prior(model: keras.Model, class_prior: np.ndarray, class_count: int) -> None:

@@ -19,6 +19,8 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 #   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
+#   neighbours     how many of the most similar training videos vote on a prediction; 0 is off (else needs the memory).
+#   neighbour_weight  share of the vote in a prediction.
 #   mixtures       (most models) experts a class in the classifier; 1 is a linear classifier.
 #   dropout        (most models) fraction of hidden values dropped in training.
 #   head           label_graph: scores are passed over the graph of label co-occurrence (needs the graph).
@@ -28,6 +30,8 @@ COMMON: dict[str, Any] = {
     "input_dropout": 0.0,
     "linear_skip": False,
     "head": "none",
+    "neighbours": 0,
+    "neighbour_weight": 0.35,
 }
 
 
@@ -86,8 +90,8 @@ MODELS: dict[str, ModelInfo] = {
 MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
 
 # Integers that may be 0 and lists that may be empty; every other integer must be at least 1, every other list hold one.
-_MAY_BE_NONE = frozenset({"blocks", "frame_units", "hidden_units"})
-_FRACTIONS = frozenset({"dropout", "input_dropout", "support_weight"})
+_MAY_BE_NONE = frozenset({"blocks", "frame_units", "hidden_units", "neighbours"})
+_FRACTIONS = frozenset({"dropout", "input_dropout", "support_weight", "neighbour_weight"})
 
 
 def model_info(name: str) -> ModelInfo:
