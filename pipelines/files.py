@@ -64,6 +64,11 @@ def join(directory: str, *parts: str) -> str:
     return os.path.join(directory, *parts)
 
 
+def absolute(path: str) -> str:
+    """The same file for a worker on this machine that has another working directory."""
+    return path if is_object_store(path) else os.path.abspath(path.removeprefix("file://"))
+
+
 def is_object_store(path: str) -> bool:
     """Whether `path` is on an object store: no rename, but a file appears only when closed."""
     return "://" in path and not path.startswith("file://")

@@ -78,12 +78,13 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     import tensorflow_transform.beam as tft_beam
 
     from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
-    from pipelines.preprocessing.job import summary_path
+    from pipelines.preprocessing.job import moments_path, summary_path
     from pipelines.preprocessing.steps import (
         MergeStatistics,
         MergeSummaries,
         TransformShard,
         moments_by_name,
+        write_moments,
         write_summary,
     )
 
@@ -91,6 +92,7 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     shards, measured = build_measuring(pipeline, config)
     statistics = measured | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
     moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
+    moments | "WriteMoments" >> beam.Map(write_moments, moments_path(config))
     training = None
     if transform.pca_dims:
         training = (
@@ -120,6 +122,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.preprocessing import job
+    from pipelines.preprocessing.card import render_card
     from pipelines.preprocessing.execution import execute
 
     config, classes = job.plan(args)
@@ -129,11 +132,13 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
     print(job.describe(config), file=sys.stderr)
     job.clear_stale(config)
-    summary = execute(config, options, build_pipeline, build_measuring)
+    summary, features = execute(config, options, build_pipeline, build_measuring)
     print(job.table(summary))
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())
-    info = job.make_info(config, summary, time.monotonic() - started)
+    info = job.make_info(config, summary, features, time.monotonic() - started)
+    card = render_card(config, info, summary, classes, features)
+    files.write_atomically(files.join(config.output, "data_card.html"), card.encode())
     files.write_json(files.join(config.output, "info.json"), info)
     return info
 

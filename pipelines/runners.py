@@ -82,3 +82,16 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
     # Files are looked at before a pipeline exists: an object store must know its endpoint and keys by then.
     FileSystems.set_options(beam_options)
     return beam_options
+
+
+def worker_count(options: "PipelineOptions") -> int:
+    """How many bundles the runner will work on at once, as far as its flags say; 1 when they do not."""
+    from apache_beam.options.pipeline_options import DirectOptions, FlinkRunnerOptions, StandardOptions, WorkerOptions
+
+    runner = options.view_as(StandardOptions).runner
+    if runner == _FN_API_RUNNER:
+        return max(1, int(options.view_as(DirectOptions).direct_num_workers or 1))
+    if runner == "DataflowRunner":
+        workers = options.view_as(WorkerOptions)
+        return max(1, workers.num_workers or 0, workers.max_num_workers or 0)
+    return max(1, int(options.view_as(FlinkRunnerOptions).parallelism or 1))

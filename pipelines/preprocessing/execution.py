@@ -10,8 +10,10 @@ from typing import Any
 
 from pipelines import files
 from pipelines.preprocessing.config import JobConfig
-from pipelines.preprocessing.job import TEMPORARY, summary_path
+from pipelines.preprocessing.job import TEMPORARY, moments_path, summary_path
 from pipelines.preprocessing.manifests import Summary
+from pipelines.preprocessing.progress import shown_progress
+from pipelines.preprocessing.statistics import Moments
 from pipelines.runners import is_local
 from vcls_model.commands import JobError
 
@@ -21,8 +23,8 @@ _OS_ERRORS = {"28": "the disk is full", "122": "the disk quota is used up", "30"
 
 
 def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None],
-            build_measuring: Callable[[Any, JobConfig], Any]) -> Summary:
-    """Runs the job and returns its counts.
+            build_measuring: Callable[[Any, JobConfig], Any]) -> tuple[Summary, dict[str, Moments]]:
+    """Runs the job and returns its counts and the statistics of the raw modalities over the training records.
 
     On one machine the shards are measured while TensorFlow is still being imported and the graph of the pipeline built,
     which takes one core some seconds: the pipeline then finds the statistics in place, as after an interruption.
@@ -34,7 +36,8 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
 
     temporary = files.join(config.output, TEMPORARY[0])
     try:
-        with quiet_runner(), explained_failures(config), concurrent.futures.ThreadPoolExecutor(1) as background:
+        with (quiet_runner(), explained_failures(config), shown_progress(config),
+              concurrent.futures.ThreadPoolExecutor(1) as background):
             measuring = background.submit(_run, build_measuring, config, options) if is_local(options) else None
             import tensorflow_transform.beam as tft_beam
 
@@ -47,7 +50,9 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     finally:
         for name in TEMPORARY:
             files.delete(files.join(config.output, name))
-    return Summary.from_dict(json.loads(files.read_bytes(summary_path(config))))
+    moments = json.loads(files.read_bytes(moments_path(config)))
+    return (Summary.from_dict(json.loads(files.read_bytes(summary_path(config)))),
+            {name: Moments.from_dict(value) for name, value in moments.items()})
 
 
 def _run(build: Callable[[Any, JobConfig], Any], config: JobConfig, options: Any) -> None:

@@ -10,6 +10,7 @@ from pipelines import files
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
+from pipelines.preprocessing.statistics import Moments
 from pipelines.shards import resolve_schema
 from vcls_model.commands import JobError, UsageError, unknown_choice
 from vcls_model.schema import FRAME_LEVEL, RecordSchema
@@ -47,7 +48,7 @@ def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:
 
 def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
     found = files.list_files(pattern)
-    return tuple(Shard(index, len(found), path, size, modified, split)
+    return tuple(Shard(index, len(found), files.absolute(path), size, modified, split)
                  for index, (path, size, modified) in enumerate(found))
 
 
@@ -112,8 +113,8 @@ def plan(args: argparse.Namespace) -> tuple[JobConfig, list[ClassInfo]]:
         schema, len(classes), ratios if args.input else None, args.normalise, args.pca_dims, args.pool_frames,
         args.max_frames, args.missing_modality, args.allow_unlabelled)
     flags = {name: value for name, value in vars(args).items() if name not in ("dry_run", "resume", "overwrite")}
-    return JobConfig(args.output, shards, transform, args.vocabulary, args.max_rejected_fraction, flags,
-                     args.resume), classes
+    return JobConfig(files.absolute(args.output), shards, transform, args.vocabulary, args.max_rejected_fraction,
+                     flags, args.resume), classes
 
 
 def describe(config: JobConfig) -> str:
@@ -136,7 +137,7 @@ def _ratios(config: JobConfig) -> list[float] | None:
 
 
 def clear_stale(config: JobConfig) -> None:
-    """Before a run continues in a directory: removes what it will write anew, and outputs that are no longer wanted."""
+    """Before a run continues in a directory: removes what it will write anew, and what no longer holds."""
     for name in ("info.json", "transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
         files.delete(files.join(config.output, name))
     wanted = {shard.output(split) for shard in config.shards for split in shard.splits}
@@ -144,6 +145,8 @@ def clear_stale(config: JobConfig) -> None:
         for name in files.list_names(files.join(config.output, split)):
             if f"{split}/{name}" not in wanted:
                 files.delete(files.join(config.output, split, name))
+    for shard in config.shards:
+        manifests.forget_if_changed(config.output, shard, config.transform)
     for directory, suffixes in (("dead_letter", [".jsonl"]), (manifests.DIRECTORY, [".npz", ".json"])):
         kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
         for name in files.list_names(files.join(config.output, directory)):
@@ -154,6 +157,11 @@ def clear_stale(config: JobConfig) -> None:
 def summary_path(config: JobConfig) -> str:
     """Where the pipeline leaves the counts of the whole job."""
     return files.join(config.output, manifests.DIRECTORY, _SUMMARY)
+
+
+def moments_path(config: JobConfig) -> str:
+    """Where the pipeline leaves the statistics of the training records."""
+    return files.join(config.output, manifests.DIRECTORY, "moments.json")
 
 
 def check_rejected(config: JobConfig, summary: Summary) -> None:
@@ -178,7 +186,8 @@ def check_rejected(config: JobConfig, summary: Summary) -> None:
                        "there is nothing to fit statistics on")
 
 
-def make_info(config: JobConfig, summary: Summary, wall_seconds: float) -> dict[str, Any]:
+def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
+              wall_seconds: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
     assert summary.records_read == summary.records_written + summary.records_rejected
@@ -199,6 +208,8 @@ def make_info(config: JobConfig, summary: Summary, wall_seconds: float) -> dict[
         "config_hash": transform.hash,
         "statistics": {
             "class_counts": {name: summary.class_counts[split].tolist() for split, name in enumerate(SPLITS)},
+            "features": {name: {"count": moments.count, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
+                         for name, moments in features.items()},
             "labels_per_video": summary.label_counts.tolist(),
             "frames_per_video": summary.frame_counts.tolist(),
         },

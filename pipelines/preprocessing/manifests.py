@@ -159,6 +159,20 @@ def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: 
         return None
 
 
+def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> None:
+    """Removes what is kept of a shard unless it is about this input and configuration."""
+    wanted = _identity(shard, config)
+    for path in (statistics_path(output, shard), manifest_path(output, shard)):
+        if not files.exists(path):
+            continue
+        try:
+            known = json.loads(files.read_bytes(path).partition(b"\n")[0])
+        except ValueError:
+            known = {}
+        if any(known.get(key) != value for key, value in wanted.items()):
+            files.delete(path)
+
+
 def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int],
                   summary: Summary) -> None:
     """Records that a shard is done.

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,16 @@ class Moments:
     std: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description that `from_dict` reads back exactly."""
+        return {"count": self.count, "mean": self.mean.tolist(), "std": self.std.tolist(),
+                "lowest": self.lowest.tolist(), "highest": self.highest.tolist()}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Moments":
+        """Reads what `to_dict` wrote."""
+        return cls(value["count"], *(np.array(value[key]) for key in ("mean", "std", "lowest", "highest")))
 
 
 Statistics = dict[str, ModalitySums]

@@ -147,6 +147,12 @@ def write_summary(summary: Summary, path: str) -> None:
         stream.write(json.dumps(summary.to_dict()).encode())
 
 
+def write_moments(moments: dict[str, Moments], path: str) -> None:
+    """Leaves the statistics of the training records where `run` finds them."""
+    with files.open_atomically(path) as stream:
+        stream.write(json.dumps({name: value.to_dict() for name, value in moments.items()}).encode())
+
+
 def transform_shard(output: str, shard: Shard, config: TransformConfig,
                     graph: TransformGraph) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file a split and its dead letters.
