@@ -334,10 +334,10 @@ def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking
     measured = np.flatnonzero(np.isfinite(ap))
     mean = ap[measured].mean() if len(measured) else math.nan
     rankings = []
-    for sure, key in ((low[measured] > mean, -low), (high[measured] < mean, high)):
-        chosen = measured[sure] if sure.any() else measured
+    for sure, likely, key in ((low > mean, ap >= mean, -low), (high < mean, ap <= mean, high)):
+        chosen = measured[sure[measured]] if sure[measured].any() else measured[likely[measured]]
         order = chosen[np.argsort(key[chosen], kind="stable")]
-        rankings.append(Ranking(order[:how_many].tolist(), bool(sure.any())))
+        rankings.append(Ranking(order[:how_many].tolist(), bool(sure[measured].any())))
     return rankings[0], rankings[1]
 
 

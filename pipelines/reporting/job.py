@@ -9,7 +9,8 @@ import numpy as np
 from pipelines import files
 from pipelines.reporting import analysis, page, predictions, recommendations
 from pipelines.reporting.analysis import Requirement
-from pipelines.reporting.page import Inputs, Manifests, Report
+from pipelines.reporting.approach import Manifests
+from pipelines.reporting.page import Inputs, Report
 from pipelines.reporting.scores import (
     Scores,
     check_same_classes,

@@ -12,26 +12,17 @@ import numpy as np
 
 from pipelines.reporting import analysis, figures
 from pipelines.reporting.analysis import Change, ClassChanges, Estimate, Group, Requirement, Verdict
+from pipelines.reporting.approach import Manifests, data_facts, flatten, split_table, steps
 from pipelines.reporting.figures import Figure
 from pipelines.reporting.predictions import PredictionStatistics
 from pipelines.reporting.recommendations import Recommendation
 from pipelines.reporting.scores import UNKNOWN_VERTICAL, ClassName, Example, Scores
-from pipelines.reporting.tables import Table, number, signed
+from pipelines.reporting.tables import Table, number, probability, signed
 
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
 _EXAMPLES_SHOWN = 12
 # Confused classes embedded for each class, each way.
 _CONFUSED_EACH = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifests:
-    """The `info.json` of the model and of the transformed data set, as far as they are known; {} when not."""
-
-    model: dict[str, Any]
-    data: dict[str, Any]
-    model_path: str = ""
-    data_path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,162 +169,6 @@ def _two_by_two(scores: Scores, chosen: Sequence[int]) -> list[dict[str, Any]]:
         tn = columns["tn"][i]
         found.append({"name": scores.name(i), "tp": tp, "fp": fp, "fn": fn, "tn": int(tn) if np.isfinite(tn) else None})
     return found
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A manifest as (dotted key, text) pairs; long lists are cut, nested objects opened."""
-    found: list[tuple[str, str]] = []
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            found += flatten(entry, f"{prefix}{key}.")
-        elif isinstance(entry, list) and len(json.dumps(entry)) > 300:
-            found.append((f"{prefix}{key}", f"{len(entry):,} entries"))
-        elif entry is not None and entry != "":
-            found.append((f"{prefix}{key}", _text(entry)))
-    return found
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(entry, (str, int, float)) for entry in value):
-        return ", ".join(_text(entry) for entry in value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _pick(source: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(label, text) of those dotted keys that the manifest has."""
-    found = []
-    for key, label in wanted:
-        value: Any = source
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value not in (None, "", [], {}):
-            found.append(
-                (
-                    label,
-                    _text(value)
-                    if not isinstance(value, Mapping)
-                    else ", ".join(f"{name} {_text(entry)}" for name, entry in value.items()),
-                )
-            )
-    return found
-
-
-def _seconds(value: Any) -> str:
-    seconds = float(value)
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def approach(scores: Scores, manifests: Manifests) -> list[dict[str, Any]]:
-    """The steps from records to predictions, every word of them read from the manifests of this run."""
-    model, data, info = manifests.model, manifests.data, scores.info
-    schema = model.get("schema") or info.get("schema") or data.get("schema") or {}
-    steps: list[dict[str, Any]] = []
-    facts = _pick(schema, (("name", "Record schema"), ("container", "Container")))
-    modalities = schema.get("modalities") or []
-    facts += [
-        (
-            modality.get("name", "?"),
-            f"{modality.get('width'):,} values a "
-            f"{'video' if modality.get('level') == 'video' else 'frame'}, {modality.get('encoding')}",
-        )
-        for modality in modalities
-    ]
-    steps.append({"title": "Data", "facts": facts + _pick({"classes": scores.class_count}, (("classes", "Classes"),))})
-    split = data.get("split") or model.get("split") or {}
-    facts = []
-    if isinstance(split, Mapping):
-        method = split.get("method")
-        if method:
-            facts.append(
-                (
-                    "Split",
-                    {"hash": "by a hash of the video id", "given": "as the input gives it"}.get(method, str(method)),
-                )
-            )
-        if split.get("ratios"):
-            facts.append(("Train, validate, test", _text(split["ratios"])))
-    facts += _pick(
-        data,
-        (
-            ("statistics.fitted_on", "Statistics fitted on"),
-            ("statistics.records", "Records they saw"),
-            ("statistics.method", "Statistics"),
-        ),
-    )
-    transformed = data.get("transformed") or model.get("transformed") or []
-    facts += [
-        (
-            feature.get("name", "?"),
-            f"{feature.get('width'):,} values a "
-            f"{'video' if feature.get('level') == 'video' else 'frame'}, {feature.get('encoding')}",
-        )
-        for feature in transformed
-        if isinstance(feature, Mapping) and feature.get("width")
-    ]
-    steps.append({"title": "Preprocessing and features", "facts": facts})
-    facts = _pick(model, (("model.name", "Model"), ("model.parameter_count", "Parameters")))
-    hyperparameters = (model.get("model") or {}).get("hyperparameters") or {}
-    facts += [(key.replace("_", " "), value) for key, value in flatten(hyperparameters)]
-    steps.append({"title": "Algorithm", "facts": facts})
-    training = model.get("training") or {}
-    facts = [
-        (key.replace("_", " ").replace(".", ": "), value) for key, value in flatten(training) if key != "wall_seconds"
-    ]
-    if training.get("wall_seconds") is not None:
-        facts.append(("time", _seconds(training["wall_seconds"])))
-    steps.append({"title": "Training", "facts": facts})
-    facts = _pick(
-        info,
-        (("split", "Split scored"), ("threshold", "Threshold"), ("top_k", "Classes kept a video"), ("run_id", "Run")),
-    )
-    models = info.get("models") or []
-    if len(models) > 1:
-        facts.append(("Models averaged", str(len(models))))
-    facts += [
-        ("Model directory", str(entry.get("path")))
-        for entry in models
-        if isinstance(entry, Mapping) and entry.get("path")
-    ]
-    if info.get("wall_seconds") is not None:
-        facts.append(("Time", _seconds(info["wall_seconds"])))
-    steps.append({"title": "Scoring", "facts": facts})
-    return [step for step in steps if step["facts"]]
-
-
-def _data_facts(manifests: Manifests) -> tuple[list[list[Any]], list[tuple[str, str]]]:
-    data = manifests.data
-    splits = data.get("splits") or {}
-    rows = [
-        [name, entry.get("records"), entry.get("shards")]
-        for name, entry in splits.items()
-        if isinstance(entry, Mapping)
-    ]
-    facts = _pick(
-        data,
-        (
-            ("records_read", "Records read"),
-            ("records_written", "Records written"),
-            ("records_rejected", "Records rejected"),
-            ("class_count", "Classes"),
-            ("config.input", "Input"),
-            ("versions", "Versions"),
-        ),
-    )
-    return rows, facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -620,11 +455,11 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
     )
     environment.filters["number"] = number
     environment.filters["signed"] = signed
+    environment.filters["probability"] = probability
     environment.tests["class_name"] = lambda value: isinstance(value, ClassName)
     # The page's policy admits this one script, by its hash, and nothing from a network.
     script = _resource("report.js") if context["data_json"] else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    split_rows, data_facts = _data_facts(inputs.manifests)
     manifests = {"Scores": inputs.scores.info, "Model": inputs.manifests.model, "Data": inputs.manifests.data}
     return environment.get_template("report.html").render(
         title=inputs.title,
@@ -633,9 +468,9 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
         script=Markup(script),
         script_hash=digest,
         recommendations=inputs.recommendations,
-        approach=approach(inputs.scores, inputs.manifests),
-        split_rows=split_rows,
-        data_facts=data_facts,
+        approach=steps(inputs.scores, inputs.manifests),
+        split_table=split_table(inputs.manifests),
+        data_facts=data_facts(inputs.manifests),
         manifests={name: flatten(value) for name, value in manifests.items() if value},
         rejections=[
             (name, value["rejected_by_reason"])

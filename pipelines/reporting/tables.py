@@ -60,6 +60,11 @@ def signed(value: float, places: int = 3) -> str:
     return "–" if not math.isfinite(value) else f"{value:+.{places}f}".replace("-", "−")
 
 
+def probability(value: float) -> str:
+    """A probability to four decimals, never rounded to nought."""
+    return f"{value:.4f}" if value >= 1e-4 or value == 0 else "< 0.0001"
+
+
 def many(count: int, singular: str, plural: str = "") -> str:
     """`1 class`, `2,000 classes`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

@@ -24,21 +24,21 @@
   // The columns: key, heading, width in pixels, how a value shows, what it sorts by.
   const column = (key, heading, width, show) => ({ key, heading, width, show: (i) => show(data[key][i]), by: (i) => data[key][i] });
   const columns = [
-    { key: "name", heading: "Class", width: 168, show: (i) => data.names[i], by: null },
-    column("support", "Positives", 90, whole),
-    column("ap", "AP", 66, score),
-    { key: "low", heading: "95 %", width: 108, show: (i) => (data.low[i] === null ? "–" : `${(data.low[i] / 1000).toFixed(2)} – ${(data.high[i] / 1000).toFixed(2)}`), by: (i) => data.low[i] },
-    column("f1", "F1", 66, score),
-    column("precision", "Precision", 90, score),
-    column("recall", "Recall", 76, score),
-    column("best", "Best thr.", 86, score),
-    column("f1Best", "F1 there", 84, score),
-    column("roc", "ROC AUC", 86, score),
+    { key: "name", heading: "Class", width: 158, show: (i) => data.names[i], by: null },
+    column("support", "Positives", 88, whole),
+    column("ap", "AP", 60, score),
+    { key: "low", heading: "95 %", width: 102, show: (i) => (data.low[i] === null ? "–" : `${(data.low[i] / 1000).toFixed(2)} – ${(data.high[i] / 1000).toFixed(2)}`), by: (i) => data.low[i] },
+    column("f1", "F1", 60, score),
+    column("precision", "Precision", 86, score),
+    column("recall", "Recall", 72, score),
+    column("best", "Best thr.", 82, score),
+    column("f1Best", "F1 there", 80, score),
+    column("roc", "ROC AUC", 84, score),
   ];
   if (data.delta) columns.splice(3, 0, { key: "delta", heading: "Change", width: 92, by: (i) => data.delta[i],
     show: (i) => signed(data.delta[i]) + (data.exceeds[i] ? (data.delta[i] > 0 ? " ▲" : " ▼") : "") });
-  if (data.train) columns.push(column("train", "Trained on", 98, whole));
-  if (data.verticals.length) columns.push({ key: "vertical", heading: "Vertical", width: 170, text: true,
+  if (data.train) columns.push(column("train", "Trained on", 92, whole));
+  if (data.verticals.length) columns.push({ key: "vertical", heading: "Vertical", width: 148, text: true,
     show: (i) => data.verticals[data.vertical[i]], by: (i) => data.vertical[i] });
   const nameRank = new Int32Array(total);
   const searchable = data.names.map(plain);
