@@ -1,7 +1,8 @@
 """Compiled loops of the metrics. Everything that walks B x C scores or C x bins counts is here.
 
 The table of counts is larger than any cache, so `count_scores` takes 16 classes (one cache line of float32 scores) at a
-time through all rows of a batch: the 16 rows of the table that it adds to stay in the second-level cache meanwhile.
+time through all rows of a batch: the parts of the 16 rows of the table that it adds to stay in the first-level cache
+meanwhile. It loads eight rows before it counts them, so that the waits for memory overlap.
 """
 
 import math
@@ -9,23 +10,103 @@ import math
 import numpy as np
 from numba import njit
 
-from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT, OFFSETS
+from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT, BOUNDS, OFFSETS
 
 _CLASSES_PER_BLOCK = 16
+_ROWS_PER_BLOCK = 8
+# A row's best scores are first sought this many logits below the worst of the row before.
+_MARGIN = np.float32(1.0)
+# Scores compared at a time where only a few of them matter: a compiler makes a few instructions of it.
+_LANES = 128
 _SCAN_WIDTH = 32
-_LOW_SLOPE, _MIDDLE_SLOPE, _HIGH_SLOPE = (np.float32(slope) for slope in BINS_PER_LOGIT)
-_LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.float32(offset) for offset in OFFSETS)
+_LOWEST = np.float32(BOUNDS[0])
+_HIGHEST = np.nextafter(np.float32(BOUNDS[-1]), np.float32(0))
+_FINEST = np.float32(max(BINS_PER_LOGIT))
+_LOW_SHIFT, _MIDDLE_SHIFT, _HIGH_SHIFT = (np.int32((max(BINS_PER_LOGIT) // bins).bit_length() - 1)
+                                          for bins in BINS_PER_LOGIT)
+_LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.int32(offset) for offset in OFFSETS)
 # Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
 _SERIES_START = 64
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _bin(x):
-    # Products with powers of two are exact in float32, and so are the bin edges. Infinities land in the open end bins.
-    low = np.floor(x * _LOW_SLOPE) + _LOW_OFFSET
-    middle = np.floor(x * _MIDDLE_SLOPE) + _MIDDLE_OFFSET
-    high = np.floor(x * _HIGH_SLOPE) + _HIGH_OFFSET
-    return np.int32(min(max(min(max(low, middle), high), np.float32(0)), np.float32(BIN_COUNT - 1)))
+    # The product with a power of two is exact in float32, and so are the bin edges; shifts round down as floor does.
+    x = x if x > _LOWEST else _LOWEST
+    x = x if x < _HIGHEST else _HIGHEST
+    finest = np.int32(np.floor(x * _FINEST))
+    low = np.int32((finest >> _LOW_SHIFT) + _LOW_OFFSET)
+    middle = np.int32((finest >> _MIDDLE_SHIFT) + _MIDDLE_OFFSET)
+    high = np.int32((finest >> _HIGH_SHIFT) + _HIGH_OFFSET)
+    rising = low if low > middle else middle
+    return rising if rising < high else high
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _insert(x, c, start, end, top_class, top_logit):
+    """Puts a score into a descending list [start, end) whose last entry gives way; equal ones stay before it."""
+    i = end - 1
+    while i > start and top_logit[i - 1] < x:
+        top_logit[i] = top_logit[i - 1]
+        top_class[i] = top_class[i - 1]
+        i -= 1
+    top_logit[i] = x
+    top_class[i] = c
+
+
+@njit(nogil=True, cache=True)
+def _select_row(row, first, start, filled, end, worst, top_class, top_logit):
+    """Scans a row from class `first` for scores above `worst`, until the list is full, then above its last entry.
+
+    Returns (end of the list, class of the first NaN or -1). A NaN is never `<=` the threshold, so the comparison that
+    finds candidates finds it too.
+    """
+    class_count = row.shape[0]
+    c = first
+    while c < class_count:
+        stop = min(c + _SCAN_WIDTH, class_count)
+        candidates = np.int32(0)
+        for j in range(c, stop):
+            candidates += np.int32(not (row[j] <= worst))
+        if candidates > 0:
+            for j in range(c, stop):
+                x = row[j]
+                if not (x <= worst):
+                    if x != x:
+                        return filled, j
+                    if filled < end:
+                        filled += 1
+                    _insert(x, j, start, filled, top_class, top_logit)
+                    if filled == end:
+                        worst = top_logit[end - 1]
+        c = stop
+    return filled, -1
+
+
+@njit(nogil=True, cache=True)
+def _floor_of_top(row, count, maxima, best):
+    """A score that at least `count` scores of the row reach: the count-th largest of the maxima of `_LANES` groups."""
+    full = row.shape[0] // _LANES * _LANES
+    if count > _LANES or full == 0:
+        return np.float32(-np.inf)
+    for lane in range(_LANES):
+        maxima[lane] = row[lane]
+    for first in range(_LANES, full, _LANES):
+        for lane in range(_LANES):
+            x = row[first + lane]
+            maxima[lane] = x if x > maxima[lane] else maxima[lane]
+    filled = 0
+    for lane in range(_LANES):
+        x = maxima[lane]
+        if filled == count and not (x > best[count - 1]):
+            continue
+        i = filled if filled < count else count - 1
+        while i > 0 and best[i - 1] < x:
+            best[i] = best[i - 1]
+            i -= 1
+        best[i] = x
+        filled = min(filled + 1, count)
+    return best[count - 1]
 
 
 @njit(nogil=True, cache=True)
@@ -33,46 +114,43 @@ def select_top(logits, starts, top_class, top_logit):
     """Each row's best scores in descending order, ties to the lower class index.
 
     Row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`. Returns (row, class) of the first
-    NaN, or (-1, -1); a NaN is never `<=` the threshold, so the same comparison that finds candidates finds it.
+    NaN, or (-1, -1); a NaN is never below the floor, so the same comparison that finds candidates finds it.
     """
     class_count = logits.shape[1]
+    maxima = np.empty(_LANES, np.float32)
+    best = np.empty(_LANES, np.float32)
     for r in range(logits.shape[0]):
         row = logits[r]
         start = starts[r]
         end = starts[r + 1]
-        for c in range(end - start):
-            x = row[c]
-            if x != x:
-                return r, c
-            i = start + c
-            while i > start and top_logit[i - 1] < x:
-                top_logit[i] = top_logit[i - 1]
-                top_class[i] = top_class[i - 1]
-                i -= 1
-            top_logit[i] = x
-            top_class[i] = c
-        worst = top_logit[end - 1]
-        c = end - start
-        while c < class_count:
-            stop = min(c + _SCAN_WIDTH, class_count)
+        floor = _floor_of_top(row, end - start, maxima, best)
+        last = start
+        for c in range(0, class_count, _LANES):
+            stop = min(c + _LANES, class_count)
             candidates = np.int32(0)
             for j in range(c, stop):
-                candidates += np.int32(not (row[j] <= worst))
-            if candidates > 0:
-                for j in range(c, stop):
-                    x = row[j]
-                    if not (x <= worst):
-                        if x != x:
-                            return r, j
-                        i = end - 1
-                        while i > start and top_logit[i - 1] < x:
-                            top_logit[i] = top_logit[i - 1]
-                            top_class[i] = top_class[i - 1]
-                            i -= 1
-                        top_logit[i] = x
-                        top_class[i] = j
-                        worst = top_logit[end - 1]
-            c = stop
+                candidates += np.int32(not (row[j] < floor))
+            if candidates == 0:
+                continue
+            for j in range(c, stop):
+                x = row[j]
+                if x < floor:
+                    continue
+                if x != x:
+                    return r, j
+                if last < end:
+                    i = last
+                    last += 1
+                elif x > top_logit[end - 1]:
+                    i = end - 1
+                else:
+                    continue
+                while i > start and top_logit[i - 1] < x:
+                    top_logit[i] = top_logit[i - 1]
+                    top_class[i] = top_class[i - 1]
+                    i -= 1
+                top_logit[i] = x
+                top_class[i] = j
     return -1, -1
 
 
@@ -80,14 +158,25 @@ def select_top(logits, starts, top_class, top_logit):
 def count_scores(logits, table):
     """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint32."""
     rows, class_count = logits.shape
-    bins = np.empty(_CLASSES_PER_BLOCK, np.uint32)
+    bin_count = table.shape[1]
+    flat = table.reshape(-1)
+    cells = np.empty((_ROWS_PER_BLOCK, _CLASSES_PER_BLOCK), np.uint64)
+    row_starts = np.empty(_CLASSES_PER_BLOCK, np.uint64)
     in_blocks = class_count - class_count % _CLASSES_PER_BLOCK
+    rows_in_blocks = rows - rows % _ROWS_PER_BLOCK
     for first in range(0, in_blocks, _CLASSES_PER_BLOCK):
-        for r in range(rows):
+        for j in range(_CLASSES_PER_BLOCK):
+            row_starts[j] = np.uint64((first + j) * bin_count)
+        for top in range(0, rows_in_blocks, _ROWS_PER_BLOCK):
+            for r in range(_ROWS_PER_BLOCK):
+                for j in range(_CLASSES_PER_BLOCK):
+                    cells[r, j] = np.uint64(_bin(logits[top + r, first + j])) + row_starts[j]
+            for r in range(_ROWS_PER_BLOCK):
+                for j in range(_CLASSES_PER_BLOCK):
+                    flat[cells[r, j]] += np.uint32(1)
+        for r in range(rows_in_blocks, rows):
             for j in range(_CLASSES_PER_BLOCK):
-                bins[j] = _bin(logits[r, first + j])
-            for j in range(_CLASSES_PER_BLOCK):
-                table[first + j, bins[j]] += np.uint32(1)
+                flat[np.uint64(_bin(logits[r, first + j])) + row_starts[j]] += np.uint32(1)
     for c in range(in_blocks, class_count):
         for r in range(rows):
             table[c, _bin(logits[r, c])] += np.uint32(1)
