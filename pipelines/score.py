@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import files
-from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options
+from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from vcls_model.commands import JobError, UsageError, main
 from vcls_model.splits import SPLITS
 
@@ -80,7 +80,7 @@ class Plan:
         models: the exported models.
         shards: all shards of the input.
         groups: what is left to do.
-        workers: that do it at the same time on this machine; 1 when another one does.
+        workers: that do it at the same time.
     """
 
     config: "ScoringConfig"
@@ -131,8 +131,6 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
     Raises:
         UsageError: the command asks for something that cannot be.
     """
-    from apache_beam.options.pipeline_options import DirectOptions
-
     from pipelines.scoring import planning
     from pipelines.scoring.config import ScoringConfig
     from pipelines.scoring.exported import check_same_task, read_exported_model
@@ -148,7 +146,8 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
     schema = find_schema(args.schema, shards, models[0])
     frames = schema.level == FRAME_LEVEL
     config = ScoringConfig(
-        output=args.output, model_paths=tuple(args.model), model_identities=tuple(each.identity for each in models),
+        output=files.absolute(args.output), model_paths=tuple(map(files.absolute, args.model)),
+        model_identities=tuple(each.identity for each in models),
         schema=schema, split=args.split, ratios=ratios, top_k=min(args.top_k, models[0].class_count),
         threshold=args.threshold, class_thresholds=models[0].class_thresholds() if len(models) == 1 else None,
         form=args.format, full_logits=args.full_logits,
@@ -156,8 +155,7 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "")
     left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
                                 overwrite=args.overwrite, dry_run=args.dry_run)
-    direct = args.runner.lower() in ("direct", "directrunner", "fnapirunner")
-    workers = int(options.view_as(DirectOptions).direct_num_workers or 1) if direct else 1
+    workers = worker_count(options)
     groups = planning.plan_groups(
         left, workers=workers, group_bytes=planning.FRAME_GROUP_BYTES if frames else planning.VIDEO_GROUP_BYTES)
     return Plan(config, models, shards, groups, workers)

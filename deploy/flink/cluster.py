@@ -2,8 +2,8 @@
 
 Each is a process of its own, so that a test can kill one and see what a real cluster would do:
 
-    JobManager ── TaskManager 0 ── worker pool 0 ── Python worker, Python worker   (one a slot)
-        │     └── TaskManager 1 ── worker pool 1 ── Python worker, Python worker
+    JobManager ── TaskManager 0 ── worker pool 0 ── Python worker(s)
+        │     └── TaskManager 1 ── worker pool 1 ── Python worker(s)
     job server ◀── the job's launcher (`--runner=FlinkRunner --job_endpoint=…`)
 
 A job names one worker pool for all TaskManagers, as on a cluster where each machine has its own at the same port. Here the
@@ -48,6 +48,8 @@ class FlinkCluster:
             need two.
         environment: added to the environment of every process (object-store endpoints and keys, for instance).
         python: the interpreter of the Python workers.
+        python_workers_each: Python processes of each TaskManager, among which its slots are shared out. The jobs' work on
+            records runs in compiled code that lets other threads run, so one serves several slots.
         rest_port: of the JobManager's REST interface and web page; a free one by default.
 
     Raises:
@@ -56,12 +58,13 @@ class FlinkCluster:
     """
 
     def __init__(self, task_managers: int = 2, slots: int = 2, *, home: Path = DEFAULT_HOME, run_directory: Path | None = None,
-                 environment: dict[str, str] | None = None, python: str = sys.executable, rest_port: int | None = None) -> None:
+                 environment: dict[str, str] | None = None, python: str = sys.executable, python_workers_each: int = 1, rest_port: int | None = None) -> None:
         self.task_managers = task_managers
         self.slots = slots
         self.home = home
         self.run_directory = run_directory or home / "run"
         self.python = python
+        self.python_workers_each = python_workers_each
         self._environment = dict(environment or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._wanted_rest_port = rest_port
@@ -202,8 +205,9 @@ class FlinkCluster:
         """The flags that send a job to this cluster; `parallelism` is all slots by default."""
         return ["--runner=FlinkRunner", f"--job_endpoint={HOST}:{self.job_port}", "--environment_type=EXTERNAL",
                 f"--environment_config={_POOL_NAME}:{self.pool_port}", f"--parallelism={parallelism or self.task_managers * self.slots}",
-                # One Python process a slot: threads of one process would wait for one another.
-                f"--sdk_worker_parallelism={self.slots}"]
+                f"--sdk_worker_parallelism={self.python_workers_each}",
+                # Else each stage starts its workers anew, and each imports TensorFlow anew.
+                "--environment_cache_millis=120000"]
 
     def pid(self, name: str) -> int:
         """The process id of `job-manager`, `task-manager-<i>`, `worker-pool-<i>` or `job-server`."""

@@ -8,7 +8,6 @@ the result. A group is done when its manifest, written last, is there.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -55,7 +54,7 @@ def list_shards(pattern: str) -> list[Shard]:
     Raises:
         UsageError: nothing matches.
     """
-    return [Shard(path if files.is_object_store(path) else os.path.abspath(path), size)
+    return [Shard(files.absolute(path), size)
             for path, size, _ in files.list_files(pattern)]
 
 

@@ -23,14 +23,18 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_written_bytes_are_read_back(root: str) -> None:
     for name, data in {"a.bin": bytes(range(256)) * 100, "empty.jsonl": b"", "large.bin": b"0123456789" * 900_000}.items():
         path = files.join(root, "sub", name)
-        assert not files.exists(path)
-        assert files.size_of(path) == -1
         files.write_atomically(path, data)
-        assert files.exists(path)
         assert files.size_of(path) == len(data)
         assert files.read_bytes(path) == data
         with files.open_for_reading(path) as stream:
             assert stream.read(7) == data[:7]
+
+
+def test_absent_files(root: str) -> None:
+    path = files.join(root, "absent.bin")
+    assert not files.exists(path)
+    assert files.size_of(path) == -1
+    assert files.list_names(root) == []
 
 
 def test_a_suffix_does_not_compress(root: str) -> None:
