@@ -81,6 +81,8 @@ class TrainConfig:
             del value[name]
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]
+        if self.options.schedule.decay != "cosine":
+            del value["options"]["epochs"]  # only a cosine depends on where the run ends
         value["data_hash"] = data_info.get("config_hash")
         value["records"] = data_info.get("splits")
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -258,7 +260,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from vcls_model import storage
     from vcls_model.models import build_model
     from vcls_model.training import FineTuning, Trainer, make_strategy
-    from vcls_model.transfer import class_prior, load_teacher, take_over
+    from vcls_model.transfer import class_prior, load_teacher, take_over, training_knowledge
     from vcls_model.transformed import open_transformed
 
     started = time.monotonic()
@@ -276,15 +278,18 @@ def train(config: TrainConfig) -> dict[str, Any]:
             if info.get("config_hash") != config.fingerprint(data.info):
                 raise UsageError(f"--resume: {config.output} holds a model trained with other options or other data; "
                                  "repeat its flags, or start again with --overwrite")
-            return info
+            if info["training"]["options"]["epochs"] == config.options.epochs:
+                return info
     keras.utils.set_random_seed(config.options.read.seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
+        knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read)
         with strategy.scope():
             model = build_model(config.model, modalities, data.class_count,
-                                class_prior=class_prior(data) if config.class_prior else None, **config.hyperparameters)
+                                class_prior=class_prior(data) if config.class_prior else None, **knowledge,
+                                **config.hyperparameters)
             if config.init_from:
                 take_over(model, config.init_from, modalities, data.class_count, new_head=config.new_head)
         trainer = Trainer(

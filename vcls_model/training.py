@@ -227,7 +227,11 @@ class Trainer:
                     loss += tf.add_n(model.losses) / replicas
                 scaled = optimizer.scale_loss(loss)
             grads = tape.gradient(scaled, [variable.value for variable in variables])
+            # The features are looked at, too: a ReLU turns NaN into 0, and only the gradients would carry it on.
             finite = tf.math.is_finite(losses) & tf.math.is_finite(loss)
+            for value in batch["features"].values():
+                if value.dtype.is_floating:
+                    finite &= tf.reduce_all(tf.math.is_finite(value), axis=list(range(1, len(value.shape))))
             bad = tf.reduce_max(tf.where(finite, -1, batch["shard"]))
             return grads, loss, bad
 
@@ -251,7 +255,7 @@ class Trainer:
                 shares = draws[:, 0] / tf.maximum(tf.reduce_sum(draws, axis=1), 1e-30)
             return update(batch, shares)
 
-        def run_steps(iterator: Any, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def run_steps(iterator: Any, count: tf.Tensor) -> tuple[tf.Tensor, ...]:
             total, worst, failed = tf.constant(0.0), tf.constant(-1), tf.constant(-1)
             for number in tf.range(count):
                 batch = next(iterator)
@@ -264,7 +268,10 @@ class Trainer:
                 first = (worst < 0) & (bad >= 0)
                 failed, worst = tf.where(first, number, failed), tf.where(first, bad, worst)
                 total += loss
-            return total, worst, failed
+            # Overflow inside a step need not show in its loss; nothing that is not finite may reach a checkpoint.
+            sound = tf.reduce_all([tf.math.is_finite(tf.reduce_sum(tf.cast(variable.value, tf.float32)))
+                                   for variable in variables])
+            return total, worst, failed, sound
 
         return tf.function(run_steps)
 
@@ -298,17 +305,18 @@ class Trainer:
             started = time.monotonic()
             count = min(options.steps_per_call - progress.step % options.steps_per_call, self.steps - progress.step)
             try:
-                total, bad, failed = self._run_steps(iterator, tf.constant(count))
+                total, bad, failed, sound = self._run_steps(iterator, tf.constant(count))
             except (tf.errors.OutOfRangeError, StopIteration):
                 raise JobError(f"the training shards of {self.data.directory} hold fewer videos than the "
                                f"{self.records} that its info.json counts: preprocess again") from None
-            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-                if "arse" not in error.message and "corrupted" not in error.message:
-                    raise
-                raise JobError(f"a training shard cannot be read: {error.message}") from None
+            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:  # a bug unless a shard is bad
+                self._name_unreadable_shard()
+                raise error
             total = float(total)
             if int(bad) >= 0:
                 self._stop_at_nan(int(bad), progress.step + int(failed))
+            if not bool(sound):
+                self._stop_at_overflow(progress.step + count)
             if self.average is not None:
                 self.average.update(count)
             progress.step += count
@@ -322,12 +330,25 @@ class Trainer:
         if bar is not None:
             print()
 
+    def _name_unreadable_shard(self) -> None:
+        """Reads every training shard by itself and raises a `JobError` that names the first that fails."""
+        for shard in self.shards:
+            try:
+                for _ in make_batches([shard], self.modalities, self.options.read):
+                    pass
+            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+                reason = error.message.split("[[", 1)[0].strip().splitlines()[-1]
+                raise JobError(f"{shard} cannot be read ({reason}): preprocess again") from None
+
     def _stop_at_nan(self, shard: int, step: int) -> None:
-        last = self._path("last.npz")
-        kept = f"the last good checkpoint is {last}" if storage.exists(last) else "there was no checkpoint yet"
         shards = self.shards[self._worker()::self._workers()]
         raise JobError(f"the loss is not finite at step {step} of epoch {self.progress.epoch + 1}; the video is in "
-                       f"{shards[shard]}; {kept}. Look for values that are not numbers in that shard, or lower "
+                       f"{shards[shard]}; the last good checkpoint is {self._path('last.npz')}. Look for values that "
+                       "are not numbers in that shard, or lower --learning_rate or set --clip_norm")
+
+    def _stop_at_overflow(self, step: int) -> None:
+        raise JobError(f"the weights are no longer finite before step {step} of epoch {self.progress.epoch + 1}, "
+                       f"though every loss was; the last good checkpoint is {self._path('last.npz')}. Lower "
                        "--learning_rate or set --clip_norm")
 
     def _path(self, name: str) -> str:

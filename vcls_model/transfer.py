@@ -1,6 +1,6 @@
-"""What a run takes over from others: pretrained weights, teachers to distil, the classes' frequencies."""
+"""What a model starts from: pretrained weights, teachers to distil, what is counted in the training data beforehand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,8 +10,12 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
+from vcls_model.input import decode_features, make_batches
+from vcls_model.models.graph import count_label_graph
+from vcls_model.models.memory import remember
+from vcls_model.options import ReadOptions
 from vcls_model.schema import Modality
-from vcls_model.transformed import TransformedData, modality_from_dict
+from vcls_model.transformed import TransformedData, TransformedModality, modality_from_dict
 
 HEAD_PREFIX = "classifier"
 
@@ -33,6 +37,32 @@ def iterate_labels(data: TransformedData, split: str = "train") -> Any:
     records = tf.data.TFRecordDataset(data.shards(split), buffer_size=2**20).batch(4096)
     for row in records.map(lambda rows: tf.io.parse_example(rows, spec)["labels"]).prefetch(1):
         yield row.values.numpy(), row.row_lengths().numpy()
+
+
+def training_knowledge(data: TransformedData, modalities: Sequence[TransformedModality],
+                       hyperparameters: Mapping[str, Any], read: ReadOptions) -> dict[str, Any]:
+    """What `build_model` takes from the training videos, where the hyperparameters ask for it.
+
+    Returns:
+        `label_graph` for `head=label_graph`, `memory` for `neighbours` above 0.
+    """
+    knowledge: dict[str, Any] = {}
+    if hyperparameters["head"] == "label_graph":
+        values, lengths = zip(*iterate_labels(data), strict=True)
+        knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)
+    if hyperparameters["neighbours"]:
+        knowledge["memory"] = remember(_training_videos(data, modalities, read), modalities, data.class_count)
+    return knowledge
+
+
+def _training_videos(data: TransformedData, modalities: Sequence[TransformedModality],
+                     read: ReadOptions) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """Features, labels and labels a video of the training split, in the order of the files."""
+    for batch in make_batches(data.shards("train"), modalities, read):
+        features = decode_features(batch["features"], modalities)
+        labels = batch["labels"].numpy()
+        present = labels >= 0
+        yield {name: value.numpy() for name, value in features.items()}, labels[present], present.sum(axis=1)
 
 
 def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality], class_count: int, *,

@@ -1,0 +1,352 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT
+from tests.training import synthetic
+from vcls_model import checkpoints, train
+from vcls_model.commands import JobError, UsageError
+from vcls_model.training import Trainer
+
+SMALL = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
+
+
+def weights_of(directory):
+    return checkpoints.load(str(directory / "checkpoints" / "best.npz"))[0]["model"]
+
+
+def read_examples(shard):
+    return [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()]
+
+
+def history_of(directory):
+    lines = (directory / "history.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    return [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key not in ("train_seconds", "examples_per_second")}
+            for row in rows]
+
+
+def statistics_of(schema):
+    return synthetic.moments(synthetic.make_videos(schema, 200, 77), schema)
+
+
+def padded(videos, names, limit):
+    """Decoded transformed frames as a model takes them, with numpy."""
+    counts = np.array([min(limit, len(codes)) for codes in videos.features[names[0]]], np.int32)
+    features = {"num_frames": counts}
+    for name in names:
+        codes = videos.features[name]
+        features[name] = np.zeros((len(videos), counts.max(), codes[0].shape[1]), np.float32)
+        for row, count in enumerate(counts):
+            features[name][row, :count] = codes[row][:count] * (8 / 255) - 4
+    return features
+
+
+def test_training_learns_and_leaves_a_whole_model_directory(trained):
+    info = json.loads((trained / "info.json").read_text())
+    rows = history_of(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert info["training"]["epochs"] == 3 and info["training"]["examples"] == 300
+    best = rows[info["training"]["best_epoch"] - 1]
+    assert info["training"]["validation"]["map"] == pytest.approx(float(best["val_map"]))
+    assert info["class_count"] == 10 and info["split"] == {"method": "given", "ratios": None}
+    assert info["model"]["parameter_count"] == 16 * 16 + 16 + 16 * 10 + 10
+    assert info["schema"]["name"] == "small-video"
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints", "history.csv", "info.json", "labels.csv", "logs", "model.keras", "saved_model"}
+    assert list((trained / "logs").glob("events*"))
+
+
+def test_validation_metrics_are_those_of_an_independent_computation(trained, video_data):
+    from sklearn.metrics import average_precision_score
+
+    raw = synthetic.make_videos(synthetic.VIDEO_SCHEMA, 40, 2)
+    served = tf.saved_model.load(str(trained / "saved_model"))
+    logits = served.signatures["serving_default"](
+        serialized=tf.constant(synthetic.serialize_raw(raw, synthetic.VIDEO_SCHEMA)))["logits"].numpy()
+    targets = np.zeros((40, 10))
+    for row, labels in enumerate(raw.labels):
+        targets[row, labels] = 1
+    present = targets.any(0)
+    expected = np.mean([average_precision_score(targets[:, c], logits[:, c]) for c in np.flatnonzero(present)])
+    info = json.loads((trained / "info.json").read_text())
+    assert info["training"]["validation"]["map"] == pytest.approx(expected, abs=1e-3)
+    # Best-F1 thresholds, tried one by one.
+    lines = (trained / "labels.csv").read_text().splitlines()
+    column = lines[0].split(",").index("best_threshold")
+    probabilities = 1 / (1 + np.exp(-logits))
+
+    def f1(c, threshold):
+        chosen = probabilities[:, c] >= threshold
+        return 2 * (chosen & (targets[:, c] > 0)).sum() / max(chosen.sum() + targets[:, c].sum(), 1)
+
+    for c in np.flatnonzero(present):
+        stored = float(lines[c + 1].split(",")[column])
+        assert f1(c, stored) == pytest.approx(max(f1(c, value) for value in probabilities[:, c]), abs=0.03)
+
+
+def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(trained, tmp_path):
+    schema = synthetic.VIDEO_SCHEMA
+    raw = synthetic.make_videos(schema, 12, 9)
+    np.save(tmp_path / "records.npy", np.array(synthetic.serialize_raw(raw, schema), object), allow_pickle=True)
+    script = ("import sys, numpy as np, tensorflow as tf\n"
+              "model = tf.saved_model.load(sys.argv[1])\n"
+              "records = np.load(sys.argv[2], allow_pickle=True)\n"
+              "logits = model.signatures['serving_default'](serialized=tf.constant(list(records)))['logits']\n"
+              "np.save(sys.argv[3], logits.numpy())\n")
+    subprocess.run([sys.executable, "-c", script, str(trained / "saved_model"), str(tmp_path / "records.npy"),
+                    str(tmp_path / "logits.npy")], check=True, cwd=tmp_path, capture_output=True)
+    served = np.load(tmp_path / "logits.npy")
+    kernel, bias, kernel_out, bias_out = weights_of(trained)[:4]
+    done = synthetic.transform(raw, schema, statistics_of(schema))
+    features = np.concatenate([done.features["mean_rgb"], done.features["mean_audio"]], axis=1)
+    expected = np.maximum(features @ kernel + bias, 0) @ kernel_out + bias_out
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    model = tf.saved_model.load(str(trained / "saved_model"))
+    from_features = model.signatures["features"](**{name: tf.constant(value) for name, value in raw.features.items()})
+    np.testing.assert_allclose(from_features["logits"], expected, atol=1e-4)
+
+
+def test_a_frame_level_model_is_served_from_sequence_examples(frame_data, tmp_path):
+    import keras
+
+    schema = synthetic.FRAME_SCHEMA
+    output = tmp_path / "model"
+    train.run([f"--data={frame_data}", f"--output={output}", "--model=average", "--epochs=1", "--max_frames=5",
+               "--frames=random", "--batch_size=16", "--quiet"])
+    raw = synthetic.make_videos(schema, 12, 9)
+    served = tf.saved_model.load(str(output / "saved_model")).signatures
+    logits = served["serving_default"](serialized=tf.constant(synthetic.serialize_raw(raw, schema)))["logits"]
+    done = synthetic.transform(raw, schema, statistics_of(schema))
+    expected = keras.models.load_model(output / "model.keras")(padded(done, ["rgb", "audio"], 5))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    joined = {name: tf.constant([codes.tobytes() for codes in value]) for name, value in raw.features.items()}
+    np.testing.assert_allclose(served["features"](**joined)["logits"], expected, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, video_data, tmp_path):
+    arguments = [f"--data={video_data}", "--epochs=3", *SMALL]
+    train.run([*arguments, f"--output={tmp_path / 'again'}"])
+    train.run([*arguments, f"--output={tmp_path / 'other'}", "--seed=1"])
+    for first, again in zip(weights_of(trained), weights_of(tmp_path / "again"), strict=True):
+        np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(weights_of(trained)[0], weights_of(tmp_path / "other")[0])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("extra", [[], ["--dropout=0.5", "--ema=0.9", "--mixup=0.5", "--optimizer=adamw"]])
+def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_same_weights(extra, video_data, tmp_path, monkeypatch):
+    arguments = [f"--data={video_data}", "--epochs=3", "--steps_per_call=2", "--checkpoint_seconds=0", *SMALL, *extra]
+    train.run([*arguments, f"--output={tmp_path / 'whole'}"])
+    saves = []
+    save = Trainer._save_last
+
+    def stop_after(self):
+        save(self)
+        saves.append((self.progress.epoch, self.progress.step))
+        if saves[-1] == (1, 2):
+            raise Killed
+
+    monkeypatch.setattr(Trainer, "_save_last", stop_after)
+    with pytest.raises(Killed):
+        train.run([*arguments, f"--output={tmp_path / 'broken'}"])
+    monkeypatch.setattr(Trainer, "_save_last", save)
+    train.run([*arguments, f"--output={tmp_path / 'broken'}", "--resume"])
+    for whole, resumed in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"), strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+    assert without_times(history_of(tmp_path / "whole")) == without_times(history_of(tmp_path / "broken"))
+
+
+def test_a_killed_process_resumes(trained, video_data, tmp_path):
+    output = tmp_path / "model"
+    command = [sys.executable, "-m", "vcls_model.train", f"--data={video_data}", f"--output={output}",
+               "--steps_per_call=1", "--checkpoint_seconds=0", *SMALL]
+    process = subprocess.Popen([*command, "--epochs=100000"], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "history.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, facts = checkpoints.load(str(output / "checkpoints" / "last.npz"))
+    reached = facts["progress"]["epoch"]
+    assert reached >= 1
+    # The number of epochs may change: a constant learning rate does not see it.
+    with pytest.raises(UsageError, match="other options"):
+        train.run([*command[3:], f"--epochs={reached + 1}", "--batch_size=10", "--resume"])
+    train.run([*command[3:], f"--epochs={reached + 1}", "--patience=0", "--resume"])
+    assert [int(row["epoch"]) for row in history_of(output)] == list(range(1, reached + 2))
+    first = without_times(history_of(trained))[0]
+    assert without_times(history_of(output))[0] == first
+
+
+def test_resume_of_a_finished_model_does_nothing(trained, video_data):
+    before = (trained / "model.keras").stat().st_mtime_ns
+    info = train.run([f"--data={video_data}", f"--output={trained}", "--epochs=3", *SMALL, "--resume"])
+    assert info["training"]["epochs"] == 3
+    assert (trained / "model.keras").stat().st_mtime_ns == before
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
+    info = train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=40", "--patience=2",
+                      "--learning_rate=1.0", *SMALL[:2], "--quiet"])
+    assert info["training"]["epochs"] < 40
+    scores = [float(row["val_map"]) for row in history_of(tmp_path / "m")]
+    assert info["training"]["best_epoch"] == int(np.argmax(scores)) + 1
+    assert len(scores) == info["training"]["best_epoch"] + 2
+
+
+@pytest.mark.parametrize("extra", [
+    ["--loss=focal", "--decay=cosine", "--warmup_examples=40"],
+    ["--loss=asymmetric", "--label_smoothing=0.05", "--clip_norm=1", "--optimizer=adamw"],
+    ["--ema=0.5", "--average_checkpoints=2", "--class_prior"],
+    ["--precision=mixed_bfloat16"],
+    ["--precision=mixed_float16"],
+    ["--jit", "--mixup=0.3"],
+])
+def test_options_train_and_export(extra, video_data, tmp_path):
+    info = train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, *extra])
+    rows = history_of(tmp_path / "m")
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    raw = synthetic.make_videos(synthetic.VIDEO_SCHEMA, 5, 9)
+    model = tf.saved_model.load(str(tmp_path / "m" / "saved_model"))
+    logits = model.signatures["serving_default"](
+        serialized=tf.constant(synthetic.serialize_raw(raw, synthetic.VIDEO_SCHEMA)))["logits"]
+    assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+    assert info["training"]["validation"]["map"] > 0.2
+
+
+def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tmp_path, monkeypatch):
+    validate = Trainer._validate
+    scores = iter([0.3, 0.5, 0.4, 0.9])  # the fourth is that of the average
+    monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "val_map": next(scores)})
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, "--average_checkpoints=2"])
+    kept = sorted(path.name for path in (tmp_path / "m" / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-002.npz", "epoch-003.npz"]
+    loaded = [checkpoints.load(str(tmp_path / "m" / "checkpoints" / name))[0]["model"] for name in kept]
+    import keras
+
+    model = keras.models.load_model(tmp_path / "m" / "model.keras")
+    for variable, second, third in zip(model.weights, *loaded, strict=False):
+        np.testing.assert_allclose(variable.numpy(), (second + third) / 2, rtol=1e-6)
+
+
+def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=40, train_shards=1, graph=graphs["video"])
+    shard = next((data / "train").glob("*.tfrecord"))
+    records = read_examples(shard)
+    for record in records[::2]:
+        del record.features.feature["labels"].int64_list.value[:]
+        record.features.feature["mean_rgb"].float_list.value[:] = [1e6] * 12
+    synthetic.write_shard(shard, [record.SerializeToString() for record in records])
+    info = train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
+    assert float(history_of(tmp_path / "m")[0]["loss"]) < 50
+    assert info["training"]["epochs"] == 1
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_names_the_shard_and_keeps_the_checkpoint(graphs, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = data / "train" / "train-00002-of-00004.tfrecord"
+    records = read_examples(shard)
+    records[7].features.feature["mean_audio"].float_list.value[1] = float("nan")
+    synthetic.write_shard(shard, [record.SerializeToString() for record in records])
+    with pytest.raises(JobError, match="train-00002-of-00004.tfrecord.*last good checkpoint.*last.npz"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
+    groups, facts = checkpoints.load(str(tmp_path / "m" / "checkpoints" / "last.npz"))
+    assert all(np.isfinite(value).all() for values in groups.values() for value in values)
+    assert facts["progress"]["epoch"] == 0
+
+
+def test_a_directory_without_info_is_refused(tmp_path):
+    with pytest.raises(JobError, match="not there"):
+        train.run([f"--data={tmp_path / 'none'}", f"--output={tmp_path / 'm'}"])
+    (tmp_path / "half").mkdir()
+    with pytest.raises(JobError, match="info.json"):
+        train.run([f"--data={tmp_path / 'half'}", f"--output={tmp_path / 'm'}"])
+    (tmp_path / "half" / "info.json").write_text("{}")
+    with pytest.raises(JobError, match="does not describe a transformed dataset"):
+        train.run([f"--data={tmp_path / 'half'}", f"--output={tmp_path / 'm'}"])
+    assert not (tmp_path / "m").exists()
+
+
+def test_levels_must_fit(video_data, frame_data, tmp_path):
+    with pytest.raises(UsageError, match="video-level features"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=netvlad"])
+    with pytest.raises(UsageError, match="frame-level features"):
+        train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", "--model=dense"])
+
+
+def test_an_output_in_use_is_refused_and_can_be_overwritten(trained, video_data, tmp_path):
+    with pytest.raises(UsageError, match="not empty"):
+        train.run([f"--data={video_data}", f"--output={trained}"])
+    with pytest.raises(UsageError, match="exclude"):
+        train.run([f"--data={video_data}", f"--output={trained}", "--resume", "--overwrite"])
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old").write_text("old")
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--overwrite", "--epochs=1", *SMALL])
+    assert not (tmp_path / "m" / "old").exists()
+
+
+def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "train" / "train-00001-of-00004.tfrecord").unlink()
+    with pytest.raises(JobError, match="fewer videos than the 80"):
+        train.run([f"--data={copy}", f"--output={tmp_path / 'm'}", *SMALL])
+    shard = data / "train" / "train-00001-of-00004.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(JobError, match="train-00001"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'n'}", *SMALL])
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--model=dens", "did you mean 'dense'"),
+    ("--epoch=3", "did you mean --epochs"),
+    ("--hiden_units=3", "did you mean --hidden_units"),
+    ("--hidden_units=0", "hidden_units"),
+    ("--loss=bse", "did you mean 'bce'"),
+    ("--optimizer=adm", "did you mean 'adam'"),
+    ("--precision=half", "unknown precision"),
+    ("--ema=1", "ema"),
+    ("--new_head", "--init_from"),
+    ("--unfreeze_after=2", "--freeze"),
+    ("--learning_rate_scale=hidden", "FACTOR|like"),
+])
+def test_wrong_flags_are_refused_before_anything_is_read(flag, message):
+    with pytest.raises(UsageError, match=message):
+        train.parse_config(["--data=nowhere", "--output=nowhere", flag])
+
+
+def test_help_is_quick():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "vcls_model.train", "--help"], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    assert "--learning_rate" in done.stdout and "netvlad" in done.stdout
+    assert not any(name in done.stderr for name in ("tensorflow", "keras", "numba"))
+    assert time.monotonic() - started < 20
