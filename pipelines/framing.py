@@ -68,7 +68,7 @@ def frame_record(payload: bytes) -> bytes:
     return buffer.tobytes()
 
 
-class _Source:
+class ByteSource:
     """The bytes of a shard, decompressed where they are gzip. `damage` is set when they end before they should."""
 
     _PIECE_BYTES = 1 << 16
@@ -179,7 +179,7 @@ def read_chunks(path: str, chunk_bytes: int = CHUNK_BYTES,
         yield _nothing(Damage(0, "unreadable", f"cannot be opened: {error.strerror or error}"))
         return
     with stream:
-        yield from _Reader(_Source(stream, path), chunk_bytes).chunks()
+        yield from _Reader(ByteSource(stream, path), chunk_bytes).chunks()
 
 
 def _nothing(damage: Damage) -> FramedChunk:
@@ -190,7 +190,7 @@ def _nothing(damage: Damage) -> FramedChunk:
 class _Reader:
     """State of one pass over a shard."""
 
-    def __init__(self, source: _Source, chunk_bytes: int) -> None:
+    def __init__(self, source: ByteSource, chunk_bytes: int) -> None:
         self._source = source
         self._buffer = np.empty(max(chunk_bytes, 64), np.uint8)
         self._filled = 0  # bytes of the buffer that hold data
