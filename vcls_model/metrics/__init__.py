@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.result import MetricResult, best_thresholds
+    from vcls_model.metrics.segments import SegmentAccumulator
+    from vcls_model.metrics.slices import SliceAccumulator
 
-_HOMES = {"MetricAccumulator": "accumulator", "MetricResult": "result", "best_thresholds": "result"}
+_HOMES = {"MetricAccumulator": "accumulator", "MetricResult": "result", "best_thresholds": "result",
+          "SegmentAccumulator": "segments", "SliceAccumulator": "slices"}
 
-__all__ = ["MetricAccumulator", "MetricResult", "best_thresholds"]
+__all__ = ["MetricAccumulator", "MetricResult", "SegmentAccumulator", "SliceAccumulator", "best_thresholds"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from vcls_model.metrics.binning import BIN_COUNT, BINS_PER_LOGIT, BOUNDS, OFFSETS
+from vcls_model.metrics.binning import BINS_PER_LOGIT, BOUNDS, OFFSETS
 
 _CLASSES_PER_BLOCK = 16
 _ROWS_PER_BLOCK = 8
@@ -236,6 +236,16 @@ def count_keys(keys, table, positives):
             table[c, b] += np.uint32(1)
             if keys[c, i] & np.uint64(1):
                 positives[c, b] += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def pair_keys(classes, logits, hits):
+    """(n,) uint64 keys class << 33 | ordered score << 1 | hit."""
+    keys = np.empty(classes.shape[0], np.uint64)
+    for i in range(keys.shape[0]):
+        keys[i] = (np.uint64(classes[i]) << np.uint64(33)) | (np.uint64(ordered_bits(logits[i])) << np.uint64(1)) \
+            | np.uint64(hits[i])
+    return keys
 
 
 @njit(nogil=True, cache=True)

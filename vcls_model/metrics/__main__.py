@@ -1,0 +1,121 @@
+"""Metrics of predictions that a user already has:
+
+    python -m vcls_model.metrics --predictions=FILE [--labels=FILE] --output=metrics.json
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcls_model.commands import JobError, UsageError, main, parse_all
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vcls_model.metrics.accumulator import MetricAccumulator
+    from vcls_model.metrics.reading import Predictions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vcls_model.metrics", description="Metrics of given predictions.")
+    parser.add_argument("--predictions", required=True, metavar="FILE",
+                        help=".parquet (id, class_index, probability, labels; or a directory of such files), Kaggle "
+                             ".csv (VideoId,LabelConfidencePairs), or .npz (logits, ids, label_flat, label_lens)")
+    parser.add_argument("--labels", metavar="FILE",
+                        help="true classes, for predictions without them: .parquet (id, labels), .npz (ids, "
+                             "label_flat, label_lens) or .csv (id, class indices separated by spaces)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="metrics.json to write")
+    parser.add_argument("--details", metavar="DIR",
+                        help="also write per_class.csv, curves.npz, confusion.csv and examples.json there")
+    parser.add_argument("--vocabulary", metavar="FILE", help="CSV of class indices, names and verticals")
+    parser.add_argument("--class_count", type=int, metavar="N",
+                        help="number of classes (default: the vocabulary's, or the highest class that occurs)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="P",
+                        help="probability from which a class counts as predicted (default 0.5)")
+    return parser
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Computes and writes the metrics; returns the content of metrics.json.
+
+    Raises:
+        UsageError: a flag is wrong.
+        JobError: a file cannot be used, or no prediction has labels.
+    """
+    args = parse_all(_parser(), argv)
+    if not 0 <= args.threshold <= 1:
+        raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold}")
+    if args.class_count is not None and args.class_count < 1:
+        raise UsageError(f"--class_count must be at least 1, got {args.class_count}")
+    from vcls_model.metrics.accumulator import MetricAccumulator
+    from vcls_model.metrics.reading import read_labels, read_predictions
+    from vcls_model.vocabulary import read_vocabulary, unnamed_classes
+
+    predictions = Path(args.predictions)
+    labels = read_labels(Path(args.labels)) if args.labels else None
+    classes = None
+    if args.vocabulary:
+        try:
+            text = Path(args.vocabulary).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read --vocabulary={args.vocabulary}: {error}") from None
+        classes = read_vocabulary(text, args.vocabulary, args.class_count)
+    class_count = len(classes) if classes else args.class_count or _count_classes(predictions, labels)
+    accumulator = MetricAccumulator(class_count, threshold=args.threshold)
+    unlabelled = 0
+    for batch in read_predictions(predictions):
+        unlabelled += _add(accumulator, batch, labels)
+    if accumulator.videos == 0:
+        raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
+    files = accumulator.result().to_files(classes or unnamed_classes(class_count))
+    summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
+    _write(Path(args.output), (json.dumps(summary, indent=1) + "\n").encode())
+    if args.details:
+        for name, content in files.items():
+            if name != "metrics.json":
+                _write(Path(args.details) / name, content)
+    for name in ("videos", "gap_at_20", "map", "hit_at_1", "perr"):
+        print(f"{name}: {summary[name]}")
+    return summary
+
+
+def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> int:
+    from vcls_model.metrics.reading import read_predictions
+
+    highest = max((batch.highest_class() for batch in read_predictions(path)), default=-1)
+    highest = max([highest, *(int(row.max()) for row in (labels or {}).values() if row.size)])
+    if highest < 0:
+        raise JobError(f"{path} holds no prediction")
+    return highest + 1
+
+
+def _add(accumulator: "MetricAccumulator", batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
+    """Adds the labelled videos of a batch; returns how many have no labels."""
+    import numpy as np
+
+    found = [labels.get(video_id) for video_id in batch.ids] if labels is not None else batch.labels
+    if found is None:
+        return len(batch.ids)
+    rows = [row for row, values in enumerate(found) if values is not None]
+    values = [value for value in found if value is not None]
+    if rows:
+        try:
+            accumulator.update(batch.dense(accumulator.class_count)[rows], np.concatenate(values),
+                               np.array([value.size for value in values]), [batch.ids[row] for row in rows])
+        except ValueError as error:
+            raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
+    return len(batch.ids) - len(rows)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main(run)

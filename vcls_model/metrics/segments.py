@@ -1,0 +1,118 @@
+"""The segment task of the 2019 YouTube-8M challenge: mean average precision over rated (segment, class) pairs."""
+
+from typing import Any
+
+import numpy as np
+
+from vcls_model.metrics.packing import pack, unpack
+from vcls_model.metrics.sparse import ScoreSketch
+
+# Segments that a submission may name for a class.
+DEPTH = 100_000
+_BUDGET = 1 << 20
+
+
+class SegmentAccumulator:
+    """MAP@K over rated pairs, mergeable to the bit.
+
+    For each class its rated segments are ranked by score; what nobody rated is neither a hit nor a false alarm and is
+    left out. AP@K is the sum of precision at the positives among the K best, over all positives of the class; MAP@K its
+    mean over the classes with a positive. Equal scores count as one threshold. (The challenge's evaluation page, and
+    `segment_eval_inference` of google/youtube-8m.)
+    """
+
+    def __init__(self, class_count: int):
+        """Args:
+        class_count: number of classes C.
+        """
+        if class_count < 1 or class_count >= 1 << 30:
+            raise ValueError(f"class_count must be in [1, 2^30), got {class_count}")
+        self.class_count = class_count
+        self.positives = np.zeros(class_count, np.int64)
+        self.rated = np.zeros(class_count, np.int64)
+        self.pairs = ScoreSketch(_BUDGET)
+
+    def update(self, classes: np.ndarray, logits: np.ndarray, ratings: np.ndarray) -> None:
+        """Adds rated pairs.
+
+        Args:
+            classes: (n,) integers, the rated class.
+            logits: (n,) float32, the score of that class for the segment.
+            ratings: (n,) 0 or 1, whether the raters found the class in the segment.
+
+        Raises:
+            ValueError: shapes differ, a class lies outside [0, C), a rating is not 0 or 1, or a logit is NaN.
+        """
+        from vcls_model.metrics import kernels
+
+        classes, ratings = np.asarray(classes, np.int64), np.asarray(ratings, np.int64)
+        logits = np.asarray(logits, np.float32)
+        if not classes.shape == logits.shape == ratings.shape or classes.ndim != 1:
+            raise ValueError(f"classes, logits and ratings differ in shape: {classes.shape}, {logits.shape}, "
+                             f"{ratings.shape}")
+        if ((classes < 0) | (classes >= self.class_count)).any():
+            raise ValueError(f"a class lies outside [0, {self.class_count})")
+        if ((ratings != 0) & (ratings != 1)).any():
+            raise ValueError("ratings must be 0 or 1")
+        if np.isnan(logits).any():
+            raise ValueError(f"pair {int(np.flatnonzero(np.isnan(logits))[0])}: the logit is NaN")
+        self.pairs.add(kernels.pair_keys(classes, logits, ratings))
+        self.rated += np.bincount(classes, minlength=self.class_count)
+        self.positives += np.bincount(classes, ratings, self.class_count).astype(np.int64)
+
+    def merge(self, other: "SegmentAccumulator") -> None:
+        """Adds the pairs of `other`, which keeps its content.
+
+        Raises:
+            ValueError: `other` has another number of classes.
+        """
+        if self.class_count != other.class_count:
+            raise ValueError(f"cannot merge metrics of {self.class_count} and of {other.class_count} classes")
+        self.pairs.merge(other.pairs)
+        self.rated += other.rated
+        self.positives += other.positives
+
+    def to_bytes(self) -> bytes:
+        """The state, compressed; the same multiset of pairs always gives the same bytes."""
+        self.pairs.compact()
+        return pack({"kind": "segments", "level": self.pairs.level},
+                    {"positives": self.positives, "rated": self.rated, "counts": self.pairs.counts,
+                     "keys": np.diff(self.pairs.keys, prepend=np.uint64(0))})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SegmentAccumulator":
+        """Reads what `to_bytes` wrote.
+
+        Raises:
+            ValueError: `data` is damaged or something else.
+        """
+        header, arrays = unpack(data)
+        if header.get("kind") != "segments":
+            raise ValueError("not the metrics of segments")
+        result = cls(arrays["positives"].size)
+        result.positives, result.rated = arrays["positives"], arrays["rated"]
+        result.pairs.level, result.pairs.counts = header["level"], arrays["counts"]
+        result.pairs.keys = np.cumsum(arrays["keys"], dtype=np.uint64)
+        return result
+
+    def result(self, depth: int = DEPTH) -> dict[str, Any]:
+        """MAP@K with its certified interval, and AP@K by class.
+
+        Args:
+            depth: K, how many of a class's best segments count.
+
+        Returns:
+            map_at_k, map_at_k_lower, map_at_k_upper, k, rated_pairs, classes_with_positives; and `ap` (C,) float64, NaN
+            for classes without a positive.
+        """
+        from vcls_model.metrics import kernels
+
+        self.pairs.compact()
+        sums = kernels.cell_precisions((self.pairs.keys >> np.uint64(32)).astype(np.int64), self.pairs.counts[:, 0],
+                                       self.pairs.counts[:, 1], depth, self.class_count)
+        seen = self.positives > 0
+        ap = np.full((self.class_count, 3), np.nan)
+        ap[seen] = sums[seen] / self.positives[seen, None]
+        means = ap[seen].mean(axis=0).tolist() if seen.any() else [float("nan")] * 3
+        return {"map_at_k": means[0], "map_at_k_lower": means[1], "map_at_k_upper": means[2], "k": depth,
+                "rated_pairs": int(self.rated.sum()), "classes_with_positives": int(seen.sum()), "ap": ap[:, 0]}

@@ -1,0 +1,165 @@
+"""Top-20 metrics by the value of a context feature, light enough to keep one set a value."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vcls_model.metrics.accumulator import TOP
+from vcls_model.metrics.packing import pack, unpack
+from vcls_model.metrics.sparse import ScoreSketch
+
+MOST_VALUES = 64
+_BUDGET = 1 << 14
+
+
+class _Slice:
+    """The counts of one value."""
+
+    def __init__(self) -> None:
+        self.videos = 0
+        self.labels = 0
+        self.hits_at_1 = 0
+        # label count << 32 | labels among as many best: number of videos
+        self.recall_counts: dict[int, int] = {}
+        self.pairs = ScoreSketch(_BUDGET)
+
+    def add_recall(self, counts: dict[int, int]) -> None:
+        for key, count in counts.items():
+            self.recall_counts[key] = self.recall_counts.get(key, 0) + count
+
+
+class SliceAccumulator:
+    """GAP@20, Hit@1 and PERR for each value of a feature, such as the upload year; mergeable to the bit.
+
+    At most 64 values and 200 KB a value: the full ranking is not kept, so there is no mAP by value.
+    """
+
+    def __init__(self, class_count: int, feature: str):
+        """Args:
+            class_count: number of classes C.
+            feature: name of the context feature.
+        """
+        if class_count < 1:
+            raise ValueError(f"class_count must be at least 1, got {class_count}")
+        self.class_count = class_count
+        self.feature = feature
+        self.slices: dict[str, _Slice] = {}
+
+    def update(self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray,
+               values: Sequence[str]) -> None:
+        """Adds a batch; arguments as for `MetricAccumulator.update`, with B feature values in place of ids.
+
+        Raises:
+            ValueError: as there, or the feature has more than 64 values.
+        """
+        from vcls_model.metrics import kernels
+
+        logits = np.ascontiguousarray(logits, np.float32)
+        lengths, labels = np.asarray(label_lengths, np.int64), np.asarray(label_values, np.int64)
+        if logits.ndim != 2 or logits.shape[1] != self.class_count:
+            raise ValueError(f"logits must have shape (B, {self.class_count}), got {logits.shape}")
+        if len(values) != len(logits) or lengths.shape != (len(logits),) or lengths.sum() != labels.size:
+            raise ValueError(f"{len(logits)} rows of logits, but {len(values)} values, {lengths.shape} label lengths "
+                             f"that add to {lengths.sum()} for {labels.size} labels")
+        if ((labels < 0) | (labels >= self.class_count)).any():
+            raise ValueError(f"a label is outside [0, {self.class_count})")
+        distinct = sorted(set(values))
+        if len(self.slices.keys() | set(distinct)) > MOST_VALUES:
+            raise ValueError(f"the feature {self.feature!r} has more than {MOST_VALUES} values")
+        rows = np.repeat(np.arange(len(logits)), lengths)
+        truth = set((rows * self.class_count + labels).tolist())
+        counts = np.bincount([key // self.class_count for key in truth], minlength=len(logits)) if truth \
+            else np.zeros(len(logits), np.int64)
+        keep = min(TOP, self.class_count)
+        starts = np.concatenate([[0], np.cumsum(np.maximum(counts, keep))])
+        top_class, top_logit = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+        bad_row, bad_class = kernels.select_top(logits, starts, top_class, top_logit)
+        if bad_row >= 0:
+            raise ValueError(f"row {bad_row}, class {bad_class}: the logit is NaN")
+        places = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+        owners = np.repeat(np.arange(len(logits)), np.diff(starts))
+        hits = np.isin(owners * self.class_count + top_class, np.fromiter(truth, np.int64, len(truth)))
+        recalled = np.bincount(owners, hits & (places < counts[owners]), len(logits)).astype(np.int64)
+        first_hit = hits[starts[:-1]]
+        keys = kernels.pair_keys(np.zeros(starts[-1], np.int64), top_logit, hits)
+        of_value = {value: number for number, value in enumerate(distinct)}
+        numbers = np.array([of_value[value] for value in values], np.int64)
+        for number, value in enumerate(distinct):
+            chosen = numbers == number
+            target = self.slices.setdefault(value, _Slice())
+            target.videos += int(chosen.sum())
+            target.labels += int(counts[chosen].sum())
+            target.hits_at_1 += int(first_hit[chosen].sum())
+            target.pairs.add(keys[chosen[owners] & (places < keep)])
+            found, times = np.unique((counts[chosen] << 32) | recalled[chosen], return_counts=True)
+            target.add_recall(dict(zip(found.tolist(), times.tolist(), strict=True)))
+
+    def merge(self, other: "SliceAccumulator") -> None:
+        """Adds the videos of `other`, which keeps its content.
+
+        Raises:
+            ValueError: `other` slices by another feature or other classes, or there are more than 64 values.
+        """
+        if (self.class_count, self.feature) != (other.class_count, other.feature):
+            raise ValueError(f"cannot merge slices by {self.feature!r} of {self.class_count} classes with slices by "
+                             f"{other.feature!r} of {other.class_count}")
+        if len(self.slices.keys() | other.slices.keys()) > MOST_VALUES:
+            raise ValueError(f"the feature {self.feature!r} has more than {MOST_VALUES} values")
+        for value, source in other.slices.items():
+            target = self.slices.setdefault(value, _Slice())
+            target.videos += source.videos
+            target.labels += source.labels
+            target.hits_at_1 += source.hits_at_1
+            target.add_recall(source.recall_counts)
+            target.pairs.merge(source.pairs)
+
+    def to_bytes(self) -> bytes:
+        """The state, compressed; the same multiset of videos always gives the same bytes."""
+        arrays, entries = {}, []
+        for number, (value, state) in enumerate(sorted(self.slices.items())):
+            state.pairs.compact()
+            arrays[f"keys{number:02d}"] = np.diff(state.pairs.keys, prepend=np.uint64(0))
+            arrays[f"counts{number:02d}"] = state.pairs.counts
+            entries.append([value, state.videos, state.labels, state.hits_at_1, state.pairs.level,
+                            sorted(state.recall_counts.items())])
+        return pack({"kind": "slices", "class_count": self.class_count, "feature": self.feature, "slices": entries},
+                    arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SliceAccumulator":
+        """Reads what `to_bytes` wrote.
+
+        Raises:
+            ValueError: `data` is damaged or something else.
+        """
+        header, arrays = unpack(data)
+        if header.get("kind") != "slices":
+            raise ValueError("not the metrics of slices")
+        result = cls(header["class_count"], header["feature"])
+        for number, (value, videos, labels, hits_at_1, level, recall_counts) in enumerate(header["slices"]):
+            state = result.slices[value] = _Slice()
+            state.videos, state.labels, state.hits_at_1 = videos, labels, hits_at_1
+            state.recall_counts = dict(recall_counts)
+            state.pairs.level, state.pairs.counts = level, arrays[f"counts{number:02d}"]
+            state.pairs.keys = np.cumsum(arrays[f"keys{number:02d}"], dtype=np.uint64)
+        return result
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """Figures by value, for `summary["slices"][feature]`."""
+        from vcls_model.metrics import kernels
+
+        figures = {}
+        for value, state in sorted(self.slices.items()):
+            state.pairs.compact()
+            sums = kernels.cell_precisions(np.zeros(state.pairs.keys.size, np.int64), state.pairs.counts[:, 0],
+                                           state.pairs.counts[:, 1], np.iinfo(np.int64).max // 2, 1)[0]
+            gap = sums / state.labels if state.labels else np.full(3, np.nan)
+            recall = sum(count * (key & 0xFFFFFFFF) / (key >> 32)
+                         for key, count in sorted(state.recall_counts.items()) if key >> 32)
+            figures[value] = {
+                "videos": state.videos, "labels": state.labels, "gap_at_20": float(gap[0]),
+                "gap_at_20_lower": float(gap[1]), "gap_at_20_upper": float(gap[2]),
+                "hit_at_1": state.hits_at_1 / state.videos, "perr": recall / state.videos,
+            }
+        return figures
