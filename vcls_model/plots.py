@@ -137,6 +137,7 @@ class Series:
     x_label: str
     y_label: str
     marked: tuple[float, str] | None = None
+    log: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +191,16 @@ def _curves(data: CurveBundle, ax: "Axes") -> None:
     ax.plot(data.grid, data.micro, color=BLACK, label="micro (all pairs pooled)")
 
 
-def _legend(ax: "Axes", loc: Any) -> None:
+def _legend(ax: "Axes") -> None:
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
-        handles=handles[::-1], labels=labels[::-1], loc=loc, handlelength=2.6, borderaxespad=0.2, labelspacing=0.3
+        handles=handles[::-1],
+        labels=labels[::-1],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=2,
+        handlelength=2.6,
+        labelspacing=0.3,
     )
 
 
@@ -207,7 +214,7 @@ def plot_precision_recall(data: CurveBundle, *, ax: "Axes | None" = None) -> "Ax
         ax.annotate(f"F1 {f1:.1f}", (0.995, f1 / (2 - f1)), ha="right", va="bottom", fontsize=7.5, color="#6B737C")
     _curves(data, ax)
     _unit_square(ax, "Recall", "Precision")
-    _legend(ax, "lower left")
+    _legend(ax)
     return ax
 
 
@@ -217,7 +224,7 @@ def plot_roc(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.8, zorder=0.5)
     _curves(data, ax)
     _unit_square(ax, "False positive rate", "True positive rate")
-    _legend(ax, "lower right")
+    _legend(ax)
     return ax
 
 
@@ -390,6 +397,8 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
             ha="right" if right else "left",
         )
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
+    if data.log:
+        ax.set_yscale("log")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
     return ax

@@ -323,6 +323,11 @@ class Ranking:
     sure: bool
 
 
+def span(low: int, high: int) -> str:
+    """The whole numbers from `low` to below `high`, in words."""
+    return f"{low:,}" if high - low == 1 else f"{low:,} to {high - 1:,}"
+
+
 def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking]:
     """Classes that are surely good and surely bad: highest lower end, and lowest upper end, of the interval of AP.
 
@@ -494,8 +499,19 @@ def verdict(
     against: Sequence[Change] | None,
     by_class: ClassChanges | None,
     requirements: Sequence[Requirement],
+    *,
+    same_labels: bool = True,
 ) -> Verdict:
-    """The answer to "does it ship", from bars and baseline where there are any, and what to mind in any case."""
+    """The answer to "does it ship", from bars and baseline where there are any, and what to mind in any case.
+
+    Args:
+        scores: this run.
+        found: its headline metrics.
+        against: their changes against a baseline, if there is one.
+        by_class: changes by class, if there is one.
+        requirements: bars that the model must reach.
+        same_labels: the baseline was measured on as many positives of each class, as the same videos would have.
+    """
     checks = [check_requirement(requirement, found) for requirement in requirements]
     bars = {check.state for check in checks}
     lead = next(
@@ -526,6 +542,18 @@ def verdict(
             up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
             text += f" By class: {up:,} better and {down:,} worse beyond their interval, "
             text += f"of {by_class.compared.sum():,} compared."
+    comparison = (
+        []
+        if same_labels
+        else [
+            Check(
+                "attention",
+                "Comparison",
+                "The baseline was measured on other videos: the number of positives differs by "
+                "class, so part of the change may come from the videos.",
+            )
+        ]
+    )
     if bars:
         state = "bad" if "bad" in bars else "attention" if "attention" in bars else "good"
         reached = sum(check.state == "good" for check in checks)
@@ -537,7 +565,7 @@ def verdict(
                 f" {lead.metric.title} is {title.split(' ', 1)[1]}." if lead else ""
             )
         title = prefix
-    return Verdict(state, title, text, checks + _standing_checks(scores))
+    return Verdict(state, title, text, checks + comparison + _standing_checks(scores))
 
 
 def _standing_checks(scores: Scores) -> list[Check]:

@@ -20,6 +20,17 @@ from vcls_model import plots
 _PNG_DPI = 220
 
 
+# What the training job calls its columns, and what a reader does.
+_HISTORY_NAMES = {
+    "loss": "training",
+    "val_loss": "validation",
+    "val_map": "mAP",
+    "val_gap_at_20": "GAP@20",
+    "val_hit_at_1": "Hit@1",
+    "val_perr": "PERR",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A drawn figure.
@@ -129,7 +140,7 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         caption = ("Grey lines join points of equal F1. " if prefix == "pr" else "The grey diagonal is chance. ") + (
             "The band holds the middle half of the classes."
         )
-        found.append(_make(f"{prefix}_curves", title, caption, alternative, plot, data, numbers))
+        found.append(_make(f"{prefix}_curves", title, caption, alternative, plot, data, numbers, size=(4.8, 4.5)))
     return found
 
 
@@ -196,7 +207,9 @@ def size_figure(scores: Scores) -> Figure | None:
         "Mean average precision by number of "
         + what
         + ": "
-        + "; ".join(f"{low:,} to {high - 1:,}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True))
+        + "; ".join(
+            f"{analysis.span(low, high)}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True)
+        )
         + "."
     )
     numbers = columns_table(
@@ -396,7 +409,7 @@ def training_figures(scores: Scores) -> list[Figure]:
     ]
     found = []
     for name, title, lines, label in (
-        ("training_loss", "Loss", losses, "Loss (binary cross-entropy)"),
+        ("training_loss", "Loss", losses, "Loss, mean of videos"),
         ("training_scores", "Scores on the validation split", qualities, "Score"),
     ):
         lines = [line for line in lines if np.isfinite(line[1]).any()][:6]
@@ -407,7 +420,10 @@ def training_figures(scores: Scores) -> list[Figure]:
             best_by = next((values for key, values in lines if key.lower().endswith("map")), lines[0][1])
             marked = (float(np.nanargmax(best_by)) + 1, "best")
         ends = "; ".join(f"{key} from {values[0]:.4g} to {values[-1]:.4g}" for key, values in lines)
-        data = plots.Series(epoch, lines, "Epoch", label, marked)
+        named = [(_HISTORY_NAMES.get(key, key), values) for key, values in lines]
+        everything = np.concatenate([values[np.isfinite(values)] for _, values in lines])
+        log = name == "training_loss" and everything.min() > 0 and everything.max() > 20 * everything.min()
+        data = plots.Series(epoch, named, "Epoch", label + (" (log scale)" if log else ""), marked, log)
         found.append(
             _make(
                 name,

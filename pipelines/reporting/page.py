@@ -203,7 +203,9 @@ def _labelled(inputs: Inputs) -> Report:
             analysis.changes(found, analysis.estimates(baseline)),
             analysis.class_changes(scores, baseline),
         )
-    verdict = analysis.verdict(scores, found, against, by_class, inputs.requirements)
+    models_table = _models_table(scores)
+    same_labels = baseline is None or np.array_equal(baseline.columns["support"], scores.columns["support"])
+    verdict = analysis.verdict(scores, found, against, by_class, inputs.requirements, same_labels=same_labels)
     overall = float(np.nanmean(scores.columns["ap"])) if np.isfinite(scores.columns["ap"]).any() else float("nan")
     frequency_groups, vertical_groups = analysis.frequency_groups(scores), analysis.vertical_groups(scores)
     drawn: dict[str, Figure | None] = {
@@ -256,6 +258,8 @@ def _labelled(inputs: Inputs) -> Report:
             ],
         ),
     ]
+    if models_table:
+        tables.append(models_table)
     if vertical_groups:
         tables.append(_group_table("verticals", vertical_groups))
     biggest: list[list[Any]] = []
@@ -291,7 +295,8 @@ def _labelled(inputs: Inputs) -> Report:
             "changed", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"), biggest[:20]
         ),
         "changed_total": len(biggest),
-        "same_videos": baseline is not None and np.array_equal(baseline.columns["support"], scores.columns["support"]),
+        "same_labels": same_labels,
+        "models_table": models_table,
         "best_rows": best_rows,
         "worst_rows": worst_rows,
         "best_sure": best.sure,
@@ -375,6 +380,20 @@ def _headline_table(found: Sequence[Estimate], against: Sequence[Change] | None)
         ),
         rows,
     )
+
+
+def _models_table(scores: Scores) -> Table | None:
+    """Headline metrics of each model alone and of their mean, when the run averaged several."""
+    models = [entry for entry in scores.info.get("models") or [] if isinstance(entry.get("metrics"), Mapping)]
+    if len(models) < 2 or scores.summary is None:
+        return None
+    keys = [metric for metric in analysis.METRICS if metric.key in ("gap_at_20", "map", "hit_at_1", "perr")]
+    named = [(entry.get("name") or entry.get("path") or "?", entry["metrics"]) for entry in models]
+    rows = [
+        [name, *(float("nan") if metrics.get(metric.key) is None else metrics[metric.key] for metric in keys)]
+        for name, metrics in [*named, ("their mean", scores.summary)]
+    ]
+    return Table("models", ("Model", *(metric.title for metric in keys)), rows)
 
 
 def _group_table(name: str, groups: Sequence[Group]) -> Table:

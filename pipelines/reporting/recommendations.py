@@ -393,7 +393,7 @@ def _training_length(scores: Scores) -> Recommendation | None:
     earlier = float(values[-2] - values[-3])
     ratio = last / earlier if earlier > 0 else math.nan
     gain = f"The last epoch brought {signed(last, 4)}"
-    if 0 < ratio < 0.95:
+    if 0 < ratio < 0.8:  # nearer to 1 the sum of what is still to come says nothing
         gain += (
             f", the one before {signed(earlier, 4)}; going on at that ratio the sum still to come is "
             f"{signed(last * ratio / (1 - ratio))}"
@@ -452,7 +452,7 @@ def _too_few(scores: Scores) -> Recommendation | None:
     difference, edge, few, more = best
     unmeasured = int(((count < edge) & ~measured).sum())
     rows: list[list[object]] = [
-        [f"{low:,} to {high - 1:,}", int(members.sum()), float(ap[members].mean())]
+        [analysis.span(low, high), int(members.sum()), float(ap[members].mean())]
         for low, high, members in analysis.size_groups(scores)
     ]
     return Recommendation(
@@ -499,7 +499,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
     if not videos or thin <= 0.5 * can_learn.sum():
         return None
     rows = []
-    for factor in (1, 3, 10, 30, 100):
+    for factor in (1, 3, 10):
         judged = int((support * factor >= FEW_POSITIVES).sum())
         rows.append([videos * factor, judged, judged / scores.class_count])
     return Recommendation(
@@ -508,6 +508,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
         f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the "
         f"{videos:,} scored "
         "videos; their figures are mostly luck.",
-        f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}.",
+        f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}, and those that "
+        "only then turn up.",
         Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows),
     )

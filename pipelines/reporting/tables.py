@@ -51,7 +51,8 @@ def number(cell: Any) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.1f}" if abs(cell) >= 10 else f"{cell:.3f}"
+        digits = 0 if abs(cell) >= 1000 else 1 if abs(cell) >= 10 else 3
+        return f"{cell:,.{digits}f}".replace("-", "−")
     return str(cell)
 
 

@@ -160,6 +160,13 @@ def test_verdict_against_a_baseline(now: float, state: str):
     assert analysis.verdict(scores, [_gap(now, now - 0.02, now + 0.02)], against, None, []).state == state
 
 
+def test_verdict_warns_of_a_baseline_on_other_videos():
+    scores = make_scores(support=[20, 20], ap=[0.6, 0.4])
+    titles = [check.title for check in analysis.verdict(scores, [], None, None, [], same_labels=False).checks]
+    assert "Comparison" in titles
+    assert "Comparison" not in [check.title for check in analysis.verdict(scores, [], None, None, []).checks]
+
+
 def test_verdict_warns_when_training_videos_may_have_been_scored():
     scores = make_scores(support=[20, 20], ap=[0.6, 0.4], info={"split": None})
     held_out = next(check for check in analysis.verdict(scores, [], None, None, []).checks if check.title == "Held out")

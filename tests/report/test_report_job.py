@@ -112,15 +112,28 @@ def test_a_vocabulary_without_verticals(tmp_path: Path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_several_models_are_held_against_each_other(tmp_path: Path):
-    scores = write_scores(tmp_path / "scores", videos=200, class_count=10)
+    scores = write_scores(tmp_path / "scores", videos=200, class_count=10, skill=1.0)
     aps = [float(row["ap"]) for row in _rows(scores / "per_class.csv")]
     weakest = int(np.argmin(aps))
     (scores / "per_model.csv").write_text(
         "index,first,second\n"
         + "".join(f"{index},{ap},{1.0 if index == weakest else 0.0}\n" for index, ap in enumerate(aps))
     )
+    _edit_json(
+        scores / "info.json",
+        models=[
+            {"name": "first", "path": "a", "info": {}, "metrics": {"gap_at_20": 0.5, "map": 0.4}},
+            {"name": "second", "path": "b", "info": {}, "metrics": {"gap_at_20": 0.6, "map": None}},
+        ],
+    )
     info = run([f"--scores={scores}", f"--output={tmp_path / 'out'}"])
-    assert ("rival" in info["recommendations"]) == (aps[weakest] < 0.3)
+    assert "rival" in info["recommendations"]
+    alone = _rows(tmp_path / "out" / "tables" / "models.csv")
+    assert [(row["Model"], row["GAP@20"], row["mAP"]) for row in alone[:2]] == [
+        ("first", "0.5", "0.4"),
+        ("second", "0.6", ""),
+    ]
+    assert float(alone[2]["mAP"]) == json.loads((scores / "metrics.json").read_text())["map"]
     (scores / "per_model.csv").write_text("index,first\n0,0.5\n")
     with pytest.raises(JobError, match="per_model.csv has 1 classes"):
         run([f"--scores={scores}", f"--output={tmp_path / 'other'}"])
