@@ -67,6 +67,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     accumulator = MetricAccumulator(class_count, threshold=args.threshold)
     unlabelled = 0
     for batch in read_predictions(predictions):
+        batch.check(class_count)
         unlabelled += _add(accumulator, batch, labels)
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")

@@ -35,15 +35,14 @@ class Predictions:
             return max((row.size - 1 for row in self.logits), default=-1)
         return max((int(row.max()) for row in [*self.indices, *(self.labels or [])] if row.size), default=-1)
 
-    def dense(self, class_count: int) -> np.ndarray:
-        """(B, C) float32 logits; a class that the file leaves out gets -infinity, probability 0.
+    def check(self, class_count: int) -> None:
+        """Raises `JobError` when a class index is not below C, or dense scores have another number of classes."""
+        highest = self.highest_class()
+        if highest >= class_count or (self.indices is None and highest + 1 != class_count):
+            raise JobError(f"the predictions have {highest + 1} classes, but {class_count} are expected")
 
-        Raises:
-            JobError: a class index is not below C, or dense scores have another number of classes.
-        """
-        if self.highest_class() >= class_count or (self.indices is None and self.logits
-                                                   and self.logits[0].size != class_count):
-            raise JobError(f"the predictions have {self.highest_class() + 1} classes, but {class_count} are expected")
+    def dense(self, class_count: int) -> np.ndarray:
+        """(B, C) float32 logits; a class that the file leaves out gets -infinity, probability 0."""
         if self.indices is None:
             return np.stack(self.logits)
         result = np.full((len(self.ids), class_count), -np.inf, np.float32)

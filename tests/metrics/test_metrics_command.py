@@ -1,0 +1,179 @@
+"""`python -m vcls_model.metrics` on the three formats, and its errors."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.metrics import oracles
+from vcls_model.commands import JobError, UsageError
+from vcls_model.metrics.__main__ import run
+from vcls_model.metrics.binning import logit_of, probability_of
+
+CLASSES = 30
+
+
+@pytest.fixture(scope="module")
+def case():
+    logits, values, lengths, ids = oracles.random_case(np.random.default_rng(4), 50, CLASSES)
+    # As a file of probabilities can hold them.
+    probabilities = probability_of(logits)
+    return logit_of(probabilities).astype(np.float32), probabilities, values, lengths, ids
+
+
+@pytest.fixture(scope="module")
+def truth(case):
+    return oracles.dense_labels(case[2], case[3], CLASSES)
+
+
+def rows_of(case):
+    starts = np.concatenate([[0], np.cumsum(case[3])])
+    return [case[2][starts[i] : starts[i + 1]].tolist() for i in range(len(case[4]))]
+
+
+def write_npz(path, case):
+    np.savez(path, logits=case[0], ids=np.array(case[4]), label_flat=case[2], label_lens=case[3])
+
+
+def write_parquet(path, case, *, labels=True, top=CLASSES):
+    order = np.argsort(-case[1], axis=1, kind="stable")[:, :top]
+    columns = {"id": [video_id.decode() for video_id in case[4]],
+               "class_index": pa.array(order.tolist(), pa.list_(pa.int32())),
+               "probability": pa.array(np.take_along_axis(case[1], order, 1).tolist(), pa.list_(pa.float64()))}
+    if labels:
+        columns["labels"] = pa.array(rows_of(case), pa.list_(pa.int32()))
+    pq.write_table(pa.table(columns), path)
+
+
+def write_kaggle(path, case, top=20):
+    lines = ["VideoId,LabelConfidencePairs"]
+    for video_id, row in zip(case[4], case[1], strict=True):
+        best = np.argsort(-row, kind="stable")[:top]
+        lines.append(video_id.decode() + "," + " ".join(f"{c} {float(row[c])!r}" for c in best))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_labels_csv(path, case):
+    path.write_text("VideoId,Labels\n" + "".join(
+        f"{video_id.decode()},{' '.join(map(str, labels))}\n" for video_id, labels in zip(case[4], rows_of(case),
+                                                                                          strict=True)))
+
+
+def check(summary, case, truth, names):
+    for name in names:
+        assert summary[name] == pytest.approx(getattr(oracles, name)(case[0], truth), abs=1e-9)
+
+
+TOP_20 = ("gap_at_20", "map_at_20", "hit_at_1")
+
+
+@pytest.mark.parametrize("labels", [None, "csv", "npz", "parquet"])
+@pytest.mark.parametrize("kind", ["npz", "parquet", "csv"])
+def test_every_format_gives_the_same_metrics(tmp_path, case, truth, kind, labels):
+    if kind == "csv" and labels is None:
+        pytest.skip("the Kaggle CSV has no labels")
+    predictions = tmp_path / f"predictions.{kind}"
+    {"npz": write_npz, "parquet": write_parquet, "csv": write_kaggle}[kind](predictions, case)
+    argv = [f"--predictions={predictions}", f"--output={tmp_path}/out/metrics.json", f"--class_count={CLASSES}"]
+    if labels:
+        path = tmp_path / f"labels.{labels}"
+        {"csv": write_labels_csv, "npz": write_npz, "parquet": write_parquet}[labels](path, case)
+        argv.append(f"--labels={path}")
+    summary = run(argv)
+    check(summary, case, truth, TOP_20 if kind == "csv" else (*TOP_20, "perr"))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == summary
+    assert summary["videos"] == 50 and summary["videos_without_labels"] == 0
+
+
+def test_what_a_top_k_file_leaves_out_widens_the_interval(tmp_path, case, truth):
+    from sklearn.metrics import average_precision_score
+
+    write_parquet(tmp_path / "all.parquet", case)
+    write_parquet(tmp_path / "few.parquet", case, top=6)
+    whole, few = (run([f"--predictions={tmp_path}/{name}.parquet", f"--output={tmp_path}/m.json"])
+                  for name in ("all", "few"))
+    map_ = average_precision_score(truth, case[0], average="macro")
+    assert whole["map"] == pytest.approx(map_, abs=1e-9)
+    assert few["map_lower"] < whole["map_lower"] and whole["map_upper"] < few["map_upper"]
+    assert few["map_lower"] <= map_ <= few["map_upper"]
+
+
+def test_a_directory_of_parts_and_details(tmp_path, case):
+    parts = tmp_path / "predictions"
+    parts.mkdir()
+    for name, chosen in (("a", slice(0, 20)), ("b", slice(20, 50))):
+        starts = np.concatenate([[0], np.cumsum(case[3])])
+        values = case[2][starts[chosen.start] : starts[chosen.stop]]
+        write_parquet(parts / f"{name}.parquet", (None, case[1][chosen], values, case[3][chosen], case[4][chosen]))
+    vocabulary = tmp_path / "vocabulary.csv"
+    vocabulary.write_text("Index,Name,Vertical1\n" + "".join(f"{i},name {i},V{i % 2}\n" for i in range(CLASSES)))
+    summary = run([f"--predictions={parts}", f"--output={tmp_path}/m.json", f"--details={tmp_path}/details",
+                   f"--vocabulary={vocabulary}", "--threshold=0.3"])
+    assert summary["videos"] == 50 and summary["threshold"] == 0.3
+    assert set(summary["slices"]["vertical"]) == {"V0", "V1"}
+    assert "name 7" in (tmp_path / "details" / "per_class.csv").read_text()
+
+
+def test_unlabelled_videos_are_counted_and_left_out(tmp_path, case, truth):
+    write_npz(tmp_path / "p.npz", case)
+    labels = tmp_path / "labels.csv"
+    write_labels_csv(labels, (case[0][:30], case[1][:30], case[2][: case[3][:30].sum()], case[3][:30], case[4][:30]))
+    summary = run([f"--predictions={tmp_path}/p.npz", f"--labels={labels}", f"--output={tmp_path}/m.json"])
+    assert summary["videos"] == 30 and summary["videos_without_labels"] == 20
+    assert summary["gap_at_20"] == pytest.approx(oracles.gap_at_20(case[0][:30], truth[:30]), abs=1e-9)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5 2\n", "line 2: an odd number"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5\nb,1 1.5\n", r"line 3: probabilities must .* \[0, 1\], got 1.5"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 nan\n", "probabilities must lie"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 x\n", "line 2: could not convert"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na\n", "two columns"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5 1 0.4\n", "twice"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,40 0.5\n", "41 classes, but 30"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5\n", "none of the 1 predictions has labels"),
+    ("p.npz", "not one", "not an npz"),
+    ("p.parquet", "not one", "Parquet"),
+    ("p.txt", "", "must be .parquet"),
+])
+def test_bad_files_name_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(JobError, match=message):
+        run([f"--predictions={tmp_path / name}", f"--output={tmp_path}/m.json", f"--class_count={CLASSES}"])
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_nan_and_wrong_class_count_in_npz(tmp_path, case):
+    logits = case[0].copy()
+    logits[7, 3] = np.nan
+    write_npz(tmp_path / "nan.npz", (logits, *case[1:]))
+    with pytest.raises(JobError, match="row 7 .* class 3: the logit is NaN"):
+        run([f"--predictions={tmp_path}/nan.npz", f"--output={tmp_path}/m.json"])
+    write_npz(tmp_path / "p.npz", case)
+    with pytest.raises(JobError, match="30 classes, but 31"):
+        run([f"--predictions={tmp_path}/p.npz", f"--output={tmp_path}/m.json", "--class_count=31"])
+
+
+def test_missing_files_and_bad_flags(tmp_path):
+    with pytest.raises(JobError, match="no predictions at"):
+        run([f"--predictions={tmp_path}/none.npz", f"--output={tmp_path}/m.json"])
+    with pytest.raises(UsageError, match="--threshold"):
+        run(["--predictions=x.npz", "--output=m.json", "--threshold=2"])
+    with pytest.raises(UsageError, match="did you mean --output"):
+        run(["--predictions=x.npz", "--output=m.json", "--outputs=n"])
+    with pytest.raises(UsageError, match="--vocabulary"):
+        run(["--predictions=x.npz", "--output=m.json", f"--vocabulary={tmp_path}/none.csv"])
+
+
+def test_help_answers_at_once():
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "vcls_model.metrics", "--help"],
+                          capture_output=True, text=True, check=True)
+    assert "--predictions" in done.stdout
+    assert "numba" not in done.stderr and "numpy" not in done.stderr
+    assert time.monotonic() - start < 10
