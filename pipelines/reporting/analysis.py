@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.reporting.scores import Scores
-from pipelines.reporting.tables import signed
+from pipelines.reporting.tables import Table, many, signed
 from vcls_model.commands import UsageError, unknown_choice
 
 # Normal quantile of a 95 % interval.
@@ -513,59 +513,78 @@ def verdict(
         same_labels: the baseline was measured on as many positives of each class, as the same videos would have.
     """
     checks = [check_requirement(requirement, found) for requirement in requirements]
-    bars = {check.state for check in checks}
-    lead = next(
-        (estimate for key in ("gap_at_20", "map", "hit_at_1") if (estimate := estimate_of(found, key)) is not None),
-        None,
-    )
-    state, title, text = "note", "No metric could be computed", "The scored videos carry too few labels."
-    if lead is not None:
-        title = f"{lead.metric.title} {lead.value:.3f}"
-        if lead.has_interval:
-            title += f" ({lead.low:.3f} to {lead.high:.3f})"
+    lead = next((entry for key in ("gap_at_20", "map", "hit_at_1") if (entry := estimate_of(found, key))), None)
+    if lead is None:
+        headline, text = "No metric could be computed", "The scored videos carry too few labels."
+    else:
+        headline = f"{lead.metric.title} {lead.value:.3f}"
+        headline += f" ({lead.low:.3f} to {lead.high:.3f})" if lead.has_interval else ""
         text = (
             "No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: "
             "the figures below say what the model can do."
         )
-    if against:
-        change = next((change for change in against if lead and change.now.metric == lead.metric), against[0])
-        sentence = (
-            f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({signed(change.delta)})"
+    states, titles, texts = [], [], []
+    if checks:
+        bars = {check.state for check in checks}
+        states.append("bad" if "bad" in bars else "attention" if "attention" in bars else "good")
+        titles.append(
+            {"good": "Every bar is reached", "bad": "A bar is missed", "attention": "A bar is undecided"}[states[0]]
         )
-        if change.exceeds:
-            state = "good" if change.improves else "bad"
-            title = f"{'Better' if change.improves else 'Worse'} than the baseline, beyond chance"
-        else:
-            state, title = "attention", "No change against the baseline that chance does not explain"
-        text = f"{sentence}; 95 % interval of the difference {signed(change.low)} to {signed(change.high)}."
-        if by_class is not None:
-            up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
-            text += f" By class: {up:,} better and {down:,} worse beyond their interval, "
-            text += f"of {by_class.compared.sum():,} compared."
-    comparison = (
-        []
-        if same_labels
-        else [
-            Check(
-                "attention",
-                "Comparison",
-                "The baseline was measured on other videos: the number of positives differs by "
-                "class, so part of the change may come from the videos.",
-            )
-        ]
-    )
-    if bars:
-        state = "bad" if "bad" in bars else "attention" if "attention" in bars else "good"
         reached = sum(check.state == "good" for check in checks)
-        prefix = {"good": "Every bar is reached", "bad": "A bar is missed", "attention": "A bar is undecided"}[state]
-        if against:
-            text = f"{title}: {text}"
-        else:
-            text = f"{reached} of {len(checks)} bars are reached for certain." + (
-                f" {lead.metric.title} is {title.split(' ', 1)[1]}." if lead else ""
+        texts.append(f"{reached} of {many(len(checks), 'bar')} reached for certain; {headline}.")
+    if against:
+        change = next((entry for entry in against if lead and entry.now.metric == lead.metric), against[0])
+        states.append("attention" if not change.exceeds else "good" if change.improves else "bad")
+        titles.append(
+            {
+                "good": "better than the baseline, beyond chance",
+                "bad": "worse than the baseline, beyond chance",
+                "attention": "no change against the baseline beyond chance",
+            }[states[-1]]
+        )
+        texts.append(_change_in_words(change, by_class))
+    if titles:
+        title = ", and ".join(titles)
+        headline, text = title[0].upper() + title[1:], " ".join(texts)
+    state = next((state for state in ("bad", "attention", "good") if state in states), "note")
+    if not same_labels:
+        other = "The baseline was measured on other videos: the number of positives differs by class, so part of the "
+        checks.append(Check("attention", "Comparison", other + "change may come from the videos."))
+    return Verdict(state, headline, text, checks + _standing_checks(scores))
+
+
+def _change_in_words(change: Change, by_class: ClassChanges | None) -> str:
+    text = (
+        f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({signed(change.delta)}); "
+        f"95 % interval of the difference {signed(change.low)} to {signed(change.high)}."
+    )
+    if by_class is None:
+        return text
+    up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
+    return (
+        f"{text} By class: {up:,} better and {down:,} worse beyond their interval, "
+        f"of {int(by_class.compared.sum()):,} compared."
+    )
+
+
+def slice_tables(scores: Scores) -> list[Table]:
+    """One table for each feature of the videos by which the score job sliced its metrics (verticals have their own)."""
+    slices = (scores.summary or {}).get("slices")
+    tables = []
+    for feature, values in (slices or {}).items():
+        if feature in ("frequency", "vertical") or not isinstance(values, dict):
+            continue
+        known = {metric.key: metric.title for metric in METRICS} | {"videos": "Videos", "labels": "Labels"}
+        keys = [key for key in known if any(key in figures for figures in values.values())]
+        keys.sort(key=lambda key: key not in ("videos", "labels"))
+        tables.append(
+            Table(
+                "slice_" + "".join(character if character.isalnum() else "_" for character in feature),
+                (feature, *(known[key] for key in keys)),
+                [[value, *(figures.get(key) for key in keys)] for value, figures in values.items()],
             )
-        title = prefix
-    return Verdict(state, title, text, checks + comparison + _standing_checks(scores))
+        )
+    return tables
 
 
 def _standing_checks(scores: Scores) -> list[Check]:

@@ -260,6 +260,8 @@ def _labelled(inputs: Inputs) -> Report:
     ]
     if models_table:
         tables.append(models_table)
+    slice_tables = analysis.slice_tables(scores)
+    tables += slice_tables
     if vertical_groups:
         tables.append(_group_table("verticals", vertical_groups))
     biggest: list[list[Any]] = []
@@ -297,6 +299,7 @@ def _labelled(inputs: Inputs) -> Report:
         "changed_total": len(biggest),
         "same_labels": same_labels,
         "models_table": models_table,
+        "slice_tables": slice_tables,
         "best_rows": best_rows,
         "worst_rows": worst_rows,
         "best_sure": best.sure,

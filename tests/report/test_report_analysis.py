@@ -160,6 +160,30 @@ def test_verdict_against_a_baseline(now: float, state: str):
     assert analysis.verdict(scores, [_gap(now, now - 0.02, now + 0.02)], against, None, []).state == state
 
 
+def test_verdict_is_as_bad_as_the_worse_of_bar_and_baseline():
+    scores = make_scores(support=[20, 20], ap=[0.6, 0.4])
+    found = [_gap(0.55, 0.53, 0.57)]
+    against = analysis.changes(found, [_gap(0.65, 0.63, 0.67)])
+    verdict = analysis.verdict(scores, found, against, None, [Requirement.parse("gap_at_20=0.5")])
+    assert verdict.state == "bad"
+    assert verdict.title == "Every bar is reached, and worse than the baseline, beyond chance"
+
+
+def test_slices_by_a_feature_of_the_videos_become_tables():
+    scores = make_scores(support=[20], ap=[0.6])
+    assert scores.summary is not None
+    scores.summary["slices"] = {
+        "frequency": {"head": {"map": 0.5}},
+        "upload year": {
+            "2015": {"videos": 3, "labels": 7, "gap_at_20": 0.5, "gap_at_20_lower": 0.4},
+            "2016": {"videos": 4},
+        },
+    }
+    (table,) = analysis.slice_tables(scores)
+    assert table.name == "slice_upload_year" and table.columns == ("upload year", "Videos", "Labels", "GAP@20")
+    assert table.rows == [["2015", 3, 7, 0.5], ["2016", 4, None, None]]
+
+
 def test_verdict_warns_of_a_baseline_on_other_videos():
     scores = make_scores(support=[20, 20], ap=[0.6, 0.4])
     titles = [check.title for check in analysis.verdict(scores, [], None, None, [], same_labels=False).checks]
