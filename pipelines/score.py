@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -197,18 +196,20 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     import apache_beam as beam
 
+    from pipelines.execution import explained_failures, quiet_runner
+    from pipelines.progress import shown_progress
+    from pipelines.scoring.progress import ScoreProgress, forget_notes
+
     # RunInference warns, for every process, that it cannot measure memory where PyTorch is not installed.
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in record.getMessage())
+    output = plan.config.output
+    forget_notes(output)
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with (quiet_runner(), explained_failures(output), shown_progress(ScoreProgress(output, plan.groups), output),
+              beam.Pipeline(options=options) as pipeline):
             build_pipeline(pipeline, plan.groups, plan.config)
-    except RuntimeError as error:
-        # A runner hands on what a worker raised as text: find what was meant for the user in it.
-        for kind in (UsageError, JobError):
-            found = re.search(rf"\b{kind.__name__}: (.+?)(?: \[while running .*)?$", str(error), re.MULTILINE)
-            if found:
-                raise kind(found.group(1)) from None
-        raise
+    finally:
+        forget_notes(output)
 
 
 def _print_plan(plan: Plan) -> dict[str, Any]:

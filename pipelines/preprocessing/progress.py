@@ -1,23 +1,15 @@
-"""A progress line while the shards are worked on, whatever runs the pipeline: it counts the manifests on the output."""
+"""How far a preprocess job is, whatever runs the pipeline: the manifests on the output tell."""
 
-import contextlib
 import json
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from typing import TextIO
 
 from pipelines import files
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import JobConfig
-
-_TERMINAL_SECONDS = 1.0
-_FILE_SECONDS = 5.0
-_OBJECT_STORE_SECONDS = 20.0
+from pipelines.progress import clock
 
 
-class Progress:
+class PreprocessProgress:
     """What is done of a job, as its manifests tell."""
 
     def __init__(self, config: JobConfig) -> None:
@@ -58,52 +50,12 @@ class Progress:
         if not self._transformed and len(self._measured) < len(self._measurable):
             parts = [f"measured {len(self._measured)} of {len(self._measurable)} shards"]
         elif not self._transformed:
-            return f"measured all {len(self._measurable)} shards, fitting the transform, {_clock(seconds)} elapsed"
+            return f"measured all {len(self._measurable)} shards, fitting the transform, {clock(seconds)} elapsed"
         else:
             parts = [f"transformed {len(self._transformed)} of {count} shards"]
             parts.append(f"{(self._records + self._rejected - self._records_before) / seconds:,.0f} records/s")
             parts.append(f"{self._rejected:,} rejected")
         done = self._work_done()
         if done > self._work_before and done < self._work:
-            parts.append(f"{_clock(seconds * (self._work - done) / (done - self._work_before))} left")
-        return ", ".join([*parts, f"{_clock(seconds)} elapsed"])
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 \
-        else f"{whole // 60}:{whole % 60:02d}"
-
-
-@contextlib.contextmanager
-def shown_progress(config: JobConfig, stream: TextIO | None = None) -> Iterator[None]:
-    """Shows the line while the block runs: rewritten in place on a terminal, one line now and then in a file."""
-    stream = stream or sys.stderr
-    terminal = stream.isatty()
-    pause = _OBJECT_STORE_SECONDS if files.is_object_store(config.output) \
-        else _TERMINAL_SECONDS if terminal else _FILE_SECONDS
-    progress = Progress(config)
-    stopped = threading.Event()
-
-    def show() -> None:
-        try:
-            progress.look()
-        except (OSError, ValueError):  # a file that is just being replaced: look again later
-            return
-        print(f"\r\x1b[K{progress.line()}" if terminal else progress.line(), end="" if terminal else "\n", file=stream,
-              flush=True)
-
-    def watch() -> None:
-        while not stopped.wait(pause):
-            show()
-
-    watcher = threading.Thread(target=watch, name="progress", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        watcher.join()
-        show()
-        if terminal:
-            print(file=stream)
+            parts.append(f"{clock(seconds * (self._work - done) / (done - self._work_before))} left")
+        return ", ".join([*parts, f"{clock(seconds)} elapsed"])

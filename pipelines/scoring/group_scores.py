@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.planning import MANIFEST_SUFFIX, STATE
 from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
-from pipelines.scoring.ranking import mean_of_models
+from pipelines.scoring.progress import note_shard
+from pipelines.scoring.ranking import mean_of_models, top_k
 from pipelines.shards import Rejected
 from vcls_model.metrics import MetricAccumulator
 
@@ -27,30 +29,33 @@ def aggregate_name(group: str, number: int) -> str:
 
 
 class _Aggregate:
-    """A metric accumulator that takes its rows in large portions."""
+    """A metric accumulator that takes its rows in large portions, from a buffer that is reused."""
 
     def __init__(self, config: ScoringConfig) -> None:
         thresholds = None if config.class_thresholds is None else np.array(config.class_thresholds)
         self._accumulator = MetricAccumulator(config.class_count, threshold=config.threshold,
                                               class_thresholds=thresholds)
-        self._pending: list[tuple[np.ndarray, Labels, list[bytes]]] = []
-        self._rows = 0
+        self._logits = np.empty((max(UPDATE_ROWS, config.batch_size), config.class_count), np.float32)
+        self._labels: list[Labels] = []
+        self._ids: list[bytes] = []
 
-    def add(self, logits: np.ndarray, labels: Labels, ids: list[bytes]) -> None:
-        self._pending.append((logits, labels, ids))
-        self._rows += len(ids)
-        if self._rows >= UPDATE_ROWS:
+    def add(self, logits: np.ndarray, labels: Labels, ids: Sequence[bytes]) -> None:
+        """Adds labelled videos; `logits` (B, C) are copied."""
+        if len(self._ids) + len(ids) > len(self._logits):
             self._flush()
+        self._logits[len(self._ids):len(self._ids) + len(ids)] = logits
+        self._labels.append(labels)
+        self._ids.extend(ids)
 
     def _flush(self) -> None:
-        if self._pending:
-            logits, labels, ids = zip(*self._pending, strict=True)
+        if self._ids:
             self._accumulator.update(
-                np.concatenate(logits), np.concatenate([each.values for each in labels]),
-                np.concatenate([each.lengths for each in labels]), [video_id for part in ids for video_id in part])
-        self._pending, self._rows = [], 0
+                self._logits[:len(self._ids)], np.concatenate([each.values for each in self._labels]),
+                np.concatenate([each.lengths for each in self._labels]), self._ids)
+        self._labels, self._ids = [], []
 
     def to_bytes(self) -> bytes:
+        """The stored form of everything added."""
         self._flush()
         return self._accumulator.to_bytes()
 
@@ -91,8 +96,7 @@ class GroupScores:
         block = scored.block
         if self._predictions is None:
             self._predictions = ShardPredictions(
-                self._config.output, block.shard.name, keep=self._config.top_k, form=self._config.form,
-                full_logits=self._config.full_logits)
+                self._config.output, block.shard.name, form=self._config.form, full_logits=self._config.full_logits)
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split
@@ -102,28 +106,27 @@ class GroupScores:
         if block.ends_shard:
             self._predictions.finish()
             self._predictions = None
-            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes,
-                                 **dataclasses.asdict(self._counts)})
+            counts = dataclasses.asdict(self._counts)
+            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes, **counts})
+            note_shard(self._config.output, block.shard.name, counts)
             self._counts = _ShardCounts()
         return self._commit() if block.ends_group else None
 
     def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
         block = scored.block
-        models = scored.logits
-        ids, labels = list(block.ids), block.labels
-        nan = np.zeros(len(ids), np.bool_)
-        for logits in models:
-            suspect = np.flatnonzero(np.isnan(logits.sum(axis=1)))  # quick, but infinities of both signs look the same
-            nan[suspect] |= np.isnan(logits[suspect]).any(axis=1)
-        if nan.any():
-            for row in np.flatnonzero(nan):
+        ids, labels, models = block.ids, block.labels, scored.logits
+        combined = mean_of_models(models)
+        try:
+            best = top_k(combined, self._config.top_k)
+        except ValueError:
+            good = ~np.isnan(combined).any(axis=1)
+            for row in np.flatnonzero(~good).tolist():
                 self._reject(Rejected(block.shard.path, int(block.offsets[row]), printable_id(ids[row]), "score",
                                       NAN_LOGITS, "the model gives NaN for this record"))
-            good = ~nan
-            models = [logits[good] for logits in models]
-            ids, labels = [ids[row] for row in np.flatnonzero(good)], labels.select(good)
-        combined = mean_of_models(models)
-        predictions.add(ids, combined, labels)
+            ids, labels = _select(ids, good), labels.select(good)
+            combined, models = combined[good], [logits[good] for logits in models]
+            best = top_k(combined, self._config.top_k)
+        predictions.add(ids, *best, labels, combined)
         self._counts.records_written += len(ids)
         labelled = labels.labelled
         if not labelled.any():
@@ -134,7 +137,7 @@ class GroupScores:
         measured = [combined] if len(models) == 1 else [combined, *models]
         if not labelled.all():
             measured = [logits[labelled] for logits in measured]
-            ids, labels = [ids[row] for row in np.flatnonzero(labelled)], labels.select(labelled)
+            ids, labels = _select(ids, labelled), labels.select(labelled)
         for aggregate, logits in zip(self._aggregates, measured, strict=True):
             aggregate.add(logits, labels, ids)
 
@@ -151,8 +154,13 @@ class GroupScores:
                                    aggregate.to_bytes())
         if self._dead_letters:
             lines = "".join(json.dumps(letter, ensure_ascii=False) + "\n" for letter in self._dead_letters)
-            files.write_atomically(files.join(output, DEAD_LETTER, f"{self._group}.jsonl"), lines.encode())
+            files.write_atomically(files.join(output, DEAD_LETTER, f"{self._group}.jsonl"),
+                                   lines.encode("utf-8", "backslashreplace"))
         manifest = {"group": self._group, "run_id": self._config.run_id, "aggregates": len(self._aggregates),
                     "shards": self._shards}
         files.write_json(files.join(output, STATE, self._group + MANIFEST_SUFFIX), manifest)
         return manifest
+
+
+def _select(ids: Sequence[bytes], rows: np.ndarray) -> list[bytes]:
+    return [ids[row] for row in np.flatnonzero(rows).tolist()]

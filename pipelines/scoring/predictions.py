@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines import files
-from pipelines.scoring.ranking import sigmoid, top_k
+from pipelines.scoring.ranking import sigmoid
 
 PREDICTIONS = "predictions"
 LOGITS = "logits"
@@ -60,17 +60,15 @@ class ShardPredictions:
     Where a part ends depends on the shard's records alone, so that writing a shard again gives the same files.
     """
 
-    def __init__(self, output: str, name: str, *, keep: int, form: str, full_logits: str) -> None:
+    def __init__(self, output: str, name: str, *, form: str, full_logits: str) -> None:
         """Args:
             output: the scores directory.
             name: of the shard's outputs.
-            keep: classes a record.
             form: one of `FORMATS`.
             full_logits: one of `LOGIT_TYPES`.
         """
         self._output = output
         self._name = name
-        self._keep = keep
         self._form = form
         self._full_logits = full_logits
         self._rows: list[Ranked] = []
@@ -80,15 +78,17 @@ class ShardPredictions:
         self._logit_bytes = 0
         self._logit_part = 0
 
-    def add(self, ids: Sequence[bytes], logits: np.ndarray, labels: Labels) -> None:
+    def add(self, ids: Sequence[bytes], indices: np.ndarray, values: np.ndarray, labels: Labels,
+            logits: np.ndarray) -> None:
         """Adds a block of records.
 
         Args:
-            ids: of the B videos.
-            logits: float32 (B, C) without NaN.
-            labels: the videos' true classes.
+            ids: of the B records.
+            indices: int32 (B, k), their best classes, best first.
+            values: float32 (B, k), the logits of these.
+            labels: true classes.
+            logits: float32 (B, C), all of them; looked at only where full logits are asked for.
         """
-        indices, values = top_k(logits, self._keep)
         self._rows.append(Ranked(ids, indices, sigmoid(values), labels))
         self._row_count += len(ids)
         if self._row_count >= PART_RECORDS:
@@ -123,7 +123,8 @@ class ShardPredictions:
 
     def _write(self, folder: str, part: int, suffix: str, data: bytes) -> None:
         name = self._name + (f".part{part}" if part else "") + suffix
-        files.write_atomically(files.join(self._output, folder, name), data)
+        with files.open_atomically(files.join(self._output, folder, name)) as stream:
+            stream.write(data)
 
 
 def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:

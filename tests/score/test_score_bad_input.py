@@ -86,7 +86,7 @@ def test_nan_logits(score: Callable[..., dict], tmp_path: Path) -> None:
 
 def test_model_that_does_not_fit(score: Callable[..., dict], shards: Path, tmp_path: Path, model: Path) -> None:
     frames = write_model(tmp_path / "frames", schema=schema_by_name("yt8m-frame"))
-    with pytest.raises(UsageError, match=r"does not fit.*rgb\[1024\] \+ audio\[128\] \(frame-level\).*mean_rgb\[1024\]"):
+    with pytest.raises(UsageError, match=r"does not fit.*rgb\[1024\] \+ audio\[128\] \(frame-level\).*mean_rgb\[1024"):
         score(f"{shards}/*.tfrecord", models=[frames])
     with pytest.raises(UsageError, match="cannot be averaged"):
         score(f"{shards}/*.tfrecord", models=[model, frames])
@@ -105,7 +105,8 @@ def test_models_of_other_class_counts(score: Callable[..., dict], shards: Path, 
 
 
 @pytest.mark.parametrize("missing", ["info.json", "labels.csv", "saved_model/saved_model.pb"])
-def test_half_written_model(score: Callable[..., dict], shards: Path, tmp_path: Path, model: Path, missing: str) -> None:
+def test_half_written_model(score: Callable[..., dict], shards: Path, tmp_path: Path, model: Path,
+                            missing: str) -> None:
     half = shutil.copytree(model, tmp_path / "half")
     (half / missing).unlink()
     with pytest.raises(UsageError, match=f"has no {missing}: it is absent or half written"):

@@ -47,7 +47,8 @@ def test_split_keeps_its_ids(score: Callable[..., dict], shards: Path, videos: l
     ratios = SplitRatios(0.5, 0.2, 0.3)  # as the model's info.json says
     expected = {video.id.decode() for video in everything if split_of(video.id, ratios) == 2}
     info = score(f"{shards}/*.tfrecord", "--split=test")
-    ids = [row for path in (tmp_path / "scores" / "predictions").iterdir() for row in pq.read_table(path)["id"].to_pylist()]
+    ids = [row for path in (tmp_path / "scores" / "predictions").iterdir()
+           for row in pq.read_table(path)["id"].to_pylist()]
     assert len(ids) == len(expected) and set(ids) == expected
     assert info["records_read"] == info["records_written"] == len(expected)
     assert info["records_outside_split"] == len(everything) - len(expected)
@@ -109,16 +110,18 @@ def test_long_shards_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(predictions, "PART_LOGIT_BYTES", 4 * CLASSES * 8)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(24, CLASSES)).astype(np.float32)
-    writer = ShardPredictions(str(tmp_path), "shard", keep=4, form="parquet", full_logits="float16")
+    writer = ShardPredictions(str(tmp_path), "shard", form="parquet", full_logits="float16")
     for start in range(0, 24, 6):
         labels = Labels(np.arange(6), np.ones(6, np.int64), np.ones(6, bool))
-        writer.add([b"%d" % row for row in range(start, start + 6)], logits[start:start + 6], labels)
+        part = logits[start:start + 6]
+        writer.add([b"%d" % row for row in range(start, start + 6)], *top_k(part, 4), labels, part)
     writer.finish()
     names = ["shard.parquet", "shard.part1.parquet"]
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == names
     ids = [value for name in names for value in pq.read_table(tmp_path / "predictions" / name)["id"].to_pylist()]
     assert ids == [str(row) for row in range(24)]
-    stored = [row for path in sorted((tmp_path / "logits").iterdir()) for row in pq.read_table(path)["logits"].to_pylist()]
+    stored = [row for path in sorted((tmp_path / "logits").iterdir())
+              for row in pq.read_table(path)["logits"].to_pylist()]
     np.testing.assert_array_equal(np.array(stored, np.float16), logits.astype(np.float16))
 
 
