@@ -235,7 +235,8 @@ def _careful(text: bytes, number: int, layout: _Layout, options: ReadOptions) ->
     if any(not cells[column].strip() for column in layout.features):
         raise RecordError("missing_feature", "a feature is empty", video_id)
     try:
-        values = np.array([float(cells[column]) for column in layout.features]).astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which is rejected below
+            values = np.array([float(cells[column]) for column in layout.features]).astype(np.float32)
     except ValueError as error:
         raise RecordError("wrong_type", f"a feature is not a number: {error}", video_id) from None
     if not np.isfinite(values).all():

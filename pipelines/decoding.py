@@ -174,13 +174,10 @@ class Decoder:
                         origin.append(record)
             except RecordError as error:
                 rejected.append(error.rejected(shard, int(offsets[record])))
-        payloads = [item.payload for item in usual]
-        lengths_again = np.array([len(payload) for payload in payloads], np.int64)
-        starts_again = np.cumsum(lengths_again) - lengths_again
-        buffer_again = np.frombuffer(b"".join(payloads) or b"\0", np.uint8)
-        index = self._index(buffer_again, starts_again, lengths_again)
+        rewritten = records_in([item.payload for item in usual])
+        index = self._index(*rewritten)
         assert index.usual.all(), "a record that the careful reader accepts must suit the kernels"
-        batch = self._gather(buffer_again, index, offsets[origin] if origin else offsets[:0])
+        batch = self._gather(rewritten[0], index, offsets[origin] if origin else offsets[:0])
         batch.split_ids = [item.split_id or video_id for item, video_id in zip(usual, batch.ids, strict=True)]
         for name in {name for item in usual for name in item.filled}:
             batch.filled[name] = np.array([name in item.filled for item in usual])
@@ -461,7 +458,8 @@ def _byte_strings(buffer: np.ndarray, spans: np.ndarray) -> list[bytes]:
 def records_in(payloads: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays payloads out as `Decoder.decode` takes them: (buffer, starts, lengths)."""
     lengths = np.array([len(payload) for payload in payloads], np.int64)
-    return np.frombuffer(b"".join(payloads) or b"\0", np.uint8), np.cumsum(lengths) - lengths, lengths
+    # A writable array, as chunks are: numba compiles a kernel anew for one that is not.
+    return np.frombuffer(bytearray(b"".join(payloads) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths
 
 
 def in_batches(starts: np.ndarray, batch_records: int) -> list[slice]:

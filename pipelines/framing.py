@@ -83,7 +83,7 @@ class ByteSource:
             if not more:
                 break
             head += more
-        array = np.frombuffer(head, np.uint8)
+        array = np.frombuffer(bytearray(head), np.uint8)
         framed = len(head) >= HEADER_BYTES and kernels.length_at(array, 0) >= 0
         # Magic first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
         zipped = not framed and (head[:2] == b"\x1f\x8b" or (path.endswith(".gz") and len(head) > 0))

@@ -1,0 +1,525 @@
+"""The whole job: values against numpy, counts, splits, resuming, and what a person gets to read."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from pipelines.preprocess import run
+from pipelines.preprocessing.graph import TransformGraph
+from tests.preprocess.synthetic import (
+    FRAME,
+    VIDEO,
+    Video,
+    bytes_feature,
+    float_feature,
+    int64_feature,
+    read_payloads,
+    videos,
+    write_shard,
+)
+from vcls_model.commands import JobError, UsageError
+from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
+from vcls_model.splits import SPLITS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_input(directory: Path, schema: RecordSchema, shards: int = 3, count: int = 40) -> list[Video]:
+    """Writes shards and the schema file; returns the videos."""
+    made = []
+    for shard in range(shards):
+        some = videos(count, schema, seed=shard, prefix=f"{shard}-")
+        payloads = [video.example() if schema.level == "video" else video.sequence() for video in some]
+        write_shard(directory / f"in{shard}.tfrecord", payloads)
+        made += some
+    (directory / "schema.json").write_text(json.dumps(schema.to_dict()))
+    return made
+
+
+def job(directory: Path, output: str = "out", *flags: str) -> dict:
+    return run([f"--input={directory}/in*", f"--schema={directory}/schema.json", f"--output={directory / output}", *flags])
+
+
+def split_of(video: Video) -> str:
+    """The documented rule, written out again."""
+    value = int.from_bytes(hashlib.sha256(video.id).digest()[:8], "big") / 2**64
+    return "train" if value < 0.7 else "validate" if value < 0.9 else "test"
+
+
+def outputs(directory: Path) -> dict[str, list[tf.train.Example]]:
+    return {split: [tf.train.Example.FromString(payload) for path in sorted((directory / split).glob("*.tfrecord"))
+                    for payload in read_payloads(path)] for split in SPLITS}
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """All files that must not depend on how the run went."""
+    paths = [path for part in (*SPLITS, "dead_letter") for path in sorted((directory / part).glob("*"))]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in [*paths, directory / "labels.csv"]}
+
+
+def vector(example: tf.train.Example, name: str) -> np.ndarray:
+    return np.array(example.features.feature[name].float_list.value)
+
+
+@pytest.fixture(scope="module")
+def video_job(tmp_path_factory):  # type: ignore[no-untyped-def]
+    directory = tmp_path_factory.mktemp("video")
+    made = make_input(directory, VIDEO)
+    return directory, made, job(directory)
+
+
+def test_values_are_numpys_z_scores_of_the_training_split(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, _ = video_job
+    found = outputs(directory / "out")
+    assert {example.features.feature["id"].bytes_list.value[0]: split
+            for split, examples in found.items() for example in examples} == {video.id: split_of(video) for video in made}
+    by_id = {video.id: video for video in made}
+    for name in ("mean_rgb", "mean_audio"):
+        training = np.stack([video.values[name] for video in made if split_of(video) == "train"]).astype(np.float64)
+        for examples in found.values():
+            for example in examples:
+                video = by_id[example.features.feature["id"].bytes_list.value[0]]
+                expected = (video.values[name] - training.mean(axis=0)) / training.std(axis=0)
+                np.testing.assert_allclose(vector(example, name), expected, atol=1e-5)
+                assert tuple(example.features.feature["labels"].int64_list.value) == video.labels
+
+
+def test_info_reconciles(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, info = video_job
+    assert json.loads((directory / "out" / "info.json").read_text()) == json.loads(json.dumps(info))
+    assert info["records_read"] == len(made) == info["records_written"] + info["records_rejected"]
+    assert info["rejected_by_reason"] == {}
+    counted = {split: sum(split_of(video) == split for video in made) for split in SPLITS}
+    assert {split: entry["records"] for split, entry in info["splits"].items()} == counted
+    assert all(entry["shards"] == 3 for entry in info["splits"].values())
+    assert info["class_count"] == 10 and info["split"] == {"method": "hash", "ratios": [0.7, 0.2, 0.1]}
+    assert [(entry["name"], entry["width"], entry["level"], entry["encoding"]) for entry in info["transformed"]] == [
+        ("mean_rgb", 6, "video", "float32"), ("mean_audio", 3, "video", "float32")]
+    for split in SPLITS:
+        expected = np.bincount([label for video in made if split_of(video) == split for label in video.labels],
+                               minlength=10)
+        assert info["statistics"]["class_counts"][split] == expected.tolist()
+
+
+def test_a_shard_is_named_after_its_input(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, _ = video_job
+    for shard in range(3):
+        ids = [tf.train.Example.FromString(payload).features.feature["id"].bytes_list.value[0]
+               for payload in read_payloads(directory / "out" / "train" / f"train-0000{shard}-of-00003.tfrecord")]
+        assert ids == [video.id for video in made
+                       if split_of(video) == "train" and video.id.startswith(b"%d-" % shard)]
+
+
+def test_tf_transform_loads_the_output(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, _ = video_job
+    output = tft.TFTransformOutput(str(directory / "out"))
+    spec = output.transformed_feature_spec()
+    assert spec["mean_rgb"].shape == [6] and spec["labels"].dtype == tf.int64
+    raw = {name: tf.constant(np.stack([video.values[name] for video in made[:4]])) for name in ("mean_rgb", "mean_audio")}
+    transformed = output.transform_raw_features(raw, drop_unused_features=True)
+    by_id = {example.features.feature["id"].bytes_list.value[0]: example
+             for examples in outputs(directory / "out").values() for example in examples}
+    for index, video in enumerate(made[:4]):
+        np.testing.assert_array_equal(transformed["mean_rgb"][index], vector(by_id[video.id], "mean_rgb"))
+
+
+def test_labels_csv_counts_the_training_videos(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, _, info = video_job
+    lines = (directory / "out" / "labels.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train_count")
+    assert [int(line.split(",")[column]) for line in lines[1:]] == info["statistics"]["class_counts"]["train"]
+
+
+def test_the_data_card_shows_the_counts(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, _, info = video_job
+    page = (directory / "out" / "data_card.html").read_text()
+    for words in ("Label frequency", "Labels per video", "mean_rgb, before", "mean_rgb, after", "Labels that occur together",
+                  "Nothing was rejected", f"{info['splits']['train']['records']:,}"):
+        assert words in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
+
+
+def test_the_number_of_workers_does_not_change_a_byte(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, _, _ = video_job
+    job(directory, "one", "--direct_num_workers=1")
+    assert content(directory / "one") == content(directory / "out")
+
+
+def test_resuming_does_only_what_is_missing(video_job, capsys) -> None:  # type: ignore[no-untyped-def]
+    directory, _, info = video_job
+    job(directory, "again")
+    output = directory / "again"
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*.tfrecord")}
+    lost = [output / "train" / "train-00001-of-00003.tfrecord", output / "manifests" / "00002-of-00003.json",
+            output / "info.json"]
+    for path in lost:
+        path.unlink()
+    (output / "train" / "train-00000-of-00003.tfrecord.tmp-0123456789ab").write_bytes(b"left over")
+    (output / "test" / "test-00000-of-00002.tfrecord").write_bytes(b"of another run")
+    again = job(directory, "again", "--resume")
+    assert content(output) == content(directory / "out")
+    untouched = [path for path in before if "00000-of" in path.name]
+    assert len(untouched) == 3 and all(path.stat().st_mtime_ns == before[path] for path in untouched)
+    assert again["records_written"] == info["records_written"]
+
+
+def test_a_changed_input_or_flag_is_done_anew(tmp_path: Path) -> None:
+    made = make_input(tmp_path, VIDEO, shards=2, count=12)
+    job(tmp_path)
+    write_shard(tmp_path / "in1.tfrecord", [video.example() for video in made[12:20]])
+    job(tmp_path, "out", "--resume")
+    job(tmp_path, "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    job(tmp_path, "out", "--resume", "--normalise=minmax")
+    job(tmp_path, "fresh", "--overwrite", "--normalise=minmax")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+@pytest.fixture(scope="module")
+def frame_job(tmp_path_factory):  # type: ignore[no-untyped-def]
+    directory = tmp_path_factory.mktemp("frame")
+    made = make_input(directory, FRAME)
+    return directory, made, job(directory, "out", "--pool_frames", "--max_frames=9")
+
+
+def normalised_frames(made: list[Video], name: str, limit: int = 9) -> dict[bytes, np.ndarray]:
+    raw = {video.id: video.values[name][:limit] * DEQUANTISE_SCALE + DEQUANTISE_OFFSET for video in made}
+    training = np.concatenate([raw[video.id] for video in made if split_of(video) == "train"])
+    return {video_id: (rows - training.mean(axis=0)) / training.std(axis=0) for video_id, rows in raw.items()}
+
+
+def test_frames_are_requantised_z_scores(frame_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, info = frame_job
+    entry = {entry["name"]: entry for entry in info["transformed"]}
+    for name, width in (("rgb", 6), ("audio", 3)):
+        expected = normalised_frames(made, name)
+        step, low = entry[name]["scale"], entry[name]["offset"]
+        for examples in outputs(directory / "out").values():
+            for example in examples:
+                video_id = example.features.feature["id"].bytes_list.value[0]
+                codes = np.frombuffer(example.features.feature[name].bytes_list.value[0], np.uint8).reshape(-1, width)
+                values = codes * step + low
+                assert len(values) == example.features.feature["num_frames"].int64_list.value[0]
+                np.testing.assert_allclose(values, np.clip(expected[video_id], -4, 4), atol=step / 2 + 1e-5)
+    lengths = np.array([len(video.values["rgb"]) for video in made])
+    assert info["notes"] == {"frames_cut": np.maximum(lengths - 9, 0).sum(), "videos_cut": (lengths > 9).sum()}
+    assert info["statistics"]["frames_per_video"] == np.bincount(np.minimum(lengths, 9), minlength=10).tolist()
+
+
+def test_pooled_features_are_numpys(frame_job) -> None:  # type: ignore[no-untyped-def]
+    directory, made, _ = frame_job
+    for name in ("rgb", "audio"):
+        expected = normalised_frames(made, name)
+        for examples in outputs(directory / "out").values():
+            for example in examples:
+                rows = expected[example.features.feature["id"].bytes_list.value[0]]
+                np.testing.assert_allclose(vector(example, f"{name}_mean"), rows.mean(axis=0), atol=1e-5)
+                np.testing.assert_allclose(vector(example, f"{name}_std"), rows.std(axis=0), atol=1e-5)
+                top = np.sort(rows, axis=0)[::-1][:5].mean(axis=0)
+                np.testing.assert_allclose(vector(example, f"{name}_top5"), top, atol=1e-5)
+
+
+def test_tables_do_what_the_graph_does(frame_job) -> None:  # type: ignore[no-untyped-def]
+    """The frame-level fast path against running the transform graph on the same raw records."""
+    directory, made, _ = frame_job
+    output = tft.TFTransformOutput(str(directory / "out"))
+    by_id = {example.features.feature["id"].bytes_list.value[0]: example
+             for examples in outputs(directory / "out").values() for example in examples}
+    for some in (made[:1], made[:50]):  # a batch of one, and a ragged one
+        raw = {name: tf.constant([video.values[name][:9].tobytes() for video in some]) for name in ("rgb", "audio")}
+        transformed = output.transform_raw_features(raw, drop_unused_features=True)
+        for name in ("rgb", "audio"):
+            assert transformed[name].numpy().tolist() == [
+                by_id[video.id].features.feature[name].bytes_list.value[0] for video in some]
+        assert transformed["num_frames"].numpy().tolist() == [min(len(video.values["rgb"]), 9) for video in some]
+
+
+@pytest.mark.parametrize("normalise", ["minmax", "l2", "none"])
+def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
+    made = make_input(tmp_path, FRAME, shards=1)
+    info = job(tmp_path, "out", f"--normalise={normalise}")
+    for entry in info["transformed"]:
+        raw = {video.id: video.values[entry["name"]] * DEQUANTISE_SCALE + DEQUANTISE_OFFSET for video in made}
+        training = np.concatenate([raw[video.id] for video in made if split_of(video) == "train"])
+        low, high = training.min(axis=0), training.max(axis=0)
+        for examples in outputs(tmp_path / "out").values():
+            for example in examples:
+                rows = raw[example.features.feature["id"].bytes_list.value[0]]
+                expected = {"minmax": np.clip((rows - low) / (high - low), 0, 1), "none": rows,
+                            "l2": rows / np.linalg.norm(rows, axis=1, keepdims=True)}[normalise]
+                codes = np.frombuffer(example.features.feature[entry["name"]].bytes_list.value[0], np.uint8)
+                values = codes.reshape(-1, entry["width"]) * entry["scale"] + entry["offset"]
+                np.testing.assert_allclose(values, expected, atol=entry["scale"] / 2 + 1e-5)
+
+
+@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) -> None:
+    made = make_input(tmp_path, schema, shards=2)
+    name = schema.modalities[0].name
+    info = job(tmp_path, "out", "--pca_dims=2")
+    (entry, *_) = info["transformed"]
+    assert entry["width"] == 2
+    rows = []
+    for example in outputs(tmp_path / "out")["train"]:
+        if schema is VIDEO:
+            rows.append(vector(example, name)[None])
+        else:
+            codes = np.frombuffer(example.features.feature[name].bytes_list.value[0], np.uint8).reshape(-1, 2)
+            rows.append(codes * entry["scale"] + entry["offset"])
+    values = np.concatenate(rows)
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(np.cov(values.T, bias=True), np.eye(2), atol=0.02)
+    # The first components of numpy's eigenvectors span the same plane: distances within it agree.
+    raw = np.concatenate([video.values[name].reshape(-1, 6) for video in made if split_of(video) == "train"]).astype(float)
+    if schema is FRAME:
+        raw = raw * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+    variances, vectors = np.linalg.eigh(np.cov(raw.T))
+    expected = (raw - raw.mean(axis=0)) @ vectors[:, ::-1][:, :2] / np.sqrt(variances[::-1][:2])
+    np.testing.assert_allclose(np.linalg.norm(values, axis=1), np.linalg.norm(expected, axis=1), atol=0.06)
+
+
+def test_constant_features_become_zero(tmp_path: Path) -> None:
+    made = videos(30, VIDEO)
+    for video in made:
+        video.values["mean_rgb"][2] = 1234.567
+    write_shard(tmp_path / "in", [video.example() for video in made])
+    (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
+    job(tmp_path)
+    values = np.stack([vector(example, "mean_rgb") for examples in outputs(tmp_path / "out").values()
+                       for example in examples])
+    assert np.abs(values[:, 2]).max() < 1e-3 and np.isfinite(values).all()
+
+
+def test_a_csv_is_preprocessed(tmp_path: Path) -> None:
+    made = videos(30, VIDEO)
+    columns = [f"{modality.name}_{index}" for modality in VIDEO.modalities for index in range(modality.width)]
+    lines = ["id,labels," + ",".join(columns)]
+    for video in made:
+        numbers = [str(value) for values in video.values.values() for value in values]
+        lines.append(",".join([video.id.decode(), ";".join(map(str, video.labels)), *numbers]))
+    lines.insert(7, "broken,1,2")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "classes.csv").write_text("\ufeffIndex,Name\n9,\"Zürich, by night\"\n0,Game\n4,\n")
+    info = run([f"--input={tmp_path}/data.csv", f"--vocabulary={tmp_path}/classes.csv", f"--output={tmp_path}/out",
+                "--max_rejected_fraction=0.05"])
+    assert info["records_read"] == 31 and info["rejected_by_reason"] == {"wrong_width": 1}
+    assert info["class_count"] == 10
+    assert "Zürich, by night" in (tmp_path / "out" / "labels.csv").read_text()
+    training = np.stack([video.values["mean_rgb"] for video in made if split_of(video) == "train"])
+    by_id = {video.id: video for video in made}
+    for examples in outputs(tmp_path / "out").values():
+        for example in examples:
+            video = by_id[example.features.feature["id"].bytes_list.value[0]]
+            expected = (video.values["mean_rgb"] - training.mean(axis=0)) / training.std(axis=0)
+            np.testing.assert_allclose(vector(example, "mean_rgb"), expected, atol=1e-4)
+
+
+def test_given_splits(tmp_path: Path) -> None:
+    make_input(tmp_path, VIDEO, shards=3, count=10)
+    flags = [f"--train_input={tmp_path}/in0*,{tmp_path}/in1*", f"--test_input={tmp_path}/in2*",
+             f"--schema={tmp_path}/schema.json", f"--output={tmp_path}/out"]
+    info = run(flags)
+    assert {split: entry["records"] for split, entry in info["splits"].items()} == {
+        "train": 20, "validate": 0, "test": 10}
+    assert info["split"] == {"method": "given", "ratios": None}
+    assert sorted(path.name for path in (tmp_path / "out").glob("t*/*.tfrecord")) == [
+        "test-00000-of-00001.tfrecord", "train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"]
+    with pytest.raises(UsageError, match="a held-out split must hold other videos"):
+        run([f"--train_input={tmp_path}/in*", f"--test_input={tmp_path}/in2*", f"--output={tmp_path}/x"])
+
+
+def spoilt_directory(directory: Path) -> tuple[int, dict[str, int]]:
+    """Shards with every kind of damage; returns the good records and the expected rejections."""
+    made = make_input(directory, VIDEO, shards=1, count=30)
+    good = [video.example() for video in made]
+    payloads = [
+        *good[:3],
+        made[3].example(mean_audio=None), made[4].example(mean_rgb=float_feature(1.0)),
+        made[5].example(mean_rgb=float_feature(*[float("nan")] * 6)), made[6].example(labels=int64_feature(12)),
+        made[7].example(labels=None), made[8].example(id=bytes_feature(b"")),
+        Video(b"seq", (1,), {"rgb": np.zeros((2, 6), np.uint8)}).sequence(),
+        made[9].example(id=bytes_feature(b"\xfe")),
+        *good[10:]]
+    write_shard(directory / "in0.tfrecord", payloads)
+    whole = write_shard(directory / "in1.tfrecord", good[:4]).read_bytes()
+    flipped = bytearray(whole)
+    flipped[30] ^= 1
+    (directory / "in1.tfrecord").write_bytes(flipped)
+    (directory / "in2.tfrecord").write_bytes(whole[:-2])
+    length = bytearray(whole)
+    length[0] ^= 64
+    (directory / "in3.tfrecord").write_bytes(length)
+    (directory / "in4.tfrecord").write_bytes(b"")
+    (directory / "in5.tfrecord").write_bytes(np.random.default_rng(0).bytes(3000))
+    write_shard(directory / "in6.tfrecord", good[:5], "GZIP")
+    expected = {"missing_feature": 1, "wrong_width": 1, "not_finite": 1, "label_out_of_range": 1, "no_labels": 1,
+                "empty_id": 1, "wrong_container": 1, "corrupt_payload": 1, "truncated": 1, "corrupt_length": 1,
+                "not_tfrecord": 1}
+    return 3 + 1 + 20 + 3 + 3 + 3 + 5, expected
+
+
+def test_every_kind_of_damage_in_one_run(tmp_path: Path) -> None:
+    good, expected = spoilt_directory(tmp_path)
+    with pytest.raises(JobError, match="more than --max_rejected_fraction=0.01"):
+        job(tmp_path)
+    letters = [json.loads(line) for path in sorted((tmp_path / "out" / "dead_letter").glob("*.jsonl"))
+               for line in path.read_text().splitlines()]
+    assert not (tmp_path / "out" / "info.json").exists()
+    info = job(tmp_path, "out", "--resume", "--max_rejected_fraction=0.5")
+    assert info["rejected_by_reason"] == expected
+    assert info["records_written"] == good and info["records_read"] == good + len(expected)
+    assert info["input"]["empty_files"] == 1
+    assert sum(len(examples) for examples in outputs(tmp_path / "out").values()) == good
+    counted: dict[str, int] = {}
+    for letter in letters:
+        assert set(letter) == {"shard", "offset", "id", "stage", "error", "message"}
+        counted[letter["error"]] = counted.get(letter["error"], 0) + 1
+    assert counted == expected
+    page = (tmp_path / "out" / "data_card.html").read_text()
+    assert all(reason in page for reason in expected)
+
+
+def test_nothing_usable_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "in0").write_bytes(b"not a record" * 20)
+    (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
+    with pytest.raises(JobError, match=r"no usable record among 1 read from 1 files \(not_tfrecord: 1\)"):
+        job(tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--input=/nowhere/*"], "no file matches '/nowhere/\\*'"),
+    (["--input=IN", "--schema=yt8m-vidoe"], "did you mean 'yt8m-video'"),
+    (["--input=IN", "--schema=auto", "--normalize=zscore"], "did you mean --normalise"),
+    (["--input=IN", "--normalise=zcore"], "did you mean 'zscore'"),
+    (["--input=IN", "--split_ratios=0.7,0.2"], "split ratios must be three numbers"),
+    (["--input=IN", "--split_ratios=0.7,0.2,0.2"], "add to 1"),
+    (["--input=IN", "--split_ratios=0,0.5,0.5"], "train split is empty"),
+    (["--input=IN", "--max_frames=0"], "--max_frames must be at least 1"),
+    (["--input=IN", "--pool_frames"], "--pool_frames needs frame-level records"),
+    (["--input=IN", "--pca_dims=3", "--normalise=l2"], "--pca_dims whitens"),
+    (["--input=IN", "--missing_modality=drop"], "unknown value of --missing_modality"),
+    (["--input=IN", "--vocabulary=/nowhere.csv"], "vocabulary /nowhere.csv does not exist"),
+    (["--input=IN", "--runner=Drect"], "unknown runner"),
+    (["--input=IN", "--train_input=IN"], "excludes"),
+    ([], "name the records with --input"),
+    (["--validate_input=IN"], "name the records with"),
+    (["--input=IN", "--max_rejected_fraction=2"], "must lie in"),
+])
+def test_wrong_usage_is_explained_before_anything_runs(tmp_path, flags, message) -> None:  # type: ignore[no-untyped-def]
+    make_input(tmp_path, VIDEO, shards=1, count=3)
+    flags = [flag.replace("IN", f"{tmp_path}/in*") for flag in flags]
+    if not any(flag.startswith("--schema") for flag in flags):
+        flags.append(f"--schema={tmp_path}/schema.json")
+    with pytest.raises(UsageError, match=message):
+        run([*flags, f"--output={tmp_path}/out"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_used_output_directory_is_refused(tmp_path: Path) -> None:
+    make_input(tmp_path, VIDEO, shards=1, count=3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="is not empty"):
+        job(tmp_path)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_input(tmp_path, VIDEO, shards=2, count=3)
+    job(tmp_path, "out", "--dry_run")
+    assert "2 shards" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_answers_at_once() -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "pipelines.preprocess", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "all cores are used" in " ".join(done.stdout.split())
+    assert time.monotonic() - started < 2 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+
+
+def start(directory: Path, output: str, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.preprocess", f"--input={directory}/in*", f"--schema={directory}/schema.json",
+         f"--output={directory / output}", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_is_as_if_undisturbed(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, _, _ = video_job
+    process = start(directory, "killed")
+    manifests = directory / "killed" / "manifests"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None and not list(manifests.glob("*.npz")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert list(manifests.glob("*.npz")) and not (directory / "killed" / "info.json").exists()
+    job(directory, "killed", "--resume")
+    assert content(directory / "killed") == content(directory / "out")
+
+
+def test_progress_reaches_a_file(tmp_path: Path) -> None:
+    from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
+    from pipelines.preprocessing.progress import shown_progress
+
+    shard = Shard(0, 1, "a", 100, 0.0)
+    config = JobConfig(str(tmp_path), (shard,), TransformConfig(VIDEO, 10), None, 0.01, {})
+    stream = io.StringIO()
+    with shown_progress(config, stream):
+        (tmp_path / "manifests").mkdir()
+        (tmp_path / "manifests" / "00000-of-00001.json").write_text(
+            json.dumps({"summary": {"rejected": {"truncated": 2}, "written": [5, 1, 0]}}))
+    assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
+
+
+def test_a_full_disk_ends_with_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk: the third shard cannot be written; the job says so and resumes when there is room."""
+    from pipelines import files
+
+    make_input(tmp_path, VIDEO)
+    job(tmp_path, "fresh")
+    real = files.open_atomically
+
+    @contextlib.contextmanager
+    def full(path: str):  # type: ignore[no-untyped-def]
+        if "validate-00002" in path:
+            raise OSError(28, "No space left on device", path)
+        with real(path) as stream:
+            yield stream
+
+    monkeypatch.setattr(files, "open_atomically", full)
+    with pytest.raises(JobError, match="the disk is full: .*--resume continues"):
+        job(tmp_path)
+    monkeypatch.setattr(files, "open_atomically", real)
+    job(tmp_path, "out", "--resume")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_graphs_are_loaded_once(video_job) -> None:  # type: ignore[no-untyped-def]
+    from pipelines.preprocessing.config import TransformConfig
+
+    directory, _, _ = video_job
+    path = str(directory / "out" / "transform_fn")
+    config = TransformConfig(VIDEO, 10)
+    assert TransformGraph.load(path, config) is TransformGraph.load(path, config)
+
+
+def test_real_audioset(shared_data: Path, tmp_path: Path) -> None:
+    info = run([f"--input={shared_data}/audioset/train-*.tfrecord", f"--output={tmp_path}/out",
+                f"--vocabulary={shared_data}/audioset/class_labels_indices.csv"])
+    assert info["records_read"] == info["records_written"] == 22_160
+    assert info["schema"]["name"] == "audioset" and info["class_count"] == 527
