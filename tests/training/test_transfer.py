@@ -1,0 +1,108 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tests.training import synthetic
+from vcls_model import checkpoints, train
+from vcls_model.commands import JobError, UsageError
+
+FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def other_classes(graphs, tmp_path_factory):
+    """The same kind of videos with 6 other classes."""
+    directory = tmp_path_factory.mktemp("other")
+    synthetic.write_transformed(directory, synthetic.VIDEO_SCHEMA, train=60, validate=20, graph=graphs["video"],
+                                class_count=6, seed=50)
+    return directory
+
+
+def weights(directory, name="best.npz"):
+    return checkpoints.load(str(directory / "checkpoints" / name))[0]["model"]
+
+
+def test_a_frozen_body_with_a_new_head(trained, other_classes, tmp_path):
+    output = tmp_path / "m"
+    train.run([f"--data={other_classes}", f"--output={output}", f"--init_from={trained}", "--new_head",
+               "--freeze=hidden*", "--epochs=2", *FLAGS])
+    source, tuned = weights(trained), weights(output)
+    np.testing.assert_array_equal(tuned[0], source[0])
+    np.testing.assert_array_equal(tuned[1], source[1])
+    assert tuned[2].shape == (16, 6)
+    info = json.loads((output / "info.json").read_text())
+    assert info["training"]["init_from"] == str(trained) and info["training"]["freeze"] == ["hidden*"]
+
+
+def test_layers_thaw_after_the_epochs_asked_for(trained, other_classes, tmp_path):
+    output = tmp_path / "m"
+    arguments = [f"--data={other_classes}", f"--output={output}", f"--init_from={trained}", "--new_head",
+                 "--freeze=hidden*", "--unfreeze_after=1", *FLAGS]
+    train.run([*arguments, "--epochs=1"])
+    source = weights(trained)
+    np.testing.assert_array_equal(weights(output, "last.npz")[0], source[0])
+    train.run([*arguments, "--epochs=2", "--resume"])
+    assert not np.array_equal(weights(output, "last.npz")[0], source[0])
+
+
+def test_discriminative_learning_rates(trained, video_data, tmp_path):
+    output = tmp_path / "m"
+    train.run([f"--data={video_data}", f"--output={output}", f"--init_from={trained}", "--epochs=1",
+               "--learning_rate_scale=hidden*=0", *FLAGS])
+    source, tuned = weights(trained), weights(output)
+    np.testing.assert_array_equal(tuned[0], source[0])
+    assert not np.array_equal(tuned[2], source[2])
+
+
+def test_all_weights_are_taken_over_without_a_new_head(trained, video_data, tmp_path):
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--init_from={trained}", "--epochs=1",
+               "--learning_rate_scale=*=0", *FLAGS])
+    model = keras.models.load_model(tmp_path / "m" / "model.keras")
+    for ours, theirs in zip(model.weights, weights(trained), strict=False):
+        np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
+def test_what_does_not_fit_is_refused(trained, video_data, other_classes, frame_data, tmp_path):
+    output = f"--output={tmp_path / 'm'}"
+    with pytest.raises(UsageError, match="10 classes and the data 6: --new_head"):
+        train.run([f"--data={other_classes}", output, f"--init_from={trained}", *FLAGS])
+    with pytest.raises(JobError, match="other sizes.*--hidden_units=16"):
+        train.run([f"--data={video_data}", output, f"--init_from={trained}", "--hidden_units=8", "--quiet"])
+    with pytest.raises(JobError, match="not a finished model"):
+        train.run([f"--data={video_data}", output, f"--init_from={tmp_path}", *FLAGS])
+    with pytest.raises(UsageError, match="takes mean_rgb, mean_audio, but the data holds rgb, audio"):
+        train.run([f"--data={frame_data}", output, f"--init_from={trained}", "--model=average", "--quiet"])
+    with pytest.raises(UsageError, match="matches no layer .*hidden_0"):
+        train.run([f"--data={video_data}", output, "--freeze=body*", *FLAGS])
+    with pytest.raises(UsageError, match="matches no variable"):
+        train.run([f"--data={video_data}", output, "--learning_rate_scale=body=0.1", *FLAGS])
+    with pytest.raises(UsageError, match="every layer is frozen"):
+        train.run([f"--data={video_data}", output, "--freeze=*", *FLAGS])
+
+
+def test_distillation_follows_the_teachers(trained, video_data, tmp_path):
+    """With all weight on a teacher, training a copy of it must not move it: the gradient is zero there."""
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--init_from={trained}", f"--teacher={trained}",
+               f"--teacher={trained}", "--teacher_weight=1", "--epochs=1", "--learning_rate=1e-9", "--quiet",
+               "--hidden_units=16", "--batch_size=100"])
+    row = (tmp_path / "m" / "history.csv").read_text().splitlines()[1].split(",")
+    loss = float(row[2])
+    raw = synthetic.make_videos(synthetic.VIDEO_SCHEMA, 100, 1)
+    done = synthetic.transform(raw, synthetic.VIDEO_SCHEMA, synthetic.moments(
+        synthetic.make_videos(synthetic.VIDEO_SCHEMA, 200, 77), synthetic.VIDEO_SCHEMA))
+    logits = np.asarray(keras.models.load_model(trained / "model.keras")(
+        {name: value for name, value in done.features.items()}), np.float64)
+    p = 1 / (1 + np.exp(-logits))
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum(1).mean()
+    assert loss == pytest.approx(entropy, rel=1e-3)
+
+
+def test_a_teacher_of_other_classes_or_other_data_is_refused(trained, other_classes, graphs, tmp_path):
+    with pytest.raises(UsageError, match="10 classes and the data 6"):
+        train.run([f"--data={other_classes}", f"--output={tmp_path / 'm'}", f"--teacher={trained}", *FLAGS])
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=20, graph=graphs["video"], seed=9)
+    with pytest.raises(UsageError, match="another transformed dataset"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'm'}", f"--teacher={trained}", *FLAGS])

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from vcls_model import tune
+from vcls_model.commands import UsageError
+
+
+def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path, monkeypatch):
+    output = tmp_path / "search"
+    arguments = [f"--data={video_data}", f"--output={output}", "--model=logistic", "--epochs=1", "--batch_size=20",
+                 "--search=learning_rate=choice:0.0000001:0.05", "--strategy=grid", "--quiet"]
+    info = tune.run([*arguments, "--trials=2"])
+    assert [trial["flags"]["learning_rate"] for trial in info["trials"]] == ["0.05", "0.0000001"]
+    assert info["trials"][0]["val_map"] > info["trials"][1]["val_map"]
+    best = json.loads((output / "trials" / info["best"]["trial"] / "info.json").read_text())
+    assert best["training"]["validation"]["map"] == pytest.approx(info["best"]["val_map"])
+    monkeypatch.setattr(tune, "train", None)  # a trial would fail
+    assert tune.run([*arguments, "--trials=2", "--resume"]) == info
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("learning_rate", "must be like"),
+    ("learning_rate=lg:1:2", "did you mean 'log'"),
+    ("learning_rate=log:0:2", "positive"),
+    ("learning_rate=float:2:1", "rise"),
+    ("learning_rat=choice:1:2", "did you mean --learning_rate"),
+])
+def test_a_wrong_search_is_refused_before_a_trial(text, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        tune.run(["--data=nowhere", f"--output={tmp_path / 's'}", f"--search={text}"])
+
+
+def test_dimensions_draw_from_their_range():
+    import keras_tuner
+
+    space = keras_tuner.HyperParameters()
+    assert tune.Dimension.parse("a=int:3:9").draw(space) == "3"
+    assert float(tune.Dimension.parse("--b=log:0.001:0.1").draw(space)) == pytest.approx(0.001)
+    assert tune.Dimension.parse("c=choice:1024x512:7").draw(space) == "1024x512"
+    assert [value.name for value in space.space] == ["a", "b", "c"]
