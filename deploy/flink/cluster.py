@@ -151,6 +151,20 @@ class FlinkCluster:
                                 f"-Djdk.net.hosts.file={hosts}"],
                          "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", ["--configDir", str(conf)])
 
+    def repair(self) -> None:
+        """Starts again what was killed, and waits until all slots are free."""
+        if not self._lives("job-manager"):
+            self.start_job_manager()
+        for index in range(self.task_managers):
+            if not (self._lives(f"task-manager-{index}") and self._lives(f"worker-pool-{index}")):
+                self.kill_machine(index)
+                self.start_task_manager(index)
+                self.wait_for_pool(index)
+        self.wait_for_slots(self.task_managers * self.slots, 120)
+
+    def _lives(self, name: str) -> bool:
+        return name in self._processes and self._processes[name].poll() is None
+
     def _start_job_server(self) -> None:
         jar = job_server_jar(self.home)
         logging_jars = sorted(lib_directory(self.home).glob("log4j-*.jar"))
@@ -249,13 +263,9 @@ class FlinkCluster:
         listing = self._rest("/jobs/overview") or {"jobs": []}
         return [job["jid"] for job in listing["jobs"] if job["state"] in ("RUNNING", "RESTARTING", "CREATED")]
 
-    def restarts(self) -> int:
-        """How often tasks of any job were started again after a failure, since the JobManager started."""
-        total = 0
-        for job in (self._rest("/jobs/overview") or {"jobs": []})["jobs"]:
-            for metric in self._rest(f"/jobs/{job['jid']}/metrics?get=numRestarts") or []:
-                total += int(float(metric["value"]))
-        return total
+    def recoveries(self) -> int:
+        """How often tasks were started again after a failure, since the JobManager was first started."""
+        return self.log_path("job-manager").read_text(errors="replace").count("tasks will be restarted to recover")
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of each process now; `python-worker-<n>` for the workers."""
