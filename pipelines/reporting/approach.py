@@ -108,7 +108,7 @@ def steps(scores: Scores, manifests: Manifests) -> list[Step]:
     found = [
         Step("Data", _records(scores, manifests)),
         Step("Preprocessing and features", _preprocessing(manifests)),
-        Step("Algorithm", _algorithm(manifests)),
+        Step("Algorithm", _algorithm(scores, manifests)),
         Step("Training", _training(manifests)),
         Step("Scoring", _scoring(scores)),
     ]
@@ -151,8 +151,11 @@ def _preprocessing(manifests: Manifests) -> Facts:
     return [*facts, *_features(data.get("transformed") or model.get("transformed"))]
 
 
-def _algorithm(manifests: Manifests) -> Facts:
+def _algorithm(scores: Scores, manifests: Manifests) -> Facts:
     facts = _pick(manifests.model, (("model.name", "Model"), ("model.parameter_count", "Parameters")))
+    models = scores.info.get("models") or []
+    if len(models) > 1:
+        facts.insert(0, ("Shown", f"the first of {len(models)} models"))
     hyperparameters = flatten(_section(_section(manifests.model, "model"), "hyperparameters"))
     return facts + [(key.replace("_", " "), value) for key, value in hyperparameters]
 

@@ -5,7 +5,7 @@ None is shown whose evidence is not in the data: every function here returns Non
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pipelines.reporting.scores import Scores
 from pipelines.reporting.tables import Table, many, signed
 
 # Two classes "nearly always occur together" when of the videos with either, at least this share carries both.
-_TOGETHER = 0.6
+_TOGETHER = 0.8
 # A prediction is "certain" from here on; it contradicts a label only for classes that are predicted well.
 _CERTAIN_PROBABILITY = 0.95
 _RELIABLE_PRECISION = 0.8
@@ -76,7 +76,8 @@ def recommend(
         _labels(scores),
         _together(scores, pairs, cooccurrence),
         _baseline_wins(scores, against, baseline_path),
-        *(_rival_wins(scores, rival) for rival in rivals),
+        _one_model(scores),
+        *(_rival_wins(scores, rival, number) for number, rival in enumerate(rivals, start=1)),
         _training_length(scores),
         _overfitting(scores),
         _too_few(scores),
@@ -157,10 +158,10 @@ def _calibration(scores: Scores) -> Recommendation | None:
         total = float(np.abs(support - expected).sum())
         return Recommendation(
             "calibration",
-            f"Recalibrate {many(len(bad), 'class', 'classes')} before their probabilities are used as such",
-            "The sum of a class's probabilities should be the number of its positives. Here it is more "
-            "than 1.5 times too high "
-            f"or too low, far beyond chance ({over:,} too many, {len(bad) - over:,} too few).",
+            f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
+            f"The sum of a class's probabilities should be the number of its positives. For {len(bad):,} "
+            "it is more than "
+            f"1.5 times too high or too low, far beyond chance ({over:,} too high, {len(bad) - over:,} too low).",
             f"Scaling their probabilities on the validation split would take away "
             f"{100 * np.abs(support - expected)[bad].sum() / max(total, 1e-9):.0f} % of the error in expected counts. "
             "The ranking, and so AP, does not change.",
@@ -177,13 +178,17 @@ def _calibration(scores: Scores) -> Recommendation | None:
     ]
     return Recommendation(
         "calibration",
-        f"Recalibrate {many(len(bad), 'class', 'classes')} before their probabilities are used as such",
+        f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
         f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
         f"{many(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
         f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); honest "
         f"probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
         Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
     )
+
+
+def _whom(count: int, scores: Scores) -> str:
+    return "the whole model" if count > scores.class_count / 2 else many(count, "class", "classes")
 
 
 def _labels(scores: Scores) -> Recommendation | None:
@@ -254,46 +259,44 @@ def _labels(scores: Scores) -> Recommendation | None:
 def _together(
     scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Cooccurrence | None
 ) -> Recommendation | None:
-    """Pairs that are confused and whose labels nearly always come together."""
+    """Pairs that are confused, either way, and whose labels nearly always come together."""
     if cooccurrence is None:
         return None
+    times: dict[tuple[int, int], int] = {}
+    for pair in pairs:
+        key = (min(pair.true_index, pair.predicted_index), max(pair.true_index, pair.predicted_index))
+        times[key] = times.get(key, 0) + pair.count
     support = scores.columns["support"]
     rows, confused = [], 0
-    for pair in pairs:
-        both, either = cooccurrence.pairs.get((pair.true_index, pair.predicted_index), (0, 0))
-        smaller = min(support[pair.true_index], support[pair.predicted_index])
-        if smaller < FEW_POSITIVES or pair.count < 3:
+    for (first, second), count in sorted(times.items(), key=lambda item: -item[1]):
+        both, either = cooccurrence.pairs.get((first, second)) or cooccurrence.pairs.get((second, first), (0, 0))
+        smaller = min(support[first], support[second])
+        if smaller < FEW_POSITIVES or count < 3 or both < _TOGETHER * smaller:
             continue
-        overlap = both / smaller
-        if overlap >= _TOGETHER:
-            rows.append(
-                [
-                    scores.name(pair.true_index),
-                    scores.name(pair.predicted_index),
-                    pair.count,
-                    both,
-                    either,
-                    float(overlap),
-                ]
-            )
-            confused += pair.count
+        rows.append([scores.name(first), scores.name(second), count, both, either, float(both / smaller)])
+        confused += count
     if not rows:
         return None
-    misses = sum(pair.count for pair in pairs)
     return Recommendation(
         "together",
         f"Settle {many(len(rows), 'pair')} of classes that nearly always occur together",
-        "When one of the pair is missed the other was predicted in its stead, yet at least "
-        f"{100 * _TOGETHER:.0f} % of the "
-        "videos with the rarer label carry the other as well. Either the labels of the few odd videos are "
-        "incomplete, or "
-        "one class is part of the other: complete the labels, or predict both together.",
-        f"{many(confused, 'confusion')}, {100 * confused / max(misses, 1):.0f} % of those among the "
-        f"{len(pairs):,} most confused "
-        f"pairs; settled, recall over all labels rises by up to {confused / max(float(support.sum()), 1.0):.4f}.",
+        f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with "
+        "the rarer label "
+        "carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part of the "
+        "other: complete the labels, or predict both together.",
+        f"{many(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the most "
+        "confused pairs; settled, recall over all labels rises by up to "
+        f"{confused / max(float(support.sum()), 1.0):.4f}.",
         Table(
             "confused_and_together",
-            ("Missed", "Predicted instead", "Times", "Videos with both", "Videos with either", "Share of the rarer"),
+            (
+                "Class",
+                "Confused with",
+                "Times, either way",
+                "Videos with both",
+                "Videos with either",
+                "Share of the rarer",
+            ),
             rows[:_ROWS],
         ),
     )
@@ -332,7 +335,30 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
     )
 
 
-def _rival_wins(scores: Scores, rival: Rival) -> Recommendation | None:
+def _one_model(scores: Scores) -> Recommendation | None:
+    """Serve one model of several alone, when it beats their mean beyond its interval."""
+    assert scores.summary is not None
+    models = [entry for entry in scores.info.get("models") or [] if isinstance(entry.get("metrics"), Mapping)]
+    mean, high = scores.summary.get("gap_at_20"), scores.summary.get("gap_at_20_ci_high")
+    if len(models) < 2 or mean is None or high is None:
+        return None
+    alone = [
+        (entry["metrics"].get("gap_at_20") or 0.0, str(entry.get("name") or entry.get("path"))) for entry in models
+    ]
+    best, name = max(alone)
+    if best <= high:
+        return None
+    rows = [[model, value] for value, model in sorted(alone, reverse=True)]
+    return Recommendation(
+        "one_model",
+        f"Serve the model “{name}” alone",
+        f"Its GAP@20 is {best:.3f}; that of the mean of all {len(models)} is {mean:.3f}, at most {high:.3f}.",
+        f"GAP@20 {signed(best - mean)}, at a fraction of the cost of serving.",
+        Table("models_alone", ("Model", "GAP@20"), [*rows, ["their mean", mean]]),
+    )
+
+
+def _rival_wins(scores: Scores, rival: Rival, number: int) -> Recommendation | None:
     """Classes where another model of the run beats the one reported."""
     ap, support = scores.columns["ap"], scores.columns["support"]
     theirs_low, theirs_high = analysis.average_precision_interval(rival.ap, support)
@@ -348,11 +374,10 @@ def _rival_wins(scores: Scores, rival: Rival) -> Recommendation | None:
     rows = [[scores.name(i), int(support[i]), ap[i], rival.ap[i], delta[i]] for i in wins[:_ROWS]]
     return Recommendation(
         "rival",
-        f"Let {rival.name} decide {many(len(wins), 'class', 'classes')}",
-        f"On the same videos {rival.name} has the higher average precision there, beyond the interval of "
-        "the difference.",
+        f"Let the model “{rival.name}” decide {many(len(wins), 'class', 'classes')}",
+        "On the same videos it has the higher average precision there, beyond the interval of the difference.",
         f"mAP {signed(gain, 4)}. The classes were chosen on these videos: expect somewhat less on others.",
-        Table("other_model_wins", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows),
+        Table(f"other_model_wins_{number}", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows),
     )
 
 

@@ -79,7 +79,7 @@ def test_calibration_names_the_class_that_expects_too_many():
     )
     assert found is not None and found.title.startswith("Recalibrate 1 class ")
     assert [str(row[0]) for row in found.evidence.rows] == ["Thing 1"]
-    assert "1 too many, 0 too few" in found.why
+    assert "1 too high, 0 too low" in found.why
     assert "100 %" in found.gain
 
 
@@ -118,12 +118,16 @@ def test_labels_contradicted_by_a_dependable_class():
 
 
 def test_pairs_confused_because_they_occur_together():
-    scores = make_scores(support=[40, 50, 60], ap=[0.5] * 3, confusion=[(0, 1, 8), (0, 2, 6), (0, 0, 30)])
-    found = _of(scores, "together", pairs={(0, 1): (36, 54), (0, 2): (4, 96)})
+    confusion = [(0, 1, 8), (1, 0, 2), (0, 2, 6), (0, 0, 30)]
+    scores = make_scores(support=[40, 50, 60], ap=[0.5] * 3, confusion=confusion)
+    found = _of(scores, "together", pairs={(0, 1): (36, 54), (1, 0): (36, 54), (0, 2): (4, 96)})
     assert found is not None
-    assert [(str(row[0]), str(row[1]), row[2]) for row in found.evidence.rows] == [("Thing 0", "Thing 1", 8)]
-    assert found.evidence.rows[0][5] == pytest.approx(0.9)
-    assert "8 confusions, 57 %" in found.gain and f"{8 / 150:.4f}" in found.gain
+    # Both directions count as one pair: 36 of the 40 videos of the rarer class carry the other.
+    assert [(str(row[0]), str(row[1]), *row[2:]) for row in found.evidence.rows] == [
+        ("Thing 0", "Thing 1", 10, 36, 54, pytest.approx(0.9))
+    ]
+    # 10 of 16 confusions, and 10 of 150 labels.
+    assert "10 confusions, 62 %" in found.gain and "up to 0.0667" in found.gain
 
 
 def test_pairs_need_the_labels_of_the_predictions():
@@ -143,7 +147,7 @@ def test_classes_that_fell_behind_the_baseline():
 def test_another_model_of_the_run_wins_some_classes():
     scores = make_scores(support=[500, 500], ap=[0.5, 0.5])
     found = _of(scores, "rival", rivals=[Rival("other", np.array([0.8, 0.51]))])
-    assert found is not None and found.title == "Let other decide 1 class"
+    assert found is not None and found.title == "Let the model “other” decide 1 class"
     assert "+0.1500" in found.gain
     assert _of(scores, "rival", rivals=[Rival("other", np.array([0.52, 0.4]))]) is None
 
@@ -189,3 +193,19 @@ def test_rejected_records_and_thin_evidence():
     rejected, measure = _of(scores, "rejected"), _of(scores, "measure")
     assert rejected is not None and "width (4)" in rejected.why and "10 %" in rejected.gain
     assert measure is not None and "3 classes can be judged instead of 1" in measure.gain
+
+
+def test_one_model_that_beats_the_mean_of_all():
+    scores = make_scores(
+        support=[500],
+        ap=[0.5],
+        info={
+            "models": [{"name": "good", "metrics": {"gap_at_20": 0.7}}, {"name": "bad", "metrics": {"gap_at_20": 0.1}}]
+        },
+    )
+    assert scores.summary is not None
+    scores.summary.update(gap_at_20=0.6, gap_at_20_ci_high=0.65)
+    found = _of(scores, "one_model")
+    assert found is not None and "“good” alone" in found.title and "GAP@20 +0.100" in found.gain
+    scores.summary.update(gap_at_20_ci_high=0.71)
+    assert _of(scores, "one_model") is None
