@@ -29,7 +29,7 @@ def test_memory_and_graph_hold_the_training_videos(level: str, video_data: Path,
 
 
 def test_a_run_exports_its_neighbours(video_data: Path, tmp_path: Path) -> None:
-    info = run([f"--data={video_data}", f"--output={tmp_path / 'model'}", "--model=residual", "--units=16", "--epochs=1",
+    info = run([f"--data={video_data}", f"--output={tmp_path / 'model'}", "--model=logistic", "--epochs=1",
                 "--neighbours=3", "--head=label_graph", "--batch_size=20", "--quiet"])
     assert info["model"]["hyperparameters"]["neighbours"] == 3
     model = keras.saving.load_model(tmp_path / "model" / "model.keras")

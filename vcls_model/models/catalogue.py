@@ -61,7 +61,9 @@ MODELS: dict[str, ModelInfo] = {
                    hidden_units=(1024,), dropout=0.0),
     "moe": _info(VIDEO_LEVEL, "mixture of linear experts a class", mixtures=2),
     "residual": _info(VIDEO_LEVEL, "wide layer with batch normalisation and dropout, residual blocks, context gating",
-                      units=2048, blocks=0, gating=True, dropout=0.5, mixtures=1),
+                      units=2048, blocks=1, gating=True, dropout=0.5, mixtures=1),
+    "wide": _info(VIDEO_LEVEL, "one wide layer beside a linear classifier, on inputs of equal length",
+                  units=2048, dropout=0.5, mixtures=1, modality_norm="l2", input_dropout=0.3, linear_skip=True),
     "chain": _info(VIDEO_LEVEL, "deep combine chain: classifiers that see the predictions of earlier ones",
                    stages=3, link_units=200, mixtures=2, support_weight=0.2),
     # Frame-level: a sequence of vectors a modality.
