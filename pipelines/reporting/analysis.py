@@ -520,8 +520,8 @@ def verdict(
         headline = f"{lead.metric.title} {lead.value:.3f}"
         headline += f" ({lead.low:.3f} to {lead.high:.3f})" if lead.has_interval else ""
         text = (
-            "No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: "
-            "the figures below say what the model can do."
+            "No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: the "
+            "figures below say what the model can do."
         )
     states, titles, texts = [], [], []
     if checks:
@@ -555,15 +555,15 @@ def verdict(
 
 def _change_in_words(change: Change, by_class: ClassChanges | None) -> str:
     text = (
-        f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({signed(change.delta)}); "
-        f"95 % interval of the difference {signed(change.low)} to {signed(change.high)}."
+        f"{change.now.metric.title} {change.before.value:.3f} → {change.now.value:.3f} ({signed(change.delta)}); 95 % "
+        f"interval of the difference {signed(change.low)} to {signed(change.high)}."
     )
     if by_class is None:
         return text
     up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
     return (
-        f"{text} By class: {up:,} better and {down:,} worse beyond their interval, "
-        f"of {int(by_class.compared.sum()):,} compared."
+        f"{text} By class: {up:,} better and {down:,} worse beyond their interval, of {int(by_class.compared.sum()):,} "
+        "compared."
     )
 
 
@@ -622,9 +622,8 @@ def _standing_checks(scores: Scores) -> list[Check]:
         Check(
             "good" if share >= 0.9 else "attention",
             "Evidence",
-            f"{measured:,} of {scores.class_count:,} classes have a positive among the scored videos; "
-            f"{enough:,} have at least "
-            f"{FEW_POSITIVES} and hold {100 * share:.0f} % of the labels. "
+            f"{measured:,} of {scores.class_count:,} classes have a positive among the scored videos; {enough:,} have "
+            f"at least {FEW_POSITIVES} and hold {100 * share:.0f} % of the labels. "
             + ("" if enough == scores.class_count else "This run says little of the others."),
         )
     )

@@ -122,9 +122,8 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         alternative = (
             f"{title} curves. At {x_name.replace('_', ' ')} {middle:g}, {y_name.replace('_', ' ')} is "
             f"{_at(grid, curves[keys[0]], middle):.2f} with all pairs pooled and "
-            f"{_at(grid, curves[keys[1]], middle):.2f} "
-            f"in the mean of classes; the middle half of the classes lies between "
-            f"{_at(grid, curves[keys[2]], middle):.2f} and {_at(grid, curves[keys[3]], middle):.2f}."
+            f"{_at(grid, curves[keys[1]], middle):.2f} in the mean of classes; the middle half of the classes lies "
+            f"between {_at(grid, curves[keys[2]], middle):.2f} and {_at(grid, curves[keys[3]], middle):.2f}."
         )
         numbers = columns_table(
             f"{prefix}_curves",
@@ -162,8 +161,8 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
     )
     ranked = sorted(groups, key=lambda group: -group.ap)
     alternative = (
-        f"Mean average precision of {len(groups)} groups of classes. Best: {ranked[0].name} {ranked[0].ap:.2f}; "
-        f"worst: {ranked[-1].name} {ranked[-1].ap:.2f}; all classes {overall:.2f}."
+        f"Mean average precision of {len(groups)} groups of classes. Best: {ranked[0].name} {ranked[0].ap:.2f}; worst: "
+        f"{ranked[-1].name} {ranked[-1].ap:.2f}; all classes {overall:.2f}."
     )
     numbers = Table(
         name,
@@ -176,8 +175,8 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
     return _make(
         name,
         title,
-        "Dot: mean over the classes with a positive (their number in brackets); bar: 95 % interval "
-        "over classes; dashed: all classes.",
+        "Dot: mean over the classes with a positive (their number in brackets); bar: 95 % interval over classes; "
+        "dashed: all classes.",
         alternative,
         plots.plot_groups,
         data,
@@ -245,8 +244,8 @@ def threshold_figures(scores: Scores) -> list[Figure]:
         best = int(np.nanargmax(curves["f1_micro"]))
         alternative = (
             f"At the threshold in use, {operating:g}: precision {_at(grid, curves[keys[0]], operating):.2f}, recall "
-            f"{_at(grid, curves[keys[1]], operating):.2f}, micro F1 {_at(grid, curves[keys[2]], operating):.2f}. "
-            f"Micro F1 is highest, {curves['f1_micro'][best]:.2f}, at {grid[best]:.2f}."
+            f"{_at(grid, curves[keys[1]], operating):.2f}, micro F1 {_at(grid, curves[keys[2]], operating):.2f}. Micro "
+            f"F1 is highest, {curves['f1_micro'][best]:.2f}, at {grid[best]:.2f}."
         )
         found.append(
             _make(
@@ -269,9 +268,8 @@ def threshold_figures(scores: Scores) -> list[Figure]:
         median = float(np.median(best_thresholds[known]))
         below = float((best_thresholds[known] < operating).mean())
         alternative = (
-            f"The best threshold of the middle class is {median:.2f}; {100 * below:.0f} % of the classes "
-            "want one below "
-            f"the {operating:g} in use."
+            f"The best threshold of the middle class is {median:.2f}; {100 * below:.0f} % of the classes want one "
+            f"below the {operating:g} in use."
         )
         data_h = plots.Histogram(
             edges, count, "Best-F1 threshold (probability)", "Classes", marked=(operating, f"in use: {operating:g}")

@@ -122,8 +122,8 @@ def _manifests(scores: Scores, model_path: str | None, data_path: str | None) ->
         count = manifest.get("class_count")
         if path and count is not None and count != scores.class_count:
             raise JobError(
-                f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: "
-                "they do not belong together"
+                f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: they do "
+                "not belong together"
             )
     return Manifests(model, data, model_path or "", data_path or "")
 

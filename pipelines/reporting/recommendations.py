@@ -113,13 +113,12 @@ def _thresholds(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "thresholds",
         "Decide with a threshold of its own for each class",
-        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds "
-        "chosen on the validation "
-        f"split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
-        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. "
-        "They are in labels.csv of the model; nothing has to be trained.",
-        f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) "
-        "on the scored videos"
+        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the "
+        f"validation split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
+        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the model; nothing "
+        "has to be trained.",
+        f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) on the "
+        "scored videos"
         + (
             ", which did not choose the thresholds."
             if scores.info.get("split") == "test"
@@ -159,10 +158,9 @@ def _calibration(scores: Scores) -> Recommendation | None:
         return Recommendation(
             "calibration",
             f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
-            f"The sum of a class's probabilities should be the number of its positives. For {len(bad):,} "
-            "it is more than "
-            f"1.5 times too high or too low, far beyond chance ({over:,} too high, {len(bad) - over:,} too low).",
-            f"Scaling their probabilities on the validation split would take away "
+            f"The sum of a class's probabilities should be the number of its positives. For {len(bad):,} it is more "
+            f"than 1.5 times too high or too low, far beyond chance ({over:,} too high, {len(bad) - over:,} too low).",
+            "Scaling their probabilities on the validation split would take away "
             f"{100 * np.abs(support - expected)[bad].sum() / max(total, 1e-9):.0f} % of the error in expected counts. "
             "The ranking, and so AP, does not change.",
             Table("badly_calibrated", ("Class", "Positives", "Positives expected", "Ratio"), rows),
@@ -181,8 +179,8 @@ def _calibration(scores: Scores) -> Recommendation | None:
         f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
         f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
         f"{many(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
-        f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); honest "
-        f"probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
+        f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); "
+        f"honest probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
         Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
     )
 
@@ -247,10 +245,9 @@ def _labels(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "labels",
         f"Look at {many(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
-        f"The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
-        f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} "
-        "positives and more). Only the "
-        "most confident examples kept by the score job are listed; similar ones will exist.",
+        "The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
+        f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} positives and "
+        "more). Only the most confident examples kept by the score job are listed; similar ones will exist.",
         "If all of these labels are wrong, " + " and ".join(gains) + ".",
         Table("labels_to_review", ("Video", "Class", "Doubt", "Probability", "Class has"), rows),
     )
@@ -280,10 +277,9 @@ def _together(
     return Recommendation(
         "together",
         f"Settle {many(len(rows), 'pair')} of classes that nearly always occur together",
-        f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with "
-        "the rarer label "
-        "carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part of the "
-        "other: complete the labels, or predict both together.",
+        f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
+        "label carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part "
+        "of the other: complete the labels, or predict both together.",
         f"{many(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the most "
         "confused pairs; settled, recall over all labels rises by up to "
         f"{confused / max(float(support.sum()), 1.0):.4f}.",
@@ -326,9 +322,8 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
     return Recommendation(
         "baseline",
         f"Find out why {many(len(worse), 'class', 'classes')} got worse than in the previous run",
-        "Their average precision fell beyond the interval of the difference; of "
-        f"{against.compared.sum():,} compared classes "
-        f"chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
+        f"Their average precision fell beyond the interval of the difference; of {against.compared.sum():,} compared "
+        f"classes chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
         "can serve them.",
         f"mAP {signed(gain, 4)} if these classes were scored as well as before.",
         Table("worse_than_baseline", ("Class", "Positives", "AP before", "AP now", "Change", "At most (95 %)"), rows),
@@ -446,12 +441,10 @@ def _overfitting(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "overfitting",
         "Regularise: dropout, weight decay, or more data",
-        f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to "
-        f"{validation[-1]:.4f} while the "
-        f"training loss fell from {train[best]:.4f} to {train[-1]:.4f}.",
+        f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to {validation[-1]:.4f} "
+        f"while the training loss fell from {train[best]:.4f} to {train[-1]:.4f}.",
         "Not to be had from these figures beyond the loss itself: "
-        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the "
-        "final validation loss is over-fitting.",
+        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the final validation loss is over-fitting.",
         Table("losses", ("Epoch", "Training loss", "Validation loss"), rows[-_ROWS:]),
     )
 
@@ -483,16 +476,15 @@ def _too_few(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "too_few",
         f"Get more examples of the {many(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
-        f"Their mean average precision is {ap[few].mean():.3f}; that of the {int(more.sum()):,} classes "
-        f"with {edge:,} to "
-        f"{10 * edge - 1:,} examples is {ap[more].mean():.3f}, higher beyond chance."
+        f"Their mean average precision is {ap[few].mean():.3f}; that of the {int(more.sum()):,} classes with {edge:,} "
+        f"to {10 * edge - 1:,} examples is {ap[more].mean():.3f}, higher beyond chance."
         + (
             f" Another {many(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
             if unmeasured
             else ""
         ),
-        f"mAP {signed(difference * float(few.sum()) / float(measured.sum()))} if, given as many examples, "
-        "they did as well.",
+        f"mAP {signed(difference * float(few.sum()) / float(measured.sum()))} if, given as many examples, they did as "
+        "well.",
         Table("ap_by_examples_group", ("Training examples", "Classes measured", "Mean AP"), rows),
     )
 
@@ -530,9 +522,8 @@ def _measure_more(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "measure",
         "Score more labelled videos before judging single classes",
-        f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the "
-        f"{videos:,} scored "
-        "videos; their figures are mostly luck.",
+        f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the {videos:,} "
+        "scored videos; their figures are mostly luck.",
         f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}, and those that "
         "only then turn up.",
         Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows),

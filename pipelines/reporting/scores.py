@@ -124,8 +124,8 @@ def read_scores(path: str) -> Scores:
     if not files.exists(files.join(path, "metrics.json")):
         if info.get("records_labelled"):
             raise JobError(
-                f"{path} lacks metrics.json although {info['records_labelled']} of its records carried labels: "
-                "the directory is incomplete; run the score job again with --resume"
+                f"{path} lacks metrics.json although {info['records_labelled']} of its records carried labels: the "
+                "directory is incomplete; run the score job again with --resume"
             )
         names, verticals = _classes(labels, info.get("class_count"), path)
         return Scores(
@@ -363,15 +363,15 @@ def check_same_classes(scores: Scores, baseline: Scores) -> None:
     """Raises `JobError` unless both runs speak of the same classes in the same order."""
     if scores.class_count != baseline.class_count:
         raise JobError(
-            f"the baseline {baseline.path} has {baseline.class_count} classes, "
-            f"{scores.path} has {scores.class_count}: they cannot be compared"
+            f"the baseline {baseline.path} has {baseline.class_count} classes, {scores.path} has {scores.class_count}: "
+            "they cannot be compared"
         )
     for index, (ours, theirs) in enumerate(zip(scores.names, baseline.names, strict=True)):
         unnamed = f"class {index}"  # a vocabulary may leave a class without a name, and another name it
         if ours != theirs and not ours.startswith(unnamed) and not theirs.startswith(unnamed):
             raise JobError(
-                f"the baseline {baseline.path} has another vocabulary: class {index} is {theirs!r} there "
-                f"and {ours!r} in {scores.path}"
+                f"the baseline {baseline.path} has another vocabulary: class {index} is {theirs!r} there and {ours!r} "
+                f"in {scores.path}"
             )
     if not baseline.labelled or not scores.labelled:
         which = baseline.path if not baseline.labelled else scores.path
