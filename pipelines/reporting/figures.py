@@ -151,7 +151,7 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
     value, low, high = (np.array([getattr(group, key) for group in groups]) for key in ("ap", "ap_low", "ap_high"))
     low, high = np.where(np.isfinite(low), low, value), np.where(np.isfinite(high), high, value)
     data = plots.GroupScores(
-        [group.name for group in groups],
+        [_short(group.name, 30) for group in groups],
         value,
         low,
         high,
@@ -503,5 +503,6 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
 def _short(text: str, length: int) -> str:
     """Cuts a label for a figure; `$` would start a formula there."""
     text = "".join(character if character.isprintable() else "?" for character in text)
+    text = f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with _
     text = text if len(text) <= length else text[: length - 1] + "…"
     return text.replace("$", r"\$")

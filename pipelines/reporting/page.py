@@ -53,7 +53,7 @@ def _whole(values: np.ndarray) -> list[int | None]:
 
 def _bytes_base64(curves: np.ndarray) -> str:
     """Curves in [0, 1] as one byte a value (steps of 1/255, finer than a pixel)."""
-    return base64.b64encode(np.round(np.clip(curves, 0, 1) * 255).astype(np.uint8).tobytes()).decode()
+    return base64.b64encode(np.round(np.clip(np.nan_to_num(curves), 0, 1) * 255).astype(np.uint8).tobytes()).decode()
 
 
 def explorer_data(scores: Scores, by_class: ClassChanges | None, baseline: Scores | None) -> dict[str, Any]:
@@ -98,7 +98,8 @@ def explorer_data(scores: Scores, by_class: ClassChanges | None, baseline: Score
     curves = scores.curves
     data["curveRow"], data["pr"], data["rocCurve"], data["micro"] = [], "", "", None
     if "pr_class" in curves and "roc_class" in curves:
-        known = np.isfinite(curves["pr_class"]).all(axis=1) & np.isfinite(curves["roc_class"]).all(axis=1)
+        # A class that every video carries has a precision-recall curve but no ROC; the page knows by its ROC AUC.
+        known = np.isfinite(curves["pr_class"]).all(axis=1)
         rows = np.where(known, np.cumsum(known) - 1, -1)
         data |= {
             "curveRow": rows.tolist(),

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines import files
 from pipelines.reporting.recommendations import Cooccurrence
+from vcls_model.commands import JobError
 
 _BATCH_ROWS = 8192
 
@@ -26,7 +27,11 @@ def _batches(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
     for part in _parts(path, ".parquet"):
         source = io.BytesIO(files.read_bytes(part)) if files.is_object_store(part) else part
-        with parquet.ParquetFile(source) as file:
+        try:
+            opened = parquet.ParquetFile(source)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise JobError(f"{part} is not a Parquet file ({error}): score again") from None
+        with opened as file:
             if not set(columns) <= set(file.schema_arrow.names):
                 continue
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):

@@ -519,6 +519,8 @@ def _measure_more(scores: Scores) -> Recommendation | None:
     for factor in (1, 3, 10):
         judged = int((support * factor >= FEW_POSITIVES).sum())
         rows.append([videos * factor, judged, judged / scores.class_count])
+    if rows[2][1] == rows[0][1]:
+        return None
     return Recommendation(
         "measure",
         "Score more labelled videos before judging single classes",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -233,7 +234,10 @@ def _read_table(path: str, name: str) -> dict[str, list[str]]:
     file = files.join(path, name)
     if not files.exists(file):
         return {}
-    rows = list(csv.reader(files.csv_text(files.read_bytes(file))))
+    try:
+        rows = list(csv.reader(files.csv_text(files.read_bytes(file))))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise JobError(f"{file} is not a CSV: {error}") from None
     if not rows:
         raise JobError(f"{file} is empty")
     header, body = rows[0], rows[1:]
@@ -299,7 +303,14 @@ def _read_curves(path: str, class_count: int) -> dict[str, np.ndarray]:
     file = files.join(path, "curves.npz")
     if not files.exists(file):
         raise JobError(f"{path} has metrics.json but no curves.npz: the directory is incomplete; score again")
-    with np.load(io.BytesIO(files.read_bytes(file)), allow_pickle=False) as archive:
+    try:
+        return _checked_curves(np.load(io.BytesIO(files.read_bytes(file)), allow_pickle=False), path, class_count)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise JobError(f"{file} cannot be read ({error}): the directory is damaged; score again") from None
+
+
+def _checked_curves(archive: Any, path: str, class_count: int) -> dict[str, np.ndarray]:
+    with archive:
         curves = {
             key: archive[key].astype(np.float32 if archive[key].ndim == 2 else np.float64) for key in archive.files
         }

@@ -64,12 +64,16 @@ def write_scores(
     thresholds: bool = True,
     info: dict[str, Any] | None = None,
     classes: list[ClassInfo] | None = None,
+    only: list[int] | None = None,
 ) -> Path:
-    """Writes a Scores directory as the score job does; returns it."""
+    """Writes a Scores directory as the score job does; returns it. `only` are the labels of every video, if given."""
     directory.mkdir(parents=True, exist_ok=True)
     classes = classes or vocabulary(class_count, verticals=verticals)
     class_count = len(classes)
-    labels, logits = labels_and_logits(videos, class_count, seed, skill)
+    labels, logits = labels_and_logits(videos, max(class_count, 4), seed, skill)
+    logits = logits[:, :class_count]
+    if only is not None:
+        labels = [np.array(only, np.int64)] * videos
     accumulator = MetricAccumulator(class_count, class_thresholds=np.full(class_count, 0.2) if thresholds else None)
     accumulator.update(
         logits,

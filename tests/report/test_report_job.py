@@ -139,6 +139,23 @@ def test_several_models_are_held_against_each_other(tmp_path: Path):
         run([f"--scores={scores}", f"--output={tmp_path / 'other'}"])
 
 
+def test_videos_that_carry_no_label_at_all(tmp_path: Path):
+    """Labelled, but with an empty list: counts exist, no average precision does."""
+    scores = write_scores(tmp_path / "scores", videos=20, class_count=6, only=[])
+    info = run([f"--scores={scores}", f"--output={tmp_path / 'out'}"])
+    assert info["labelled"] is True and info["recommendations"] == ["training", "rejected"]
+    assert "no curve" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_a_class_that_every_video_carries(tmp_path: Path):
+    classes = [ClassInfo(0, "_Always$"), ClassInfo(1, "Never")]
+    scores = write_scores(tmp_path / "scores", videos=20, classes=classes, only=[0])
+    run([f"--scores={scores}", f"--output={tmp_path / 'out'}"])
+    row = _rows(tmp_path / "out" / "tables" / "per_class.csv")[0]
+    assert float(row["ap"]) == 1 and row["roc_auc"] == "" and row["name"] == "_Always$"
+    assert b"_Always$" in (tmp_path / "out" / "figures" / "pr_curves.svg").read_bytes()
+
+
 def test_one_video_and_classes_without_positives(tmp_path: Path):
     scores = write_scores(tmp_path / "scores", videos=1, class_count=6)
     info = run([f"--scores={scores}", f"--output={tmp_path / 'out'}"])
@@ -176,6 +193,13 @@ def _edit_json(path: Path, **values: object) -> None:
             id="confusion",
         ),
         pytest.param(lambda path: shutil.rmtree(path), "there is no scores directory", id="absent"),
+        pytest.param(lambda path: (path / "curves.npz").write_bytes(b"PK"), "curves.npz cannot be read", id="npz"),
+        pytest.param(lambda path: (path / "per_class.csv").write_bytes(b"index\xff"), "is not a CSV", id="encoding"),
+        pytest.param(
+            lambda path: (path / "predictions" / "shard-0.parquet").write_bytes(b"PAR"),
+            "not a Parquet file",
+            id="parquet",
+        ),
     ],
 )
 def test_a_scores_directory_that_cannot_be_reported(change: Callable[[Path], None], message: str, tmp_path: Path):

@@ -214,8 +214,8 @@
     } else parts.push(make("p", "No positive was scored: nothing can be said of this class."));
     if (data.curveRow.length && data.curveRow[i] >= 0) {
       const plots = make("div", null, "plots");
-      plots.append(chart("pr", i, `Precision over recall of ${data.names[i]}`, "recall", "precision"),
-        chart("roc", i, `ROC of ${data.names[i]}`, "false positive rate", "true positive rate"));
+      plots.append(chart("pr", i, `Precision over recall of ${data.names[i]}`, "recall", "precision"));
+      if (data.roc[i] !== null) plots.append(chart("roc", i, `ROC of ${data.names[i]}`, "false positive rate", "true positive rate"));
       const box = make("div");
       box.append(plots, make("p", "Blue: this class. Dashed: all pairs pooled.", "small"));
       columnsBelow.push(box);
