@@ -159,7 +159,9 @@ class MetricAccumulator:
         top_starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, keep))])
         top_class = np.empty(top_starts[-1], np.int32)
         top_logit = np.empty(top_starts[-1], np.float32)
-        bad_row, bad_class = kernels.select_top(logits, top_starts, top_class, top_logit)
+        predicted = np.zeros(self.predicted.shape, np.int32)
+        bad_row, bad_class = kernels.select_top(logits, top_starts, top_class, top_logit, self._logit_thresholds,
+                                                predicted)
         if bad_row >= 0:
             raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
         hashes = np.array([hash_of_id(video_id) for video_id in ids], np.uint64)
@@ -173,8 +175,7 @@ class MetricAccumulator:
             self.true_positives, groups, COARSE_EDGES, self.group_positives, self.group_negatives,
             self.pooled_hits, self.pooled_totals, self.group_labels, pair_keys, label_hits, best_hit, best_false,
             worst_missed)
-        for thresholds, predicted in zip(self._logit_thresholds, self.predicted, strict=True):
-            kernels.count_predicted(logits, thresholds, predicted)
+        self.predicted += predicted
         self.videos += batch
         if self._exact is not None and self.videos * self.class_count <= self.exact_scores:
             self._exact.append(kernels.score_keys(logits, labels, label_starts))

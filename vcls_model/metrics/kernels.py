@@ -14,8 +14,6 @@ from vcls_model.metrics.binning import BINS_PER_LOGIT, BOUNDS, OFFSETS
 
 _CLASSES_PER_BLOCK = 16
 _ROWS_PER_BLOCK = 8
-# A row's best scores are first sought this many logits below the worst of the row before.
-_MARGIN = np.float32(1.0)
 # Scores compared at a time where only a few of them matter: a compiler makes a few instructions of it.
 _LANES = 128
 _SCAN_WIDTH = 32
@@ -40,47 +38,6 @@ def _bin(x):
     high = np.int32((finest >> _HIGH_SHIFT) + _HIGH_OFFSET)
     rising = low if low > middle else middle
     return rising if rising < high else high
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _insert(x, c, start, end, top_class, top_logit):
-    """Puts a score into a descending list [start, end) whose last entry gives way; equal ones stay before it."""
-    i = end - 1
-    while i > start and top_logit[i - 1] < x:
-        top_logit[i] = top_logit[i - 1]
-        top_class[i] = top_class[i - 1]
-        i -= 1
-    top_logit[i] = x
-    top_class[i] = c
-
-
-@njit(nogil=True, cache=True)
-def _select_row(row, first, start, filled, end, worst, top_class, top_logit):
-    """Scans a row from class `first` for scores above `worst`, until the list is full, then above its last entry.
-
-    Returns (end of the list, class of the first NaN or -1). A NaN is never `<=` the threshold, so the comparison that
-    finds candidates finds it too.
-    """
-    class_count = row.shape[0]
-    c = first
-    while c < class_count:
-        stop = min(c + _SCAN_WIDTH, class_count)
-        candidates = np.int32(0)
-        for j in range(c, stop):
-            candidates += np.int32(not (row[j] <= worst))
-        if candidates > 0:
-            for j in range(c, stop):
-                x = row[j]
-                if not (x <= worst):
-                    if x != x:
-                        return filled, j
-                    if filled < end:
-                        filled += 1
-                    _insert(x, j, start, filled, top_class, top_logit)
-                    if filled == end:
-                        worst = top_logit[end - 1]
-        c = stop
-    return filled, -1
 
 
 @njit(nogil=True, cache=True)
@@ -110,11 +67,19 @@ def _floor_of_top(row, count, maxima, best):
 
 
 @njit(nogil=True, cache=True)
-def select_top(logits, starts, top_class, top_logit):
-    """Each row's best scores in descending order, ties to the lower class index.
+def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
+    """Each row's best scores in descending order, ties to the lower class index; in the same pass, while the row is
+    in cache, how many scores of each class reach its thresholds.
 
-    Row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`. Returns (row, class) of the first
-    NaN, or (-1, -1); a NaN is never below the floor, so the same comparison that finds candidates finds it.
+    Args:
+        logits: (B, C) float32.
+        starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`.
+        thresholds: (T, C) float32 logits.
+        predicted: (T, C) int32 counts, added to.
+
+    Returns:
+        (row, class) of the first NaN, or (-1, -1); a NaN is never below the floor, so the same comparison that finds
+        candidates finds it.
     """
     class_count = logits.shape[1]
     maxima = np.empty(_LANES, np.float32)
@@ -125,8 +90,8 @@ def select_top(logits, starts, top_class, top_logit):
         end = starts[r + 1]
         floor = _floor_of_top(row, end - start, maxima, best)
         last = start
-        for c in range(0, class_count, _LANES):
-            stop = min(c + _LANES, class_count)
+        for c in range(0, class_count, _SCAN_WIDTH):
+            stop = min(c + _SCAN_WIDTH, class_count)
             candidates = np.int32(0)
             for j in range(c, stop):
                 candidates += np.int32(not (row[j] < floor))
@@ -151,6 +116,9 @@ def select_top(logits, starts, top_class, top_logit):
                     i -= 1
                 top_logit[i] = x
                 top_class[i] = j
+        for t in range(thresholds.shape[0]):
+            for c in range(class_count):
+                predicted[t, c] += np.int32(row[c] >= thresholds[t, c])
     return -1, -1
 
 
@@ -180,14 +148,6 @@ def count_scores(logits, table):
     for c in range(in_blocks, class_count):
         for r in range(rows):
             table[c, _bin(logits[r, c])] += np.uint32(1)
-
-
-@njit(nogil=True, cache=True)
-def count_predicted(logits, thresholds, predicted):
-    """Adds to `predicted` (C,) int64 how many of (B, C) scores reach their class's threshold, (C,) float32 logits."""
-    for r in range(logits.shape[0]):
-        for c in range(logits.shape[1]):
-            predicted[c] += np.int64(logits[r, c] >= thresholds[c])
 
 
 @njit(nogil=True, cache=True)
@@ -246,6 +206,68 @@ def pair_keys(classes, logits, hits):
         keys[i] = (np.uint64(classes[i]) << np.uint64(33)) | (np.uint64(ordered_bits(logits[i])) << np.uint64(1)) \
             | np.uint64(hits[i])
     return keys
+
+
+@njit(nogil=True, cache=True)
+def fold_pairs(pairs, mask):
+    """Cells of ascending keys cell << 1 | hit: distinct cells under `mask` (n,), and (n, 2) int64 hits and entries."""
+    keys = np.empty(pairs.shape[0], np.uint64)
+    counts = np.zeros((pairs.shape[0], 2), np.int64)
+    n = 0
+    for i in range(pairs.shape[0]):
+        key = (pairs[i] >> np.uint64(1)) & mask
+        if n == 0 or keys[n - 1] != key:
+            keys[n] = key
+            n += 1
+        counts[n - 1, 0] += np.int64(pairs[i] & np.uint64(1))
+        counts[n - 1, 1] += 1
+    return keys[:n].copy(), counts[:n].copy()
+
+
+@njit(nogil=True, cache=True)
+def merge_cells(left_keys, left_counts, right_keys, right_counts, mask):
+    """The union of two ascending lists of cells under `mask`, equal cells added up."""
+    keys = np.empty(left_keys.shape[0] + right_keys.shape[0], np.uint64)
+    counts = np.empty((keys.shape[0], 2), np.int64)
+    i = 0
+    j = 0
+    n = 0
+    while i < left_keys.shape[0] or j < right_keys.shape[0]:
+        if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] & mask <= right_keys[j] & mask):
+            key, hits, entries = left_keys[i] & mask, left_counts[i, 0], left_counts[i, 1]
+            i += 1
+        else:
+            key, hits, entries = right_keys[j] & mask, right_counts[j, 0], right_counts[j, 1]
+            j += 1
+        if n > 0 and keys[n - 1] == key:
+            counts[n - 1, 0] += hits
+            counts[n - 1, 1] += entries
+        else:
+            keys[n] = key
+            counts[n, 0] = hits
+            counts[n, 1] = entries
+            n += 1
+    return keys[:n].copy(), counts[:n].copy()
+
+
+@njit(nogil=True, cache=True)
+def distinct_by_level(keys):
+    """(65,) int64: how many of the ascending distinct `keys` remain without their L lowest bits, L = 0 ... 64."""
+    distinct = np.zeros(65, np.int64)
+    for i in range(1, keys.shape[0]):
+        differing = keys[i] ^ keys[i - 1]
+        # The pair stays apart at every level up to the position of the highest differing bit.
+        level = 0
+        while differing >> np.uint64(8) and level < 56:
+            differing >>= np.uint64(8)
+            level += 8
+        while differing:
+            differing >>= np.uint64(1)
+            level += 1
+        distinct[level - 1] += 1
+    for level in range(63, -1, -1):
+        distinct[level] += distinct[level + 1]
+    return distinct + np.int64(keys.shape[0] > 0)
 
 
 @njit(nogil=True, cache=True)

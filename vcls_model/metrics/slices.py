@@ -74,7 +74,9 @@ class SliceAccumulator:
         keep = min(TOP, self.class_count)
         starts = np.concatenate([[0], np.cumsum(np.maximum(counts, keep))])
         top_class, top_logit = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        bad_row, bad_class = kernels.select_top(logits, starts, top_class, top_logit)
+        bad_row, bad_class = kernels.select_top(logits, starts, top_class, top_logit,
+                                                np.empty((0, self.class_count), np.float32),
+                                                np.empty((0, self.class_count), np.int32))
         if bad_row >= 0:
             raise ValueError(f"row {bad_row}, class {bad_class}: the logit is NaN")
         places = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))

@@ -12,17 +12,11 @@ _KEY = np.dtype(np.uint64)
 
 
 def combine(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct keys (n,) and the sums of their rows of `counts` (n, k)."""
-    order = np.argsort(keys, kind="stable")
-    return _sum_runs(keys[order], counts[order])
-
-
-def _sum_runs(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`combine` for keys that are sorted already."""
-    if keys.size == 0:
-        return keys, counts
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    return keys[starts], np.add.reduceat(counts, starts, axis=0)
+    """Sorted distinct keys and the sums of their counts, (n,) each."""
+    distinct, places = np.unique(keys, return_inverse=True)
+    sums = np.zeros(distinct.size, np.int64)
+    np.add.at(sums, places, counts)
+    return distinct, sums
 
 
 class ScoreSketch:
@@ -64,26 +58,29 @@ class ScoreSketch:
 
     def compact(self) -> None:
         """Folds in what is pending; afterwards the state depends on the multiset of pairs alone."""
+        from vcls_model.metrics import kernels
+
         if not self._pending:
             return
         pairs = np.concatenate(self._pending)
         self._pending, self._pending_count = [], 0
         pairs.sort()
-        hits = (pairs & np.uint64(1)).astype(np.int64)
-        keys, counts = _sum_runs(pairs >> np.uint64(1), np.stack([hits, np.ones_like(hits)], axis=1))
-        self._absorb(keys, counts)
+        self._absorb(*kernels.fold_pairs(pairs, self._mask()))
+
+    def _mask(self) -> np.uint64:
+        return np.uint64((1 << 64) - (1 << self.level))
 
     def _absorb(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        mask = _KEY.type((1 << 64) - (1 << self.level))
-        keys = np.concatenate([self.keys & mask, keys & mask])
-        counts = np.concatenate([self.counts, counts])
-        self.keys, self.counts = combine(keys, counts)
+        from vcls_model.metrics import kernels
+
+        self.keys, self.counts = kernels.merge_cells(self.keys, self.counts, keys, counts, self._mask())
         if self.keys.size <= self.budget:
             return
-        differing = self.keys[1:] ^ self.keys[:-1]
-        while self.level < 32 and 1 + np.count_nonzero(differing >> _KEY.type(self.level)) > self.budget:
+        distinct = kernels.distinct_by_level(self.keys)
+        while self.level < 32 and distinct[self.level] > self.budget:
             self.level += 1
-        self.keys, self.counts = _sum_runs(self.keys & _KEY.type((1 << 64) - (1 << self.level)), self.counts)
+        nothing = np.empty(0, _KEY), np.empty((0, 2), np.int64)
+        self.keys, self.counts = kernels.merge_cells(self.keys, self.counts, *nothing, self._mask())
 
 
 class SampledCounts:
@@ -136,15 +133,15 @@ class SampledCounts:
         all_keys = np.concatenate([self.keys, keys])
         all_counts = np.concatenate([self.counts, counts]).astype(np.int64)
         keep = (all_keys & _KEY.type(63)) >= self.level
-        all_keys, sums = combine(all_keys[keep], all_counts[keep][:, None])
+        all_keys, sums = combine(all_keys[keep], all_counts[keep])
         ranks = (all_keys & _KEY.type(63)).astype(np.int64)
         while self.level < 63 and np.count_nonzero(ranks >= self.level) > self.budget:
             self.level += 1
         keep = ranks >= self.level
-        self.keys, self.counts = all_keys[keep], sums[keep, 0]
+        self.keys, self.counts = all_keys[keep], sums[keep]
 
     def totals(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct keys (int64, ascending) and their counts among the videos kept."""
         self.compact()
-        keys, counts = combine(self.keys >> _KEY.type(6), self.counts[:, None])
-        return keys.astype(np.int64), counts[:, 0]
+        keys, counts = combine(self.keys >> _KEY.type(6), self.counts)
+        return keys.astype(np.int64), counts
