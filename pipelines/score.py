@@ -238,7 +238,7 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         raise JobError(f"{rejected} of {read} records were rejected ({reasons}), more than --max_rejected_fraction="
                        f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
     names = model_names([model.path for model in plan.models])
-    measured = write_metrics(config.output, manifests, plan.models, names)
+    measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments)
     files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(plan.models[0].classes).encode())
     history = files.join(plan.models[0].path, "history.csv")
     if files.exists(history):

@@ -10,6 +10,7 @@ from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.exported import frame_strings
 from pipelines.scoring.planning import Group, Shard
 from pipelines.scoring.predictions import Labels
+from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from pipelines.shards import FrameBatch, RawBatch, Rejected, read_batches
 from vcls_model.schema import FRAME_LEVEL
 from vcls_model.splits import SPLITS, SplitRatios, split_of
@@ -30,6 +31,7 @@ class Block:
         offsets: int64 (B,), where each record begins in the shard, in bytes.
         features: by modality, as the model takes them: float32 (B, D), or B bytes strings.
         labels: true classes.
+        ratings: what raters said of the segments, for segment records, else None.
         rejected: what could not be used.
         outside_split: records that belong to another split than the one asked for.
         ends_shard: no block of this shard follows; such a block holds no records.
@@ -43,6 +45,7 @@ class Block:
     offsets: np.ndarray
     features: Mapping[str, Any]
     labels: Labels
+    ratings: Ratings | None
     rejected: Sequence[Rejected]
     outside_split: int
     ends_shard: bool = False
@@ -61,19 +64,20 @@ class ScoredBlock:
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
     for place, shard in enumerate(group.shards):
+        ratings = read_ratings(shard.path, config.schema) if config.schema.segments else None
         for batch, rejected in read_batches(
                 shard.path, config.schema, class_count=config.class_count, batch_records=config.batch_size,
                 batch_bytes=FRAME_BATCH_BYTES if config.schema.level == FRAME_LEVEL else VIDEO_BATCH_BYTES,
                 max_frames=config.max_frames, missing_modality=config.missing_modality, require_labels=False):
-            yield make_block(group, shard, batch, rejected, config)
+            yield make_block(group, shard, batch, rejected, config, ratings)
         nothing = np.zeros(0, np.int64)
-        yield Block(group.name, shard, [], nothing, {}, Labels(nothing, nothing, nothing.astype(bool)), [], 0,
+        yield Block(group.name, shard, [], nothing, {}, Labels(nothing, nothing, nothing.astype(bool)), None, [], 0,
                     ends_shard=True, ends_group=place == len(group.shards) - 1)
 
 
 def make_block(group: Group, shard: Shard, batch: RawBatch, rejected: Sequence[Rejected],
-               config: ScoringConfig) -> Block:
-    """The records of `batch` that belong to the split asked for."""
+               config: ScoringConfig, ratings: ShardRatings | None = None) -> Block:
+    """The records of `batch` that belong to the split asked for, with what raters said of them."""
     labels = Labels(batch.label_values, batch.label_lengths, batch.labelled)
     ids: Sequence[bytes] = batch.ids
     offsets = batch.offsets
@@ -96,7 +100,8 @@ def make_block(group: Group, shard: Shard, batch: RawBatch, rejected: Sequence[R
                     for name, values in features.items()}
     size = sum(values.nbytes if isinstance(values, np.ndarray) else sum(map(len, values))
                for values in features.values())
-    return Block(group.name, shard, ids, offsets, features, labels, rejected, outside, feature_bytes=size)
+    rated = None if ratings is None else ratings_of(ids, ratings)
+    return Block(group.name, shard, ids, offsets, features, labels, rated, rejected, outside, feature_bytes=size)
 
 
 def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:

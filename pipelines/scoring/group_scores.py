@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,24 @@ from pipelines.scoring.progress import note_shard
 from pipelines.scoring.ranking import mean_of_models, top_k
 from pipelines.shards import Rejected
 from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics.segments import SegmentAccumulator
 
 DEAD_LETTER = "dead_letter"
 NAN_LOGITS = "nan_logits"
 # The table of counts is larger than the caches: adding many rows at once takes half the time of a few hundred.
 UPDATE_ROWS = 2048
+# Packing an aggregate takes as much memory again: one at a time.
+_PACKING = threading.Lock()
 
 
 def aggregate_name(group: str, number: int) -> str:
     """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
     return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
+
+
+def segments_name(group: str) -> str:
+    """File name of a group's aggregate over rated segments."""
+    return f"{group}.segments.metrics"
 
 
 class _Aggregate:
@@ -57,7 +66,8 @@ class _Aggregate:
     def to_bytes(self) -> bytes:
         """The stored form of everything added."""
         self._flush()
-        return self._accumulator.to_bytes()
+        with _PACKING:
+            return self._accumulator.to_bytes()
 
 
 def dead_letter(rejected: Rejected) -> dict[str, Any]:
@@ -82,6 +92,7 @@ class GroupScores:
         self._group = group
         self._config = config
         self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
+        self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
         self._dead_letters: list[dict[str, Any]] = []
         self._shards: list[dict[str, Any]] = []
         self._counts = _ShardCounts()
@@ -114,7 +125,7 @@ class GroupScores:
 
     def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
         block = scored.block
-        ids, labels, models = block.ids, block.labels, scored.logits
+        ids, labels, ratings, models = block.ids, block.labels, block.ratings, scored.logits
         combined = mean_of_models(models)
         try:
             best = top_k(combined, self._config.top_k)
@@ -124,10 +135,13 @@ class GroupScores:
                 self._reject(Rejected(block.shard.path, int(block.offsets[row]), printable_id(ids[row]), "score",
                                       NAN_LOGITS, "the model gives NaN for this record"))
             ids, labels = _select(ids, good), labels.select(good)
+            ratings = ratings.select(good) if ratings else None
             combined, models = combined[good], [logits[good] for logits in models]
             best = top_k(combined, self._config.top_k)
         predictions.add(ids, *best, labels, combined)
         self._counts.records_written += len(ids)
+        if self._segments is not None and ratings is not None:
+            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.found)
         labelled = labels.labelled
         if not labelled.any():
             return
@@ -152,6 +166,8 @@ class GroupScores:
         for number, aggregate in enumerate(self._aggregates):
             files.write_atomically(files.join(output, STATE, aggregate_name(self._group, number)),
                                    aggregate.to_bytes())
+        if self._segments is not None:
+            files.write_atomically(files.join(output, STATE, segments_name(self._group)), self._segments.to_bytes())
         if self._dead_letters:
             lines = "".join(json.dumps(letter, ensure_ascii=False) + "\n" for letter in self._dead_letters)
             files.write_atomically(files.join(output, DEAD_LETTER, f"{self._group}.jsonl"),

@@ -2,15 +2,17 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
 from pipelines.scoring.exported import ExportedModel
-from pipelines.scoring.group_scores import aggregate_name
+from pipelines.scoring.group_scores import aggregate_name, segments_name
 from pipelines.scoring.planning import STATE
 from vcls_model.commands import JobError
 from vcls_model.metrics import MetricAccumulator, MetricResult
+from vcls_model.metrics.segments import SegmentAccumulator
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
 
@@ -44,13 +46,25 @@ def merge_aggregates(output: str, manifests: Sequence[dict[str, Any]], number: i
     Raises:
         JobError: a stored aggregate is missing or damaged.
     """
-    merged: MetricAccumulator | None = None
-    for manifest in manifests:
-        if number >= manifest["aggregates"]:
-            continue
-        path = files.join(output, STATE, aggregate_name(manifest["group"], number))
+    names = [aggregate_name(manifest["group"], number) for manifest in manifests if number < manifest["aggregates"]]
+    return _merge(output, names, MetricAccumulator)
+
+
+def merge_segments(output: str, manifests: Sequence[dict[str, Any]]) -> SegmentAccumulator | None:
+    """The sum of all groups' aggregates over rated segments; None without groups.
+
+    Raises:
+        JobError: a stored aggregate is missing or damaged.
+    """
+    return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
+
+
+def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
+    merged = None
+    for name in names:
+        path = files.join(output, STATE, name)
         try:
-            part = MetricAccumulator.from_bytes(files.read_bytes(path))
+            part = kind.from_bytes(files.read_bytes(path))
         except (OSError, ValueError) as error:
             raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
         if merged is None:
@@ -61,14 +75,18 @@ def merge_aggregates(output: str, manifests: Sequence[dict[str, Any]], number: i
 
 
 def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
-                  names: Sequence[str]) -> dict[str, Any]:
+                  names: Sequence[str], *, segments: bool = False) -> dict[str, Any]:
     """Merges the aggregates and writes the metric files.
+
+    Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; the
+    other figures of theirs count a class that nobody looked for as absent.
 
     Args:
         output: the scores directory.
         manifests: of all groups that are done.
         models: that were averaged.
         names: what they are called, each different.
+        segments: the records are rated segments.
 
     Returns:
         `metrics`: content of metrics.json, or None when no record carried labels and no metric file was written;
@@ -78,7 +96,10 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
     if merged is None:
         return {"metrics": None, "models": []}
     result = merged.result()
-    for name, data in result.to_files(models[0].classes).items():
+    contents = result.to_files(models[0].classes)
+    if segments:
+        contents.update(_segment_files(contents["metrics.json"], merge_segments(output, manifests)))
+    for name, data in contents.items():
         files.write_atomically(files.join(output, name), data)
     if len(models) == 1:
         return {"metrics": result.summary, "models": []}
@@ -90,6 +111,18 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         singles.append(single.result())
     files.write_atomically(files.join(output, "per_model.csv"), per_model_csv(names, singles))
     return {"metrics": result.summary, "models": [single.summary for single in singles]}
+
+
+def _segment_files(metrics_json: bytes, merged: SegmentAccumulator | None) -> dict[str, bytes]:
+    if merged is None:
+        return {}
+    result = merged.result()
+    ap = result.pop("ap").tolist()
+    summary = {key: None if value != value else value for key, value in result.items()}
+    metrics = {**json.loads(metrics_json), "segments": summary}
+    rows = "".join(f"{index},{'' if value != value else repr(value)}\n" for index, value in enumerate(ap))
+    return {"metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
+            "segment_per_class.csv": ("index,ap_at_k\n" + rows).encode()}
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:

@@ -75,7 +75,7 @@ def write_model(directory: Path, seed: int = 0, *, classes: int = CLASSES, schem
         directory: to write.
         seed: of the weights.
         classes: number of classes.
-        schema: of the raw records, `yt8m-video` or `yt8m-frame` by default the former.
+        schema: of the raw records, `yt8m-video` by default, `yt8m-frame` or `audioset`.
         split: how the training data were split.
         thresholds: labels.csv has a best threshold for each class.
         nan_below: records whose first feature lies below give NaN.
@@ -105,16 +105,23 @@ def write_model(directory: Path, seed: int = 0, *, classes: int = CLASSES, schem
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="rgb"),
                                       tf.TensorSpec([None], tf.string, name="audio")])
         def frame_features(self, rgb: tf.Tensor, audio: tf.Tensor) -> dict[str, tf.Tensor]:
-            def mean(codes: tf.Tensor, width: int) -> tf.Tensor:
-                decoded = tf.cast(tf.io.decode_raw(codes, tf.uint8), tf.float32)
+            return self.logits(self.means(rgb, 1024), self.means(audio, 128))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="audio_embedding")])
+        def audio_features(self, audio_embedding: tf.Tensor) -> dict[str, tf.Tensor]:
+            audio = self.means(audio_embedding, 128)
+            return self.logits(tf.zeros([tf.shape(audio)[0], 1024]), audio)
+
+        def means(self, codes: tf.Tensor, width: int) -> tf.Tensor:
+            def mean(of_video: tf.Tensor) -> tf.Tensor:
+                decoded = tf.cast(tf.io.decode_raw(of_video, tf.uint8), tf.float32)
                 return tf.reduce_mean(tf.reshape(decoded * (4 / 255) + (4 / 512 - 2), [-1, width]), axis=0)
 
-            means = [tf.map_fn(lambda codes, w=width: mean(codes, w), values, fn_output_signature=tf.float32)
-                     for values, width in ((rgb, 1024), (audio, 128))]
-            return self.logits(*means)
+            return tf.map_fn(mean, codes, fn_output_signature=tf.float32)
 
     module = Linear()
-    features = module.frame_features if schema.level == "frame" else module.video_features
+    features = (module.video_features if schema.level == "video"
+                else module.audio_features if schema.name == "audioset" else module.frame_features)
     tf.saved_model.save(module, str(directory / "saved_model"),
                         signatures={"features": features})
     rows = [f"{index},class {index},Vertical {index % 3},,,{0.3 if thresholds else ''},{index}"

@@ -105,6 +105,59 @@ def test_frame_level_records(score: Callable[..., dict], tmp_path: Path) -> None
         np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
+def segment_record(video_id: bytes, frames: int, ratings: list[tuple[int, int, float]], seed: int) -> bytes:
+    """A `yt8m-segment` record; ratings are (start in seconds, class, 1 found or 0 not)."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(seed)
+    record = tf.train.SequenceExample.FromString(frame_record(
+        video_id, [], *(rng.integers(0, 256, (frames, width), np.uint8) for width in (1024, 128))))
+    starts, labels, scores = zip(*ratings, strict=True)
+    feature = record.context.feature
+    feature["segment_start_times"].int64_list.value.extend(starts)
+    feature["segment_end_times"].int64_list.value.extend(start + 5 for start in starts)
+    feature["segment_labels"].int64_list.value.extend(labels)
+    feature["segment_scores"].float_list.value.extend(scores)
+    return record.SerializeToString()
+
+
+def test_segment_records(score: Callable[..., dict], tmp_path: Path) -> None:
+    """Each rated segment is an example; MAP@K ranks rated pairs only, checked pair by pair."""
+    rng = np.random.default_rng(8)
+    ratings = {b"g%d" % number: [(int(start), int(label), float(rng.integers(2)))
+                                 for start in (0, 5, 15) for label in rng.choice(6, 2, replace=False)]
+               for number in range(12)}
+    records = [segment_record(name, 20, rated, seed) for seed, (name, rated) in enumerate(ratings.items())]
+    model = write_model(tmp_path / "frames", schema=schema_by_name("yt8m-frame"))
+    info = score(write_shard(tmp_path / "s.tfrecord", records), "--top_k=30", models=[model])
+    assert info["schema"]["name"] == "yt8m-segment" and info["records_written"] == 36
+    (path,) = (tmp_path / "scores" / "predictions").iterdir()
+    rows = {row["id"]: dict(zip(row["class_index"], row["probability"], strict=True))
+            for row in pq.read_table(path).to_pylist()}
+    assert set(rows) == {f"{name.decode()}:{start}" for name in ratings for start in (0, 5, 15)}
+    precisions = []
+    for index in range(6):
+        pairs = sorted(((rows[f"{name.decode()}:{start}"][index], found) for name, rated in ratings.items()
+                        for start, label, found in rated if label == index), reverse=True)
+        found = np.array([hit for _, hit in pairs])
+        if found.sum():
+            precisions.append((found * np.cumsum(found) / np.arange(1, len(found) + 1)).sum() / found.sum())
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["segments"]["rated_pairs"] == 72
+    assert metrics["segments"]["map_at_k"] == pytest.approx(np.mean(precisions), abs=1e-6)
+
+
+def test_audioset_records(score: Callable[..., dict], shared_data: Path, tmp_path: Path) -> None:
+    """Real AudioSet records, as a model of 527 classes takes them."""
+    model = write_model(tmp_path / "audio", classes=527, schema=schema_by_name("audioset"))
+    source = shared_data / "audioset" / "eval-00000-of-00004.tfrecord"
+    info = score(source, "--batch_size=512", models=[model])
+    assert info["schema"]["name"] == "audioset"
+    assert info["records_written"] == info["records_labelled"] > 1000
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["videos"] == info["records_written"]
+
+
 def test_long_shards_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictions, "PART_RECORDS", 10)
     monkeypatch.setattr(predictions, "PART_LOGIT_BYTES", 4 * CLASSES * 8)
@@ -131,6 +184,21 @@ def test_top_k_breaks_ties_by_class() -> None:
     assert indices.tolist() == [[1, 2, 4], [0, 1, 2], [0, 3, 2]]
     assert values.tolist() == [[3, 3, 3], [0, 0, 0], [np.inf, np.inf, 5]]
     assert top_k(logits, 9)[0].shape == (3, 5)
+
+
+def test_top_k_against_sorting() -> None:
+    rng = np.random.default_rng(11)
+    for classes in (3, 127, 128, 129, 500):
+        logits = rng.normal(size=(40, classes)).astype(np.float32)
+        logits[::2] = np.round(logits[::2])  # many ties
+        for k in (1, 20, 200):
+            indices, values = top_k(logits, k)
+            expected = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+            np.testing.assert_array_equal(indices, expected)
+            np.testing.assert_array_equal(values, np.take_along_axis(logits, expected, axis=1))
+        logits[7, classes - 1] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            top_k(logits, 1)
 
 
 def test_mean_of_models_in_probabilities() -> None:
