@@ -347,6 +347,8 @@ def plot_groups(data: GroupScores, *, ax: "Axes | None" = None) -> "Axes":
     ax.plot(data.value, places, "o", color=BLUE, markersize=5)
     ax.set_yticks(places, [f"{name} ({size})" for name, size in zip(data.names, data.sizes, strict=True)], fontsize=8)
     ax.set(xlim=(0, 1), ylim=(len(data.names) - 0.4, -0.6), xlabel=data.value_label)
+    if data.high.max() < 0.5:
+        ax.set_xlim(0, 1.1 * max(data.high.max(), data.overall, 0.01))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     return ax

@@ -304,16 +304,17 @@ def calibration_figures(scores: Scores) -> list[Figure]:
     whose = "every video's 20 best classes" if prefix == "calibration_top" else "all pairs of video and class"
     data = plots.Calibration(edges, confidence[used], accuracy[used], count[used])
     upper = used & (edges[:-1] >= 0.5)
+    start = edges[:-1][edges[:-1] >= 0.5].min()  # the bins do not break at one half
     weight = count[upper]
     if weight.sum():
         says, right = (float((values[upper] * weight).sum() / weight.sum()) for values in (confidence, accuracy))
         alternative = (
-            f"Predictions above one half say {says:.2f} on average, and {right:.2f} of them are right: "
+            f"Predictions from {start:.2f} up say {says:.2f} on average, and {right:.2f} of them are right: "
             f"{abs(says - right):.3f} too {'high' if says > right else 'low'}."
         )
     else:
         alternative = (
-            f"No prediction reaches one half; the highest bin in use says {confidence[used][-1]:.2f}, and "
+            f"No prediction reaches {start:.2f}; the highest bin in use says {confidence[used][-1]:.2f}, and "
             f"{accuracy[used][-1]:.2f} are right."
         )
     columns = {
@@ -324,7 +325,8 @@ def calibration_figures(scores: Scores) -> list[Figure]:
         "share_right": accuracy,
     }
     histogram = plots.Histogram(edges, count, "Predicted probability", "Predictions (log scale)", log=True)
-    share = f"{100 * count[0] / count.sum():.1f} % of the predictions lie in the lowest of {len(count)} bins."
+    high = count[edges[:-1] >= 0.5 - 1e-9].sum() / count.sum()
+    share = f"{100 * high:.2g} % of the predictions are {start:.2f} and more."
     return [
         _make(
             "calibration",

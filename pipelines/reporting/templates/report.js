@@ -35,6 +35,8 @@
     column("f1Best", "F1 there", 80, score),
     column("roc", "ROC AUC", 84, score),
   ];
+  if (!data.best.some((value) => value !== null)) // the model brings no thresholds of its own
+    columns.splice(columns.findIndex((entry) => entry.key === "best"), 2);
   if (data.delta) columns.splice(3, 0, { key: "delta", heading: "Change", width: 92, by: (i) => data.delta[i],
     show: (i) => signed(data.delta[i]) + (data.exceeds[i] ? (data.delta[i] > 0 ? " ▲" : " ▼") : "") });
   if (data.train) columns.push(column("train", "Trained on", 92, whole));
