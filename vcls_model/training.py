@@ -127,7 +127,7 @@ class Trainer:
         with self.strategy.scope():
             self.optimizer = self._make_optimizer()
             self.average = WeightAverage(model.trainable_variables, options.ema) if options.ema else None
-        self._run_steps = self._compile_steps()
+        self.run_steps = self._compile_steps()
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ class Trainer:
             started = time.monotonic()
             count = min(options.steps_per_call - progress.step % options.steps_per_call, self.steps - progress.step)
             try:
-                total, bad, failed, sound = self._run_steps(iterator, tf.constant(count))
+                total, bad, failed, sound = self.run_steps(iterator, tf.constant(count))
             except (tf.errors.OutOfRangeError, StopIteration):
                 raise JobError(f"the training shards of {self.data.directory} hold fewer videos than the "
                                f"{self.records} that its info.json counts: preprocess again") from None
@@ -475,7 +475,7 @@ class Trainer:
                 thawed = bool(self.fine_tuning.unfreeze_after) and progress.epoch >= self.fine_tuning.unfreeze_after
                 if thawed == (not self.frozen[0].trainable):
                     self._set_frozen(not thawed)
-                    self._run_steps = self._compile_steps()
+                    self.run_steps = self._compile_steps()
             if self.verbose:
                 print(f"Epoch {progress.epoch + 1}/{options.epochs}", flush=True)
             self._train_epoch()

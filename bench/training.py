@@ -1,0 +1,209 @@
+"""Speed and memory of training the dense baseline (1,152 features, 1,024 units, 3,862 classes), one line a figure.
+
+    python bench/training.py [--videos=8192]
+
+The data is made up, of YouTube-8M's shapes. Every figure is measured beside its reference in alternate rounds of one
+run, the best round of each; other work on the machine hits both alike.
+
+* training_64, training_1024: examples/s from TFRecords; the reference is the same compiled step fed one resident batch.
+* training_vs_fit: examples/s at batch 64; the reference is Keras's `fit` of the same layers with `Adam` and
+  `BinaryCrossentropy` on arrays in memory with dense multi-hot labels, whose making is not even counted.
+* training_memory: peak resident MiB of a process that trains an epoch on eight times the data; the reference is the
+  process that trains on the data once.
+* input_video, input_frame: videos/s read, decoded and batched, nothing else; the reference is the target.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+CLASSES = 3862
+SHARDS = 16
+FRAMES = 300
+ROUNDS = 4
+
+
+def write_data(directory: Path, videos: int, level: str) -> None:
+    """A transformed dataset of random features without a transform graph."""
+    import tensorflow as tf
+
+    from vcls_model.schema import BUILT_IN
+
+    schema = BUILT_IN[f"yt8m-{level}"]
+    random = np.random.default_rng(0)
+    for shard in range(SHARDS):
+        path = directory / "train" / f"train-{shard:05d}-of-{SHARDS:05d}.tfrecord"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in range(videos // SHARDS):
+                example = tf.train.Example()
+                feature = example.features.feature
+                feature["id"].bytes_list.value.append(b"%06d" % number)
+                feature["labels"].int64_list.value.extend(random.choice(CLASSES, 3, replace=False).tolist())
+                for modality in schema.modalities:
+                    if level == "video":
+                        feature[modality.name].float_list.value.extend(random.normal(size=modality.width))
+                    else:
+                        feature[modality.name].bytes_list.value.append(random.bytes(FRAMES * modality.width))
+                if level == "frame":
+                    feature["num_frames"].int64_list.value.append(FRAMES)
+                writer.write(example.SerializeToString())
+    write_info(directory, schema, videos, SHARDS)
+
+
+def write_info(directory: Path, schema: Any, videos: int, shards: int) -> None:
+    (directory / "info.json").write_text(json.dumps({
+        "schema": schema.to_dict(), "class_count": CLASSES, "split": {"method": "given", "ratios": None},
+        "transformed": [dataclasses.asdict(modality) for modality in schema.modalities],
+        "splits": {"train": {"records": videos, "shards": shards}}}))
+
+
+def make_trainer(directory: Path, batch_size: int) -> Any:
+    from vcls_model.models import build_model
+    from vcls_model.options import ReadOptions, TrainOptions
+    from vcls_model.training import Trainer
+    from vcls_model.transformed import open_transformed
+
+    data = open_transformed(str(directory))
+    model = build_model("dense", data.modalities, data.class_count)
+    return Trainer(model, data, data.modalities, TrainOptions(ReadOptions(batch_size)), str(directory / "unused"))
+
+
+def alternate(videos: int, *functions: Callable[[], Any]) -> list[float]:
+    """Best videos/s of each function over rounds in which each runs once."""
+    best = [0.0] * len(functions)
+    for _ in range(ROUNDS):
+        for place, function in enumerate(functions):
+            started = time.perf_counter()
+            function()
+            best[place] = max(best[place], videos / (time.perf_counter() - started))
+    return best
+
+
+def step_functions(directory: Path, batch_size: int, videos: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Trains on `videos` videos from TFRecords, and on one resident batch as often."""
+    import tensorflow as tf
+
+    from vcls_model.input import make_batches
+
+    trainer = make_trainer(directory, batch_size)
+    steps = tf.constant(videos // batch_size)
+
+    def batches() -> tf.data.Dataset:
+        return make_batches(trainer.shards, trainer.modalities, trainer.options.read, epoch=0)
+
+    resident = iter(tf.data.Dataset.from_tensors(next(iter(batches()))).repeat())
+    stream = iter(batches().repeat())
+    for iterator in (resident, stream):
+        trainer.run_steps(iterator, tf.constant(2))
+    return (lambda: float(trainer.run_steps(stream, steps)[0])), (lambda: float(trainer.run_steps(resident, steps)[0]))
+
+
+def fit_function(videos: int) -> Callable[[], Any]:
+    """Plain Keras on arrays in memory."""
+    import keras
+
+    from vcls_model.models import build_model
+    from vcls_model.schema import BUILT_IN
+
+    random = np.random.default_rng(0)
+    modalities = BUILT_IN["yt8m-video"].modalities
+    features = {modality.name: random.normal(size=(videos, modality.width)).astype(np.float32)
+                for modality in modalities}
+    targets = np.zeros((videos, CLASSES), np.float32)
+    targets[np.arange(videos)[:, np.newaxis], random.integers(0, CLASSES, (videos, 3))] = 1
+    model = build_model("dense", modalities, CLASSES)
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    model.fit({name: value[:128] for name, value in features.items()}, targets[:128], batch_size=64, verbose=0)
+    return lambda: model.fit(features, targets, batch_size=64, verbose=0)
+
+
+def read_function(directory: Path, batch_size: int) -> Callable[[], Any]:
+    from vcls_model.input import make_batches
+    from vcls_model.options import ReadOptions
+    from vcls_model.transformed import open_transformed
+
+    data = open_transformed(str(directory))
+    options = ReadOptions(batch_size, max_frames=FRAMES)
+    return lambda: make_batches(data.shards("train"), data.modalities, options, epoch=0).reduce(
+        0, lambda count, batch: count + 1).numpy()
+
+
+def peak_memory(directory: Path) -> float:
+    """Peak MiB of a process that trains one epoch."""
+    command = [sys.executable, __file__, f"--train={directory}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def repeated(directory: Path, target: Path, times: int, videos: int) -> Path:
+    """The same dataset with every shard linked several times."""
+    from vcls_model.schema import BUILT_IN
+
+    (target / "train").mkdir(parents=True)
+    for path in sorted((directory / "train").iterdir()):
+        for turn in range(times):
+            (target / "train" / f"{turn}-{path.name}").symlink_to(path)
+    write_info(target, BUILT_IN["yt8m-video"], videos * times, SHARDS * times)
+    return target
+
+
+def train_an_epoch(directory: Path) -> None:
+    import tensorflow as tf
+
+    from vcls_model.input import make_batches
+
+    trainer = make_trainer(directory, 1024)
+    batches = make_batches(trainer.shards, trainer.modalities, trainer.options.read, epoch=0, drop_remainder=True)
+    trainer.run_steps(iter(batches), tf.constant(trainer.steps))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def report(name: str, unit: str, figure: float, reference: float, target: str) -> None:
+    print(f"{name}  {unit}={figure:.0f}  reference={reference:.0f}  ratio={figure / reference:.2f}x  target{target}",
+          flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=8192, help="videos of the video-level data (default 8192)")
+    parser.add_argument("--train", default="", help="train one epoch on this directory and print the peak memory")
+    args = parser.parse_args()
+    if args.train:
+        train_an_epoch(Path(args.train))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        video, frame = Path(scratch) / "video", Path(scratch) / "frame"
+        write_data(video, args.videos, "video")
+        streamed, resident = step_functions(video, 64, args.videos // 4)
+        figure, reference = alternate(args.videos // 4, streamed, resident)
+        report("training_64", "examples/s", figure, reference, ">=0.90x")
+        figure, reference = alternate(args.videos // 4, streamed, fit_function(args.videos // 4))
+        report("training_vs_fit", "examples/s", figure, reference, ">=1.5x")
+        figure, reference = alternate(args.videos // 4, *step_functions(video, 1024, args.videos // 4))
+        report("training_1024", "examples/s", figure, reference, ">=0.90x")
+        (figure,) = alternate(args.videos, read_function(video, 1024))
+        report("input_video", "videos/s", figure, 100_000, ">=1x")
+        write_data(frame, 256, "frame")
+        (figure,) = alternate(256, read_function(frame, 64))
+        report("input_frame", "videos/s", figure, 4_000, ">=1x")
+        more = repeated(video, Path(scratch) / "more", 8, args.videos)
+        report("training_memory", "MiB", peak_memory(more), peak_memory(video), "<=1.05x")
+
+
+if __name__ == "__main__":
+    main()
