@@ -198,8 +198,13 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
 
     from pipelines.execution import explained_failures, quiet_runner
     from pipelines.progress import shown_progress
+    from pipelines.runners import is_local
     from pipelines.scoring.progress import ScoreProgress, forget_notes
+    from vcls_model.quiet import quiet_start_up
 
+    if is_local(options):  # the workers' threads would import it a moment later
+        with quiet_start_up():
+            import tensorflow  # noqa: F401
     # RunInference warns, for every process, that it cannot measure memory where PyTorch is not installed.
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in record.getMessage())
     output = plan.config.output
@@ -225,6 +230,7 @@ def _print_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
+    from pipelines.preprocessing.job import versions
     from pipelines.scoring.merging import model_names, total_counts, write_metrics
     from pipelines.scoring.planning import read_manifests, runs_of
     from vcls_model.vocabulary import write_labels_csv
@@ -257,20 +263,12 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         "class_count": config.class_count,
         "runs": runs_of(manifests),
         "config": {name: value for name, value in vars(args).items() if name != "dry_run"},
-        "versions": _versions(),
+        "versions": versions(),
         "wall_seconds": round(time.monotonic() - started, 3),
     }
     files.write_json(files.join(config.output, "info.json"), info)
     _print_summary(info, measured["metrics"])
     return info
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("apache-beam", "tensorflow", "numpy", "numba", "pyarrow")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None:
