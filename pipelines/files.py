@@ -177,6 +177,24 @@ def read_json(path: str) -> Any:
         raise JobError(f"{path} is not JSON: {error}") from None
 
 
+@contextlib.contextmanager
+def local_copy(directory: str) -> Iterator[str]:
+    """A path at which a program that only knows disks finds the files of `directory`; a copy lasts while in use."""
+    if not is_object_store(directory):
+        yield directory.removeprefix("file://")
+        return
+    root = directory.rstrip("/") + "/"
+    with tempfile.TemporaryDirectory() as scratch:
+        with _object_store(root) as file_systems:
+            found = [match.path for match in file_systems.match([root + "**"])[0].metadata_list]
+        for path in found:
+            local = os.path.join(scratch, *path.removeprefix(root).split("/"))
+            os.makedirs(os.path.dirname(local), exist_ok=True)
+            with open_for_reading(path) as source, open(local, "wb") as target:
+                shutil.copyfileobj(source, target, 8 << 20)
+        yield scratch
+
+
 def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
     if not is_object_store(path):

@@ -75,9 +75,8 @@ def build_measuring(pipeline: "beam.Pipeline", config: "JobConfig") -> "tuple[be
 def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     """Adds the job to `pipeline`: measure every shard, fit the transform, transform every shard, count."""
     import apache_beam as beam
-    import tensorflow_transform.beam as tft_beam
 
-    from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
+    from pipelines.preprocessing.graph import write_transform
     from pipelines.preprocessing.job import moments_path, summary_path
     from pipelines.preprocessing.steps import (
         MergeStatistics,
@@ -93,18 +92,24 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     statistics = measured | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
     moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
     moments | "WriteMoments" >> beam.Map(write_moments, moments_path(config))
-    training = None
     if transform.pca_dims:
+        import tensorflow_transform.beam as tft_beam
+
+        from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
+
         training = (
             shards
             | "SpreadToAnalyze" >> beam.Reshuffle()
             | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform)))
-    transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
-    transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
+        transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
+        transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
+        directory = transform_fn[0]
+    else:
+        directory = moments | "FitTransform" >> beam.Map(write_transform, transform, config.output)
     (shards
      | "SpreadToTransform" >> beam.Reshuffle()
      | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform),
-                                       beam.pvalue.AsSingleton(transform_fn[0]), beam.pvalue.AsSingleton(statistics))
+                                       beam.pvalue.AsSingleton(directory), beam.pvalue.AsSingleton(statistics))
      | "MergeSummaries" >> beam.CombineGlobally(MergeSummaries())
      | "WriteSummary" >> beam.Map(write_summary, summary_path(config)))
 

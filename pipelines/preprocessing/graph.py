@@ -6,12 +6,15 @@ modality as one byte string a video, its frames' codes one after another. Out: s
 TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
 """
 
+import os
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines import files
 from pipelines.preprocessing.config import POOLS, TransformConfig
 from pipelines.preprocessing.statistics import Moments
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
@@ -177,6 +180,39 @@ def graph_analyzer(config: TransformConfig, statistics: Any) -> FitAffine:
     return fit
 
 
+def constant_affine(config: TransformConfig, statistics: dict[str, Moments]) -> FitAffine:
+    """Statistics of ours as constants of the graph: nothing is left for tf.Transform to analyze."""
+
+    def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        location, scale = affine_of(config.normalise, statistics[modality.name])
+        return tf.constant(location), tf.constant(scale)
+
+    return fit
+
+
+def write_transform(statistics: dict[str, Moments], config: TransformConfig, output: str) -> str:
+    """Has tf.Transform write `transform_fn` and `transformed_metadata` below `output`; returns the path of the first.
+
+    Without PCA the statistics are all that the training records have to say. The graph is made on the scratch disk and
+    then copied, so that `output` may be on any file system that Beam knows: TensorFlow knows fewer.
+    """
+    from tensorflow_transform import impl_helper
+
+    spec = raw_feature_spec(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        impl_helper.analyze_in_place(
+            make_preprocessing_fn(config, constant_affine(config, statistics)), False, spec,
+            impl_helper.get_type_specs_from_feature_specs(spec), scratch)
+        for directory, _, names in os.walk(scratch):
+            for name in names:
+                path = os.path.join(directory, name)
+                files.write_atomically(files.join(output, *os.path.relpath(path, scratch).split(os.sep)),
+                                       files.read_bytes(path))
+    return files.join(output, "transform_fn")
+
+
 class TransformGraph:
     """A saved transform graph, ready to run on batches. One a process, shared by its threads."""
 
@@ -207,13 +243,14 @@ class TransformGraph:
         self._apply = apply.get_concrete_function()
 
     @classmethod
-    def load(cls, directory: str, config: TransformConfig) -> "TransformGraph":
-        """The graph saved in `directory`, loaded once a process."""
+    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "TransformGraph":
+        """The graph saved in `directory`, loaded once a process as long as it was made from the same statistics."""
         with cls._lock:
-            key = f"{directory} {config.hash}"
+            key = f"{directory} {config.hash} {statistics_hash}"
             if key not in cls._loaded:
                 cls._loaded.clear()
-                cls._loaded[key] = cls(directory, config)
+                with files.local_copy(directory) as local:
+                    cls._loaded[key] = cls(local, config)
             return cls._loaded[key]
 
     def __call__(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -112,7 +112,7 @@ class TransformShard(beam.DoFn):
         identity = statistics_hash(statistics)
         summary = manifests.load_manifest(self._output, shard, self._config, identity)
         if summary is None:
-            graph = TransformGraph.load(transform_directory, self._config)
+            graph = TransformGraph.load(transform_directory, self._config, identity)
             summary, sizes = transform_shard(self._output, shard, self._config, graph)
             manifests.save_manifest(self._output, shard, self._config, identity, sizes, summary)
             beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
