@@ -1,6 +1,7 @@
 """The whole job: values against numpy, counts, splits, resuming, and what a person gets to read."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -17,8 +18,15 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from pipelines import files
 from pipelines.preprocess import run
+from pipelines.preprocessing import manifests
+from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.graph import TransformGraph
+from pipelines.preprocessing.manifests import Summary
+from pipelines.preprocessing.progress import PreprocessProgress
+from pipelines.preprocessing.statistics import ShardMeter
+from pipelines.progress import shown_progress
 from tests.preprocess.synthetic import (
     FRAME,
     VIDEO,
@@ -50,7 +58,8 @@ def make_input(directory: Path, schema: RecordSchema, shards: int = 3, count: in
 
 
 def job(directory: Path, output: str = "out", *flags: str) -> dict:
-    return run([f"--input={directory}/in*", f"--schema={directory}/schema.json", f"--output={directory / output}", *flags])
+    return run([f"--input={directory}/in*", f"--schema={directory}/schema.json", f"--output={directory / output}",
+                *flags])
 
 
 def split_of(video: Video) -> str:
@@ -84,8 +93,8 @@ def video_job(tmp_path_factory):  # type: ignore[no-untyped-def]
 def test_values_are_numpys_z_scores_of_the_training_split(video_job) -> None:  # type: ignore[no-untyped-def]
     directory, made, _ = video_job
     found = outputs(directory / "out")
-    assert {example.features.feature["id"].bytes_list.value[0]: split
-            for split, examples in found.items() for example in examples} == {video.id: split_of(video) for video in made}
+    assert {example.features.feature["id"].bytes_list.value[0]: split for split, examples in found.items()
+            for example in examples} == {video.id: split_of(video) for video in made}
     by_id = {video.id: video for video in made}
     for name in ("mean_rgb", "mean_audio"):
         training = np.stack([video.values[name] for video in made if split_of(video) == "train"]).astype(np.float64)
@@ -128,7 +137,8 @@ def test_tf_transform_loads_the_output(video_job) -> None:  # type: ignore[no-un
     output = tft.TFTransformOutput(str(directory / "out"))
     spec = output.transformed_feature_spec()
     assert spec["mean_rgb"].shape == [6] and spec["labels"].dtype == tf.int64
-    raw = {name: tf.constant(np.stack([video.values[name] for video in made[:4]])) for name in ("mean_rgb", "mean_audio")}
+    raw = {name: tf.constant(np.stack([video.values[name] for video in made[:4]]))
+           for name in ("mean_rgb", "mean_audio")}
     transformed = output.transform_raw_features(raw, drop_unused_features=True)
     by_id = {example.features.feature["id"].bytes_list.value[0]: example
              for examples in outputs(directory / "out").values() for example in examples}
@@ -146,8 +156,8 @@ def test_labels_csv_counts_the_training_videos(video_job) -> None:  # type: igno
 def test_the_data_card_shows_the_counts(video_job) -> None:  # type: ignore[no-untyped-def]
     directory, _, info = video_job
     page = (directory / "out" / "data_card.html").read_text()
-    for words in ("Label frequency", "Labels per video", "mean_rgb, before", "mean_rgb, after", "Labels that occur together",
-                  "Nothing was rejected", f"{info['splits']['train']['records']:,}"):
+    for words in ("Label frequency", "Labels per video", "mean_rgb, before", "mean_rgb, after",
+                  "Labels that occur together", "Nothing was rejected", f"{info['splits']['train']['records']:,}"):
         assert words in page
     assert "http" not in page.replace("http://www.w3.org", "")  # opens without a network
 
@@ -180,12 +190,37 @@ def test_a_changed_input_or_flag_is_done_anew(tmp_path: Path) -> None:
     made = make_input(tmp_path, VIDEO, shards=2, count=12)
     job(tmp_path)
     write_shard(tmp_path / "in1.tfrecord", [video.example() for video in made[12:20]])
-    job(tmp_path, "out", "--resume")
-    job(tmp_path, "fresh")
-    assert content(tmp_path / "out") == content(tmp_path / "fresh")
     job(tmp_path, "out", "--resume", "--normalise=minmax")
-    job(tmp_path, "fresh", "--overwrite", "--normalise=minmax")
+    job(tmp_path, "fresh", "--normalise=minmax")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: Path) -> None:
+    shard, config = Shard(0, 1, "in", 100, 5.0), TransformConfig(VIDEO, 10)
+    output = str(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a").write_bytes(b"12345")
+    manifests.save_manifest(output, shard, config, "hash", {"train/a": 5}, Summary(shards=1))
+    manifests.save_statistics(output, shard, config, ShardMeter(VIDEO))
+
+    def known(shard: Shard, config: TransformConfig, statistics: str = "hash") -> bool:
+        return manifests.load_manifest(output, shard, config, statistics) is not None
+
+    assert known(shard, config)
+    assert manifests.load_statistics(output, shard, config, VIDEO) is not None
+    assert not known(shard, config, "other statistics")
+    for other in (dataclasses.replace(shard, size_bytes=101), dataclasses.replace(shard, modified_seconds=6.0),
+                  dataclasses.replace(shard, path="elsewhere"), dataclasses.replace(shard, split=0)):
+        if other.name == shard.name:
+            assert not known(other, config)
+            assert manifests.load_statistics(output, other, config, VIDEO) is None
+    for changed in ({"normalise": "l2"}, {"class_count": 11}, {"max_frames": 10}, {"ratios": None},
+                    {"allow_unlabelled": True}, {"missing_modality": "fill"}, {"pca_dims": 2}):
+        assert not known(shard, dataclasses.replace(config, **changed))  # type: ignore[arg-type]
+    (tmp_path / "train" / "a").write_bytes(b"1234")
+    assert not known(shard, config)
+    manifests.forget_if_changed(output, dataclasses.replace(shard, size_bytes=101), config)
+    assert not list((tmp_path / "manifests").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +282,7 @@ def test_tables_do_what_the_graph_does(frame_job) -> None:  # type: ignore[no-un
         assert transformed["num_frames"].numpy().tolist() == [min(len(video.values["rgb"]), 9) for video in some]
 
 
-@pytest.mark.parametrize("normalise", ["minmax", "l2", "none"])
+@pytest.mark.parametrize("normalise", ["minmax", "l2", pytest.param("none", marks=pytest.mark.slow)])
 def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
     made = make_input(tmp_path, FRAME, shards=1)
     info = job(tmp_path, "out", f"--normalise={normalise}")
@@ -265,7 +300,7 @@ def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
                 np.testing.assert_allclose(values, expected, atol=entry["scale"] / 2 + 1e-5)
 
 
-@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+@pytest.mark.parametrize("schema", [VIDEO, pytest.param(FRAME, marks=pytest.mark.slow)], ids=["video", "frame"])
 def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) -> None:
     made = make_input(tmp_path, schema, shards=2)
     name = schema.modalities[0].name
@@ -283,7 +318,8 @@ def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) ->
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.01)
     np.testing.assert_allclose(np.cov(values.T, bias=True), np.eye(2), atol=0.02)
     # The first components of numpy's eigenvectors span the same plane: distances within it agree.
-    raw = np.concatenate([video.values[name].reshape(-1, 6) for video in made if split_of(video) == "train"]).astype(float)
+    raw = np.concatenate([video.values[name].reshape(-1, 6).astype(float)
+                          for video in made if split_of(video) == "train"])
     if schema is FRAME:
         raw = raw * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
     variances, vectors = np.linalg.eigh(np.cov(raw.T))
@@ -291,20 +327,10 @@ def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) ->
     np.testing.assert_allclose(np.linalg.norm(values, axis=1), np.linalg.norm(expected, axis=1), atol=0.06)
 
 
-def test_constant_features_become_zero(tmp_path: Path) -> None:
-    made = videos(30, VIDEO)
-    for video in made:
-        video.values["mean_rgb"][2] = 1234.567
-    write_shard(tmp_path / "in", [video.example() for video in made])
-    (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
-    job(tmp_path)
-    values = np.stack([vector(example, "mean_rgb") for examples in outputs(tmp_path / "out").values()
-                       for example in examples])
-    assert np.abs(values[:, 2]).max() < 1e-3 and np.isfinite(values).all()
-
-
 def test_a_csv_is_preprocessed(tmp_path: Path) -> None:
     made = videos(30, VIDEO)
+    for video in made:
+        video.values["mean_audio"][2] = 1234.567  # a constant feature becomes 0
     columns = [f"{modality.name}_{index}" for modality in VIDEO.modalities for index in range(modality.width)]
     lines = ["id,labels," + ",".join(columns)]
     for video in made:
@@ -325,6 +351,7 @@ def test_a_csv_is_preprocessed(tmp_path: Path) -> None:
             video = by_id[example.features.feature["id"].bytes_list.value[0]]
             expected = (video.values["mean_rgb"] - training.mean(axis=0)) / training.std(axis=0)
             np.testing.assert_allclose(vector(example, "mean_rgb"), expected, atol=1e-4)
+            assert abs(vector(example, "mean_audio")[2]) < 1e-3
 
 
 def test_given_splits(tmp_path: Path) -> None:
@@ -446,7 +473,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
 
 def test_help_answers_at_once() -> None:
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "pipelines.preprocess", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pipelines.preprocess", "--help"], cwd=ROOT, capture_output=True,
+                          text=True)
     assert done.returncode == 0 and "all cores are used" in " ".join(done.stdout.split())
     assert time.monotonic() - started < 2 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
@@ -473,25 +501,19 @@ def test_killed_and_resumed_is_as_if_undisturbed(video_job) -> None:  # type: ig
 
 
 def test_progress_reaches_a_file(tmp_path: Path) -> None:
-    from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
-    from pipelines.preprocessing.progress import shown_progress
-
     shard = Shard(0, 1, "a", 100, 0.0)
     config = JobConfig(str(tmp_path), (shard,), TransformConfig(VIDEO, 10), None, 0.01, {})
     stream = io.StringIO()
-    with shown_progress(config, stream):
+    with shown_progress(PreprocessProgress(config), config.output, stream):
         (tmp_path / "manifests").mkdir()
         (tmp_path / "manifests" / "00000-of-00001.json").write_text(
             json.dumps({"summary": {"rejected": {"truncated": 2}, "written": [5, 1, 0]}}))
     assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
 
 
-def test_a_full_disk_ends_with_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_with_a_clear_error(video_job, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore
     """As on a full disk: the third shard cannot be written; the job says so and resumes when there is room."""
-    from pipelines import files
-
-    make_input(tmp_path, VIDEO)
-    job(tmp_path, "fresh")
+    directory, _, _ = video_job
     real = files.open_atomically
 
     @contextlib.contextmanager
@@ -503,19 +525,19 @@ def test_a_full_disk_ends_with_a_clear_error(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(files, "open_atomically", full)
     with pytest.raises(JobError, match="the disk is full: .*--resume continues"):
-        job(tmp_path)
+        job(directory, "full")
     monkeypatch.setattr(files, "open_atomically", real)
-    job(tmp_path, "out", "--resume")
-    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    job(directory, "full", "--resume")
+    assert content(directory / "full") == content(directory / "out")
 
 
 def test_graphs_are_loaded_once(video_job) -> None:  # type: ignore[no-untyped-def]
-    from pipelines.preprocessing.config import TransformConfig
-
     directory, _, _ = video_job
     path = str(directory / "out" / "transform_fn")
     config = TransformConfig(VIDEO, 10)
-    assert TransformGraph.load(path, config) is TransformGraph.load(path, config)
+    first = TransformGraph.load(path, config, "statistics")
+    assert TransformGraph.load(path, config, "statistics") is first
+    assert TransformGraph.load(path, config, "others") is not first
 
 
 def test_real_audioset(shared_data: Path, tmp_path: Path) -> None:
