@@ -17,8 +17,6 @@ class Manifests:
 
     model: dict[str, Any]
     data: dict[str, Any]
-    model_path: str = ""
-    data_path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

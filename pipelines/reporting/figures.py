@@ -176,7 +176,7 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
         name,
         title,
         "Dot: mean over the classes with a positive (their number in brackets); bar: 95 % interval over classes; "
-        "dashed: all classes.",
+        "dashed: all classes." + "".join(f" {group.name}: {group.note}." for group in groups if group.note),
         alternative,
         plots.plot_groups,
         data,

@@ -15,8 +15,8 @@ from pipelines.reporting.scores import (
     Scores,
     check_same_classes,
     read_dead_letters,
+    read_history,
     read_manifest,
-    read_model_history,
     read_per_model,
     read_scores,
     read_train_count,
@@ -125,14 +125,14 @@ def _manifests(scores: Scores, model_path: str | None, data_path: str | None) ->
                 f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: they do "
                 "not belong together"
             )
-    return Manifests(model, data, model_path or "", data_path or "")
+    return Manifests(model, data)
 
 
 def _complete(scores: Scores, model_path: str | None, data_path: str | None) -> Scores:
     """Adds what a model or data directory knows and the scores do not: training curves, training examples by class."""
     history, train_count = scores.history, scores.train_count
     if model_path and not history:
-        history = read_model_history(model_path)
+        history = read_history(model_path)
     for path in (model_path, data_path):
         if path and not np.isfinite(train_count).any():
             train_count = read_train_count(path, scores.class_count)

@@ -16,7 +16,7 @@ from pipelines.reporting.approach import Manifests, data_facts, flatten, split_t
 from pipelines.reporting.figures import Figure
 from pipelines.reporting.predictions import PredictionStatistics
 from pipelines.reporting.recommendations import Recommendation
-from pipelines.reporting.scores import UNKNOWN_VERTICAL, ClassName, Example, Scores
+from pipelines.reporting.scores import ClassName, Example, Scores
 from pipelines.reporting.tables import Table, number, probability, signed
 
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
@@ -305,8 +305,6 @@ def _labelled(inputs: Inputs) -> Report:
         "worst_rows": worst_rows,
         "best_sure": best.sure,
         "worst_sure": worst.sure,
-        "frequency_groups": frequency_groups,
-        "vertical_groups": vertical_groups,
         "pair_table": pair_table,
         "two_by_two": _two_by_two(scores, inputs.chosen),
         "pair_fraction": (scores.summary or {}).get("confusion_video_fraction", 1),
@@ -501,6 +499,5 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
             if value.get("rejected_by_reason")
         ],
         dead_letters=inputs.dead_letters,
-        unknown_vertical=UNKNOWN_VERTICAL,
         **{**context, "data_json": Markup(context["data_json"])},
     )

@@ -140,7 +140,7 @@ def read_scores(path: str) -> Scores:
             {},
             np.zeros((0, 3), np.int64),
             {},
-            _read_history(path),
+            read_history(path),
         )
     summary = _read_object(files.join(path, "metrics.json"))
     per_class = _read_table(path, "per_class.csv")
@@ -164,7 +164,7 @@ def read_scores(path: str) -> Scores:
         _read_curves(path, class_count),
         _read_confusion(path, class_count),
         _read_examples(path, class_count),
-        _read_history(path),
+        read_history(path),
     )
 
 
@@ -178,11 +178,6 @@ def read_manifest(path: str, what: str) -> dict[str, Any]:
     if not files.exists(info_path):
         raise JobError(f"{what} {path} has no info.json: it is absent or half written")
     return _read_object(info_path)
-
-
-def read_model_history(path: str) -> dict[str, np.ndarray]:
-    """Columns of the `history.csv` in a model directory; {} when there is none."""
-    return _read_history(path)
 
 
 def read_train_count(path: str, class_count: int) -> np.ndarray:
@@ -359,7 +354,8 @@ def _read_examples(path: str, class_count: int) -> dict[str, list[Example]]:
     return examples
 
 
-def _read_history(path: str) -> dict[str, np.ndarray]:
+def read_history(path: str) -> dict[str, np.ndarray]:
+    """Numeric columns of `history.csv` in a Scores or model directory; {} when there is none."""
     table = _read_table(path, "history.csv")
     history = {}
     for name, values in table.items():
