@@ -11,6 +11,23 @@ from vcls_model.commands import JobError, UsageError
 _OS_ERRORS = {"28": "the disk is full", "122": "the disk quota is used up", "30": "the file system is read-only",
               "13": "permission denied"}
 
+# What a cluster's failures look like in what its runner raises.
+_RUNNER_ERRORS = {
+    r"Unable to fetch remote job server jar|HTTP Error 404.*job-server":
+        "Beam could not download this runner's job server: name one with --flink_job_server_jar (make flink-install "
+        "builds it)",
+    r"java\.net\.ConnectException|StatusCode\.UNAVAILABLE|FlinkJobNotFound|FutureTimeoutError":
+        "the cluster that ran the job cannot be reached any more, or has forgotten the job: its JobManager or its job "
+        "server was lost",
+    r"NoResourceAvailableException|Could not acquire the minimum required resources":
+        "the cluster has fewer free slots than --parallelism asks for: start more TaskManagers or lower it",
+    r"No such file or directory: 'java'":
+        "the job server needs Java and there is none on the path",
+    r"OutOfMemoryError|MemoryError":
+        "a worker ran out of memory: give each worker more, or let fewer threads share one "
+        "(--number_of_worker_harness_threads)",
+}
+
 
 @contextlib.contextmanager
 def explained_failures(output: str) -> Iterator[None]:
@@ -29,6 +46,10 @@ def explained_failures(output: str) -> Iterator[None]:
             meant = re.search(rf"\b{kind.__name__}: (.+?)(?: \[while running .*)?$", str(error), re.MULTILINE)
             if meant:
                 raise kind(meant.group(1)) from None
+        for pattern, reason in _RUNNER_ERRORS.items():
+            if re.search(pattern, f"{type(error).__name__}: {error}"):
+                raise JobError(f"{reason}. What is done is kept in {output}: the same command with --resume continues"
+                               ) from error
         found = re.search(r"\[Errno (\d+)\] ([^\n]*)", str(error))
         if isinstance(error, OSError) and error.errno is not None:
             number, detail = str(error.errno), str(error)

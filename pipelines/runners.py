@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vcls_model.commands import UsageError, option_names, reject_unknown_flags
+from vcls_model.commands import JobError, UsageError, option_names, reject_unknown_flags
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -95,3 +96,52 @@ def worker_count(options: "PipelineOptions") -> int:
         workers = options.view_as(WorkerOptions)
         return max(1, workers.num_workers or 0, workers.max_num_workers or 0)
     return max(1, int(options.view_as(FlinkRunnerOptions).parallelism or 1))
+
+
+def check_runner(options: "PipelineOptions") -> None:
+    """Looks whether the runner that `options` name is there, before a job waits a minute for it in vain.
+
+    Raises:
+        UsageError: a flag that the runner needs is missing or names what does not exist.
+        JobError: nothing answers where the flags say.
+    """
+    from apache_beam.options.pipeline_options import (
+        FlinkRunnerOptions,
+        GoogleCloudOptions,
+        PortableOptions,
+        StandardOptions,
+    )
+
+    runner = options.view_as(StandardOptions).runner
+    if runner == "DataflowRunner":
+        google = options.view_as(GoogleCloudOptions)
+        missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(google, name)]
+        if missing:
+            raise UsageError(f"--runner=Dataflow needs {' and '.join(missing)}")
+    if runner not in ("FlinkRunner", "PortableRunner", "SparkRunner"):
+        return
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if endpoint:
+        if endpoint != "embed" and not _answers(endpoint):
+            raise JobError(f"no job server answers at {endpoint} (--job_endpoint): start it, or leave the flag out and "
+                           "name the cluster with --flink_master")
+        return
+    if runner == "PortableRunner":
+        raise UsageError("--runner=PortableRunner needs --job_endpoint=HOST:PORT of a job server")
+    if runner == "FlinkRunner":
+        flink = options.view_as(FlinkRunnerOptions)
+        jar = flink.flink_job_server_jar
+        if jar and "://" not in jar and not os.path.exists(jar):
+            raise UsageError(f"--flink_job_server_jar={jar} does not exist: make flink-install builds one")
+        master = flink.flink_master.strip().removeprefix("http://").removeprefix("https://")
+        if not master.startswith("[") and not _answers(master):
+            raise JobError(f"no Flink JobManager answers at {master} (--flink_master)")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rstrip("/").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            return True
+    except (OSError, ValueError):
+        return False

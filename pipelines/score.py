@@ -198,10 +198,11 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
 
     from pipelines.execution import explained_failures, quiet_runner
     from pipelines.progress import shown_progress
-    from pipelines.runners import is_local
+    from pipelines.runners import check_runner, is_local
     from pipelines.scoring.progress import ScoreProgress, forget_notes
     from vcls_model.quiet import quiet_start_up
 
+    check_runner(options)
     if is_local(options):  # the workers' threads would import it a moment later
         with quiet_start_up():
             import tensorflow  # noqa: F401

@@ -13,7 +13,7 @@ from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.statistics import Moments
 from pipelines.progress import shown_progress
-from pipelines.runners import is_local
+from pipelines.runners import check_runner, is_local
 
 
 def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None],
@@ -28,6 +28,7 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     """
     import apache_beam as beam
 
+    check_runner(options)
     temporary = files.join(config.output, TEMPORARY[0])
     try:
         with (quiet_runner(), explained_failures(config.output),
