@@ -38,7 +38,7 @@ demo: $(INSTALLED)  ## from the sample's records to a report, in under five minu
 
 .PHONY: test
 test: $(INSTALLED)  ## the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 .PHONY: test-slow
 test-slow: $(INSTALLED)  ## the tests that take more than half a minute each

@@ -46,6 +46,7 @@ setup(
             "mypy>=1.13,<3",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.8,<1",
             "selenium>=4.25,<5",
             "setuptools>=70",
