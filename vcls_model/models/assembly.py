@@ -55,7 +55,7 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
         assert label_graph is not None
         head = LabelGraphHead(
             label_graph.neighbours.shape[1], neighbours=label_graph.neighbours, strength=label_graph.strength,
-            name="classifier_graph",
+            dtype="float32", name="classifier_graph",
         )
         scores = head(scores)
     if options["neighbours"]:
@@ -113,10 +113,13 @@ def _branches(modalities: Sequence[Modality], features: Sequence[Any], frame_mas
 
 
 def _scores(features: Any, class_count: int, mixtures: int, name: str) -> Any:
-    """Logits (B, C) of a linear classifier or of a mixture of them."""
+    """Logits (B, C) of a linear classifier or of a mixture of them.
+
+    Whatever the precision of the rest, in float32: in bfloat16 logits around -7 are 0.03 apart, and rankings tie.
+    """
     if mixtures > 1:
-        return MixtureOfExperts(class_count, mixtures, name=name)(features)
-    return keras.layers.Dense(class_count, name=name)(features)
+        return MixtureOfExperts(class_count, mixtures, dtype="float32", name=name)(features)
+    return keras.layers.Dense(class_count, dtype="float32", name=name)(features)
 
 
 def _chain(features: Any, class_count: int, options: Mapping[str, Any], prefix: str) -> Any:
@@ -139,10 +142,10 @@ def _chain(features: Any, class_count: int, options: Mapping[str, Any], prefix: 
     if not support or not options["support_weight"]:
         return final
     weight = options["support_weight"]
-    scaled = [keras.layers.Rescaling(weight / len(support), name=f"{prefix}support_{stage}")(logits)
+    scaled = [keras.layers.Rescaling(weight / len(support), dtype="float32", name=f"{prefix}support_{stage}")(logits)
               for stage, logits in enumerate(support)]
-    main = keras.layers.Rescaling(1 - weight, name=f"{prefix}main")(final)
-    return keras.layers.Add(name=f"{prefix}combined")([main, *scaled])
+    main = keras.layers.Rescaling(1 - weight, dtype="float32", name=f"{prefix}main")(final)
+    return keras.layers.Add(dtype="float32", name=f"{prefix}combined")([main, *scaled])
 
 
 def _classify(name: str, features: Any, branches: Sequence[Branch], class_count: int, options: Mapping[str, Any],
@@ -158,10 +161,10 @@ def _classify(name: str, features: Any, branches: Sequence[Branch], class_count:
             else MeanPool(name=f"{branch.prefix}skip_mean")(branch.features, branch.frame_mask)
             for branch in branches
         ]
-        skip = keras.layers.Dense(class_count, use_bias=False, name=f"{prefix}skip")(_join(means, "skip"))
-        logits = keras.layers.Add(name=f"{prefix}sum", dtype="float32")([logits, skip])
+        skip = keras.layers.Dense(class_count, use_bias=False, dtype="float32", name=f"{prefix}skip")
+        logits = keras.layers.Add(dtype="float32", name=f"{prefix}sum")([logits, skip(_join(means, "skip"))])
     if options.get("gate_scores"):
-        logits = ScoreGating(name=f"{prefix}gating")(logits)
+        logits = ScoreGating(dtype="float32", name=f"{prefix}gating")(logits)
     return keras.layers.Activation("linear", dtype="float32", name=f"{prefix}logits")(logits)
 
 
@@ -173,11 +176,11 @@ def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any]
         else MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask)
         for modality in modalities
     ]
-    key = MemoryKey(shares_of(modalities), name="memory_key")(vectors)
+    key = MemoryKey(shares_of(modalities), dtype="float32", name="memory_key")(vectors)
     videos, labels_per_video = memory.labels.shape
     vote = NeighbourVote(
         videos, labels_per_video, options["neighbours"], weight=options["neighbour_weight"], keys=memory.keys,
-        labels=memory.labels, name="classifier_neighbours",
+        labels=memory.labels, dtype="float32", name="classifier_neighbours",
     )
     return vote(scores, key)
 
