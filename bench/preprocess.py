@@ -108,7 +108,7 @@ def floor(pattern: str, output: str) -> None:
     from pipelines.preprocessing.statistics import ShardMeter, merge_statistics, moments
     from pipelines.shards import detect_schema, read_batches
     from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
-    from vcls_model.splits import SPLITS, SplitRatios, split_of
+    from vcls_model.splits import SPLITS, SplitRatios, splits_of
 
     ratios = SplitRatios()
     paths = sorted(glob.glob(pattern))
@@ -122,7 +122,7 @@ def floor(pattern: str, output: str) -> None:
         for path in timed:
             meter = ShardMeter(schema)
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                meter.add(batch, np.array([split_of(video_id, ratios) == 0 for video_id in batch.ids]))
+                meter.add(batch, splits_of(batch.ids, ratios) == 0)
             parts.append(meter.statistics())
         merged = merge_statistics(parts, schema)
         fitted = {modality.name: moments(merged[modality.name], modality) for modality in schema.modalities}
@@ -134,7 +134,7 @@ def floor(pattern: str, output: str) -> None:
             affine[name] = found.mean.astype(np.float32), found.std.astype(np.float32)
         for index, path in enumerate(timed):
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                splits = np.array([split_of(video_id, ratios) for video_id in batch.ids])
+                splits = splits_of(batch.ids, ratios)
                 columns: dict[str, Column] = {
                     "id": BytesColumn.of(batch.ids),
                     "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}

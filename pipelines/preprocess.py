@@ -78,6 +78,7 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
 
     from pipelines.preprocessing.graph import write_transform
     from pipelines.preprocessing.job import moments_path, summary_path
+    from pipelines.preprocessing.statistics import statistics_hash
     from pipelines.preprocessing.steps import (
         MergeStatistics,
         MergeSummaries,
@@ -90,6 +91,7 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     transform = config.transform
     shards, measured = build_measuring(pipeline, config)
     statistics = measured | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
+    identity = statistics | "HashStatistics" >> beam.Map(statistics_hash)
     moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
     moments | "WriteMoments" >> beam.Map(write_moments, moments_path(config))
     if transform.pca_dims:
@@ -109,7 +111,7 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     (shards
      | "SpreadToTransform" >> beam.Reshuffle()
      | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform),
-                                       beam.pvalue.AsSingleton(directory), beam.pvalue.AsSingleton(statistics))
+                                       beam.pvalue.AsSingleton(directory), beam.pvalue.AsSingleton(identity))
      | "MergeSummaries" >> beam.CombineGlobally(MergeSummaries())
      | "WriteSummary" >> beam.Map(write_summary, summary_path(config)))
 

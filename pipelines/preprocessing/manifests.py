@@ -6,6 +6,7 @@ changed, the shard is done anew.
 """
 
 import dataclasses
+import io
 import json
 from collections import Counter
 from typing import Any
@@ -173,17 +174,25 @@ def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> Non
             files.delete(path)
 
 
+def count_records(output: str, name: str) -> tuple[int, int]:
+    """(written, rejected) records of the finished shard that the manifest file `name` is about."""
+    with files.open_for_reading(files.join(output, DIRECTORY, name)) as stream:
+        head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
+    value = json.loads(head)
+    return value["records_written"], value["records_rejected"]
+
+
 def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int],
                   summary: Summary) -> None:
-    """Records that a shard is done.
+    """Records that a shard is done: a line that says of what, with which result, then a line with the whole summary.
 
     Args:
         sizes: bytes of each file written, by path below `output`.
     """
-    text = json.dumps({**_identity(shard, config), "statistics_hash": statistics_hash, "outputs": sizes,
-                       "summary": summary.to_dict()})
+    head = {**_identity(shard, config), "statistics_hash": statistics_hash, "outputs": sizes,
+            "records_written": summary.records_written, "records_rejected": summary.records_rejected}
     with files.open_atomically(manifest_path(output, shard)) as stream:
-        stream.write(text.encode())
+        stream.write(f"{json.dumps(head)}\n{json.dumps(summary.to_dict())}\n".encode())
 
 
 def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
@@ -192,12 +201,13 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
     if not files.exists(path):
         return None
     try:
-        value = json.loads(files.read_bytes(path))
+        head, _, rest = files.read_bytes(path).partition(b"\n")
+        value = json.loads(head)
         wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
         if any(value.get(key) != expected for key, expected in wanted.items()):
             return None
         if any(files.size_of(files.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
-        return Summary.from_dict(value["summary"])
+        return Summary.from_dict(json.loads(rest))
     except (ValueError, KeyError, TypeError):  # a damaged file is the same as none
         return None

@@ -21,16 +21,17 @@ from pipelines.preprocessing.statistics import (
     merge_statistics,
     moments,
     no_statistics,
-    statistics_hash,
 )
 from pipelines.shards import read_batches
 from vcls_model.schema import FRAME_LEVEL, RecordSchema
-from vcls_model.splits import SPLITS, split_of
+from vcls_model.splits import SPLITS, splits_of
 
 _COUNTERS = "preprocess"
 # Pairs of labels kept for each shard: the data card shows the most frequent ones.
 _MOST_PAIRS = 4096
-# Records of each shard, and frames of each of these, whose transformed values the data card is drawn from.
+# The data card is drawn from the transformed values of so many shards at most, records of each, and frames of each of
+# these.
+_SAMPLED_SHARDS = 32
 _SAMPLED_RECORDS = 32
 _SAMPLED_FRAMES = 8
 
@@ -44,7 +45,7 @@ def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch
             splits = np.full(len(batch), shard.split)
         else:
             assert config.ratios is not None
-            splits = np.array([split_of(video_id, config.ratios) for video_id in batch.split_ids], np.int64)
+            splits = splits_of(batch.split_ids, config.ratios)
         yield batch, rejected, splits
 
 
@@ -101,15 +102,15 @@ def moments_by_name(statistics: Statistics, schema: RecordSchema) -> dict[str, M
 class TransformShard(beam.DoFn):
     """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
 
-    Skips a shard whose manifest says that it was done with the same input, configuration and statistics.
+    Skips a shard whose manifest says that it was done with the same input, configuration and statistics. Side inputs:
+    where the transform graph is, and the `statistics_hash` of what it normalises with.
     """
 
     def __init__(self, output: str, config: TransformConfig) -> None:
         self._output = output
         self._config = config
 
-    def process(self, shard: Shard, transform_directory: str, statistics: Statistics) -> Iterable[Summary]:
-        identity = statistics_hash(statistics)
+    def process(self, shard: Shard, transform_directory: str, identity: str) -> Iterable[Summary]:
         summary = manifests.load_manifest(self._output, shard, self._config, identity)
         if summary is None:
             graph = TransformGraph.load(transform_directory, self._config, identity)
@@ -160,7 +161,7 @@ def transform_shard(output: str, shard: Shard, config: TransformConfig,
     Returns:
         What the shard contains, and the bytes of each file by its path below `output`.
     """
-    transformer = ShardTransformer(config, graph)
+    transformer = ShardTransformer(config, graph, sampling=shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0)
     outputs = {split: shard.output(split) for split in shard.splits}
     sizes = dict.fromkeys(outputs.values(), 0)
     dead_letters = bytearray()
@@ -190,13 +191,18 @@ def transform_shard(output: str, shard: Shard, config: TransformConfig,
 class ShardTransformer:
     """Batches of one shard -> framed transformed records by split; counts them on the way.
 
+    Args:
+        config, graph: what to do.
+        sampling: look at the values of some records, for the data card.
+
     Attributes:
         summary: of what was transformed so far.
     """
 
-    def __init__(self, config: TransformConfig, graph: TransformGraph) -> None:
+    def __init__(self, config: TransformConfig, graph: TransformGraph, sampling: bool = True) -> None:
         self._config = config
         self._graph = graph
+        self._sampling = sampling
         self._frames = config.schema.level == FRAME_LEVEL
         self._tables = graph.shared_tables() if self._frames and config.elementwise else None
         self._run_graph = self._tables is None or config.pool_frames
@@ -249,7 +255,7 @@ class ShardTransformer:
             assert isinstance(frames, IntegerColumn)
             summary.frame_counts += np.bincount(frames.values, minlength=len(summary.frame_counts))
         self._count_pairs(batch)
-        if not summary.sampled:
+        if self._sampling and not summary.sampled:
             self._sample(columns, np.flatnonzero(splits == 0)[:_SAMPLED_RECORDS])
 
     def _count_pairs(self, batch: RawBatch) -> None:

@@ -507,7 +507,7 @@ def test_progress_reaches_a_file(tmp_path: Path) -> None:
     with shown_progress(PreprocessProgress(config), config.output, stream):
         (tmp_path / "manifests").mkdir()
         (tmp_path / "manifests" / "00000-of-00001.json").write_text(
-            json.dumps({"summary": {"rejected": {"truncated": 2}, "written": [5, 1, 0]}}))
+            json.dumps({"records_written": 6, "records_rejected": 2}) + "\n{}\n")
     assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
 
 
