@@ -10,6 +10,8 @@ import numpy as np
 _MAGIC = b"VCLSMET1"
 # Counts of neighbouring bins look like noise to a dictionary coder; what helps is Huffman coding of each byte plane.
 _LEVEL = 4
+# Arrays are packed a piece at a time: what that takes besides does not grow with the array.
+_PIECE_CELLS = 1 << 20
 
 
 def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
@@ -23,11 +25,15 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     for name in sorted(arrays):
         array = arrays[name]
         flat = np.ascontiguousarray(array).reshape(-1)
-        at = np.flatnonzero(flat)
-        values, is_change = _flatten(flat[at].astype(np.int64))
-        body = _planes(np.diff(at, prepend=-1) - 1) + _planes(values)
-        entries.append([name, array.dtype.str, list(array.shape), int(at.size), is_change, len(body)])
-        parts.append(body)
+        pieces = []
+        for start in range(0, flat.size, _PIECE_CELLS):
+            piece = flat[start : start + _PIECE_CELLS]
+            at = np.flatnonzero(piece)
+            values, is_change = _flatten(piece[at].astype(np.int64))
+            body = _planes(np.diff(at, prepend=-1) - 1) + _planes(values)
+            pieces.append([int(at.size), is_change, len(body)])
+            parts.append(body)
+        entries.append([name, array.dtype.str, list(array.shape), pieces])
     head = json.dumps({"header": header, "arrays": entries}, sort_keys=True).encode()
     return b"".join([_MAGIC, struct.pack("<I", len(head)), head, *parts])
 
@@ -45,18 +51,21 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         head = json.loads(data[12 : 12 + size])
         position = 12 + size
         arrays = {}
-        for name, kind, shape, count, is_change, length in head["arrays"]:
-            body = memoryview(data)[position : position + length]
-            if len(body) != length:
-                raise ValueError("cut short")
-            position += length
-            gaps, rest = _read_planes(body, count)
-            values, _ = _read_planes(rest, count)
-            if is_change:
-                signs = -(values & np.uint64(1)).astype(np.int64)
-                values = np.cumsum((values >> np.uint64(1)).astype(np.int64) ^ signs)
+        for name, kind, shape, pieces in head["arrays"]:
             array = np.zeros(shape, np.dtype(kind))
-            array.reshape(-1)[np.cumsum(gaps.astype(np.int64) + 1) - 1] = values.astype(array.dtype)
+            flat = array.reshape(-1)
+            for number, (count, is_change, length) in enumerate(pieces):
+                body = memoryview(data)[position : position + length]
+                if len(body) != length:
+                    raise ValueError("cut short")
+                position += length
+                gaps, rest = _read_planes(body, count)
+                values, _ = _read_planes(rest, count)
+                if is_change:
+                    signs = -(values & np.uint64(1)).astype(np.int64)
+                    values = np.cumsum((values >> np.uint64(1)).astype(np.int64) ^ signs)
+                piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
+                piece[np.cumsum(gaps.astype(np.int64) + 1) - 1] = values.astype(array.dtype)
             arrays[name] = array
     except (ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error) as error:
         raise ValueError(f"a damaged metric accumulator: {error}") from None
