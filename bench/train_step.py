@@ -4,8 +4,8 @@
         [--precision=mixed_bfloat16] [--peak_tflops=989]
 
 A step is forward, summed cross-entropy against dense targets, backward and Adam, as Keras compiles it for the backend.
-Prints examples/s, model FLOPs a step (counted from the matrix products of the layers' weights: 6 a weight, example and
-frame it is applied to; convolutions and attention scores excluded), and, with `--peak_tflops`, their share of the
+Prints examples/s and, under TensorFlow, the floating-point operations an example (three times those that its profiler
+counts in the forward pass; the body of a recurrence is counted once) and, with `--peak_tflops`, their share of the
 machine's matrix peak. The reference of a model is `dense` (video-level) or `average` (frame-level) in the same run.
 """
 
@@ -47,6 +47,17 @@ def summed_cross_entropy(targets: Any, logits: Any) -> Any:
     return ops.sum(ops.softplus(logits) - targets * logits, axis=-1)
 
 
+def forward_flops(model: Any, features: dict[str, np.ndarray]) -> float:
+    """Floating-point operations of a forward pass, by TensorFlow's profiler."""
+    import tensorflow as tf
+
+    specs = {key: tf.TensorSpec(value.shape, value.dtype) for key, value in features.items()}
+    graph = tf.function(lambda batch: model(batch, training=False)).get_concrete_function(specs).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(
+        tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    return float(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
+
+
 def measure(name: str, batch_size: int, frames: int, seconds: float) -> tuple[float, float]:
     """Examples/s of the best round, and FLOPs an example."""
     import keras
@@ -56,13 +67,6 @@ def measure(name: str, batch_size: int, frames: int, seconds: float) -> tuple[fl
     model = build_model(name, BUILT_IN[f"yt8m-{level}"].modalities, CLASSES)
     model.compile(keras.optimizers.Adam(1e-3), summed_cross_entropy)
     model.train_on_batch(features, targets)
-    flops = 0.0
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        if isinstance(layer, keras.layers.Dense):
-            flops += 6 * float(np.prod(layer.kernel.shape)) * float(np.prod((layer.input.shape[1:-1] or (1,)), where=[
-                size is not None for size in (layer.input.shape[1:-1] or (1,))]))
-            if len(layer.input.shape) > 2 and layer.input.shape[1] is None:
-                flops += 6 * float(np.prod(layer.kernel.shape)) * (frames - 1)
     best, started = 0.0, time.perf_counter()
     rounds = 0
     while rounds < 3 or time.perf_counter() - started < seconds:
@@ -70,6 +74,7 @@ def measure(name: str, batch_size: int, frames: int, seconds: float) -> tuple[fl
         float(np.asarray(model.train_on_batch(features, targets)))
         best = max(best, batch_size / (time.perf_counter() - begin))
         rounds += 1
+    flops = 3 * forward_flops(model, features) / batch_size if keras.backend.backend() == "tensorflow" else 0.0
     keras.backend.clear_session()
     return best, flops
 

@@ -2,7 +2,8 @@
 
 The unit of shuffling is a *block*: a thousand records drawn from many shards at once, permuted, parsed in one go
 and sliced into batches. Parsing a block costs a fraction of parsing its batches one by one, and no step of the pipeline
-touches single records. Memory holds a few blocks, whatever the size of the data.
+touches single records; only records as large as long videos' frames go one by one through a shuffle buffer of the same
+size in bytes. Memory holds a few blocks, whatever the size of the data.
 
 Labels stay sparse: a batch carries class indices (B, L), padded with -1 to the longest list of its block. Frame-level
 features stay codes of one byte, which `decode_features` turns into numbers on the device.
@@ -21,13 +22,18 @@ from vcls_model.transformed import TransformedModality
 # blocks four times as large.
 BLOCK_RECORDS = 1024
 BLOCK_BYTES = 64 * 2**20
+# Copying records of more than this costs more than handling them one by one: they are shuffled singly, never copied.
+LARGE_RECORD_BYTES = 2**16
 CYCLE_SHARDS = 16
 LABEL_WIDTH_STEP = 8
 
 
-def record_bytes(modalities: Sequence[Modality], max_frames: int) -> int:
-    """About how large one transformed record is."""
-    return sum(modality.width * (max_frames if modality.level == FRAME_LEVEL else 4) for modality in modalities) + 64
+def _first_record_bytes(shards: Sequence[str]) -> int:
+    """Size of the first record, for how many fit a block; 1 when there is none that can be read."""
+    try:
+        return max(1, len(next(iter(tf.data.TFRecordDataset(list(shards)).as_numpy_iterator()), b"")))
+    except tf.errors.DataLossError:
+        return 1  # whoever reads the dataset meets the error where it can be told which shard it is
 
 
 def _seed(seed: int, epoch: int, number: tf.Tensor) -> tf.Tensor:
@@ -149,14 +155,17 @@ def make_batches(
     """
     has_frames = any(modality.level == FRAME_LEVEL for modality in modalities)
     size = options.batch_size
-    by_bytes = BLOCK_BYTES // record_bytes(modalities, options.max_frames)
-    block_size = max(1, min(BLOCK_RECORDS, by_bytes) // size) * size
+    record_bytes = _first_record_bytes(shards)
+    block_size = max(1, min(BLOCK_RECORDS, BLOCK_BYTES // record_bytes) // size) * size
     chunk = max(1, min(256, block_size // CYCLE_SHARDS))
     spec = _parsing_spec(modalities, with_ids)
 
     def read_shard(path: tf.Tensor, index: tf.Tensor) -> tf.data.Dataset:
         records = tf.data.TFRecordDataset(path, buffer_size=2**20).batch(chunk)
         return records.map(lambda rows: (rows, tf.fill([tf.shape(rows)[0]], index)))
+
+    def read_records(path: tf.Tensor, index: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(path, buffer_size=2**20).map(lambda record: (record, index))
 
     def parse(number: tf.Tensor, rows: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         block = _parse_block(*rows, spec)
@@ -179,16 +188,22 @@ def make_batches(
     dataset = tf.data.Dataset.from_tensor_slices(([shards[i] for i in index], tf.constant(index, tf.int32)))
     if repeat:
         dataset = dataset.repeat()
+    large = record_bytes > LARGE_RECORD_BYTES
+    reader = read_records if large else read_shard
     if epoch is None:
-        dataset = dataset.flat_map(read_shard)
+        dataset = dataset.flat_map(reader)
     else:
-        dataset = dataset.interleave(read_shard, cycle_length=CYCLE_SHARDS, num_parallel_calls=2, deterministic=True)
-    dataset = dataset.rebatch(block_size)
-    dataset = dataset.enumerate().map(parse, num_parallel_calls=1 if has_frames else 2, deterministic=True)
-    dataset = dataset.flat_map(slices)
-    if drop_remainder:
-        dataset = dataset.filter(lambda batch: tf.shape(batch["shard"])[0] == size)
-    if skip_batches:
+        dataset = dataset.interleave(reader, cycle_length=CYCLE_SHARDS, num_parallel_calls=2, deterministic=True)
+    if large:
+        if epoch is not None:
+            dataset = dataset.shuffle(block_size, seed=options.seed + (epoch << 32), reshuffle_each_iteration=False)
+        dataset = dataset.batch(size, drop_remainder=drop_remainder).skip(skip_batches)
+        dataset = dataset.map(lambda *rows: _parse_block(*rows, spec), num_parallel_calls=2, deterministic=True)
+    else:
+        dataset = dataset.rebatch(block_size)
+        dataset = dataset.enumerate().map(parse, num_parallel_calls=2, deterministic=True).flat_map(slices)
+        if drop_remainder:
+            dataset = dataset.filter(lambda batch: tf.shape(batch["shard"])[0] == size)
         dataset = dataset.skip(skip_batches)
     if has_frames:
         dataset = dataset.enumerate(skip_batches).map(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import vcls_model.input
 from tests.training import synthetic
 from vcls_model.commands import UsageError
 from vcls_model.input import _chosen_frames, decode_features, make_batches
@@ -100,6 +101,19 @@ def test_frames_are_decoded_on_demand(frame_data):
             values = decoded["rgb"].numpy()[row]
             np.testing.assert_allclose(values[:len(codes)], codes * (8 / 255) - 4, atol=1e-5)
             assert (values[len(codes):] == 0).all()
+
+
+def test_large_records_are_read_one_by_one_with_the_same_promises(data, monkeypatch):
+    monkeypatch.setattr(vcls_model.input, "LARGE_RECORD_BYTES", 0)
+    arguments = (data.shards("train"), data.modalities, ReadOptions(16, seed=3))
+    whole = ids_of(make_batches(*arguments, epoch=1, with_ids=True))
+    assert [len(batch) for batch in whole] == [16] * 6 + [4]
+    assert sorted(sum(whole, [])) == sorted(synthetic.make_videos(synthetic.VIDEO_SCHEMA, 100, 1).ids)
+    assert ids_of(make_batches(*arguments, epoch=1, skip_batches=2, with_ids=True)) == whole[2:]
+    assert ids_of(make_batches(*arguments, epoch=2, with_ids=True)) != whole
+    assert len(ids_of(make_batches(*arguments, epoch=1, drop_remainder=True, with_ids=True))) == 6
+    in_order = ids_of(make_batches(*arguments, with_ids=True))
+    assert sum(in_order, []) == synthetic.make_videos(synthetic.VIDEO_SCHEMA, 100, 1).ids
 
 
 @pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])

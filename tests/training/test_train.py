@@ -216,10 +216,11 @@ def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
 
 @pytest.mark.parametrize("extra", [
     ["--loss=focal", "--decay=cosine", "--warmup_examples=40"],
-    ["--loss=asymmetric", "--label_smoothing=0.05", "--clip_norm=1", "--optimizer=adamw"],
+    pytest.param(["--loss=asymmetric", "--label_smoothing=0.05", "--clip_norm=1", "--optimizer=adamw"],
+                 marks=pytest.mark.slow),
     ["--ema=0.5", "--average_checkpoints=2", "--class_prior"],
     ["--precision=mixed_bfloat16"],
-    ["--precision=mixed_float16"],
+    pytest.param(["--precision=mixed_float16"], marks=pytest.mark.slow),
     ["--jit", "--mixup=0.3"],
 ])
 def test_options_train_and_export(extra, video_data, tmp_path):
