@@ -114,6 +114,15 @@ def test_only_layers_of_the_classes_are_named_classifier(name: str, fusion: str)
     assert any(layer.weights for layer in model.layers if layer.name.startswith("classifier"))
 
 
+def test_modality_norms_agree_on_unit_vectors_but_not_on_mixtures() -> None:
+    models = [build("dense", modality_norm=norm) for norm in ("l2", "unit")]
+    batch = {name: v / np.linalg.norm(v, axis=1, keepdims=True) for name, v in batch_of("dense").items()}
+    np.testing.assert_allclose(models[0](batch), models[1](batch), rtol=1e-4, atol=1e-5)
+    shorter = {name: 0.5 * v for name, v in batch.items()}
+    np.testing.assert_allclose(models[0](shorter), models[0](batch), rtol=1e-4, atol=1e-5)
+    assert np.abs(models[1](shorter) - models[1](batch)).max() > 0.1
+
+
 def test_score_fusion_averages_a_model_a_modality() -> None:
     model = build("logistic", fusion="score")
     batch = batch_of("logistic")

@@ -92,6 +92,11 @@ def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple
             L2Normalise(name=f"{modality.name}_l2")(tensor)
             for modality, tensor in zip(modalities, features, strict=True)
         ]
+    elif options["modality_norm"] == "unit":
+        features = [
+            keras.layers.Rescaling(modality.width**0.5, name=f"{modality.name}_unit")(tensor)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
     if options["input_dropout"]:
         features = [
             keras.layers.Dropout(options["input_dropout"], name=f"{modality.name}_input_dropout")(tensor)

@@ -8,7 +8,7 @@ from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
 
 FUSIONS = ("early", "late", "score")
-MODALITY_NORMS = ("none", "l2")
+MODALITY_NORMS = ("none", "l2", "unit")
 HEADS = ("none", "label_graph")
 CELLS = ("gru", "lstm")
 CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODALITY_NORMS, "head": HEADS, "cell": CELLS}
@@ -16,7 +16,9 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 # What every model takes.
 #   fusion         early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined
 #                  before the classifier; score: a whole model a modality, whose logits are averaged.
-#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first.
+#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first. unit: the same for
+#                  data whose vectors have length 1 already (preprocess --normalise=l2), by a constant factor: a mixture
+#                  of two videos (mixup) then stays shorter than a video, which tells the model that it is one.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
 #   neighbours     how many of the most similar training videos vote on a prediction; 0 is off (else needs the memory).
@@ -62,8 +64,8 @@ MODELS: dict[str, ModelInfo] = {
     "moe": _info(VIDEO_LEVEL, "mixture of linear experts a class", mixtures=2),
     "residual": _info(VIDEO_LEVEL, "wide layer with batch normalisation and dropout, residual blocks, context gating",
                       units=2048, blocks=1, gating=True, dropout=0.5, mixtures=1),
-    "wide": _info(VIDEO_LEVEL, "one wide layer beside a linear classifier, on inputs of equal length",
-                  units=2048, dropout=0.5, mixtures=1, modality_norm="l2", input_dropout=0.3, linear_skip=True),
+    "wide": _info(VIDEO_LEVEL, "one wide layer beside a linear classifier",
+                  units=2048, dropout=0.5, mixtures=1, input_dropout=0.3, linear_skip=True),
     "chain": _info(VIDEO_LEVEL, "deep combine chain: classifiers that see the predictions of earlier ones",
                    stages=3, link_units=200, mixtures=2, support_weight=0.2),
     # Frame-level: a sequence of vectors a modality.
