@@ -16,9 +16,9 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 # What every model takes.
 #   fusion         early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined
 #                  before the classifier; score: a whole model a modality, whose logits are averaged.
-#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first. unit: the same for
-#                  data whose vectors have length 1 already (preprocess --normalise=l2), by a constant factor: a mixture
-#                  of two videos (mixup) then stays shorter than a video, which tells the model that it is one.
+#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first. unit: the
+#                  same for data whose vectors have length 1 already (preprocess --normalise=l2), by a constant factor:
+#                  a mixture of two videos (mixup) then stays shorter than a video, which says that it is one.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
 #   neighbours     how many of the most similar training videos vote on a prediction; 0 is off (else needs the memory).
