@@ -198,7 +198,8 @@ def make_batches(
         if epoch is not None:
             dataset = dataset.shuffle(block_size, seed=options.seed + (epoch << 32), reshuffle_each_iteration=False)
         dataset = dataset.batch(size, drop_remainder=drop_remainder).skip(skip_batches)
-        dataset = dataset.map(lambda rows, shard: _parse_block(rows, shard, spec), num_parallel_calls=2, deterministic=True)
+        dataset = dataset.map(lambda rows, shard: _parse_block(rows, shard, spec), num_parallel_calls=2,
+                              deterministic=True)
     else:
         dataset = dataset.rebatch(block_size)
         dataset = dataset.enumerate().map(parse, num_parallel_calls=2, deterministic=True).flat_map(slices)
