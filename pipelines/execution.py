@@ -1,6 +1,7 @@
 """What goes wrong while a pipeline runs, as a person should read it; and what need not be read at all."""
 
 import contextlib
+import importlib
 import logging
 import re
 from collections.abc import Iterator
@@ -70,8 +71,12 @@ def quiet_runner() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    # A worker in this process prints the traceback of every error, past any logger; the error itself is raised anyway.
+    worker = vars(importlib.import_module("apache_beam.runners.worker.sdk_worker"))
+    worker["print"] = lambda *_, **__: None
     try:
         yield
     finally:
+        del worker["print"]
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

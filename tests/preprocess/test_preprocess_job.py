@@ -511,7 +511,7 @@ def test_progress_reaches_a_file(tmp_path: Path) -> None:
     assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
 
 
-def test_a_full_disk_ends_with_a_clear_error(video_job, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore
+def test_a_full_disk_ends_with_a_clear_error(video_job, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
     """As on a full disk: the third shard cannot be written; the job says so and resumes when there is room."""
     directory, _, _ = video_job
     real = files.open_atomically
@@ -526,6 +526,7 @@ def test_a_full_disk_ends_with_a_clear_error(video_job, monkeypatch: pytest.Monk
     monkeypatch.setattr(files, "open_atomically", full)
     with pytest.raises(JobError, match="the disk is full: .*--resume continues"):
         job(directory, "full")
+    assert "Traceback" not in capfd.readouterr().err
     monkeypatch.setattr(files, "open_atomically", real)
     job(directory, "full", "--resume")
     assert content(directory / "full") == content(directory / "out")
