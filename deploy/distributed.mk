@@ -13,10 +13,6 @@ flink: flink-install  ## the jobs on a Flink cluster of two TaskManagers, compar
 test-flink: flink-install  ## the tests on a Flink cluster: same bytes, lost machines, --resume (under 15 minutes)
 	$(PY) -m pytest tests/distributed -m flink --durations=0
 
-.PHONY: bench-flink
-bench-flink: flink-install  ## records a second on 1, 2 and 4 slots beside the in-process runner, memory of each process
-	$(PY) -m deploy.flink.throughput
-
 $(AIRFLOW_VENV)/.installed: deploy/airflow/requirements.txt
 	test -x $(AIRFLOW_VENV)/bin/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	$(AIRFLOW_VENV)/bin/python -m pip install --quiet --requirement deploy/airflow/requirements.txt

@@ -6,8 +6,8 @@ Each is a process of its own, so that a test can kill one and see what a real cl
         │     └── TaskManager 1 ── worker pool 1 ── Python worker(s)
     job server ◀── the job's launcher (`--runner=FlinkRunner --job_endpoint=…`)
 
-A job names one worker pool for all TaskManagers, as on a cluster where each machine has its own at the same port. Here the
-machines are one: the name that the job gives resolves to another loopback address in each TaskManager.
+A job names one worker pool for all TaskManagers, as on a cluster where each machine has its own at the same port.
+Here the machines are one: the name that the job gives resolves to another loopback address in each TaskManager.
 """
 
 import atexit
@@ -32,8 +32,20 @@ from vcls_model.commands import JobError
 
 HOST = "127.0.0.1"
 _POOL_NAME = "beam-worker-pool"
-_PACKAGES_OPENED = ("java.lang", "java.net", "java.io", "java.nio", "sun.nio.ch", "java.lang.reflect", "java.text", "java.time",
-                    "java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks")
+_PACKAGES_OPENED = (
+    "java.lang",
+    "java.net",
+    "java.io",
+    "java.nio",
+    "sun.nio.ch",
+    "java.lang.reflect",
+    "java.text",
+    "java.time",
+    "java.util",
+    "java.util.concurrent",
+    "java.util.concurrent.atomic",
+    "java.util.concurrent.locks",
+)
 _JAVA_FLAGS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _PACKAGES_OPENED]
 
 
@@ -44,11 +56,13 @@ class FlinkCluster:
         task_managers: how many TaskManager processes.
         slots: task slots of each, that is, how many tasks it runs at once.
         home: where `deploy.flink.install` put Flink.
-        run_directory: configuration, logs and process ids of this cluster; `home/run` by default. Two clusters at a time
+        run_directory: configuration, logs and process ids of this cluster; `home/run` by default. Two clusters at a
+        time
             need two.
         environment: added to the environment of every process (object-store endpoints and keys, for instance).
         python: the interpreter of the Python workers.
-        python_workers_each: Python processes of each TaskManager, among which its slots are shared out. The jobs' work on
+        python_workers_each: Python processes of each TaskManager, among which its slots are shared out. The jobs'
+        work on
             records runs in compiled code that lets other threads run, so one serves several slots.
         rest_port: of the JobManager's REST interface and web page; a free one by default.
 
@@ -57,8 +71,18 @@ class FlinkCluster:
             message names the log file and quotes its end.
     """
 
-    def __init__(self, task_managers: int = 2, slots: int = 2, *, home: Path = DEFAULT_HOME, run_directory: Path | None = None,
-                 environment: dict[str, str] | None = None, python: str = sys.executable, python_workers_each: int = 1, rest_port: int | None = None) -> None:
+    def __init__(
+        self,
+        task_managers: int = 2,
+        slots: int = 2,
+        *,
+        home: Path = DEFAULT_HOME,
+        run_directory: Path | None = None,
+        environment: dict[str, str] | None = None,
+        python: str = sys.executable,
+        python_workers_each: int = 1,
+        rest_port: int | None = None,
+    ) -> None:
         self.task_managers = task_managers
         self.slots = slots
         self.home = home
@@ -74,7 +98,9 @@ class FlinkCluster:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     # Start and stop.
@@ -115,41 +141,65 @@ class FlinkCluster:
 
     def start_job_manager(self) -> None:
         """Starts the JobManager (again: after `kill("job-manager")`, on the same ports, having forgotten all jobs)."""
-        conf = self._write_configuration("job-manager", {
-            "jobmanager.memory.process.size": "1024m",
-            # A TaskManager that was killed is given up after this, and its tasks run again elsewhere.
-            "heartbeat.interval": "2000", "heartbeat.timeout": "20000",
-            "restart-strategy.type": "fixed-delay", "restart-strategy.fixed-delay.attempts": "5",
-            "restart-strategy.fixed-delay.delay": "2 s",
-            "cluster.evenly-spread-out-slots": "true",
-            "slot.request.timeout": "120000",
-        })
-        self._start_java("job-manager", ["-Xmx512m"], "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
-                         ["--configDir", str(conf)])
+        conf = self._write_configuration(
+            "job-manager",
+            {
+                "jobmanager.memory.process.size": "1024m",
+                # A TaskManager that was killed is given up after this, and its tasks run again elsewhere.
+                "heartbeat.interval": "2000",
+                "heartbeat.timeout": "20000",
+                "restart-strategy.type": "fixed-delay",
+                "restart-strategy.fixed-delay.attempts": "5",
+                "restart-strategy.fixed-delay.delay": "2 s",
+                "cluster.evenly-spread-out-slots": "true",
+                "slot.request.timeout": "120000",
+            },
+        )
+        self._start_java(
+            "job-manager",
+            ["-Xmx512m"],
+            "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+            ["--configDir", str(conf)],
+        )
         self._wait("job-manager", lambda: self._rest("/overview") is not None)
 
     def start_task_manager(self, index: int) -> None:
         """Starts one TaskManager and the pool of its Python workers: `task-manager-<index>`, `worker-pool-<index>`."""
-        self._start(f"worker-pool-{index}", [self.python, "-m", "deploy.flink.worker_pool",
-                                             f"--address={_pool_host(index)}:{self.pool_port}"])
+        self._start(
+            f"worker-pool-{index}",
+            [self.python, "-m", "deploy.flink.worker_pool", f"--address={_pool_host(index)}:{self.pool_port}"],
+        )
         name = f"task-manager-{index}"
         hosts = self.run_directory / "conf" / f"{name}.hosts"
         hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{_pool_host(index)} {_POOL_NAME}\n")
-        conf = self._write_configuration(name, {
-            "taskmanager.host": HOST, "taskmanager.bind-host": HOST,
-            "taskmanager.numberOfTaskSlots": str(self.slots),
-            "taskmanager.resource-id": f"{name}-{time.monotonic_ns()}",
-            "taskmanager.cpu.cores": str(self.slots),
-            "taskmanager.memory.task.heap.size": "512m", "taskmanager.memory.task.off-heap.size": "128m",
-            "taskmanager.memory.framework.heap.size": "128m", "taskmanager.memory.framework.off-heap.size": "128m",
-            "taskmanager.memory.network.min": "128m", "taskmanager.memory.network.max": "128m",
-            "taskmanager.memory.managed.size": "256m", "taskmanager.memory.jvm-metaspace.size": "256m",
-            "taskmanager.memory.jvm-overhead.min": "192m", "taskmanager.memory.jvm-overhead.max": "192m",
-            "heartbeat.interval": "2000", "heartbeat.timeout": "20000",
-        })
-        self._start_java(name, ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=256m",
-                                f"-Djdk.net.hosts.file={hosts}"],
-                         "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", ["--configDir", str(conf)])
+        conf = self._write_configuration(
+            name,
+            {
+                "taskmanager.host": HOST,
+                "taskmanager.bind-host": HOST,
+                "taskmanager.numberOfTaskSlots": str(self.slots),
+                "taskmanager.resource-id": f"{name}-{time.monotonic_ns()}",
+                "taskmanager.cpu.cores": str(self.slots),
+                "taskmanager.memory.task.heap.size": "512m",
+                "taskmanager.memory.task.off-heap.size": "128m",
+                "taskmanager.memory.framework.heap.size": "128m",
+                "taskmanager.memory.framework.off-heap.size": "128m",
+                "taskmanager.memory.network.min": "128m",
+                "taskmanager.memory.network.max": "128m",
+                "taskmanager.memory.managed.size": "256m",
+                "taskmanager.memory.jvm-metaspace.size": "256m",
+                "taskmanager.memory.jvm-overhead.min": "192m",
+                "taskmanager.memory.jvm-overhead.max": "192m",
+                "heartbeat.interval": "2000",
+                "heartbeat.timeout": "20000",
+            },
+        )
+        self._start_java(
+            name,
+            ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=256m", f"-Djdk.net.hosts.file={hosts}"],
+            "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+            ["--configDir", str(conf)],
+        )
 
     def repair(self) -> None:
         """Starts again what was killed, and waits until all slots are free."""
@@ -168,44 +218,80 @@ class FlinkCluster:
     def _start_job_server(self) -> None:
         jar = job_server_jar(self.home)
         logging_jars = sorted(lib_directory(self.home).glob("log4j-*.jar"))
-        self._start("job-server", [
-            java(), "-Xmx512m", *_JAVA_FLAGS, self._log_flag("job-server"),
-            "-cp", os.pathsep.join(map(str, [jar, *logging_jars])), "org.apache.beam.runners.flink.FlinkJobServerDriver",
-            f"--flink-master={HOST}:{self.rest_port}", f"--job-port={self.job_port}", "--artifact-port=0", "--expansion-port=0",
-            f"--job-host={HOST}", f"--artifacts-dir={self.run_directory / 'artifacts'}"])
+        self._start(
+            "job-server",
+            [
+                java(),
+                "-Xmx512m",
+                *_JAVA_FLAGS,
+                self._log_flag("job-server"),
+                "-cp",
+                os.pathsep.join(map(str, [jar, *logging_jars])),
+                "org.apache.beam.runners.flink.FlinkJobServerDriver",
+                f"--flink-master={HOST}:{self.rest_port}",
+                f"--job-port={self.job_port}",
+                "--artifact-port=0",
+                "--expansion-port=0",
+                f"--job-host={HOST}",
+                f"--artifacts-dir={self.run_directory / 'artifacts'}",
+            ],
+        )
 
     def _start_java(self, name: str, flags: list[str], main_class: str, arguments: list[str]) -> None:
         jars = sorted(map(str, lib_directory(self.home).glob("*.jar")))
-        self._start(name, [java(), *flags, *_JAVA_FLAGS, self._log_flag(name), "-cp", os.pathsep.join(jars), main_class, *arguments])
+        self._start(
+            name,
+            [java(), *flags, *_JAVA_FLAGS, self._log_flag(name), "-cp", os.pathsep.join(jars), main_class, *arguments],
+        )
 
     def _log_flag(self, name: str) -> str:
         path = self.run_directory / "conf" / "log4j2.properties"
         if not path.exists():
-            path.write_text("rootLogger.level = INFO\nrootLogger.appenderRef.out.ref = Console\n"
-                            "appender.out.name = Console\nappender.out.type = CONSOLE\nappender.out.layout.type = PatternLayout\n"
-                            "appender.out.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n\n")
+            path.write_text(
+                "rootLogger.level = INFO\nrootLogger.appenderRef.out.ref = Console\n"
+                "appender.out.name = Console\nappender.out.type = CONSOLE\nappender.out.layout.type = PatternLayout\n"
+                "appender.out.layout.pattern = %d{HH:mm:ss.SSS} %-5p %c{1} %m%n\n"
+            )
         return f"-Dlog4j2.configurationFile={path}"
 
     def _write_configuration(self, name: str, settings: dict[str, str]) -> Path:
         directory = self.run_directory / "conf" / name
         directory.mkdir(exist_ok=True)
-        shared = {"jobmanager.rpc.address": HOST, "jobmanager.rpc.port": str(self._rpc_port), "jobmanager.bind-host": HOST,
-                  "rest.address": HOST, "rest.bind-address": HOST, "rest.port": str(self.rest_port),
-                  "io.tmp.dirs": str(self.run_directory / "tmp"), "blob.client.socket.timeout": "60000",
-                  # The classes of Beam's runner come with each job: without this a restart reuses a closed class loader.
-                  "classloader.check-leaked-classloader": "false"}
+        shared = {
+            "jobmanager.rpc.address": HOST,
+            "jobmanager.rpc.port": str(self._rpc_port),
+            "jobmanager.bind-host": HOST,
+            "rest.address": HOST,
+            "rest.bind-address": HOST,
+            "rest.port": str(self.rest_port),
+            "io.tmp.dirs": str(self.run_directory / "tmp"),
+            "blob.client.socket.timeout": "60000",
+            # The classes of Beam's runner come with each job: without this a restart reuses a closed class loader.
+            "classloader.check-leaked-classloader": "false",
+        }
         lines = [f"{key}: {value}" for key, value in {**shared, **settings}.items()]
         (directory / "flink-conf.yaml").write_text("\n".join(lines) + "\n")
         return directory
 
     def _start(self, name: str, command: list[str]) -> None:
-        environment = {**os.environ, **self._environment,
-                       # The pool starts its workers through `env python`: that must be the interpreter with the project's packages.
-                       "PATH": os.pathsep.join([str(Path(self.python).parent), os.environ.get("PATH", "")]),
-                       "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))}
+        environment = {
+            **os.environ,
+            **self._environment,
+            # The pool starts its workers through `env python`: that must be the interpreter with the project's
+            # packages.
+            "PATH": os.pathsep.join([str(Path(self.python).parent), os.environ.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        }
         with open(self.log_path(name), "ab") as log:
-            self._processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                                     cwd=self.run_directory / "tmp", env=environment, start_new_session=True)
+            self._processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.run_directory / "tmp",
+                env=environment,
+                start_new_session=True,
+            )
         pids = {key: process.pid for key, process in self._processes.items()}
         (self.run_directory / "pids.json").write_text(json.dumps(pids))
 
@@ -217,11 +303,16 @@ class FlinkCluster:
 
     def beam_flags(self, parallelism: int | None = None) -> list[str]:
         """The flags that send a job to this cluster; `parallelism` is all slots by default."""
-        return ["--runner=FlinkRunner", f"--job_endpoint={HOST}:{self.job_port}", "--environment_type=EXTERNAL",
-                f"--environment_config={_POOL_NAME}:{self.pool_port}", f"--parallelism={parallelism or self.task_managers * self.slots}",
-                f"--sdk_worker_parallelism={self.python_workers_each}",
-                # Else each stage starts its workers anew, and each imports TensorFlow anew.
-                "--environment_cache_millis=120000"]
+        return [
+            "--runner=FlinkRunner",
+            f"--job_endpoint={HOST}:{self.job_port}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={_POOL_NAME}:{self.pool_port}",
+            f"--parallelism={parallelism or self.task_managers * self.slots}",
+            f"--sdk_worker_parallelism={self.python_workers_each}",
+            # Else each stage starts its workers anew, and each imports TensorFlow anew.
+            "--environment_cache_millis=120000",
+        ]
 
     def pid(self, name: str) -> int:
         """The process id of `job-manager`, `task-manager-<i>`, `worker-pool-<i>` or `job-server`."""
@@ -270,7 +361,10 @@ class FlinkCluster:
     def memory(self) -> dict[str, int]:
         """Resident bytes of each process now; `python-worker-<n>` for the workers."""
         found = {name: _resident_bytes(process.pid) for name, process in self._processes.items()}
-        return {**found, **{f"python-worker-{index}": _resident_bytes(pid) for index, pid in enumerate(self.python_workers())}}
+        return {
+            **found,
+            **{f"python-worker-{index}": _resident_bytes(pid) for index, pid in enumerate(self.python_workers())},
+        }
 
     def _rest(self, path: str) -> Any:
         try:
@@ -285,7 +379,11 @@ class FlinkCluster:
         while not ready():
             ended = process is not None and process.poll() is not None
             if ended or time.monotonic() > end:
-                what = f"ended with exit {process.returncode}" if ended and process else f"was not ready in {seconds:.0f} s"
+                what = (
+                    f"ended with exit {process.returncode}"
+                    if ended and process
+                    else f"was not ready in {seconds:.0f} s"
+                )
                 log = self.log_path(name)
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
                 raise JobError(f"{name} of the Flink cluster {what}; the end of {log}:\n{tail}")
@@ -316,7 +414,8 @@ def stop_leftovers(run_directory: Path) -> None:
     except (FileNotFoundError, ValueError):
         return
     for pid in pids.values():
-        # A process id may have been given to another program since: only one that names this directory or a pool is ours.
+        # A process id may have been given to another program since: only one that names this directory or a pool is
+        # ours.
         if str(run_directory) in _command_line(pid) or "deploy.flink.worker_pool" in _command_line(pid):
             _kill_group(pid)
 

@@ -1,8 +1,9 @@
 """Brings Flink and Beam's Flink job server into `.flink/` of the checkout. Again and again without harm.
 
-Flink's jars come from PyPI (`apache-flink-libraries`), the job server from Maven Central. Versions: Flink 1.19 is what the newest
-published Beam runner that resolves completely is built for; the runner speaks Beam's portability protocol, which is stable across
-Beam versions, to the Python SDK that the project pins.
+Flink's jars come from PyPI (`apache-flink-libraries`), the job server from Maven Central. Versions: Flink 1.19 is
+what the newest published Beam runner that resolves completely is built for; the runner speaks Beam's portability
+protocol, which is
+stable across Beam versions, to the Python SDK that the project pins.
 """
 
 import os
@@ -68,10 +69,24 @@ def java() -> str:
 def _install_flink(home: Path) -> None:
     print(f"bringing Flink {FLINK_VERSION} (230 MB) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=home) as scratch:
-        # A source archive is all there is; --no-build-isolation keeps pip from fetching build tools only to read its name.
-        _command([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
-                  f"apache-flink-libraries=={FLINK_VERSION}", "--dest", scratch], "pip could not bring Flink")
-        archive, = Path(scratch).glob("*.tar.gz")
+        # A source archive is all there is; --no-build-isolation keeps pip from fetching build tools only to read its
+        # name.
+        _command(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                f"apache-flink-libraries=={FLINK_VERSION}",
+                "--dest",
+                scratch,
+            ],
+            "pip could not bring Flink",
+        )
+        (archive,) = Path(scratch).glob("*.tar.gz")
         jars = Path(scratch) / "jars"
         jars.mkdir()
         with tarfile.open(archive) as tar:
@@ -93,15 +108,32 @@ def _build_job_server(home: Path) -> None:
     print(f"building Beam's job server for Flink {FLINK_VERSION} (about a minute) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         shutil.copy(Path(__file__).with_name("pom.xml"), scratch)
-        _command(["mvn", "-q", "-B", "-f", str(Path(scratch) / "pom.xml"), "package",
-                  f"-Dflink.series={FLINK_VERSION.rsplit('.', 1)[0]}", f"-Dbeam.version={BEAM_RUNNER_VERSION}"],
-                 "Maven could not build Beam's job server")
+        _command(
+            [
+                "mvn",
+                "-q",
+                "-B",
+                "-f",
+                str(Path(scratch) / "pom.xml"),
+                "package",
+                f"-Dflink.series={FLINK_VERSION.rsplit('.', 1)[0]}",
+                f"-Dbeam.version={BEAM_RUNNER_VERSION}",
+            ],
+            "Maven could not build Beam's job server",
+        )
         os.replace(Path(scratch) / "target" / "flink-job-server.jar", job_server_jar(home))
 
 
 def _command(command: list[str], complaint: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", check=False)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     if done.returncode:
         tail = "\n".join(line for line in done.stdout.splitlines() if "ERROR" in line)[:2000] or done.stdout[-2000:]
         raise JobError(f"{complaint} (exit {done.returncode}):\n{tail}")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """The program that a Beam worker pool starts for each worker it is asked for.
 
-Without it a pool starts workers that know nothing of the pipeline's options (object-store endpoints, log levels). It does what
-the `boot` program of Beam's containers does, except that it installs nothing: the pool's environment already has the code.
+Without it a pool starts workers that know nothing of the pipeline's options (object-store endpoints, log levels). It
+does what the `boot` program of Beam's containers does, except that it installs nothing: the pool's environment
+already has the
+code.
 """
 
 import argparse
@@ -11,8 +13,7 @@ import sys
 
 
 def main() -> None:
-    """Asks the runner for the job's options, then becomes the worker. The flags are those of Beam's container contract."""
-    parser = argparse.ArgumentParser()
+    """Asks the runner for the job's options, then becomes the worker. Flags: those of Beam's container contract.""" parser = argparse.ArgumentParser()
     parser.add_argument("--id", required=True)
     for service in ("logging", "artifact", "provision", "control"):
         parser.add_argument(f"--{service}_endpoint", required=True)

@@ -1,7 +1,7 @@
 """A pool of Python workers bound to one loopback address, as each TaskManager's machine would have one of its own.
 
-Beam's own pool (`apache_beam.runners.worker.worker_pool_main`) binds every address of the machine, so two of them cannot stand
-for two machines; and one that serves two TaskManagers mixes up their workers, which both number from 1.
+Beam's own pool (`apache_beam.runners.worker.worker_pool_main`) binds every address of the machine, so two of them
+cannot stand for two machines; and one that serves two TaskManagers mixes up their workers, which both number from 1.
 """
 
 import argparse

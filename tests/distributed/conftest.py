@@ -76,8 +76,12 @@ def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def s3_environment(port: int) -> dict[str, str]:
     """What a process needs to find the emulator on `port`."""
-    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1"}
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +90,20 @@ def gs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is a test dependency")
     port = free_port()
     log = tmp_path_factory.mktemp("gs") / "server.log"
-    process = start_server([sys.executable, "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1", f"--port={port}",
-                            "--in-memory", "--default-bucket=bucket"], port, log)
+    process = start_server(
+        [
+            sys.executable,
+            "-m",
+            "gcp_storage_emulator",
+            "start",
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--in-memory",
+            "--default-bucket=bucket",
+        ],
+        port,
+        log,
+    )
     yield port
     stop_server(process)
 

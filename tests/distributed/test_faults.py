@@ -25,8 +25,14 @@ def test_a_job_server_that_is_not_there(sample: Path, tmp_path: Path) -> None:
     """As a whole job: the message comes at once, and nothing but an empty directory is left."""
     port = cluster.free_port()
     with pytest.raises(JobError, match=rf"no job server answers at localhost:{port} \(--job_endpoint\)"):
-        preprocess.run([f"--input={sample}/*.tfrecord", f"--output={tmp_path / 'out'}", "--runner=FlinkRunner",
-                        f"--job_endpoint=localhost:{port}"])
+        preprocess.run(
+            [
+                f"--input={sample}/*.tfrecord",
+                f"--output={tmp_path / 'out'}",
+                "--runner=FlinkRunner",
+                f"--job_endpoint=localhost:{port}",
+            ]
+        )
     assert not list(tmp_path.rglob("*.tfrecord"))
 
 
@@ -52,12 +58,18 @@ def test_dataflow_without_a_project() -> None:
     check_runner(options("Dataflow", "--project=p", "--region=r", "--temp_location=gs://b/t"))
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("Pipeline X failed in state FAILED: java.net.ConnectException: Connection refused", "its JobManager or its job "),
-    ("failed: NoResourceAvailableException: Slot request bulk is not fulfillable", "fewer free slots than"),
-    ("java.lang.OutOfMemoryError: Java heap space", "ran out of memory"),
-    ("Unable to fetch remote job server jar at X: HTTP Error 404: Not Found", "make flink-install builds"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "Pipeline X failed in state FAILED: java.net.ConnectException: Connection refused",
+            "its JobManager or its job ",
+        ),
+        ("failed: NoResourceAvailableException: Slot request bulk is not fulfillable", "fewer free slots than"),
+        ("java.lang.OutOfMemoryError: Java heap space", "ran out of memory"),
+        ("Unable to fetch remote job server jar at X: HTTP Error 404: Not Found", "make flink-install builds"),
+    ],
+)
 def test_failures_of_a_cluster_say_how_to_go_on(text: str, message: str) -> None:
     with pytest.raises(JobError, match=f"{message}.*--resume continues"), explained_failures("out"):
         raise RuntimeError(text)
@@ -93,7 +105,8 @@ def test_a_taken_port_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_process_that_ends_at_once_is_reported_with_its_last_words(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Java that cannot run: the cluster stops what it had started and quotes the log."""
     fake = tmp_path / "java"
     fake.write_text("#!/bin/sh\necho 'Error: no such class' >&2\nexit 3\n")
@@ -118,7 +131,9 @@ def test_leftovers_are_only_ended_when_they_are_ours(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)], start_new_session=True)
+    ours = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)], start_new_session=True
+    )
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
         (tmp_path / "pids.json").write_text(json.dumps({"task-manager-0": ours.pid, "job-manager": other.pid}))

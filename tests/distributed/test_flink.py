@@ -49,11 +49,14 @@ def two_machines(cluster: FlinkCluster) -> FlinkCluster:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real video-level records in many small shards; one of them ends in garbage."""
     directory = tmp_path_factory.mktemp("videos")
-    records = [record for path in sorted((Path(__file__).parents[2] / "sample").glob("*.tfrecord"))
-               for record in split_records(path.read_bytes())]
+    records = [
+        record
+        for path in sorted((Path(__file__).parents[2] / "sample").glob("*.tfrecord"))
+        for record in split_records(path.read_bytes())
+    ]
     assert len(records) >= SHARDS * RECORDS_A_SHARD
     for shard in range(SHARDS):
-        data = b"".join(records[shard * RECORDS_A_SHARD:(shard + 1) * RECORDS_A_SHARD])
+        data = b"".join(records[shard * RECORDS_A_SHARD : (shard + 1) * RECORDS_A_SHARD])
         (directory / f"videos{shard:04d}.tfrecord").write_bytes(data + (b"garbage" if shard == 7 else b""))
     return directory
 
@@ -76,10 +79,14 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = b""
         for video in range(4):
             count = int(rng.integers(2, 20))
-            lists = {name: [wire.bytes_feature(rng.integers(0, 256, width, np.uint8).tobytes()) for _ in range(count)]
-                     for name, width in (("rgb", 1024), ("audio", 128))}
-            context = {"id": wire.bytes_feature(b"f%d-%d" % (shard, video)),
-                       "labels": wire.int64_feature([int(rng.integers(0, 3862))])}
+            lists = {
+                name: [wire.bytes_feature(rng.integers(0, 256, width, np.uint8).tobytes()) for _ in range(count)]
+                for name, width in (("rgb", 1024), ("audio", 128))
+            }
+            context = {
+                "id": wire.bytes_feature(b"f%d-%d" % (shard, video)),
+                "labels": wire.int64_feature([int(rng.integers(0, 3862))]),
+            }
             data += frame_record(wire.write_sequence_example(context, lists))
         (directory / f"frames{shard}.tfrecord").write_bytes(data)
     return directory
@@ -108,8 +115,11 @@ def scored(videos: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def shard_bytes(output: Path) -> dict[str, bytes]:
     """The transformed records and dead letters by path below `output`; temporary files would show here too."""
-    return {str(path.relative_to(output)): path.read_bytes()
-            for name in ("train", "validate", "test", "dead_letter") for path in sorted((output / name).glob("*"))}
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for name in ("train", "validate", "test", "dead_letter")
+        for path in sorted((output / name).glob("*"))
+    }
 
 
 def predictions(output: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -117,8 +127,10 @@ def predictions(output: Path) -> dict[str, tuple[list[int], list[float]]]:
     import pyarrow.dataset
 
     table = pyarrow.dataset.dataset(output / "predictions").to_table().to_pydict()
-    found = {name: (classes, values) for name, classes, values in
-             zip(table["id"], table["class_index"], table["probability"], strict=True)}
+    found = {
+        name: (classes, values)
+        for name, classes, values in zip(table["id"], table["class_index"], table["probability"], strict=True)
+    }
     assert len(found) == len(table["id"]), "an id was predicted twice"
     return found
 
@@ -172,7 +184,8 @@ def files_in(directory: Path, pattern: str, count: int) -> Callable[[], bool]:
 
 
 def test_preprocess_of_videos_writes_the_same_bytes(
-        two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path) -> None:
+    two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path
+) -> None:
     preprocess.run([f"--input={videos}/*.tfrecord", f"--output={tmp_path / 'out'}", *two_machines.beam_flags()])
     assert_same_data(tmp_path / "out", preprocessed)
 
@@ -185,14 +198,17 @@ def test_preprocess_of_frames_writes_the_same_bytes(two_machines: FlinkCluster, 
 
 
 def test_score_gives_the_same_scores(
-        two_machines: FlinkCluster, videos: Path, model: Path, scored: Path, tmp_path: Path) -> None:
-    score.run([f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={tmp_path / 'out'}",
-               *two_machines.beam_flags()])
+    two_machines: FlinkCluster, videos: Path, model: Path, scored: Path, tmp_path: Path
+) -> None:
+    score.run(
+        [f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={tmp_path / 'out'}", *two_machines.beam_flags()]
+    )
     assert_same_scores(tmp_path / "out", scored)
 
 
 def test_preprocess_survives_a_lost_machine(
-        two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path) -> None:
+    two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     before = two_machines.recoveries()
     with Meanwhile(files_in(output / "train", "*", 5), lambda: two_machines.kill_machine(1)) as loss:
@@ -203,7 +219,8 @@ def test_preprocess_survives_a_lost_machine(
 
 
 def test_preprocess_survives_a_killed_python_worker(
-        two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path) -> None:
+    two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
 
     def kill_worker() -> None:
@@ -216,21 +233,26 @@ def test_preprocess_survives_a_killed_python_worker(
 
 
 def test_score_survives_a_lost_machine(
-        two_machines: FlinkCluster, videos: Path, model: Path, scored: Path, tmp_path: Path) -> None:
+    two_machines: FlinkCluster, videos: Path, model: Path, scored: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     with Meanwhile(lambda: bool(two_machines.python_workers()), lambda: two_machines.kill_machine(0)) as loss:
-        score.run([f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={output}",
-                   *two_machines.beam_flags(2)])
+        score.run(
+            [f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={output}", *two_machines.beam_flags(2)]
+        )
     assert loss.done
     assert_same_scores(output, scored)
 
 
 def test_resume_finishes_after_the_job_manager_was_lost(
-        two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path) -> None:
+    two_machines: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     flags = [f"--input={videos}/*.tfrecord", f"--output={output}", *two_machines.beam_flags()]
-    with (Meanwhile(files_in(output / "train", "*", 5), lambda: two_machines.kill("job-manager")) as loss,
-          pytest.raises(JobError, match="--resume")):
+    with (
+        Meanwhile(files_in(output / "train", "*", 5), lambda: two_machines.kill("job-manager")) as loss,
+        pytest.raises(JobError, match="--resume"),
+    ):
         preprocess.run(flags)
     assert loss.done
     assert not (output / "info.json").exists()

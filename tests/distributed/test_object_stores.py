@@ -1,4 +1,4 @@
-"""`pipelines.files` on object stores: the same behaviour as on a disk, against emulators that speak the real protocols."""
+"""`pipelines.files` on object stores: as on a disk, against emulators that speak the real protocols."""
 
 import http.server
 import threading
@@ -21,7 +21,11 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_written_bytes_are_read_back(root: str) -> None:
-    for name, data in {"a.bin": bytes(range(256)) * 100, "empty.jsonl": b"", "large.bin": b"0123456789" * 900_000}.items():
+    for name, data in {
+        "a.bin": bytes(range(256)) * 100,
+        "empty.jsonl": b"",
+        "large.bin": b"0123456789" * 900_000,
+    }.items():
         path = files.join(root, "sub", name)
         files.write_atomically(path, data)
         assert files.size_of(path) == len(data)
@@ -70,7 +74,9 @@ def test_a_failed_stream_leaves_nothing(root: str) -> None:
     assert files.list_names(root) == []
 
 
-def test_a_stream_larger_than_memory_allows_goes_over_the_scratch_disk(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_larger_than_memory_allows_goes_over_the_scratch_disk(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "_SPOOL_BYTES", 1000)
     path = files.join(root, "part.bin")
     with files.open_atomically(path) as stream:
@@ -84,7 +90,9 @@ def test_a_glob_lists_sizes_in_order_and_stays_in_its_directory(root: str) -> No
         files.write_atomically(files.join(root, name), name.encode())
     found = files.list_files(files.join(root, "b-*.tfrecord"))
     assert [(path, size) for path, size, _ in found] == [
-        (files.join(root, "b-1.tfrecord"), 12), (files.join(root, "b-2.tfrecord"), 12)]
+        (files.join(root, "b-1.tfrecord"), 12),
+        (files.join(root, "b-2.tfrecord"), 12),
+    ]
     both = files.list_files(files.join(root, "c.csv") + "," + files.join(root, "b-1*"))
     assert [path for path, _, _ in both] == [files.join(root, "b-1.tfrecord"), files.join(root, "c.csv")]
     assert files.list_names(root, ".tfrecord") == ["b-1.tfrecord", "b-2.tfrecord"]
@@ -159,7 +167,8 @@ def forbidding_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("store", ["gs", "s3"])
 def test_a_bucket_without_permission_says_what_to_check(
-        store: str, forbidding_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: str, forbidding_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if store == "gs":
         use_gs_emulator(forbidding_port, monkeypatch)
     else:
@@ -168,8 +177,12 @@ def test_a_bucket_without_permission_says_what_to_check(
             monkeypatch.setenv(name, value)
     path = f"{store}://private/x"
     expected = rf"{store}://private/x.*: no permission \(HTTP 403\): check the credentials"
-    for action in (lambda: files.read_bytes(path), lambda: files.write_atomically(path, b"data"),
-                   lambda: files.list_files(path + "*"), lambda: files.exists(path),
-                   lambda: files.prepare_output(path, resume=False, overwrite=False)):
+    for action in (
+        lambda: files.read_bytes(path),
+        lambda: files.write_atomically(path, b"data"),
+        lambda: files.list_files(path + "*"),
+        lambda: files.exists(path),
+        lambda: files.prepare_output(path, resume=False, overwrite=False),
+    ):
         with pytest.raises(JobError, match=expected):
             action()
