@@ -1,0 +1,42 @@
+"""Keeps what TensorFlow's libraries print while they load off the screen, where it hides what the jobs say."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+# Printed at every start on every machine, whatever TF_CPP_MIN_LOG_LEVEL says, before logging is set up.
+_START_UP_LINES = re.compile(
+    rb"All log messages before absl::InitializeLog|port\.cc:\d+\] oneDNN|cudart_stub\.cc|cpu_feature_guard\.cc"
+    rb"|^To enable the following instructions|cuda_platform\.cc|cuda_executor\.cc|^W0000 .*computation_placer")
+
+
+@contextlib.contextmanager
+def quiet_start_up() -> Iterator[None]:
+    """Holds back standard error meanwhile, then passes on all but the known start-up lines.
+
+    To be put around the first import of TensorFlow. With TF_CPP_MIN_LOG_LEVEL=0 in the environment nothing is held back.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no standard error at all
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            lines = [line for line in held if not _START_UP_LINES.search(line)]
+            if lines:
+                os.write(2, b"".join(lines))
