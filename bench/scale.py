@@ -1,4 +1,4 @@
-"""Thousands of shards: what each costs beyond its records, the size of the graph, the memory of the launcher; and growth.
+"""Thousands of shards: what each costs beyond its records, the graph, the memory of the launcher; and growth.
 
 Prints one line a figure. The shards are synthetic and small: what is measured is the machinery, not the records.
 """

@@ -2,14 +2,11 @@
 
 The jobs run as commands in an environment of their own (`VCLS_PYTHON`), because Airflow and TensorFlow do not share
 one. Each is safe to run again: `--run_id` is the day that a run is for, so a retry or a backfill of a night adds what
-is missing
-and nothing twice; one run at a time, because a scores directory has one writer.
+is missing and nothing twice; one run at a time, because a scores directory has one writer.
 
 Environment variables: VCLS_PYTHON (the project's interpreter; default `python`), VCLS_HOME (the checkout),
 VCLS_INCOMING (directory with one folder a day), VCLS_MODEL, VCLS_SCORES, VCLS_REPORT, VCLS_RUNNER_FLAGS (of Beam, for
-instance
-`--runner=Dataflow --project=… --region=… --temp_location=…`),
-VCLS_RETRIES (of a task, ten minutes apart; default 3).
+instance `--runner=Dataflow --project=… --region=… --temp_location=…`), VCLS_RETRIES (of a task, ten minutes apart; default 3).
 """
 
 import datetime

@@ -2,8 +2,7 @@
 
 Flink's jars come from PyPI (`apache-flink-libraries`), the job server from Maven Central. Versions: Flink 1.19 is
 what the newest published Beam runner that resolves completely is built for; the runner speaks Beam's portability
-protocol, which is
-stable across Beam versions, to the Python SDK that the project pins.
+protocol, which is stable across Beam versions, to the Python SDK that the project pins.
 """
 
 import os

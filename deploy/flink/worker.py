@@ -3,8 +3,8 @@
 
 Without it a pool starts workers that know nothing of the pipeline's options (object-store endpoints, log levels). It
 does what the `boot` program of Beam's containers does, except that it installs nothing: the pool's environment
-already has the
-code.
+already has
+the code.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import sys
 
 
 def main() -> None:
-    """Asks the runner for the job's options, then becomes the worker. Flags: those of Beam's container contract.""" parser = argparse.ArgumentParser()
+    """Asks the runner for the job's options, then becomes the worker. Flags: those of Beam's container contract."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("--id", required=True)
     for service in ("logging", "artifact", "provision", "control"):
         parser.add_argument(f"--{service}_endpoint", required=True)
