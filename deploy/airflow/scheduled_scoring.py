@@ -6,7 +6,8 @@ is missing and nothing twice; one run at a time, because a scores directory has 
 
 Environment variables: VCLS_PYTHON (the project's interpreter; default `python`), VCLS_HOME (the checkout),
 VCLS_INCOMING (directory with one folder a day), VCLS_MODEL, VCLS_SCORES, VCLS_REPORT, VCLS_RUNNER_FLAGS (of Beam, for
-instance `--runner=Dataflow --project=… --region=… --temp_location=…`), VCLS_RETRIES (of a task, ten minutes apart; default 3).
+instance `--runner=Dataflow --project=… --region=… --temp_location=…`), VCLS_RETRIES (of a task, ten minutes apart;
+default 3).
 """
 
 import datetime

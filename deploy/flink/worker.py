@@ -3,8 +3,7 @@
 
 Without it a pool starts workers that know nothing of the pipeline's options (object-store endpoints, log levels). It
 does what the `boot` program of Beam's containers does, except that it installs nothing: the pool's environment
-already has
-the code.
+already has the code.
 """
 
 import argparse
