@@ -1,6 +1,7 @@
 """Running the pipeline: temporary directories, what goes wrong on the way, and the counts at the end."""
 
 import concurrent.futures
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,13 @@ from pipelines import files
 from pipelines.execution import explained_failures, quiet_runner
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.job import TEMPORARY, moments_path, summary_path
+from pipelines.preprocessing.lean_import import import_transform
 from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.statistics import Moments
 from pipelines.progress import shown_progress
 from pipelines.runners import check_runner, is_local
+from vcls_model.quiet import quiet_start_up
 
 
 def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None],
@@ -35,9 +38,9 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
               shown_progress(PreprocessProgress(config), config.output),
               concurrent.futures.ThreadPoolExecutor(1) as background):
             measuring = background.submit(_run, build_measuring, config, options) if is_local(options) else None
-            import tensorflow_transform.beam as tft_beam
-
-            with tft_beam.Context(temp_dir=temporary):
+            with quiet_start_up():
+                import_transform()
+            with analysis_context(config, temporary):
                 pipeline = beam.Pipeline(options=options)
                 build_pipeline(pipeline, config)
                 if measuring:
@@ -49,6 +52,15 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     moments = json.loads(files.read_bytes(moments_path(config)))
     return (Summary.from_dict(json.loads(files.read_bytes(summary_path(config)))),
             {name: Moments.from_dict(value) for name, value in moments.items()})
+
+
+def analysis_context(config: JobConfig, temporary: str) -> contextlib.AbstractContextManager:
+    """Where tf.Transform's own analyzers, which only PCA needs, keep their intermediate results."""
+    if not config.transform.pca_dims:
+        return contextlib.nullcontext()
+    import tensorflow_transform.beam as tft_beam
+
+    return tft_beam.Context(temp_dir=temporary)
 
 
 def _run(build: Callable[[Any, JobConfig], Any], config: JobConfig, options: Any) -> None:
