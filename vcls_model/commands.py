@@ -6,6 +6,7 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -61,6 +62,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
 
     Programming errors keep their traceback: those are ours to mend.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         run(None)

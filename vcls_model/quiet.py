@@ -40,3 +40,11 @@ def quiet_start_up() -> Iterator[None]:
             lines = [line for line in held if not _START_UP_LINES.search(line)]
             if lines:
                 os.write(2, b"".join(lines))
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and looks for its devices, quietly: the GPU libraries complain where there is no GPU."""
+    with quiet_start_up():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()

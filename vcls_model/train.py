@@ -254,8 +254,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         UsageError: the flags do not fit the data or each other.
         JobError: the data, a checkpoint or another model cannot be used, or the loss stops being a number.
     """
-    import keras
-    import tensorflow as tf
+    from vcls_model.quiet import quiet_start_up, start_tensorflow
+
+    start_tensorflow()
+    with quiet_start_up():
+        import keras
+        import tensorflow as tf
+        import tensorflow_transform  # noqa: F401  (the export needs it, and it has start-up lines of its own)
 
     from vcls_model import storage
     from vcls_model.models import build_model
