@@ -17,7 +17,8 @@ _START_UP_LINES = re.compile(
 def quiet_start_up() -> Iterator[None]:
     """Holds back standard error meanwhile, then passes on all but the known start-up lines.
 
-    To be put around the first import of TensorFlow. With TF_CPP_MIN_LOG_LEVEL=0 in the environment nothing is held back.
+    To be put around the first import of TensorFlow. With TF_CPP_MIN_LOG_LEVEL=0 in the environment nothing is held
+    back.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         yield
