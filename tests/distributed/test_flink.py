@@ -23,7 +23,11 @@ from pipelines.framing import frame_record
 from tests.score.conftest import write_model
 from vcls_model.commands import JobError
 
-pytestmark = pytest.mark.flink
+pytestmark = [
+    pytest.mark.flink,
+    # The launcher still listens for messages of a job when the cluster that ran it is stopped.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 # Enough small shards that a process can be killed while some are done and some are not.
 SHARDS = 300
 RECORDS_A_SHARD = 6
