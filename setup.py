@@ -40,6 +40,7 @@ setup(
         "dev": [
             "apache-beam[gcp]>=2.77,<2.78",
             "boto3>=1.35,<2",
+            "gcp-storage-emulator>=2024.8",
             "hypothesis>=6.100,<7",
             "keras-tuner>=1.4,<2",
             "moto[s3,server]>=5,<6",
