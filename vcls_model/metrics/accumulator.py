@@ -199,7 +199,7 @@ class MetricAccumulator:
     def _add_examples(self, kind: str, chosen: np.ndarray, sign: float, logits: np.ndarray, labels: np.ndarray,
                       label_starts: np.ndarray, ids: Sequence[bytes]) -> None:
         rows = np.flatnonzero(chosen >= 0)
-        keys = sign * logits[rows, chosen[rows]]
+        keys = sign * logits[rows, chosen[rows]] + 0.0  # -0.0 and 0.0 are one score
         kept = self.examples[kind]
         if len(kept) == EXAMPLES_KEPT:
             close = keys <= kept[-1].key
@@ -207,7 +207,7 @@ class MetricAccumulator:
         if rows.size > EXAMPLES_KEPT:
             close = keys <= np.partition(keys, EXAMPLES_KEPT - 1)[EXAMPLES_KEPT - 1]
             rows, keys = rows[close], keys[close]
-        new = [Example(float(key), bytes(ids[row]), int(chosen[row]), float(logits[row, chosen[row]]),
+        new = [Example(float(key), bytes(ids[row]), int(chosen[row]), float(logits[row, chosen[row]] + 0.0),
                        tuple(labels[label_starts[row] : label_starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()))
                for row, key in zip(rows.tolist(), keys, strict=True)]
         if new:
