@@ -147,10 +147,12 @@ def occur_together(summary: Summary, names: Sequence[str]) -> Together:
     counts = summary.class_counts.sum(axis=0)
     order = [index for index in np.argsort(-counts, kind="stable")[:_FREQUENT].tolist() if counts[index]]
     shares: list[list[float | None]] = [
-        [None if one == two else summary.pairs[min(one, two), max(one, two)] / int(counts[one]) for two in order]
-        for one in order]
+        [None if one == two else summary.pairs[min(one, two) * len(counts) + max(one, two)] / int(counts[one])
+         for two in order] for one in order]
     return Together([names[index] for index in order], shares)
 
 
 def _top_pairs(summary: Summary) -> list[tuple[tuple[int, int], int]]:
-    return sorted(summary.pairs.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
+    classes = summary.class_counts.shape[1]
+    best = sorted(summary.pairs.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
+    return [(divmod(pair, classes), count) for pair, count in best]

@@ -35,7 +35,7 @@ class Summary:
         class_counts: int64 (splits, C): records of each split that carry each class.
         label_counts: int64 (MOST_LABELS_SHOWN + 1,): videos by number of labels; the last counts all above.
         frame_counts: int64 (max_frames + 1,): videos by number of frames kept; empty for video-level data.
-        pairs: (class, class) -> videos that carry both.
+        pairs: one * C + two for classes one < two -> videos that carry both.
         sampled: by transformed feature: values looked at, their sum and their sum of squares, (D,) each.
     """
 
@@ -95,7 +95,7 @@ class Summary:
             "written": self.written.tolist(), "class_count": self.class_counts.shape[1],
             "class_counts": [rows.tolist(), columns.tolist(), self.class_counts[rows, columns].tolist()],
             "label_counts": self.label_counts.tolist(), "frame_counts": self.frame_counts.tolist(),
-            "pairs": [[one, two, count] for (one, two), count in sorted(self.pairs.items())],
+            "pairs": [sorted(self.pairs), [self.pairs[pair] for pair in sorted(self.pairs)]],
             "sampled": {name: [part.tolist() for part in parts] for name, parts in self.sampled.items()},
         }
 
@@ -109,7 +109,7 @@ class Summary:
             value["shards"], value["shards_empty"], value["bytes_read"], value["bytes_written"],
             Counter(value["rejected"]), Counter(value["notes"]), np.array(value["written"], np.int64), class_counts,
             np.array(value["label_counts"], np.int64), np.array(value["frame_counts"], np.int64),
-            Counter({(one, two): count for one, two, count in value["pairs"]}),
+            Counter(dict(zip(*value["pairs"], strict=True))),
             {name: [np.array(part) for part in parts] for name, parts in value["sampled"].items()})
 
 

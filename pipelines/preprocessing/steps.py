@@ -268,9 +268,7 @@ class ShardTransformer:
             if len(codes) > _MOST_PAIRS:
                 kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_PAIRS])
                 codes, counts = codes[kept], counts[kept]
-            ones, twos = np.divmod(codes, self._config.class_count)
-            for one, two, pairs in zip(ones.tolist(), twos.tolist(), counts.tolist(), strict=True):
-                self.summary.pairs[one, two] += pairs
+            self.summary.pairs.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
 
     def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
         """Looks at transformed values of some training records, for the data card."""
