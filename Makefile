@@ -31,7 +31,7 @@ venv: $(INSTALLED)  ## create .venv with the pinned packages
 .PHONY: demo
 demo: $(INSTALLED)  ## from the sample's records to a report, in under five minutes
 	$(PY) -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=$(DEMO)/data --overwrite
-	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=dense --epochs=12 --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=dense --epochs=30 --overwrite
 	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --overwrite
 	$(PY) -m pipelines.report --scores=$(DEMO)/scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
 	@echo "report: $(CURDIR)/$(DEMO)/report/report.html"

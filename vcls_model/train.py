@@ -350,7 +350,10 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
                            TransformGraph(data.directory), [model], max_frames=config.options.read.max_frames)
     save_module(module, module.signatures(), config.output)
     options = dataclasses.asdict(config.options)
+    # A record that cannot be read ends the run, so that none is ever left out.
+    records = sum(data.records.get(split, 0) for split in ("train", "validate"))
     info: dict[str, Any] = {
+        "records_read": records, "records_written": records, "records_rejected": 0, "rejected_by_reason": {},
         "schema": data.schema.to_dict(),
         "split": data.info.get("split"),
         "class_count": data.class_count,

@@ -80,11 +80,19 @@ def build(
         )
     )
     return report, {
+        **_counts(scores),
         "labelled": scores.labelled,
         "class_count": scores.class_count,
         "verdict": {"state": report.verdict.state, "title": report.verdict.title} if report.verdict else None,
         "recommendations": [entry.kind for entry in found],
     }
+
+
+def _counts(scores: Scores) -> dict[str, Any]:
+    """The records of the scored run, all of which the report accounts for."""
+    info = scores.info
+    return {key: info[key] for key in ("records_read", "records_written", "records_rejected", "rejected_by_reason")
+            if key in info}
 
 
 def write(report: Report, output: str) -> bytes:
