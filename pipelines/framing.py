@@ -85,8 +85,8 @@ class ByteSource:
             head += more
         array = np.frombuffer(bytearray(head), np.uint8)
         framed = len(head) >= HEADER_BYTES and kernels.length_at(array, 0) >= 0
-        # Magic first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
-        zipped = not framed and (head[:2] == b"\x1f\x8b" or (path.endswith(".gz") and len(head) > 0))
+        # Content first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
+        zipped = not framed and (_begins_gzip(head) or (path.endswith(".gz") and len(head) > 0))
         self._pending = head
         self._inflate = zlib.decompressobj(wbits=31) if zipped else None
         self._inflated = b""
@@ -152,6 +152,17 @@ class ByteSource:
             if inflated:
                 return inflated
         return b""
+
+
+def _begins_gzip(head: bytes) -> bool:
+    """Whether `head` can be inflated: two damaged bytes of a plain shard may look like gzip's magic number."""
+    if head[:2] != b"\x1f\x8b":
+        return False
+    try:
+        zlib.decompressobj(wbits=31).decompress(head)
+    except zlib.error:
+        return False
+    return True
 
 
 def _inflate_what_is_whole(inflate, pending: bytes) -> bytes:  # type: ignore[no-untyped-def]

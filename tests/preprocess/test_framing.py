@@ -168,6 +168,14 @@ def test_a_damaged_gzip_shard_keeps_what_comes_before(tmp_path: Path) -> None:
     assert set(found) <= set(payloads)
 
 
+def test_a_plain_shard_damaged_into_gzips_magic_number_keeps_its_records(tmp_path: Path) -> None:
+    whole = b"".join(frame_record(payload) for payload in PAYLOADS)
+    (tmp_path / "a").write_bytes(b"\x1f\x8b" + whole)
+    payloads, damage, _ = read(tmp_path / "a")
+    assert payloads == PAYLOADS
+    assert [reason for _, reason in damage] == ["corrupt_length"]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_change_of_bytes_yields_only_true_records(tmp_path_factory, data) -> None:  # type: ignore[no-untyped-def]
