@@ -200,12 +200,11 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     from pipelines.progress import shown_progress
     from pipelines.runners import check_runner, is_local
     from pipelines.scoring.progress import ScoreProgress, forget_notes
-    from vcls_model.quiet import quiet_start_up
+    from vcls_model.quiet import start_tensorflow
 
     check_runner(options)
     if is_local(options):  # the workers' threads would import it a moment later
-        with quiet_start_up():
-            import tensorflow  # noqa: F401
+        start_tensorflow()
     # RunInference warns, for every process, that it cannot measure memory where PyTorch is not installed.
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in record.getMessage())
     output = plan.config.output
