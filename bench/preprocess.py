@@ -91,8 +91,8 @@ def child(pattern: str, output: str) -> None:
     import apache_beam  # noqa: F401
     import tensorflow_transform.beam  # noqa: F401
 
-    from pipelines import kernels  # noqa: F401
     from pipelines.preprocess import run
+    from vcls_model import record_kernels  # noqa: F401
 
     started, cpu = time.monotonic(), time.process_time()
     run([f"--input={pattern}", f"--output={output}"])

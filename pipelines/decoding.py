@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines import kernels, wire
+from pipelines import wire
+from vcls_model import record_kernels as kernels
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
 
 # A missing modality that is filled gets the value nearest to 0, which is the middle of what whitened features hold.

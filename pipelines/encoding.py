@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import kernels
-from pipelines.kernels import FOOTER_BYTES, HEADER_BYTES
+from vcls_model import record_kernels as kernels
+from vcls_model.record_kernels import FOOTER_BYTES, HEADER_BYTES
 
 # From each of these on a varint takes one byte more.
 _VARINT_STEPS = 1 << np.arange(7, 35, 7)

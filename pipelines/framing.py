@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipelines import kernels
 from pipelines.files import is_object_store, open_for_reading
-from pipelines.kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
+from vcls_model import record_kernels as kernels
+from vcls_model.record_kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
 
 CHUNK_BYTES = 8 << 20
 _HEAD_BYTES = 1 << 12

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import kernels
 from pipelines.decoding import FrameBatch, RawBatch
+from vcls_model import record_kernels as kernels
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
 
 _FLOAT_EXPONENT = 298

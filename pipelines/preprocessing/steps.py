@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import numpy as np
 
-from pipelines import files, kernels
+from pipelines import files
 from pipelines.decoding import FrameBatch, RawBatch, Rejected
 from pipelines.encoding import BytesColumn, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
 from pipelines.preprocessing import manifests
@@ -23,6 +23,7 @@ from pipelines.preprocessing.statistics import (
     no_statistics,
 )
 from pipelines.shards import read_batches
+from vcls_model import record_kernels as kernels
 from vcls_model.schema import FRAME_LEVEL, RecordSchema
 from vcls_model.splits import SPLITS, splits_of
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import kernels
 from pipelines.framing import frame_record, read_chunks
 from tests.preprocess.synthetic import read_payloads, record_starts, write_shard
+from vcls_model import record_kernels as kernels
 
 PAYLOADS = [bytes([index]) * (20 + 7 * index) for index in range(6)]
 
