@@ -110,7 +110,10 @@ def floor(pattern: str, output: str) -> None:
     from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
     from vcls_model.splits import SPLITS, SplitRatios, splits_of
 
-    ratios = SplitRatios()
+    def split(batch: Any) -> np.ndarray:
+        ids = batch.split_id_column
+        return splits_of(ids.data, ids.begins, ids.lengths, SplitRatios())
+
     paths = sorted(glob.glob(pattern))
     schema = detect_schema(paths[0])
     # One shard first, so that no compiling is timed; then all.
@@ -122,7 +125,7 @@ def floor(pattern: str, output: str) -> None:
         for path in timed:
             meter = ShardMeter(schema)
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                meter.add(batch, splits_of(batch.ids, ratios) == 0)
+                meter.add(batch, split(batch) == 0)
             parts.append(meter.statistics())
         merged = merge_statistics(parts, schema)
         fitted = {modality.name: moments(merged[modality.name], modality) for modality in schema.modalities}
@@ -134,7 +137,7 @@ def floor(pattern: str, output: str) -> None:
             affine[name] = found.mean.astype(np.float32), found.std.astype(np.float32)
         for index, path in enumerate(timed):
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                splits = splits_of(batch.ids, ratios)
+                splits = split(batch)
                 columns: dict[str, Column] = {
                     "id": BytesColumn.of(batch.ids),
                     "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from pipelines.decoding import FrameBatch, RawBatch, ReadOptions, RecordError, Rejected, in_batches
+from pipelines.encoding import BytesColumn
 from pipelines.files import open_for_reading
 from pipelines.framing import ByteSource
 from vcls_model.commands import UsageError
@@ -145,7 +146,8 @@ def _slice(batch: RawBatch, part: slice) -> RawBatch:
     for name, values in batch.features.items():
         assert isinstance(values, np.ndarray)
         features[name] = values[part]
-    return RawBatch(batch.ids[part], batch.split_ids[part], batch.offsets[part], batch.label_values[begin:end],
+    return RawBatch(batch.id_column[part], batch.split_id_column[part], batch.offsets[part],
+                    batch.label_values[begin:end],
                     batch.label_lengths[part], batch.labelled[part], features,
                     notes=batch.notes if part.start == 0 else Counter())
 
@@ -261,4 +263,5 @@ def _batch(ids: list[bytes], label_values: np.ndarray, label_lengths: np.ndarray
     for modality in schema.modalities:
         features[modality.name] = np.ascontiguousarray(rows[:, at:at + modality.width])
         at += modality.width
-    return RawBatch(ids, ids, lines, label_values, label_lengths, label_lengths > 0, features, notes=notes)
+    id_column = BytesColumn.of(ids)
+    return RawBatch(id_column, id_column, lines, label_values, label_lengths, label_lengths > 0, features, notes=notes)

@@ -1,12 +1,14 @@
 """From framed records to arrays: what a record must satisfy, and why one is rejected."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from pipelines import wire
+from pipelines.encoding import BytesColumn
 from vcls_model import record_kernels as kernels
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
 
@@ -56,15 +58,34 @@ class Rejected:
 
 @dataclasses.dataclass
 class FrameBatch:
-    """Frames of B videos one after another.
+    """Frames of B videos, where they lie: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
 
     Attributes:
-        codes: uint8 (sum of lengths, D).
+        buffer: uint8; of the shard's bytes, it is only valid until the next batch is asked for.
+        begins, strides: int64 (B,).
         lengths: int64 (B,), frames a video, at least 1.
+        width: D.
     """
 
-    codes: np.ndarray
+    buffer: np.ndarray
+    begins: np.ndarray
+    strides: np.ndarray
     lengths: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, codes: np.ndarray, lengths: np.ndarray) -> "FrameBatch":
+        """From the frames of all videos one after another, uint8 (sum of lengths, D)."""
+        width = codes.shape[1]
+        return cls(codes.reshape(-1), (np.cumsum(lengths) - lengths) * width, np.full(len(lengths), width), lengths,
+                   width)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """A copy of the frames one after another, uint8 (sum of lengths, D)."""
+        codes = np.empty((int(self.lengths.sum()), self.width), np.uint8)
+        kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
+        return codes
 
 
 @dataclasses.dataclass
@@ -72,8 +93,8 @@ class RawBatch:
     """B good records as arrays. B may be 0.
 
     Attributes:
-        ids: id of each record; of a segment `video:start`.
-        split_ids: what decides the split: the id of the video.
+        id_column: id of each record; of a segment `video:start`.
+        split_id_column: what decides the split: the id of the video.
         offsets: int64 (B,), where the record begins in its shard.
         label_values: int64, the labels of all records one after another; no label twice in a record.
         label_lengths: int64 (B,), labels a record.
@@ -85,8 +106,8 @@ class RawBatch:
         payloads: the serialized records, when asked for.
     """
 
-    ids: list[bytes]
-    split_ids: list[bytes]
+    id_column: BytesColumn
+    split_id_column: BytesColumn
     offsets: np.ndarray
     label_values: np.ndarray
     label_lengths: np.ndarray
@@ -97,7 +118,17 @@ class RawBatch:
     payloads: list[bytes] | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.id_column.lengths)
+
+    @functools.cached_property
+    def ids(self) -> list[bytes]:
+        """`id_column` as byte strings."""
+        return self.id_column.tolist()
+
+    @functools.cached_property
+    def split_ids(self) -> list[bytes]:
+        """`split_id_column` as byte strings."""
+        return self.split_id_column.tolist()
 
 
 class RecordError(Exception):
@@ -154,7 +185,6 @@ class Decoder:
         index = self._index(buffer, starts, lengths)
         if not self.schema.segments and index.usual.all():
             batch = self._gather(buffer, index, offsets)
-            batch.split_ids = batch.ids
             if keep_payloads:
                 batch.payloads = _payloads(buffer, starts, lengths)
             return batch, []
@@ -179,7 +209,8 @@ class Decoder:
         index = self._index(*rewritten)
         assert index.usual.all(), "a record that the careful reader accepts must suit the kernels"
         batch = self._gather(rewritten[0], index, offsets[origin] if origin else offsets[:0])
-        batch.split_ids = [item.split_id or video_id for item, video_id in zip(usual, batch.ids, strict=True)]
+        batch.split_id_column = BytesColumn.of(
+            [item.split_id or video_id for item, video_id in zip(usual, batch.ids, strict=True)])
         for name in {name for item in usual for name in item.filled}:
             batch.filled[name] = np.array([name in item.filled for item in usual])
             batch.notes["modality_filled"] += int(batch.filled[name].sum())
@@ -214,9 +245,8 @@ class Decoder:
             if modality.level == FRAME_LEVEL:
                 frames = index.values[:, position, 1]
                 kept = np.minimum(frames, self.options.max_frames)
-                codes = np.empty((int(kept.sum()), modality.width), np.uint8)
-                kernels.gather_codes(buffer, begins, kept, np.ascontiguousarray(index.values[:, position, 2]), codes)
-                features[modality.name] = FrameBatch(codes, kept)
+                features[modality.name] = FrameBatch(
+                    buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.width)
                 if position == 0 and kept.sum() < frames.sum():
                     notes["videos_cut"] += int((kept < frames).sum())
                     notes["frames_cut"] += int((frames - kept).sum())
@@ -225,13 +255,12 @@ class Decoder:
                 kernels.gather_floats(buffer, begins, bits)
                 features[modality.name] = bits.view(np.float32)
             else:
-                codes = np.empty((len(begins), modality.width), np.uint8)
                 once = np.ones(len(begins), np.int64)
-                kernels.gather_codes(buffer, begins, once, once, codes)
+                codes = FrameBatch(buffer, begins, once, once, modality.width).codes
                 features[modality.name] = (codes * np.float32(DEQUANTISE_SCALE) + np.float32(DEQUANTISE_OFFSET))
         labelled = label_lengths > 0 if not self.schema.segments else np.ones(len(label_lengths), np.bool_)
-        return RawBatch(_byte_strings(buffer, index.ids), [], offsets, label_values, label_lengths, labelled,
-                        features, notes=notes)
+        ids = _bytes_column(buffer, index.ids)
+        return RawBatch(ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes)
 
     def _careful(self, payload: bytes) -> "list[_Usual | RecordError]":
         """Checks one record without hurry: the record written anew, or for segments one record a segment.
@@ -447,13 +476,11 @@ def _payloads(buffer: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> li
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
-def _byte_strings(buffer: np.ndarray, spans: np.ndarray) -> list[bytes]:
+def _bytes_column(buffer: np.ndarray, spans: np.ndarray) -> BytesColumn:
     lengths = spans[:, 1] - spans[:, 0]
     joined = np.empty(int(lengths.sum()), np.uint8)
     kernels.gather_bytes(buffer, spans, joined)
-    data = joined.tobytes()
-    ends = np.cumsum(lengths).tolist()
-    return [data[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+    return BytesColumn(joined, np.cumsum(lengths) - lengths, lengths)
 
 
 def records_in(payloads: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,15 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from vcls_model import record_kernels as kernels
 from vcls_model.record_kernels import FOOTER_BYTES, HEADER_BYTES
-
-# From each of these on a varint takes one byte more.
-_VARINT_STEPS = 1 << np.arange(7, 35, 7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +21,17 @@ class BytesColumn:
     def of(cls, values: Sequence[bytes]) -> "BytesColumn":
         """From a list of byte strings."""
         lengths = np.array([len(value) for value in values], np.int64)
-        return cls(np.frombuffer(b"".join(values) or b"\0", np.uint8), np.cumsum(lengths) - lengths, lengths)
+        # A writable array, as others are: numba compiles a kernel anew for one that is not.
+        return cls(np.frombuffer(bytearray(b"".join(values) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+    def __getitem__(self, part: slice) -> "BytesColumn":
+        return BytesColumn(self.data, self.begins[part], self.lengths[part])
+
+    def tolist(self) -> list[bytes]:
+        """The byte strings."""
+        data = self.data.tobytes()
+        return [data[begin:begin + length]
+                for begin, length in zip(self.begins.tolist(), self.lengths.tolist(), strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +56,29 @@ class FloatColumn:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodesColumn:
-    """The frames of a record as one byte string: rows begins[r] to begins[r] + frames[r] of uint8 (N, D).
+class AffineColumn:
+    """One vector a record: (rows[r] - location) * factor; float32 (B, D), (D,), (D,)."""
 
-    Each code c of dimension d is written as table[d, c], uint8 (D, 256).
+    rows: np.ndarray
+    location: np.ndarray
+    factor: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesColumn:
+    """The frames of a record as one byte string; each code c of dimension d is written as table[d, c], uint8 (D, 256).
+
+    Frame f of record r is buffer[begins[r] + f * strides[r]:][:D], for f below frames[r]; uint8, int64 (B,) thrice.
     """
 
-    codes: np.ndarray
+    buffer: np.ndarray
     begins: np.ndarray
+    strides: np.ndarray
     frames: np.ndarray
     table: np.ndarray
 
 
-Column = BytesColumn | IntegerColumn | FloatColumn | CodesColumn
+Column = BytesColumn | IntegerColumn | FloatColumn | AffineColumn | CodesColumn
 
 
 def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarray:
@@ -75,25 +91,48 @@ def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarra
     Returns:
         uint8: the bytes of R TFRecords.
     """
-    names = {name: np.frombuffer(name.encode(), np.uint8) for name in columns}
+    return _encode(columns, chosen)[0]
+
+
+def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Serializes and frames all records: (split, bytes of its records in their order) for each split that has any.
+
+    Args:
+        columns: see `encode_examples`.
+        splits: int64 (B,), the split of each record.
+    """
+    order = np.argsort(splits, kind="stable")
+    data, starts = _encode(columns, order)
+    found = []
+    begin = 0
+    for split, count in enumerate(np.bincount(splits).tolist()):
+        if count:
+            found.append((split, data[starts[begin] - HEADER_BYTES:starts[begin + count] - HEADER_BYTES]))
+            begin += count
+    return found
+
+
+def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of the records; and where each payload lies in them, int64 (R + 1,), with a place for one more."""
+    count = len(chosen)
+    names = {name: np.frombuffer(bytearray(name.encode()), np.uint8) for name in columns}
     packed = {name: _packed_lengths(column, chosen) for name, column in columns.items()
               if isinstance(column, IntegerColumn)}
-    features = np.zeros(len(chosen), np.int64)
+    features = np.zeros(count, np.int64)
     for name, column in columns.items():
         if isinstance(column, IntegerColumn):
             content = packed[name]
-        elif isinstance(column, FloatColumn):
-            content = np.full(len(chosen), 4 * column.rows.shape[1], np.int64)
+        elif isinstance(column, FloatColumn | AffineColumn):
+            content = np.full(count, 4 * column.rows.shape[1], np.int64)
         elif isinstance(column, CodesColumn):
-            content = column.frames[chosen] * column.codes.shape[1]
+            content = column.frames[chosen] * len(column.table)
         else:
             content = column.lengths[chosen]
-        features += _feature_lengths(len(names[name]), content)
-    lengths = 1 + _varint_lengths(features) + features
-    framed = HEADER_BYTES + lengths + FOOTER_BYTES
-    starts = np.cumsum(framed) - framed + HEADER_BYTES
-    target = np.empty(int(framed.sum()), np.uint8)
-    at = starts.copy()
+        kernels.add_feature_bytes(len(names[name]), content, features)
+    starts = np.empty(count + 1, np.int64)
+    kernels.place_records(features, starts)
+    target = np.empty(int(starts[count]) - HEADER_BYTES, np.uint8)
+    at = starts[:count].copy()
     kernels.put_example_heads(target, at, features)
     for name, column in columns.items():
         if isinstance(column, IntegerColumn):
@@ -101,30 +140,18 @@ def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarra
                                  column.counts[chosen], packed[name])
         elif isinstance(column, FloatColumn):
             kernels.put_floats(target, at, names[name], column.rows.view(np.uint8), chosen)
+        elif isinstance(column, AffineColumn):
+            kernels.put_affine_floats(target, at, names[name], column.rows, chosen, column.location, column.factor)
         elif isinstance(column, CodesColumn):
-            kernels.put_mapped_codes(target, at, names[name], column.codes, column.begins[chosen],
-                                     column.frames[chosen], column.table)
+            kernels.put_mapped_codes(target, at, names[name], column.buffer, column.begins[chosen],
+                                     column.strides[chosen], column.frames[chosen], column.table)
         else:
             kernels.put_bytes(target, at, names[name], column.data, column.begins[chosen], column.lengths[chosen])
-    kernels.frame_payloads(target, starts, lengths)
-    return target
+    kernels.frame_payloads(target, starts[:count], np.diff(starts) - (HEADER_BYTES + FOOTER_BYTES))
+    return target, starts
 
 
 def _packed_lengths(column: IntegerColumn, chosen: np.ndarray) -> np.ndarray:
     lengths = np.empty(len(chosen), np.int64)
     kernels.packed_bytes(column.values, column.begins[chosen], column.counts[chosen], lengths)
     return lengths
-
-
-def _varint_lengths(values: Any) -> Any:
-    return 1 + np.searchsorted(_VARINT_STEPS, values, side="right")
-
-
-def _message_lengths(lengths: Any) -> Any:
-    return 1 + _varint_lengths(lengths) + lengths
-
-
-def _feature_lengths(name_length: int, content: np.ndarray) -> np.ndarray:
-    """Bytes of the map entry of a feature whose list holds one message of `content` bytes."""
-    feature = _message_lengths(_message_lengths(_message_lengths(content)))
-    return _message_lengths(_message_lengths(np.int64(name_length)) + feature)

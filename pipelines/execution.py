@@ -3,8 +3,12 @@
 import contextlib
 import importlib
 import logging
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from vcls_model.commands import JobError, UsageError
 
@@ -14,6 +18,8 @@ _OS_ERRORS = {"28": "the disk is full", "122": "the disk quota is used up", "30"
 
 # What a cluster's failures look like in what its runner raises.
 _RUNNER_ERRORS = {
+    r"Channel closed prematurely|Worker subprocess exited":
+        "a worker process died: it was killed, or the machine ran out of memory (--direct_num_workers=1 takes less)",
     r"Unable to fetch remote job server jar|HTTP Error 404.*job-server":
         "Beam could not download this runner's job server: name one with --flink_job_server_jar (make flink-install "
         "builds it)",
@@ -66,7 +72,11 @@ def explained_failures(output: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_runner() -> Iterator[None]:
-    """Keeps Beam's and TensorFlow's chatter, and tracebacks of errors that are raised anyway, off the screen."""
+    """Keeps Beam's and TensorFlow's chatter, and tracebacks of errors that are raised anyway, off the screen.
+
+    Raises:
+        RuntimeError: a worker process died, which Beam itself may wait for in vain.
+    """
     loggers = [logging.getLogger(name) for name in ("apache_beam", "tensorflow", "absl")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -74,9 +84,46 @@ def quiet_runner() -> Iterator[None]:
     # A worker in this process prints the traceback of every error, past any logger; the error itself is raised anyway.
     worker = vars(importlib.import_module("apache_beam.runners.worker.sdk_worker"))
     worker["print"] = lambda *_, **__: None
+    lost: list[str] = []
+    over = threading.Event()
+
+    def interrupt() -> None:
+        # More than once: the runner waits again while it cleans up.
+        while not over.wait(0.5):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+    def in_thread(failure: threading.ExceptHookArgs) -> None:
+        if "Worker subprocess exited" in str(failure.exc_value) and not lost:
+            lost.append(str(failure.exc_value))
+            threading.Thread(target=interrupt, name="interrupt", daemon=True).start()
+
+    usual, threading.excepthook = threading.excepthook, in_thread
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost:
+            raise
+        _end_worker_processes()
+        raise RuntimeError(lost[0]) from None
     finally:
+        over.set()
         del worker["print"]
+        if not lost:  # the others' threads have yet to notice
+            threading.excepthook = usual
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _end_worker_processes() -> None:
+    """Kills the worker processes that a runner left behind: they would wait for it for ever."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):  # not a process, or one that just ended
+            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    ours = [os.getpid()]
+    for parent in ours:
+        ours += [process for process, known in parents.items() if known == parent]
+    for process in ours[1:]:
+        with contextlib.suppress(OSError):
+            if b"sdk_worker_main" in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, signal.SIGKILL)

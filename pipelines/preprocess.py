@@ -58,28 +58,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_measuring(pipeline: "beam.Pipeline", config: "JobConfig") -> "tuple[beam.PCollection, beam.PCollection]":
-    """Adds the first step to `pipeline`: the input shards, and the statistics of each."""
-    import apache_beam as beam
-
-    from pipelines.preprocessing.steps import MeasureShard
-
-    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
-    measured = (
-        shards
-        | "SpreadToMeasure" >> beam.Reshuffle()
-        | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, config.transform)))
-    return shards, measured
-
-
 def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     """Adds the job to `pipeline`: measure every shard, fit the transform, transform every shard, count."""
     import apache_beam as beam
 
-    from pipelines.preprocessing.graph import write_transform
     from pipelines.preprocessing.job import moments_path, summary_path
     from pipelines.preprocessing.statistics import statistics_hash
     from pipelines.preprocessing.steps import (
+        MeasureShard,
         MergeStatistics,
         MergeSummaries,
         TransformShard,
@@ -89,31 +75,45 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     )
 
     transform = config.transform
-    shards, measured = build_measuring(pipeline, config)
-    statistics = measured | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
+    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
+    statistics = (
+        shards
+        | "SpreadToMeasure" >> beam.Reshuffle()
+        | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, transform))
+        | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema)))
     identity = statistics | "HashStatistics" >> beam.Map(statistics_hash)
     moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
     moments | "WriteMoments" >> beam.Map(write_moments, moments_path(config))
-    if transform.pca_dims:
-        import tensorflow_transform.beam as tft_beam
-
-        from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
-
-        training = (
-            shards
-            | "SpreadToAnalyze" >> beam.Reshuffle()
-            | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform)))
-        transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
-        transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
-        directory = transform_fn[0]
-    else:
-        directory = moments | "FitTransform" >> beam.Map(write_transform, transform, config.output)
+    side_inputs = [beam.pvalue.AsSingleton(moments), beam.pvalue.AsSingleton(identity)]
+    if not transform.is_affine:
+        side_inputs.append(beam.pvalue.AsSingleton(_fit_graph(shards, moments, config)))
     (shards
      | "SpreadToTransform" >> beam.Reshuffle()
-     | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform),
-                                       beam.pvalue.AsSingleton(directory), beam.pvalue.AsSingleton(identity))
+     | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform), *side_inputs)
      | "MergeSummaries" >> beam.CombineGlobally(MergeSummaries())
      | "WriteSummary" >> beam.Map(write_summary, summary_path(config)))
+
+
+def _fit_graph(shards: "beam.PCollection", moments: "beam.PCollection", config: "JobConfig") -> "beam.PCollection":
+    """The directory of the transform graph, written for workers that need it."""
+    import apache_beam as beam
+
+    from pipelines.preprocessing.graph import write_transform
+
+    transform = config.transform
+    if not transform.pca_dims:
+        return moments | "FitTransform" >> beam.Map(write_transform, transform, config.output)
+    import tensorflow_transform.beam as tft_beam
+
+    from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
+
+    training = (
+        shards
+        | "SpreadToAnalyze" >> beam.Reshuffle()
+        | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform)))
+    transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
+    transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
+    return transform_fn[0]
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -126,20 +126,26 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.monotonic()
     parser = make_parser()
     args, beam_argv = parse_arguments(parser, argv)
-    options = pipeline_options(parser, args.runner, beam_argv)
 
-    from pipelines.preprocessing import job
-    from pipelines.preprocessing.card import render_card
-    from pipelines.preprocessing.execution import execute
+    from pipelines.preprocessing.config import is_affine
+    from pipelines.preprocessing.graph_process import GraphWriter
 
-    config, classes = job.plan(args)
-    if args.dry_run:
-        print(job.describe(config))
-        return {"config": config.flags}
-    files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
-    print(job.describe(config), file=sys.stderr)
-    job.clear_stale(config)
-    summary, features = execute(config, options, build_pipeline, build_measuring)
+    affine = is_affine(args.pca_dims, args.pool_frames, args.normalise)
+    with GraphWriter(import_early=affine and not args.dry_run) as writer:
+        options = pipeline_options(parser, args.runner, beam_argv)
+
+        from pipelines.preprocessing import job
+        from pipelines.preprocessing.card import render_card
+        from pipelines.preprocessing.execution import execute
+
+        config, classes = job.plan(args)
+        if args.dry_run:
+            print(job.describe(config))
+            return {"config": config.flags}
+        files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
+        print(job.describe(config), file=sys.stderr)
+        job.clear_stale(config)
+        summary, features = execute(config, options, build_pipeline, writer)
     print(job.table(summary))
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())

@@ -4,7 +4,9 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 """
 
 import argparse
+import atexit
 import difflib
+import gc
 import logging
 import os
 import sys
@@ -63,16 +65,26 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     Programming errors keep their traceback: those are ours to mend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
+    gc.set_threshold(100_000, 50, 50)  # imports make millions of objects that stay: a fifth of their time is spared
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         run(None)
     except UsageError as error:
         print(f"usage error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _leave(1)
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        _leave(130)
+    _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process without waiting for Beam's threads, or for its and TensorFlow's libraries to unload."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -10,6 +10,7 @@ record must satisfy. A record that is in any way unusual is only marked, and goe
 slow and careful.
 """
 
+import math
 import platform
 
 import llvmlite.binding
@@ -86,6 +87,17 @@ def _load(width: int, result):  # type: ignore[no-untyped-def]
 
 load_u32 = _load(32, types.uint32)
 load_u64 = _load(64, types.uint64)
+
+
+@intrinsic
+def _store_f32(typing_context, array, offset, value):  # type: ignore[no-untyped-def]
+    """Writes one little-endian float32 at any byte of a uint8 array."""
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.FloatType().as_pointer())
+        builder.store(arguments[2], pointer, align=1)
+        return context.get_dummy_value()
+    return types.void(array, types.intp, types.float32), generate
 
 
 @intrinsic
@@ -457,7 +469,7 @@ def gather_floats(buffer, begins, target):
 
 
 @numba.njit(nogil=True, cache=True)
-def gather_codes(buffer, begins, frames, strides, target):
+def gather_codes(buffer, begins, strides, frames, target):
     """Copies the first frames[r] frames of each record into `target`, uint8 (sum of frames, D)."""
     width = target.shape[1]
     to = 0
@@ -482,27 +494,135 @@ def add_float_moments(rows, chosen, total, squares, lowest, highest):
 
 
 @numba.njit(nogil=True, cache=True)
-def add_code_moments(codes, begin, end, total, squares, lowest, highest):
-    """Adds rows begin to end of uint8 (N, D) to int64 (D,) sums and widens the range seen."""
-    width = codes.shape[1]
+def add_code_moments(buffer, begins, strides, frames, chosen, total, squares, lowest, highest):
+    """Adds the frames of the chosen records, rows of D codes, to int64 (D,) sums and widens the range seen."""
+    width = total.shape[0]
     block_total = np.zeros(width, np.uint32)
     block_squares = np.zeros(width, np.uint32)
-    while begin < end:
-        # 65,536 squares of at most 255 * 255 still fit into 32 bits.
-        block_end = min(end, begin + 65536)
-        block_total[:] = 0
-        block_squares[:] = 0
-        for row in range(begin, block_end):
+    rows = 0
+    for record in range(begins.shape[0]):
+        if not chosen[record]:
+            continue
+        for frame in range(frames[record]):
+            begin = begins[record] + frame * strides[record]
+            row = buffer[begin:begin + width]
             for column in range(width):
-                value = np.uint32(codes[row, column])
+                value = np.uint32(row[column])
                 block_total[column] += value
                 block_squares[column] += value * value
-                lowest[column] = min(lowest[column], codes[row, column])
-                highest[column] = max(highest[column], codes[row, column])
-        for column in range(width):
-            total[column] += block_total[column]
-            squares[column] += block_squares[column]
-        begin = block_end
+                lowest[column] = min(lowest[column], row[column])
+                highest[column] = max(highest[column], row[column])
+            rows += 1
+            # 65,536 squares of at most 255 * 255 still fit into 32 bits.
+            if rows == 65536:
+                _move_sums(block_total, total)
+                _move_sums(block_squares, squares)
+                rows = 0
+    _move_sums(block_total, total)
+    _move_sums(block_squares, squares)
+
+
+@numba.njit(nogil=True, cache=True)
+def _move_sums(block, target):
+    for column in range(target.shape[0]):
+        target[column] += block[column]
+        block[column] = 0
+
+
+# Numbers that add up exactly: one is a row of 32-bit digits, least significant first, each in an int64 that leaves room
+# for two thousand million additions; digits may be negative.
+
+
+@numba.njit(nogil=True, cache=True)
+def add_floats_exactly(values, digits, lowest_exponent):
+    """Adds float64 (D,) to fixed-point `digits`, int64 (D, L), in units of 2**lowest_exponent.
+
+    Exact where each value is a whole number of units below 2**(32 (L - 1)).
+    """
+    for row in range(values.shape[0]):
+        fraction, exponent = math.frexp(values[row])
+        sign = np.int64(-1) if fraction < 0 else np.int64(1)
+        mantissa = np.uint64(abs(fraction) * 9007199254740992.0)  # 2**53: a whole number
+        shift = np.int64(exponent) - 53 - lowest_exponent
+        if shift < 0:
+            mantissa >>= np.uint64(min(-shift, np.int64(63)))  # zeros, as the value is a whole number of units
+            shift = np.int64(0)
+        digit = shift >> 5
+        bits = np.uint64(shift & 31)
+        low = (mantissa & np.uint64(0xFFFFFFFF)) << bits
+        high = (mantissa >> np.uint64(32)) << bits
+        digits[row, digit] += sign * np.int64(low & np.uint64(0xFFFFFFFF))
+        digits[row, digit + 1] += sign * np.int64((low >> np.uint64(32)) + (high & np.uint64(0xFFFFFFFF)))
+        digits[row, digit + 2] += sign * np.int64(high >> np.uint64(32))
+
+
+@numba.njit(nogil=True, cache=True)
+def add_integers_exactly(values, digits):
+    """Adds int64 (D,), none negative, to `digits`, int64 (D, L), in units of 1."""
+    for row in range(values.shape[0]):
+        digits[row, 0] += values[row] & 0xFFFFFFFF
+        digits[row, 1] += values[row] >> 32
+
+
+# Which split a record belongs to is decided by the sha256 of its id (FIPS 180-4).
+
+_ROUND_CONSTANTS = np.array([
+    int((prime ** (1 / 3) % 1) * 2**32) for prime in [
+        n for n in range(2, 312) if all(n % d for d in range(2, int(n**0.5) + 1))]], np.uint32)
+_HASH_START = np.array([int((prime**0.5 % 1) * 2**32) for prime in (2, 3, 5, 7, 11, 13, 17, 19)], np.uint32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _turned(value, count):
+    return np.uint32((value >> np.uint32(count)) | (value << np.uint32(32 - count)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _digest_block(state, words):
+    """One round of compression: 64 bytes, as the first 16 of the 64 uint32 `words`, into the 8 uint32 of `state`."""
+    for i in range(16, 64):
+        one, two = words[i - 15], words[i - 2]
+        first = _turned(one, 7) ^ _turned(one, 18) ^ (one >> np.uint32(3))
+        second = _turned(two, 17) ^ _turned(two, 19) ^ (two >> np.uint32(10))
+        words[i] = np.uint32(words[i - 16] + first + words[i - 7] + second)
+    a, b, c, d, e, f, g, h = state[0], state[1], state[2], state[3], state[4], state[5], state[6], state[7]
+    for i in range(64):
+        choice = (e & f) ^ (~e & g)
+        mixed = _turned(e, 6) ^ _turned(e, 11) ^ _turned(e, 25)
+        first = np.uint32(h + mixed + choice + _ROUND_CONSTANTS[i] + words[i])
+        majority = (a & b) ^ (a & c) ^ (b & c)
+        second = np.uint32((_turned(a, 2) ^ _turned(a, 13) ^ _turned(a, 22)) + majority)
+        h, g, f, e, d, c, b, a = g, f, e, np.uint32(d + first), c, b, a, np.uint32(first + second)
+    for i, value in enumerate((a, b, c, d, e, f, g, h)):
+        state[i] = np.uint32(state[i] + value)
+
+
+@numba.njit(nogil=True, cache=True)
+def hash_heads(data, begins, lengths, target):
+    """The first 64 bits of the sha256 of data[begins[r]:begins[r] + lengths[r]], into uint64 `target`."""
+    words = np.empty(64, np.uint32)
+    state = np.empty(8, np.uint32)
+    for record in range(begins.shape[0]):
+        begin, length = begins[record], lengths[record]
+        state[:] = _HASH_START
+        # The message, a byte 128, zeros, and its length in bits in the last eight bytes of a block of 64.
+        for block in range((length + 8) // 64 + 1):
+            for word in range(16):
+                value = np.uint32(0)
+                for byte in range(4):
+                    at = block * 64 + word * 4 + byte
+                    content = np.uint32(0)
+                    if at < length:
+                        content = np.uint32(data[begin + at])
+                    elif at == length:
+                        content = np.uint32(128)
+                    value = np.uint32((value << np.uint32(8)) | content)
+                words[word] = value
+            if block == (length + 8) // 64:
+                words[14] = np.uint32((length * 8) >> 32)
+                words[15] = np.uint32((length * 8) & 0xFFFFFFFF)
+            _digest_block(state, words)
+        target[record] = np.uint64(state[0]) << np.uint64(32) | np.uint64(state[1])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -552,9 +672,26 @@ def _message_bytes(length):
 
 
 @numba.njit(nogil=True, cache=True)
-def feature_bytes(name_length, kind_length):
-    """Bytes of a map entry whose Feature holds a list message of `kind_length` bytes."""
-    return _message_bytes(_message_bytes(name_length) + _message_bytes(_message_bytes(kind_length)))
+def add_feature_bytes(name_length, contents, totals):
+    """Adds to totals[r] the bytes of a map entry whose Feature's list holds one message of contents[r] bytes."""
+    for record in range(totals.shape[0]):
+        feature = _message_bytes(_message_bytes(_message_bytes(contents[record])))
+        totals[record] += _message_bytes(_message_bytes(name_length) + feature)
+
+
+@numba.njit(nogil=True, cache=True)
+def place_records(features, starts):
+    """Where the payloads of records lie that are written one after another with their framing.
+
+    Args:
+        features: int64 (R,), bytes of the features message of each.
+        starts: out, int64 (R + 1,): of each payload, and of the one that would follow.
+    """
+    at = HEADER_BYTES
+    for record in range(features.shape[0]):
+        starts[record] = at
+        at += _message_bytes(features[record]) + FOOTER_BYTES + HEADER_BYTES
+    starts[features.shape[0]] = at
 
 
 @numba.njit(nogil=True, cache=True)
@@ -595,19 +732,37 @@ def put_bytes(target, at, name, source, begins, lengths):
 
 
 @numba.njit(nogil=True, cache=True)
-def put_mapped_codes(target, at, name, codes, begins, frames, table):
-    """Appends a bytes feature: frames[r] rows of `codes` (N, D) from begins[r] on, each through `table` (D, 256)."""
-    width = codes.shape[1]
+def put_mapped_codes(target, at, name, buffer, begins, strides, frames, table):
+    """Appends a bytes feature: frames[r] rows of D codes, each code through `table`, uint8 (D, 256)."""
+    width = table.shape[0]
     for record in range(at.shape[0]):
         length = frames[record] * width
         to = _put_feature_head(target, at[record], name, _TAG_1, _message_bytes(length))
         target[to] = _TAG_1
         to = _put_varint(target, to + 1, length)
-        for row in range(begins[record], begins[record] + frames[record]):
+        for frame in range(frames[record]):
+            begin = begins[record] + frame * strides[record]
+            row = buffer[begin:begin + width]
+            written = target[to:to + width]
             for column in range(width):
-                target[to + column] = table[column, codes[row, column]]
+                written[column] = table[column, row[column]]
             to += width
         at[record] = to
+
+
+@numba.njit(nogil=True, cache=True)
+def put_affine_floats(target, at, name, rows, chosen, location, factor):
+    """Appends a packed float feature: (rows[chosen[r]] - location) * factor; float32 (N, D), (D,), (D,)."""
+    width = rows.shape[1]
+    for record in range(at.shape[0]):
+        to = _put_feature_head(target, at[record], name, _TAG_2, _message_bytes(4 * width))
+        target[to] = _TAG_1
+        to = _put_varint(target, to + 1, 4 * width)
+        row = rows[chosen[record]]
+        for column in range(width):
+            value = (row[column] - location[column]) * factor[column]
+            _store_f32(target, to + 4 * column, value)  # type: ignore[call-arg]
+        at[record] = to + 4 * width
 
 
 @numba.njit(nogil=True, cache=True)

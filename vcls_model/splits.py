@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vcls_model.commands import UsageError
@@ -50,12 +49,14 @@ def hash_of_id(video_id: bytes) -> int:
     return int.from_bytes(hashlib.sha256(video_id).digest()[:8], "big")
 
 
-def splits_of(video_ids: Sequence[bytes], ratios: SplitRatios) -> "np.ndarray":
-    """`split_of` of many ids at once, int64."""
+def splits_of(data: "np.ndarray", begins: "np.ndarray", lengths: "np.ndarray", ratios: SplitRatios) -> "np.ndarray":
+    """`split_of` of the ids data[begins[r]:begins[r] + lengths[r]] (uint8, int64 (B,) twice), int64 (B,)."""
     import numpy as np
 
-    digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
-    values = np.frombuffer(digests, ">u8").astype(np.uint64)
+    from vcls_model.record_kernels import hash_heads
+
+    values = np.empty(len(begins), np.uint64)
+    hash_heads(data, begins, lengths, values)
     splits = np.zeros(len(values), np.int64)
     for end in ratios.thresholds:
         if end < 2**64:

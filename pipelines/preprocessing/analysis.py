@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.decoding import FrameBatch, RawBatch
+from pipelines.preprocessing.affine import affine_of
 from pipelines.preprocessing.config import Shard, TransformConfig
-from pipelines.preprocessing.graph import affine_of, graph_analyzer, make_preprocessing_fn, raw_feature_spec
+from pipelines.preprocessing.graph import graph_analyzer, make_preprocessing_fn, raw_feature_spec
 from pipelines.preprocessing.steps import read_shard
 from vcls_model.schema import FRAME_LEVEL
 
@@ -53,8 +54,9 @@ def record_batch(batch: RawBatch, chosen: np.ndarray) -> pa.RecordBatch:
     for name, values in batch.features.items():
         if isinstance(values, FrameBatch):
             ends = np.cumsum(values.lengths)
+            codes = values.codes
             columns[name] = _lists(
-                [[values.codes[ends[row] - values.lengths[row]:ends[row]].tobytes()] for row in rows], pa.binary())
+                [[codes[ends[row] - values.lengths[row]:ends[row]].tobytes()] for row in rows], pa.binary())
         else:
             width = values.shape[1]
             columns[name] = pa.ListArray.from_arrays(

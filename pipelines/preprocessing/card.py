@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.preprocessing.charts import Axis, band_chart, bar_chart, line_chart
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.moments import Moments
 from vcls_model.splits import SPLITS
 from vcls_model.vocabulary import ClassInfo
 
@@ -147,12 +147,11 @@ def occur_together(summary: Summary, names: Sequence[str]) -> Together:
     counts = summary.class_counts.sum(axis=0)
     order = [index for index in np.argsort(-counts, kind="stable")[:_FREQUENT].tolist() if counts[index]]
     shares: list[list[float | None]] = [
-        [None if one == two else summary.pairs[min(one, two) * len(counts) + max(one, two)] / int(counts[one])
+        [None if one == two else summary.pairs.count(min(one, two) * len(counts) + max(one, two)) / int(counts[one])
          for two in order] for one in order]
     return Together([names[index] for index in order], shares)
 
 
 def _top_pairs(summary: Summary) -> list[tuple[tuple[int, int], int]]:
     classes = summary.class_counts.shape[1]
-    best = sorted(summary.pairs.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
-    return [(divmod(pair, classes), count) for pair, count in best]
+    return [(divmod(pair, classes), count) for pair, count in summary.pairs.most_common(_PAIRS)]

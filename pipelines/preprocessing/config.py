@@ -1,6 +1,7 @@
 """What a preprocess job is asked to do."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Any
@@ -19,7 +20,12 @@ from vcls_model.splits import SPLITS, SplitRatios
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
 # Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+def is_affine(pca_dims: int, pool_frames: bool, normalise: str) -> bool:
+    """See `TransformConfig.is_affine`."""
+    return not pca_dims and not pool_frames and normalise != "l2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +103,7 @@ class TransformConfig:
         """A JSON-able description."""
         return dataclasses.asdict(self)
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
         text = json.dumps({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
@@ -108,9 +114,9 @@ class TransformConfig:
         return min(self.pca_dims, modality.width) if self.pca_dims else modality.width
 
     @property
-    def elementwise(self) -> bool:
-        """Whether each transformed value depends on one raw value alone."""
-        return not self.pca_dims and self.normalise != "l2"
+    def is_affine(self) -> bool:
+        """Whether each transformed value depends on one raw value alone: then shards need no TensorFlow."""
+        return is_affine(self.pca_dims, self.pool_frames, self.normalise)
 
     def code_range(self, modality: Modality) -> tuple[float, float]:
         """(scale, offset) of the codes that a frame-level modality is written in.

@@ -15,36 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines import files
+from pipelines.preprocessing.affine import CODES, AffineTransform, affine_of
 from pipelines.preprocessing.config import POOLS, TransformConfig
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.moments import Moments
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 TOP_FRAMES = 5
-CODES = 256
 
 # (inputs: raw tensors by name) -> transformed tensors by name
 PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
-# (modality, its raw values float32 (N, D) of the batch) -> (location, scale): float32 (D,) tensors
+# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors
 FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
-
-
-def affine_of(normalise: str, moments: Moments) -> np.ndarray:
-    """What normalising subtracts and divides by, float32 (2, D).
-
-    Where the training values do not vary, nothing is divided: the result is 0 for the value seen in training.
-    """
-    if normalise == "zscore":
-        location, scale = moments.mean, moments.std
-    elif normalise == "minmax":
-        location, scale = moments.lowest, moments.highest - moments.lowest
-    else:
-        location, scale = np.zeros_like(moments.mean), np.ones_like(moments.mean)
-    # A spread below what float32 can tell from 0 beside the location is rounding, not spread.
-    flat = scale <= np.abs(location) * 1e-7
-    return np.stack([location, np.where(flat, 1.0, scale)]).astype(np.float32)
 
 
 def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
@@ -101,10 +85,9 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
         return lambda rows: tf.matmul(rows - centre, components) / scale
     if config.normalise == "l2":
         return lambda rows: tf.math.l2_normalize(rows, axis=-1)
-    if config.normalise == "none":
-        return tf.identity
-    location, scale = fit(modality, raw)
-    return lambda rows: (rows - location) / scale
+    location, factor = fit(modality, raw)
+    # Multiplied, not divided: TensorFlow turns a division by a constant into this anyway when it optimises a graph.
+    return lambda rows: (rows - location) * factor
 
 
 def _dequantised(codes: Any) -> Any:
@@ -131,8 +114,8 @@ def _frame_outputs(config: TransformConfig, modality: Modality, raw: Any, normal
     def one_video(codes: Any) -> tuple[Any, ...]:
         rows = tf.reshape(tf.io.decode_raw(codes, tf.uint8), [-1, modality.width])  # (T, D)
         values = normalise(_dequantised(rows))
-        position = tf.clip_by_value((values - offset) / scale, 0.0, 255.0)
-        outputs = [_as_bytes(tf.cast(tf.round(position), tf.uint8))]
+        clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
+        outputs = [_as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))]
         if config.pool_frames:
             mean, variance = tf.nn.moments(values, axes=[0])
             largest = tf.math.top_k(tf.transpose(values), tf.minimum(TOP_FRAMES, tf.shape(values)[0])).values
@@ -186,8 +169,8 @@ def constant_affine(config: TransformConfig, statistics: dict[str, Moments]) -> 
     def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        location, scale = affine_of(config.normalise, statistics[modality.name])
-        return tf.constant(location), tf.constant(scale)
+        location, factor = affine_of(config.normalise, statistics[modality.name])
+        return tf.constant(location), tf.constant(factor)
 
     return fit
 
@@ -197,6 +180,9 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
 
     Without PCA the statistics are all that the training records have to say. The graph is made on the scratch disk and
     then copied, so that `output` may be on any file system that Beam knows: TensorFlow knows fewer.
+
+    Raises:
+        RuntimeError: the graph does something else than the kernels that transform the shards.
     """
     from tensorflow_transform import impl_helper
 
@@ -205,6 +191,9 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
         impl_helper.analyze_in_place(
             make_preprocessing_fn(config, constant_affine(config, statistics)), False, spec,
             impl_helper.get_type_specs_from_feature_specs(spec), scratch)
+        if config.is_affine:
+            AffineTransform.of(config, statistics).check_against_graph(
+                TransformGraph(os.path.join(scratch, "transform_fn"), config), config, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -239,7 +228,6 @@ class TransformGraph:
 
         self._loader = loader
         self._names = names
-        self._tables: dict[str, np.ndarray] | None = None
         self._apply = apply.get_concrete_function()
 
     @classmethod
@@ -264,18 +252,11 @@ class TransformGraph:
         tensors = {name: tf.constant(raw[name]) for name in self._names}
         return {name: value.numpy() for name, value in self._apply(**{"inputs": tensors}).items()}
 
-    def shared_tables(self) -> dict[str, np.ndarray]:
-        """`tables`, made once."""
-        with self._lock:
-            if self._tables is None:
-                self._tables = self.tables()
-            return self._tables
-
     def tables(self) -> dict[str, np.ndarray]:
         """What the graph makes of every code in every dimension, by modality: uint8 (D, 256).
 
         Found by running it on one video whose frame k holds code k everywhere. Complete only when each transformed
-        value depends on one raw value alone (`TransformConfig.elementwise`).
+        value depends on one raw value alone (`TransformConfig.is_affine`).
         """
         ramps = {modality.name: [np.repeat(np.arange(CODES, dtype=np.uint8), modality.width).tobytes()]
                  for modality in self._config.schema.modalities}

@@ -10,7 +10,7 @@ from pipelines import files
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.moments import Moments
 from pipelines.shards import resolve_schema
 from vcls_model.commands import JobError, UsageError, unknown_choice
 from vcls_model.schema import FRAME_LEVEL, RecordSchema
@@ -19,7 +19,7 @@ from vcls_model.vocabulary import ClassInfo, read_vocabulary, unnamed_classes, w
 
 # tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
 TEMPORARY = ("analysis_tmp", "transform_tmp")
-_SUMMARY = "summary.json"
+_SUMMARY = "summary"
 _GIVEN = ("train_input", "validate_input", "test_input")
 
 
@@ -147,7 +147,8 @@ def clear_stale(config: JobConfig) -> None:
                 files.delete(files.join(config.output, split, name))
     for shard in config.shards:
         manifests.forget_if_changed(config.output, shard, config.transform)
-    for directory, suffixes in (("dead_letter", [".jsonl"]), (manifests.DIRECTORY, [".npz", ".json"])):
+    for directory, suffixes in (("dead_letter", [".jsonl"]),
+                                (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX])):
         kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
         for name in files.list_names(files.join(config.output, directory)):
             if name not in kept:

@@ -1,8 +1,8 @@
 """What a job remembers of each shard, so that --resume does only what is missing.
 
-`manifests/<shard>.npz` holds the statistics of its training records, `manifests/<shard>.json`, written last, says that
-its outputs are complete and what they contain. Both name the input as it was and the configuration: when either has
-changed, the shard is done anew.
+`manifests/<shard>.statistics` holds the statistics of its training records, `manifests/<shard>.manifest`, written last,
+says that its outputs are complete and what they contain. Both begin with a line of JSON that names the input as it was
+and the configuration: when either has changed, the shard is done anew.
 """
 
 import dataclasses
@@ -15,12 +15,61 @@ import numpy as np
 
 from pipelines import files
 from pipelines.preprocessing.config import Shard, TransformConfig
+from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from pipelines.preprocessing.statistics import ShardMeter
 from vcls_model.schema import RecordSchema
 from vcls_model.splits import SPLITS
 
 DIRECTORY = "manifests"
+STATISTICS_SUFFIX, MANIFEST_SUFFIX = ".statistics", ".manifest"
 MOST_LABELS_SHOWN = 64
+# Pairs of labels kept, at the least, before equal ones are added up.
+_PAIRS_WAITING = 1 << 18
+_SAMPLED = "sampled"
+
+
+class PairCounts:
+    """How often pairs of classes occur together; a pair one < two of C classes has the code one * C + two."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+
+    def add(self, codes: np.ndarray, counts: np.ndarray) -> None:
+        """Adds counts, int64 (N,) each."""
+        self._parts.append((codes, counts))
+        self._waiting += len(codes)
+        # Adding up takes time in proportion to what is there: so not before that has doubled.
+        if self._waiting > max(_PAIRS_WAITING, len(self._parts[0][0])):
+            self.arrays()
+
+    def merge(self, other: "PairCounts") -> None:
+        """Adds the counts of `other`."""
+        self.add(*other.arrays())
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """(codes, ascending and each once; counts)."""
+        if len(self._parts) != 1:
+            codes = np.concatenate([part for part, _ in self._parts] or [np.zeros(0, np.int64)])
+            counts = np.concatenate([part for _, part in self._parts] or [np.zeros(0, np.int64)])
+            distinct, place = np.unique(codes, return_inverse=True)
+            added = np.zeros(len(distinct), np.int64)
+            np.add.at(added, place, counts)
+            self._parts = [(distinct, added)]
+            self._waiting = 0
+        return self._parts[0]
+
+    def count(self, code: int) -> int:
+        """How often one pair occurs."""
+        codes, counts = self.arrays()
+        place = int(np.searchsorted(codes, code))
+        return int(counts[place]) if place < len(codes) and codes[place] == code else 0
+
+    def most_common(self, number: int) -> list[tuple[int, int]]:
+        """(code, count) of the most frequent pairs; of equals, the lower code first."""
+        codes, counts = self.arrays()
+        order = np.argsort(-counts, kind="stable")[:number]
+        return list(zip(codes[order].tolist(), counts[order].tolist(), strict=True))
 
 
 @dataclasses.dataclass
@@ -35,7 +84,7 @@ class Summary:
         class_counts: int64 (splits, C): records of each split that carry each class.
         label_counts: int64 (MOST_LABELS_SHOWN + 1,): videos by number of labels; the last counts all above.
         frame_counts: int64 (max_frames + 1,): videos by number of frames kept; empty for video-level data.
-        pairs: one * C + two for classes one < two -> videos that carry both.
+        pairs: videos that carry both of two classes.
         sampled: by transformed feature: values looked at, their sum and their sum of squares, (D,) each.
     """
 
@@ -49,7 +98,7 @@ class Summary:
     class_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((len(SPLITS), 0), np.int64))
     label_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(MOST_LABELS_SHOWN + 1, np.int64))
     frame_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
-    pairs: Counter = dataclasses.field(default_factory=Counter)
+    pairs: PairCounts = dataclasses.field(default_factory=PairCounts)
     sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -75,7 +124,7 @@ class Summary:
         self.bytes_written += other.bytes_written
         self.rejected.update(other.rejected)
         self.notes.update(other.notes)
-        self.pairs.update(other.pairs)
+        self.pairs.merge(other.pairs)
         self.written = self.written + other.written
         self.label_counts = self.label_counts + other.label_counts
         self.class_counts = _added(self.class_counts, other.class_counts)
@@ -85,32 +134,41 @@ class Summary:
             self.sampled[name] = [one + two for one, two in zip(mine, parts, strict=True)] if mine else list(parts)
         return self
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description that `from_dict` reads back; counts by class are stored where they are not 0."""
-        rows, columns = np.nonzero(self.class_counts)
-        return {
-            "shards": self.shards, "shards_empty": self.shards_empty,
-            "bytes_read": self.bytes_read, "bytes_written": self.bytes_written,
-            "rejected": dict(sorted(self.rejected.items())), "notes": dict(sorted(self.notes.items())),
-            "written": self.written.tolist(), "class_count": self.class_counts.shape[1],
-            "class_counts": [rows.tolist(), columns.tolist(), self.class_counts[rows, columns].tolist()],
-            "label_counts": self.label_counts.tolist(), "frame_counts": self.frame_counts.tolist(),
-            "pairs": [sorted(self.pairs), [self.pairs[pair] for pair in sorted(self.pairs)]],
-            "sampled": {name: [part.tolist() for part in parts] for name, parts in self.sampled.items()},
-        }
+    def to_bytes(self) -> bytes:
+        """A small file that `from_bytes` reads back exactly: a line of JSON, then arrays."""
+        head = {"shards": self.shards, "shards_empty": self.shards_empty,
+                "bytes_read": self.bytes_read, "bytes_written": self.bytes_written,
+                "rejected": dict(sorted(self.rejected.items())), "notes": dict(sorted(self.notes.items())),
+                "class_count": self.class_counts.shape[1]}
+        used = np.flatnonzero(self.class_counts)  # few of the classes occur in one shard
+        codes, counts = self.pairs.arrays()
+        arrays = {"written": self.written, "classes": used, "class_counts": self.class_counts.reshape(-1)[used],
+                  "label_counts": self.label_counts, "frame_counts": self.frame_counts,
+                  "pairs": codes, "pair_counts": counts}
+        for name, parts in self.sampled.items():
+            arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
+        return json.dumps(head).encode() + b"\n" + pack_arrays(arrays)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> "Summary":
-        """Reads what `to_dict` wrote."""
-        class_counts = np.zeros((len(SPLITS), value["class_count"]), np.int64)
-        rows, columns, counts = value["class_counts"]
-        class_counts[rows, columns] = counts
-        return cls(
-            value["shards"], value["shards_empty"], value["bytes_read"], value["bytes_written"],
-            Counter(value["rejected"]), Counter(value["notes"]), np.array(value["written"], np.int64), class_counts,
-            np.array(value["label_counts"], np.int64), np.array(value["frame_counts"], np.int64),
-            Counter(dict(zip(*value["pairs"], strict=True))),
-            {name: [np.array(part) for part in parts] for name, parts in value["sampled"].items()})
+    def from_bytes(cls, data: bytes) -> "Summary":
+        """Reads what `to_bytes` wrote.
+
+        Raises:
+            ValueError, KeyError: `data` is damaged.
+        """
+        line, _, body = data.partition(b"\n")
+        head, arrays = json.loads(line), unpack_arrays(body)
+        class_counts = np.zeros((len(SPLITS), head["class_count"]), np.int64)
+        class_counts.reshape(-1)[arrays["classes"]] = arrays["class_counts"]
+        sampled: dict[str, list[np.ndarray]] = {}
+        for name, part in arrays.items():
+            if name.startswith(_SAMPLED):
+                sampled.setdefault(name.partition("/")[2], []).append(part)
+        summary = cls(head["shards"], head["shards_empty"], head["bytes_read"], head["bytes_written"],
+                      Counter(head["rejected"]), Counter(head["notes"]), arrays["written"], class_counts,
+                      arrays["label_counts"], arrays["frame_counts"], sampled=sampled)
+        summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
+        return summary
 
 
 def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -121,12 +179,12 @@ def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def statistics_path(output: str, shard: Shard) -> str:
     """Where the statistics of a shard are kept."""
-    return files.join(output, DIRECTORY, f"{shard.name}.npz")
+    return files.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
 
 
 def manifest_path(output: str, shard: Shard) -> str:
     """Where the record of a finished shard is kept."""
-    return files.join(output, DIRECTORY, f"{shard.name}.json")
+    return files.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
 
 
 def dead_letter_path(output: str, shard: Shard) -> str:
@@ -184,7 +242,7 @@ def count_records(output: str, name: str) -> tuple[int, int]:
 
 def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int],
                   summary: Summary) -> None:
-    """Records that a shard is done: a line that says of what, with which result, then a line with the whole summary.
+    """Records that a shard is done: a line that says of what, with which result, then the whole summary.
 
     Args:
         sizes: bytes of each file written, by path below `output`.
@@ -192,7 +250,7 @@ def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics
     head = {**_identity(shard, config), "statistics_hash": statistics_hash, "outputs": sizes,
             "records_written": summary.records_written, "records_rejected": summary.records_rejected}
     with files.open_atomically(manifest_path(output, shard)) as stream:
-        stream.write(f"{json.dumps(head)}\n{json.dumps(summary.to_dict())}\n".encode())
+        stream.write(json.dumps(head).encode() + b"\n" + summary.to_bytes())
 
 
 def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
@@ -208,6 +266,6 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
             return None
         if any(files.size_of(files.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
-        return Summary.from_dict(json.loads(rest))
+        return Summary.from_bytes(rest)
     except (ValueError, KeyError, TypeError):  # a damaged file is the same as none
         return None

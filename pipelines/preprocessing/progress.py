@@ -28,12 +28,10 @@ class PreprocessProgress:
     def look(self) -> None:
         """Takes in the manifests written since the last look."""
         names = files.list_names(files.join(self._output, manifests.DIRECTORY))
-        self._measured.update(name[:-4] for name in names if name.endswith(".npz") and name[:-4] in self._sizes)
-        for name in names:
-            shard = name.removesuffix(".json")
-            if shard == name or shard not in self._sizes or shard in self._transformed:
-                continue
-            written, rejected = manifests.count_records(self._output, name)
+        self._measured.update(self._sizes.keys() & {name.removesuffix(manifests.STATISTICS_SUFFIX) for name in names})
+        done = self._sizes.keys() & {name.removesuffix(manifests.MANIFEST_SUFFIX) for name in names}
+        for shard in done - self._transformed:
+            written, rejected = manifests.count_records(self._output, shard + manifests.MANIFEST_SUFFIX)
             self._transformed.add(shard)
             self._rejected += rejected
             self._records += written

@@ -9,13 +9,22 @@ import numpy as np
 
 from pipelines import files
 from pipelines.decoding import FrameBatch, RawBatch, Rejected
-from pipelines.encoding import BytesColumn, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+from pipelines.encoding import (
+    AffineColumn,
+    BytesColumn,
+    CodesColumn,
+    Column,
+    FloatColumn,
+    IntegerColumn,
+    encode_by_split,
+)
 from pipelines.preprocessing import manifests
+from pipelines.preprocessing.affine import AffineTransform
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.graph import TransformGraph
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
+from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.statistics import (
-    Moments,
     ShardMeter,
     Statistics,
     merge_statistics,
@@ -46,7 +55,8 @@ def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch
             splits = np.full(len(batch), shard.split)
         else:
             assert config.ratios is not None
-            splits = splits_of(batch.split_ids, config.ratios)
+            ids = batch.split_id_column
+            splits = splits_of(ids.data, ids.begins, ids.lengths, config.ratios)
         yield batch, rejected, splits
 
 
@@ -59,13 +69,13 @@ def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
 
 
 class MeasureShard(beam.DoFn):
-    """Shard -> its `Statistics`; reads it unless that was done before. Shards without training records are not read."""
+    """Shard -> its `ShardMeter`; reads it unless that was done before. Shards without training records are not read."""
 
     def __init__(self, output: str, config: TransformConfig) -> None:
         self._output = output
         self._config = config
 
-    def process(self, shard: Shard) -> Iterable[Statistics]:
+    def process(self, shard: Shard) -> Iterable[ShardMeter]:
         if 0 not in shard.splits:
             return
         meter = manifests.load_statistics(self._output, shard, self._config, self._config.schema)
@@ -73,11 +83,11 @@ class MeasureShard(beam.DoFn):
             meter = measure_shard(shard, self._config)
             manifests.save_statistics(self._output, shard, self._config, meter)
             beam.metrics.Metrics.counter(_COUNTERS, "shards_measured").inc()
-        yield meter.statistics()
+        yield meter
 
 
 class MergeStatistics(beam.CombineFn):
-    """Adds `Statistics`; exact, so the order does not matter."""
+    """Adds what `ShardMeter`s measured to `Statistics`; exact, so the order does not matter."""
 
     def __init__(self, schema: RecordSchema) -> None:
         self._schema = schema
@@ -85,8 +95,9 @@ class MergeStatistics(beam.CombineFn):
     def create_accumulator(self) -> Statistics:
         return no_statistics(self._schema)
 
-    def add_input(self, accumulator: Statistics, statistics: Statistics) -> Statistics:
-        return merge_statistics([accumulator, statistics], self._schema)
+    def add_input(self, accumulator: Statistics, meter: ShardMeter) -> Statistics:
+        meter.add_to(accumulator)
+        return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Statistics]) -> Statistics:
         return merge_statistics(list(accumulators), self._schema)
@@ -104,18 +115,29 @@ class TransformShard(beam.DoFn):
     """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
 
     Skips a shard whose manifest says that it was done with the same input, configuration and statistics. Side inputs:
-    where the transform graph is, and the `statistics_hash` of what it normalises with.
+    the statistics to normalise with and their `statistics_hash`; where the transform graph is, for configurations
+    that are not affine.
     """
 
     def __init__(self, output: str, config: TransformConfig) -> None:
         self._output = output
         self._config = config
+        self._ready: tuple[str, AffineTransform] | None = None
 
-    def process(self, shard: Shard, transform_directory: str, identity: str) -> Iterable[Summary]:
+    def _transform(self, statistics: dict[str, Moments], identity: str,
+                   graph_directory: str | None) -> AffineTransform | TransformGraph:
+        if graph_directory is not None:
+            return TransformGraph.load(graph_directory, self._config, identity)
+        if self._ready is None or self._ready[0] != identity:
+            self._ready = identity, AffineTransform.of(self._config, statistics)
+        return self._ready[1]
+
+    def process(self, shard: Shard, statistics: dict[str, Moments], identity: str,
+                graph_directory: str | None = None) -> Iterable[Summary]:
         summary = manifests.load_manifest(self._output, shard, self._config, identity)
         if summary is None:
-            graph = TransformGraph.load(transform_directory, self._config, identity)
-            summary, sizes = transform_shard(self._output, shard, self._config, graph)
+            transform = self._transform(statistics, identity, graph_directory)
+            summary, sizes = transform_shard(self._output, shard, self._config, transform)
             manifests.save_manifest(self._output, shard, self._config, identity, sizes, summary)
             beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
             beam.metrics.Metrics.counter(_COUNTERS, "records_written").inc(summary.records_written)
@@ -146,7 +168,7 @@ class MergeSummaries(beam.CombineFn):
 def write_summary(summary: Summary, path: str) -> None:
     """Leaves the counts of the whole job where `run` finds them."""
     with files.open_atomically(path) as stream:
-        stream.write(json.dumps(summary.to_dict()).encode())
+        stream.write(summary.to_bytes())
 
 
 def write_moments(moments: dict[str, Moments], path: str) -> None:
@@ -156,13 +178,13 @@ def write_moments(moments: dict[str, Moments], path: str) -> None:
 
 
 def transform_shard(output: str, shard: Shard, config: TransformConfig,
-                    graph: TransformGraph) -> tuple[Summary, dict[str, int]]:
+                    transform: AffineTransform | TransformGraph) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file a split and its dead letters.
 
     Returns:
         What the shard contains, and the bytes of each file by its path below `output`.
     """
-    transformer = ShardTransformer(config, graph, sampling=shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0)
+    transformer = ShardTransformer(config, transform, sampling=shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0)
     outputs = {split: shard.output(split) for split in shard.splits}
     sizes = dict.fromkeys(outputs.values(), 0)
     dead_letters = bytearray()
@@ -193,53 +215,47 @@ class ShardTransformer:
     """Batches of one shard -> framed transformed records by split; counts them on the way.
 
     Args:
-        config, graph: what to do.
+        config, transform: what to do.
         sampling: look at the values of some records, for the data card.
 
     Attributes:
         summary: of what was transformed so far.
     """
 
-    def __init__(self, config: TransformConfig, graph: TransformGraph, sampling: bool = True) -> None:
+    def __init__(self, config: TransformConfig, transform: AffineTransform | TransformGraph,
+                 sampling: bool = True) -> None:
         self._config = config
-        self._graph = graph
+        self._transform = transform
         self._sampling = sampling
         self._frames = config.schema.level == FRAME_LEVEL
-        self._tables = graph.shared_tables() if self._frames and config.elementwise else None
-        self._run_graph = self._tables is None or config.pool_frames
         self.summary = Summary(
             class_counts=np.zeros((len(SPLITS), config.class_count), np.int64),
             frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64))
 
     def transform(self, batch: RawBatch, rejected: list[Rejected],
-                  splits: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+                  splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """(split, bytes of its records) for each split that the batch has records of, in the order of the records."""
         self.summary.rejected.update(record.error for record in rejected)
         self.summary.notes.update(batch.notes)
         if not len(batch):
-            return
+            return []
         columns = self._columns(batch)
         self._count(batch, splits, columns)
-        for split in range(len(SPLITS)):
-            chosen = np.flatnonzero(splits == split)
-            if len(chosen):
-                yield split, encode_examples(columns, chosen)
+        return encode_by_split(columns, splits)
 
     def _columns(self, batch: RawBatch) -> dict[str, Column]:
         columns: dict[str, Column] = {
-            "id": BytesColumn.of(batch.ids),
+            "id": batch.id_column,
             "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}
-        if self._run_graph:
-            transformed = self._graph({name: _graph_input(values) for name, values in batch.features.items()})
-        for feature in self._config.transformed():
-            values = batch.features.get(feature.name)
-            if isinstance(values, FrameBatch) and self._tables is not None:
-                begins = np.cumsum(values.lengths) - values.lengths
-                columns[feature.name] = CodesColumn(values.codes, begins, values.lengths, self._tables[feature.name])
-            elif feature.level == FRAME_LEVEL:
-                columns[feature.name] = BytesColumn.of(transformed[feature.name].tolist())
-            else:
-                columns[feature.name] = FloatColumn(np.ascontiguousarray(transformed[feature.name]))
+        if isinstance(self._transform, AffineTransform):
+            for name, values in batch.features.items():
+                columns[name] = _affine_column(values, name, self._transform)
+        else:
+            transformed = self._transform({name: _graph_input(values) for name, values in batch.features.items()})
+            for feature in self._config.transformed():
+                values = transformed[feature.name]
+                columns[feature.name] = BytesColumn.of(values.tolist()) if feature.level == FRAME_LEVEL \
+                    else FloatColumn(np.ascontiguousarray(values))
         if self._frames:
             first = next(values for values in batch.features.values() if isinstance(values, FrameBatch))
             columns["num_frames"] = IntegerColumn.of_lengths(first.lengths, np.ones(len(batch), np.int64))
@@ -248,7 +264,9 @@ class ShardTransformer:
     def _count(self, batch: RawBatch, splits: np.ndarray, columns: dict[str, Column]) -> None:
         summary = self.summary
         summary.written += np.bincount(splits, minlength=len(SPLITS))
-        np.add.at(summary.class_counts, (np.repeat(splits, batch.label_lengths), batch.label_values), 1)
+        classes = summary.class_counts.shape[1]
+        codes = np.repeat(splits, batch.label_lengths) * classes + batch.label_values
+        summary.class_counts += np.bincount(codes, minlength=summary.class_counts.size).reshape(-1, classes)
         summary.label_counts += np.bincount(np.minimum(batch.label_lengths, MOST_LABELS_SHOWN),
                                             minlength=MOST_LABELS_SHOWN + 1)
         if self._frames:
@@ -269,7 +287,7 @@ class ShardTransformer:
             if len(codes) > _MOST_PAIRS:
                 kept = np.sort(np.argsort(-counts, kind="stable")[:_MOST_PAIRS])
                 codes, counts = codes[kept], counts[kept]
-            self.summary.pairs.update(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+            self.summary.pairs.add(codes, counts)
 
     def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
         """Looks at transformed values of some training records, for the data card."""
@@ -277,6 +295,8 @@ class ShardTransformer:
             column = columns[feature.name]
             if isinstance(column, FloatColumn):
                 rows = column.rows[chosen].astype(np.float64)
+            elif isinstance(column, AffineColumn):
+                rows = ((column.rows[chosen] - column.location) * column.factor).astype(np.float64)
             else:
                 rows = _codes_of(column, chosen, feature.width) * feature.scale + feature.offset
             self.summary.sampled[feature.name] = [
@@ -288,9 +308,10 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
     rows = []
     for record in chosen.tolist():
         if isinstance(column, CodesColumn):
-            begin = column.begins[record]
-            codes = column.codes[begin:begin + column.frames[record]]
-            rows.append(column.table[np.arange(width), codes[:_SAMPLED_FRAMES]])
+            begins = column.begins[record] + np.arange(min(column.frames[record], _SAMPLED_FRAMES)) \
+                * column.strides[record]
+            codes = column.buffer[begins[:, np.newaxis] + np.arange(width)]
+            rows.append(column.table[np.arange(width), codes])
         else:
             assert isinstance(column, BytesColumn)
             begin = column.begins[record]
@@ -299,8 +320,15 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate(rows) if rows else np.zeros((0, width), np.uint8)
 
 
+def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: AffineTransform) -> Column:
+    if isinstance(values, FrameBatch):
+        return CodesColumn(values.buffer, values.begins, values.strides, values.lengths, transform.tables[name])
+    return AffineColumn(values, *transform.affine[name])
+
+
 def _graph_input(values: np.ndarray | FrameBatch) -> np.ndarray | list[bytes]:
     if not isinstance(values, FrameBatch):
         return values
     ends = np.cumsum(values.lengths).tolist()
-    return [values.codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    codes = values.codes
+    return [codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -11,16 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from pipelines import files
 from pipelines.preprocess import run
-from pipelines.preprocessing import manifests
+from pipelines.preprocessing import graph, manifests
 from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.graph import TransformGraph
 from pipelines.preprocessing.manifests import Summary
@@ -173,7 +176,7 @@ def test_resuming_does_only_what_is_missing(video_job, capsys) -> None:  # type:
     job(directory, "again")
     output = directory / "again"
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*.tfrecord")}
-    lost = [output / "train" / "train-00001-of-00003.tfrecord", output / "manifests" / "00002-of-00003.json",
+    lost = [output / "train" / "train-00001-of-00003.tfrecord", output / "manifests" / "00002-of-00003.manifest",
             output / "info.json"]
     for path in lost:
         path.unlink()
@@ -267,19 +270,38 @@ def test_pooled_features_are_numpys(frame_job) -> None:  # type: ignore[no-untyp
                 np.testing.assert_allclose(vector(example, f"{name}_top5"), top, atol=1e-5)
 
 
-def test_tables_do_what_the_graph_does(frame_job) -> None:  # type: ignore[no-untyped-def]
-    """The frame-level fast path against running the transform graph on the same raw records."""
-    directory, made, _ = frame_job
-    output = tft.TFTransformOutput(str(directory / "out"))
-    by_id = {example.features.feature["id"].bytes_list.value[0]: example
-             for examples in outputs(directory / "out").values() for example in examples}
-    for some in (made[:1], made[:50]):  # a batch of one, and a ragged one
-        raw = {name: tf.constant([video.values[name][:9].tobytes() for video in some]) for name in ("rgb", "audio")}
-        transformed = output.transform_raw_features(raw, drop_unused_features=True)
-        for name in ("rgb", "audio"):
-            assert transformed[name].numpy().tolist() == [
-                by_id[video.id].features.feature[name].bytes_list.value[0] for video in some]
-        assert transformed["num_frames"].numpy().tolist() == [min(len(video.values["rgb"]), 9) for video in some]
+@pytest.mark.parametrize("normalise", ["zscore", "minmax"])
+def test_the_kernels_do_what_the_graph_does(tmp_path: Path, normalise: str) -> None:
+    """What was written without TensorFlow against running the transform graph on the same raw records, to the bit."""
+    for schema in (VIDEO, FRAME):
+        directory = tmp_path / schema.level
+        made = make_input(directory, schema, shards=2)
+        job(directory, "out", f"--normalise={normalise}", "--max_frames=9")
+        by_id = {example.features.feature["id"].bytes_list.value[0]: example.features.feature
+                 for examples in outputs(directory / "out").values() for example in examples}
+        graph = tft.TFTransformOutput(str(directory / "out"))
+        for some in (made[:1], made[:50]):  # a batch of one, and a ragged one
+            raw = {name: tf.constant([video.values[name] if schema is VIDEO else video.values[name][:9].tobytes()
+                                      for video in some]) for name in some[0].values}
+            transformed = graph.transform_raw_features(raw, drop_unused_features=True)
+            for name in raw:
+                written = [list(by_id[video.id][name].float_list.value) if schema is VIDEO
+                           else by_id[video.id][name].bytes_list.value[0] for video in some]
+                assert transformed[name].numpy().tolist() == written
+            if schema is FRAME:
+                assert transformed["num_frames"].numpy().tolist() == [
+                    min(len(video.values["rgb"]), 9) for video in some]
+
+
+def test_a_graph_that_differs_from_the_kernels_is_not_written(video_job, tmp_path, monkeypatch) -> None:  # type: ignore
+    """A transform graph that drifted from what was written is an error, not an output."""
+    directory, _, _ = video_job
+    monkeypatch.setattr(graph, "constant_affine", lambda config, statistics: lambda modality, raw: (
+        tf.zeros(modality.width), tf.fill([modality.width], np.float32(0.99999))))
+    with pytest.raises(RuntimeError, match="the transform graph and the kernels differ in 'mean_"):
+        job(directory, "drifted")
+    assert not (directory / "drifted" / "transform_fn").exists()
+    assert not (directory / "drifted" / "info.json").exists()
 
 
 @pytest.mark.parametrize("normalise", ["minmax", "l2", pytest.param("none", marks=pytest.mark.slow)])
@@ -490,12 +512,12 @@ def test_killed_and_resumed_is_as_if_undisturbed(video_job) -> None:  # type: ig
     process = start(directory, "killed")
     manifests = directory / "killed" / "manifests"
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None and not list(manifests.glob("*.npz")):
+    while time.monotonic() < deadline and process.poll() is None and not list(manifests.glob("*.statistics")):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert list(manifests.glob("*.npz")) and not (directory / "killed" / "info.json").exists()
+    assert list(manifests.glob("*.statistics")) and not (directory / "killed" / "info.json").exists()
     job(directory, "killed", "--resume")
     assert content(directory / "killed") == content(directory / "out")
 
@@ -506,7 +528,7 @@ def test_progress_reaches_a_file(tmp_path: Path) -> None:
     stream = io.StringIO()
     with shown_progress(PreprocessProgress(config), config.output, stream):
         (tmp_path / "manifests").mkdir()
-        (tmp_path / "manifests" / "00000-of-00001.json").write_text(
+        (tmp_path / "manifests" / "00000-of-00001.manifest").write_text(
             json.dumps({"records_written": 6, "records_rejected": 2}) + "\n{}\n")
     assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
 
@@ -546,3 +568,122 @@ def test_real_audioset(shared_data: Path, tmp_path: Path) -> None:
                 f"--vocabulary={shared_data}/audioset/class_labels_indices.csv"])
     assert info["records_read"] == info["records_written"] == 22_160
     assert info["schema"]["name"] == "audioset" and info["class_count"] == 527
+
+
+def test_the_real_frame_level_record(shared_data: Path, tmp_path: Path) -> None:
+    """The one real frame-level record through the whole job: its codes normalised by its own statistics."""
+    path = shared_data / "yt8m" / "frame" / "validate_SjJ3.tfrecord"
+    info = run([f"--train_input={path}", f"--output={tmp_path}/out",
+                f"--vocabulary={shared_data}/yt8m/vocabulary.csv"])
+    assert info["records_read"] == info["records_written"] == 1 and info["schema"]["name"] == "yt8m-frame"
+    raw = tf.train.SequenceExample.FromString(read_payloads(path)[0])
+    (example,) = outputs(tmp_path / "out")["train"]
+    assert example.features.feature["id"] == raw.context.feature["id"]
+    assert example.features.feature["labels"] == raw.context.feature["labels"]
+    assert example.features.feature["num_frames"].int64_list.value[0] == 170
+    for entry in info["transformed"]:
+        frames = raw.feature_lists.feature_list[entry["name"]].feature
+        values = np.array([np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames]) \
+            * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+        spread = values.std(axis=0)
+        expected = (values - values.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
+        codes = np.frombuffer(example.features.feature[entry["name"]].bytes_list.value[0], np.uint8)
+        found = codes.reshape(170, entry["width"]) * entry["scale"] + entry["offset"]
+        np.testing.assert_allclose(found, np.clip(expected, -4, 4), atol=entry["scale"] / 2 + 1e-4)
+
+
+def changed(content: bytes, data) -> bytes:  # type: ignore[no-untyped-def]
+    """`content` with a few bytes flipped, dropped, inserted, or cut off."""
+    spoilt = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 3), "changes")):
+        at = data.draw(st.integers(0, max(0, len(spoilt) - 1)), "at")
+        kind = data.draw(st.sampled_from(["flip", "flip", "drop", "insert", "cut"]), "kind")
+        if kind == "flip" and spoilt:
+            spoilt[at] ^= data.draw(st.integers(1, 255), "bits")
+        elif kind == "drop":
+            del spoilt[at:at + data.draw(st.integers(1, 40), "dropped")]
+        elif kind == "insert":
+            spoilt[at:at] = data.draw(st.binary(min_size=1, max_size=40), "inserted")
+        else:
+            del spoilt[at:]
+    return bytes(spoilt)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(data=st.data())
+def test_any_change_of_bytes_never_writes_a_wrong_record(tmp_path: Path, data) -> None:  # type: ignore[no-untyped-def]
+    """The whole job over shards whose bytes were changed anywhere: it ends, and what it wrote was there."""
+    directory = tmp_path / uuid.uuid4().hex
+    made = {video.id: video for video in make_input(directory, VIDEO, shards=9, count=12)}
+    for shard in range(1, 9):
+        path = directory / f"in{shard}.tfrecord"
+        path.write_bytes(changed(path.read_bytes(), data))
+    info = job(directory, "out", "--max_rejected_fraction=1")
+    assert info["records_written"] >= 12  # those of the shard that was left alone
+    seen = set()
+    for split, examples in outputs(directory / "out").items():
+        for example in examples:
+            video = made[example.features.feature["id"].bytes_list.value[0]]
+            assert video.id not in seen and split_of(video) == split
+            seen.add(video.id)
+            assert tuple(example.features.feature["labels"].int64_list.value) == video.labels
+            for name, values in video.values.items():
+                fitted = info["statistics"]["features"][name]
+                np.testing.assert_allclose(
+                    vector(example, name), (values - np.array(fitted["mean"])) / np.array(fitted["std"]), atol=1e-5)
+    assert len(seen) == info["records_written"]
+
+
+def test_a_real_full_disk_leaves_a_resumable_state(video_job, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A tmpfs too small for the output: a clear error; with room, --resume gives what an undisturbed run gives."""
+    directory, _, _ = video_job
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        flags = [f"--input={directory}/in*", f"--schema={directory}/schema.json", f"--output={disk}/out"]
+        with pytest.raises(JobError, match="the disk is full: .*--resume continues"):
+            run(flags)
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        run([*flags, "--resume"])
+        assert content(disk / "out") == content(directory / "out")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_killed_worker_process_ends_the_job_and_resumes(video_job) -> None:  # type: ignore[no-untyped-def]
+    directory, _, _ = video_job
+    process = start(directory, "orphaned", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        workers = [pid for pid in descendants(process.pid)
+                   if "sdk_worker_main" in command_line(pid) and "/bin/sh" not in command_line(pid)]
+        if workers:
+            os.kill(workers[0], signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "a worker process died" in errors and "--resume continues" in errors and "Traceback" not in errors
+    job(directory, "orphaned", "--resume")
+    assert content(directory / "orphaned") == content(directory / "out")
+
+
+def descendants(root: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found[1:]
+
+
+def command_line(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+    return ""

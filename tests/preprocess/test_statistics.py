@@ -1,11 +1,14 @@
 """Statistics: exact, whatever the order; equal to numpy's."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.decoding import FrameBatch, RawBatch
+from pipelines.encoding import BytesColumn
 from pipelines.preprocessing.statistics import (
     ShardMeter,
     Statistics,
@@ -16,6 +19,7 @@ from pipelines.preprocessing.statistics import (
 )
 from pipelines.preprocessing.steps import MergeStatistics
 from tests.preprocess.synthetic import FRAME, VIDEO
+from vcls_model import record_kernels as kernels
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
 
 
@@ -26,18 +30,22 @@ def batch_of(schema: RecordSchema, rng: np.random.Generator, count: int, scale: 
         if modality.level == "video":
             features[modality.name] = (rng.normal(0.3, 1, (count, modality.width)) * scale).astype(np.float32)
         else:
-            features[modality.name] = FrameBatch(
+            features[modality.name] = FrameBatch.of(
                 rng.integers(0, 256, (int(lengths.sum()), modality.width)).astype(np.uint8), lengths)
-    ids = [b"%d" % index for index in range(count)]
+    ids = BytesColumn.of([b"%d" % index for index in range(count)])
     empty = np.zeros(0, np.int64)
     return RawBatch(ids, ids, empty, empty, empty, np.ones(count, np.bool_), features)
 
 
-def statistics_of(schema: RecordSchema, batches: list[tuple[RawBatch, np.ndarray]]) -> Statistics:
+def meter_of(schema: RecordSchema, batches: list[tuple[RawBatch, np.ndarray]]) -> ShardMeter:
     meter = ShardMeter(schema)
     for batch, chosen in batches:
         meter.add(batch, chosen)
-    return meter.statistics()
+    return meter
+
+
+def statistics_of(schema: RecordSchema, batches: list[tuple[RawBatch, np.ndarray]]) -> Statistics:
+    return meter_of(schema, batches).statistics()
 
 
 @pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
@@ -69,7 +77,7 @@ def test_moments_are_numpys(schema: RecordSchema) -> None:
 def test_any_order_and_grouping_of_shards_is_the_same(seed: int, order: list[int], cut: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     batches = [batch_of(VIDEO, rng, int(rng.integers(0, 5)), scale * 10.0 ** rng.integers(-5, 5)) for _ in range(6)]
-    parts = [statistics_of(VIDEO, [(batch, np.ones(len(batch), np.bool_))]) for batch in batches]
+    parts = [meter_of(VIDEO, [(batch, np.ones(len(batch), np.bool_))]) for batch in batches]
     combine = MergeStatistics(VIDEO)
     one = combine.create_accumulator()
     for part in parts:
@@ -87,11 +95,23 @@ def test_sums_of_floats_lose_nothing() -> None:
     tiny, huge = np.float32(1e-45), np.float32(3e38)
     batch = batch_of(VIDEO, np.random.default_rng(0), 2)
     batch.features["mean_rgb"] = np.array([[tiny] * 6, [huge] * 6])
-    one = statistics_of(VIDEO, [(batch, np.array([True, False]))])["mean_rgb"]
-    two = statistics_of(VIDEO, [(batch, np.array([False, True]))])["mean_rgb"]
-    both = one.added(two)
-    assert both.total[0] == 2**149 + int(float(huge)) * 2**298  # the tiny one is 2**-149
-    assert both.squares[0] == 1 + int(float(huge)) ** 2 * 2**298
+    both = statistics_of(VIDEO, [(batch, np.array([True, False]))])["mean_rgb"]
+    both.add(statistics_of(VIDEO, [(batch, np.array([False, True]))])["mean_rgb"])
+    total, squares = both.whole_numbers()
+    assert both.exponent == -320
+    assert total[0] == 2**171 + int(float(huge)) * 2**320  # the tiny one is 2**-149
+    assert squares[0] == 2**22 + int(float(huge)) ** 2 * 2**320
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(-1e77, 1e77).map(lambda value: float(np.ldexp(np.rint(np.ldexp(value, 298)), -298))
+                                            if abs(value) < 1e-74 else value), min_size=1, max_size=9))
+def test_floats_add_up_as_fractions_do(values: list[float]) -> None:
+    digits = np.zeros((1, 20), np.int64)
+    for value in values:
+        kernels.add_floats_exactly(np.array([value]), digits, -320)
+    found = sum(Fraction(digit) * Fraction(2) ** (32 * place - 320) for place, digit in enumerate(digits[0].tolist()))
+    assert found == sum(Fraction(value) for value in values)
 
 
 def test_nothing_measured_is_all_zero() -> None:
@@ -121,8 +141,9 @@ def test_saved_statistics_come_back(schema: RecordSchema) -> None:
 def test_codes_of_millions_of_frames_do_not_overflow() -> None:
     count = 200_000
     schema = RecordSchema("one", "sequence_example", "id", "labels", FRAME.modalities[1:])
-    codes = FrameBatch(np.full((count, 3), 255, np.uint8), np.array([count]))
+    codes = FrameBatch.of(np.full((count, 3), 255, np.uint8), np.array([count]))
     empty = np.zeros(0, np.int64)
-    batch = RawBatch([b"x"], [b"x"], empty, empty, empty, np.ones(1, np.bool_), {"audio": codes})
+    one_id = BytesColumn.of([b"x"])
+    batch = RawBatch(one_id, one_id, empty, empty, empty, np.ones(1, np.bool_), {"audio": codes})
     sums = statistics_of(schema, [(batch, np.ones(1, np.bool_))])["audio"]
-    assert sums.total == [255 * count] * 3 and sums.squares == [255 * 255 * count] * 3
+    assert sums.whole_numbers() == ([255 * count] * 3, [255 * 255 * count] * 3)
