@@ -104,13 +104,13 @@ def floor(pattern: str, output: str) -> None:
     import numpy as np
 
     from pipelines.decoding import FrameBatch
-    from pipelines.encoding import BytesColumn, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+    from pipelines.encoding import CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
     from pipelines.preprocessing.statistics import ShardMeter, merge_statistics, moments
     from pipelines.shards import detect_schema, read_batches
     from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
     from vcls_model.splits import SPLITS, SplitRatios, splits_of
 
-    def split(batch: Any) -> np.ndarray:
+    def splits_in(batch: Any) -> np.ndarray:
         ids = batch.split_id_column
         return splits_of(ids.data, ids.begins, ids.lengths, SplitRatios())
 
@@ -125,7 +125,7 @@ def floor(pattern: str, output: str) -> None:
         for path in timed:
             meter = ShardMeter(schema)
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                meter.add(batch, split(batch) == 0)
+                meter.add(batch, splits_in(batch) == 0)
             parts.append(meter.statistics())
         merged = merge_statistics(parts, schema)
         fitted = {modality.name: moments(merged[modality.name], modality) for modality in schema.modalities}
@@ -137,14 +137,14 @@ def floor(pattern: str, output: str) -> None:
             affine[name] = found.mean.astype(np.float32), found.std.astype(np.float32)
         for index, path in enumerate(timed):
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
-                splits = split(batch)
+                splits = splits_in(batch)
                 columns: dict[str, Column] = {
-                    "id": BytesColumn.of(batch.ids),
+                    "id": batch.id_column,
                     "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}
                 for name, values in batch.features.items():
                     if isinstance(values, FrameBatch):
-                        begins = np.cumsum(values.lengths) - values.lengths
-                        columns[name] = CodesColumn(values.codes, begins, values.lengths, tables[name])
+                        columns[name] = CodesColumn(
+                            values.buffer, values.begins, values.strides, values.lengths, tables[name])
                     else:
                         columns[name] = FloatColumn((values - affine[name][0]) / affine[name][1])
                 for split, name in enumerate(SPLITS):
