@@ -862,9 +862,7 @@ def choose_frames(counts, limit, sampling, seed, first, positions, kept):
                     positions[record, chosen] = position
                     chosen += 1
         else:
-            start = 0
-            if sampling == FRAME_SEQUENCE:
-                draw = np.float64(_mixed(state + golden) >> np.uint64(11)) * 2.0**-53
-                start = np.int64(draw * (count - size + 1))
+            draw = np.float64(_mixed(state + golden) >> np.uint64(11)) * 2.0**-53
+            start = np.int64(draw * (count - size + 1)) if sampling == FRAME_SEQUENCE else np.int64(0)
             for step in range(size):
                 positions[record, step] = start + step

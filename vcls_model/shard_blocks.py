@@ -12,7 +12,7 @@ import collections
 import dataclasses
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -121,7 +121,7 @@ class _LocalFile:
         self._file = io.FileIO(path)
 
     def read_into(self, target: np.ndarray) -> int:
-        view = memoryview(target)
+        view = memoryview(target)  # type: ignore[arg-type]
         done = 0
         while done < len(view):
             count = self._file.readinto(view[done:]) or 0
@@ -261,8 +261,8 @@ class Block:
     shards: np.ndarray
 
 
-def _move(index: np.ndarray, by: int) -> None:
-    """Adds to every column that is a place."""
+def _move(index: np.ndarray, by: np.ndarray) -> None:
+    """Adds (R, 1) to every column that is a place."""
     index[:, [kernels.START, kernels.ID_BEGIN, kernels.ID_END, kernels.LABELS_BEGIN]] += by
     index[:, kernels.INDEX_COLUMNS:] += by
 
@@ -284,8 +284,7 @@ class _Request:
         pieces = [piece.result() for piece in self._pieces]
         extra_bytes = 0
         for begin, piece in zip(self._starts, pieces, strict=False):
-            shift = np.where(piece.rewritten, extra_bytes, begin) if piece.extra else begin
-            _move(piece.index, np.reshape(shift, (-1, 1)))
+            _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis])
             extra_bytes += len(piece.extra)
         counts = [len(piece.index) for piece in pieces]
         return Block(self._buffer, np.frombuffer(bytearray().join(piece.extra for piece in pieces), np.uint8),
@@ -305,7 +304,7 @@ class _Request:
 
 
 def read_blocks(shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int,
-                pool: Executor) -> Iterator[Block]:
+                pool: Executor) -> Generator[Block, None, None]:
     """Blocks of shards, of as many shards at once as asked for; a shard that ends makes room for the next.
 
     The blocks depend on the arguments alone, not on how threads run. The buffer of a block is written again when the
