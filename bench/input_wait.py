@@ -8,7 +8,6 @@ ready; `busy` is the processor time over the time of all cores. With `--profile`
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -77,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
