@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vcls_model.input import make_batches
+from vcls_model.input import make_batches, readable
 from vcls_model.metrics import MetricAccumulator
 from vcls_model.options import ReadOptions
 from vcls_model.transformed import TransformedData, TransformedModality
@@ -48,7 +48,7 @@ def evaluate(predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tenso
     # The counting of one batch overlaps the forward pass of the next.
     with ThreadPoolExecutor(1) as pool:
         pending: Any = None
-        for batch in make_batches(data.shards(split), modalities, options, with_ids=True):
+        for batch in readable(make_batches(data.shards(split), modalities, options, with_ids=True)):
             logits, losses = predict(batch)
             arguments = logits.numpy(), losses.numpy(), batch["labels"].numpy(), list(batch["id"].numpy())
             if pending is not None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from vcls_model import checkpoints, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.evaluation import evaluate
-from vcls_model.input import decode_features, make_batches
+from vcls_model.input import decode_features, make_batches, shard_error
 from vcls_model.losses import distillation_loss, mix_labels, sparse_loss
 from vcls_model.optimizers import ExampleSchedule, FusedAdam, WeightAverage
 from vcls_model.options import TrainOptions
@@ -309,9 +309,8 @@ class Trainer:
             except (tf.errors.OutOfRangeError, StopIteration):
                 raise JobError(f"the training shards of {self.data.directory} hold fewer videos than the "
                                f"{self.records} that its info.json counts: preprocess again") from None
-            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:  # a bug unless a shard is bad
-                self._name_unreadable_shard()
-                raise error
+            except tf.errors.OpError as error:
+                raise shard_error(error) or error from None
             total = float(total)
             if int(bad) >= 0:
                 self._stop_at_nan(int(bad), progress.step + int(failed))
@@ -329,16 +328,6 @@ class Trainer:
                 saved = time.monotonic()
         if bar is not None:
             print()
-
-    def _name_unreadable_shard(self) -> None:
-        """Reads every training shard by itself and raises a `JobError` that names the first that fails."""
-        for shard in self.shards:
-            try:
-                for _ in make_batches([shard], self.modalities, self.options.read):
-                    pass
-            except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-                reason = error.message.split("[[", 1)[0].strip().splitlines()[-1]
-                raise JobError(f"{shard} cannot be read ({reason}): preprocess again") from None
 
     def _stop_at_nan(self, shard: int, step: int) -> None:
         shards = self.shards[self._worker()::self._workers()]

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from vcls_model import storage
+from vcls_model.batching import Plan, array_batches
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
-from vcls_model.input import decode_features, make_batches
+from vcls_model.input import decode_features, make_batches, readable
 from vcls_model.models.graph import count_label_graph
 from vcls_model.models.memory import remember
 from vcls_model.options import ReadOptions
@@ -31,12 +32,11 @@ def class_prior(data: TransformedData) -> np.ndarray:
     return totals / max(data.records.get("train", 0), 1)
 
 
-def iterate_labels(data: TransformedData, split: str = "train") -> Any:
-    """The labels of a split in batches: class indices of all videos int64 (n,), and how many each has, int64 (B,)."""
-    spec = {"labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)}
-    records = tf.data.TFRecordDataset(data.shards(split), buffer_size=2**20).batch(4096)
-    for row in records.map(lambda rows: tf.io.parse_example(rows, spec)["labels"]).prefetch(1):
-        yield row.values.numpy(), row.row_lengths().numpy()
+def iterate_labels(data: TransformedData, split: str = "train") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The labels of a split in batches: class indices of all videos int32 (n,), and how many each has, int64 (B,)."""
+    for batch in array_batches(Plan(data.shards(split), (), ReadOptions(4096))):
+        present = batch["labels"] >= 0
+        yield batch["labels"][present], present.sum(axis=1)
 
 
 def training_knowledge(data: TransformedData, modalities: Sequence[TransformedModality],
@@ -58,7 +58,7 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
 def _training_videos(data: TransformedData, modalities: Sequence[TransformedModality],
                      read: ReadOptions) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
     """Features, labels and labels a video of the training split, in the order of the files."""
-    for batch in make_batches(data.shards("train"), modalities, read):
+    for batch in readable(make_batches(data.shards("train"), modalities, read)):
         features = decode_features(batch["features"], modalities)
         labels = batch["labels"].numpy()
         present = labels >= 0

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import vcls_model.input
 from tests.training import synthetic
+from vcls_model import batching, record_kernels
 from vcls_model.commands import UsageError
-from vcls_model.input import _chosen_frames, decode_features, make_batches
+from vcls_model.input import decode_features, make_batches
 from vcls_model.options import ReadOptions
 from vcls_model.transformed import open_transformed
 
@@ -16,6 +16,12 @@ def collect(dataset):
 
 def ids_of(dataset):
     return [list(batch["id"]) for batch in collect(dataset)]
+
+
+def chosen_frames(counts, limit, sampling):
+    positions, kept = np.zeros((len(counts), limit), np.int32), np.zeros(len(counts), np.int32)
+    record_kernels.choose_frames(np.array(counts), limit, batching._SAMPLINGS[sampling], 5, 0, positions, kept)
+    return positions, kept
 
 
 @pytest.fixture(scope="module")
@@ -103,25 +109,12 @@ def test_frames_are_decoded_on_demand(frame_data):
             assert (values[len(codes):] == 0).all()
 
 
-def test_large_records_are_read_one_by_one_with_the_same_promises(data, monkeypatch):
-    monkeypatch.setattr(vcls_model.input, "LARGE_RECORD_BYTES", 0)
-    arguments = (data.shards("train"), data.modalities, ReadOptions(16, seed=3))
-    whole = ids_of(make_batches(*arguments, epoch=1, with_ids=True))
-    assert [len(batch) for batch in whole] == [16] * 6 + [4]
-    assert sorted(sum(whole, [])) == sorted(synthetic.make_videos(synthetic.VIDEO_SCHEMA, 100, 1).ids)
-    assert ids_of(make_batches(*arguments, epoch=1, skip_batches=2, with_ids=True)) == whole[2:]
-    assert ids_of(make_batches(*arguments, epoch=2, with_ids=True)) != whole
-    assert len(ids_of(make_batches(*arguments, epoch=1, drop_remainder=True, with_ids=True))) == 6
-    in_order = ids_of(make_batches(*arguments, with_ids=True))
-    assert sum(in_order, []) == synthetic.make_videos(synthetic.VIDEO_SCHEMA, 100, 1).ids
-
-
 @pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])
 def test_frame_sampling(sampling):
-    counts = tf.constant([1, 3, 4, 9, 50])
-    positions, kept = (value.numpy() for value in _chosen_frames(counts, 4, sampling, tf.constant([1, 2], tf.int64)))
+    counts = [1, 3, 4, 9, 50]
+    positions, kept = chosen_frames(counts, 4, sampling)
     assert kept.tolist() == [1, 3, 4, 4, 4]
-    for row, count in enumerate(counts.numpy()):
+    for row, count in enumerate(counts):
         chosen = positions[row, :kept[row]]
         assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < count
         if sampling == "sequence":
@@ -132,11 +125,14 @@ def test_frame_sampling(sampling):
 
 @pytest.mark.parametrize("sampling", ["random", "sequence"])
 def test_sampled_frames_are_uniform_over_the_video(sampling):
-    counts = tf.fill([4000], 6)
-    positions, _ = _chosen_frames(counts, 3, sampling, tf.constant([1, 2], tf.int64))
-    frequency = np.bincount(positions.numpy().ravel(), minlength=6) / 4000
+    positions, _ = chosen_frames([6] * 4000, 3, sampling)
+    frequency = np.bincount(positions.ravel(), minlength=6) / 4000
     expected = np.full(6, 0.5) if sampling == "random" else np.array([1, 2, 3, 3, 2, 1]) / 4
     np.testing.assert_allclose(frequency, expected, atol=0.04)
+    # Every subset, or run, is as likely as another.
+    _, times = np.unique(positions, axis=0, return_counts=True)
+    assert len(times) == (20 if sampling == "random" else 4)
+    assert times.min() / times.mean() > 0.8 and times.max() / times.mean() < 1.2 + 0.1 * (sampling == "random")
 
 
 def test_sampling_draws_anew_each_epoch_and_the_same_for_a_seed(frame_data):
@@ -151,6 +147,17 @@ def test_sampling_draws_anew_each_epoch_and_the_same_for_a_seed(frame_data):
     assert read(0, "random").shape == (60, 2, 6)
     np.testing.assert_array_equal(read(0, "random"), read(0, "random"))
     assert (read(0, "random") != read(1, "random")).any()
+
+
+@pytest.mark.parametrize("sampling", ["random", "sequence"])
+def test_a_run_that_continues_draws_the_same_frames(frame_data, sampling):
+    data = open_transformed(str(frame_data))
+    arguments = (data.shards("train"), data.modalities, ReadOptions(8, frames=sampling, max_frames=2, seed=4))
+    whole = [batch["features"]["rgb"].numpy() for batch in make_batches(*arguments, epoch=1)]
+    rest = [batch["features"]["rgb"].numpy() for batch in make_batches(*arguments, epoch=1, skip_batches=3)]
+    assert len(rest) == len(whole) - 3
+    for one, other in zip(whole[3:], rest, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1, "frames": "some"},
