@@ -50,12 +50,19 @@ def hash_of_id(video_id: bytes) -> int:
     return int.from_bytes(hashlib.sha256(video_id).digest()[:8], "big")
 
 
+def hashes_of_ids(video_ids: Sequence[bytes]) -> "np.ndarray":
+    """`hash_of_id` of many ids at once, uint64."""
+    import numpy as np
+
+    digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
 def splits_of(video_ids: Sequence[bytes], ratios: SplitRatios) -> "np.ndarray":
     """`split_of` of many ids at once, int64."""
     import numpy as np
 
-    digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
-    values = np.frombuffer(digests, ">u8").astype(np.uint64)
+    values = hashes_of_ids(video_ids)
     splits = np.zeros(len(values), np.int64)
     for end in ratios.thresholds:
         if end < 2**64:

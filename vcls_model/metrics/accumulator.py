@@ -9,7 +9,7 @@ import numpy as np
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
-from vcls_model.splits import hash_of_id
+from vcls_model.splits import hashes_of_ids
 
 if TYPE_CHECKING:
     from vcls_model.metrics.result import MetricResult
@@ -26,6 +26,7 @@ EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
 EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
+_MOST_RECENT = 65_535
 _VERSION = 1
 
 
@@ -62,8 +63,8 @@ class MetricAccumulator:
     Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
     counted in bins (`binning.py`), and the interval says what that costs.
 
-    Memory at 3,862 classes: two tables of 35 MB and 32 MB of group tables, of which only the pages touched are
-    resident, and at most 45 MB of sparse counts.
+    Memory at 3,862 classes: two tables of 35 MB, one of 17 MB and 32 MB of group tables, of which only the pages
+    touched are resident, and at most 45 MB of sparse counts.
     """
 
     def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,
@@ -96,6 +97,9 @@ class MetricAccumulator:
         self.hits_at_1 = 0
         self.table = np.zeros((class_count, BIN_COUNT), np.uint32)
         self.positives = np.zeros((class_count, BIN_COUNT), np.uint32)
+        # Counts of the last videos, not in `table` yet: with half its width, twice as much of it stays in the caches.
+        self._recent = np.zeros((class_count, BIN_COUNT), np.uint16)
+        self._recent_videos = 0
         self.exact_scores = int(exact_scores)
         # (C, n) blocks of score keys, each row one class; None once the scores went into the tables.
         self._exact: list[np.ndarray] | None = []
@@ -164,7 +168,7 @@ class MetricAccumulator:
                                                 predicted)
         if bad_row >= 0:
             raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
-        hashes = np.array([hash_of_id(video_id) for video_id in ids], np.uint64)
+        hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
         label_starts = np.concatenate([[0], np.cumsum(lengths)])
         label_hits = np.empty(batch, np.int64)
@@ -181,7 +185,7 @@ class MetricAccumulator:
             self._exact.append(kernels.score_keys(logits, labels, label_starts))
         else:
             self._spill()
-            kernels.count_scores(logits, self.table)
+            self._count_scores(logits)
             kernels.count_positives(logits, labels, label_starts, self.positives)
         self.group_videos += np.bincount(groups, minlength=GROUPS)
         self.hits_at_1 += int(np.count_nonzero(best_hit == top_class[top_starts[:-1]]))
@@ -195,6 +199,22 @@ class MetricAccumulator:
         for kind, chosen, sign in (("hits", best_hit, -1.0), ("misses", worst_missed, 1.0),
                                    ("false_alarms", best_false, -1.0)):
             self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
+
+    def _count_scores(self, logits: np.ndarray) -> None:
+        from vcls_model.metrics import kernels
+
+        for first in range(0, len(logits), _MOST_RECENT):
+            part = logits[first : first + _MOST_RECENT]
+            if self._recent_videos + len(part) > _MOST_RECENT:
+                self._fold_recent()
+            kernels.count_scores(part, self._recent)
+            self._recent_videos += len(part)
+
+    def _fold_recent(self) -> None:
+        if self._recent_videos:
+            self.table += self._recent
+            self._recent.fill(0)
+            self._recent_videos = 0
 
     def _add_examples(self, kind: str, chosen: np.ndarray, sign: float, logits: np.ndarray, labels: np.ndarray,
                       label_starts: np.ndarray, ids: Sequence[bytes]) -> None:
@@ -226,6 +246,7 @@ class MetricAccumulator:
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts by class and bin of all scores and of those of true labels, (C, BIN_COUNT) uint32 each."""
         if self._exact is None:
+            self._fold_recent()
             return self.table, self.positives
         table, positives = np.zeros_like(self.table), np.zeros_like(self.positives)
         self._count_exact(table, positives)
@@ -260,6 +281,7 @@ class MetricAccumulator:
         else:
             self._spill()
             other._count_exact(self.table, self.positives)
+        other._fold_recent()
         for name in _COUNT_ARRAYS:
             array = getattr(self, name)
             array += getattr(other, name)
@@ -274,6 +296,7 @@ class MetricAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of videos always gives the same bytes (with one zlib version)."""
+        self._fold_recent()
         arrays: dict[str, np.ndarray] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
         header: dict[str, Any] = {
             "version": _VERSION, "class_count": self.class_count, "threshold": self.threshold,

@@ -1,8 +1,8 @@
 """Compiled loops of the metrics. Everything that walks B x C scores or C x bins counts is here.
 
-The table of counts is larger than any cache, so `count_scores` takes 16 classes (one cache line of float32 scores) at a
-time through all rows of a batch: the parts of the 16 rows of the table that it adds to stay in the first-level cache
-meanwhile. It loads eight rows before it counts them, so that the waits for memory overlap.
+The table of counts is larger than any cache, so `count_scores` first writes the bins of some hundred rows, 32 classes
+(one cache line) to a tile, and then takes tile after tile: the few parts of the table that a tile adds to stay in the
+first caches meanwhile.
 """
 
 import math
@@ -12,11 +12,12 @@ from numba import njit
 
 from vcls_model.metrics.binning import BINS_PER_LOGIT, BOUNDS, OFFSETS
 
-_CLASSES_PER_BLOCK = 16
-_ROWS_PER_BLOCK = 8
+_TILE_CLASSES = 32
+# The tiles of so many rows, 4 MB at 3,862 classes, stay in the last cache.
+_TILE_ROWS = 512
+_CLASSES_AT_ONCE = 16
 # Scores compared at a time where only a few of them matter: a compiler makes a few instructions of it.
-_LANES = 128
-_SCAN_WIDTH = 32
+_LANES = 64
 _LOWEST = np.float32(BOUNDS[0])
 _HIGHEST = np.nextafter(np.float32(BOUNDS[-1]), np.float32(0))
 _FINEST = np.float32(max(BINS_PER_LOGIT))
@@ -41,29 +42,45 @@ def _bin(x):
 
 
 @njit(nogil=True, cache=True)
-def _floor_of_top(row, count, maxima, best):
+def _floor_of_top(row, count, maxima, reached):
     """A score that at least `count` scores of the row reach: the count-th largest of the maxima of `_LANES` groups."""
     full = row.shape[0] // _LANES * _LANES
     if count > _LANES or full == 0:
         return np.float32(-np.inf)
     for lane in range(_LANES):
         maxima[lane] = row[lane]
+        reached[lane] = 0
     for first in range(_LANES, full, _LANES):
+        part = row[first : first + _LANES]
         for lane in range(_LANES):
-            x = row[first + lane]
+            x = part[lane]
             maxima[lane] = x if x > maxima[lane] else maxima[lane]
-    filled = 0
+    for other in range(_LANES):
+        x = maxima[other]
+        for lane in range(_LANES):
+            reached[lane] += np.int32(x >= maxima[lane])
+    floor = np.float32(-np.inf)
     for lane in range(_LANES):
-        x = maxima[lane]
-        if filled == count and not (x > best[count - 1]):
-            continue
-        i = filled if filled < count else count - 1
-        while i > 0 and best[i - 1] < x:
-            best[i] = best[i - 1]
-            i -= 1
-        best[i] = x
-        filled = min(filled + 1, count)
-    return best[count - 1]
+        x = maxima[lane] if reached[lane] >= count else np.float32(-np.inf)
+        floor = x if x > floor else floor
+    return floor
+
+
+@njit(nogil=True, cache=True)
+def _count_reached(row, thresholds, predicted):
+    """Adds 1 to `predicted` (C,) where a score reaches its threshold; groups of scores in which none does are passed."""
+    full = row.shape[0] // _LANES * _LANES
+    for first in range(0, full, _LANES):
+        scores = row[first : first + _LANES]
+        bounds = thresholds[first : first + _LANES]
+        reached = np.int32(0)
+        for lane in range(_LANES):
+            reached += np.int32(scores[lane] >= bounds[lane])
+        if reached > 0:
+            for lane in range(_LANES):
+                predicted[first + lane] += np.int32(scores[lane] >= bounds[lane])
+    for c in range(full, row.shape[0]):
+        predicted[c] += np.int32(row[c] >= thresholds[c])
 
 
 @njit(nogil=True, cache=True)
@@ -73,7 +90,7 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
 
     Args:
         logits: (B, C) float32.
-        starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`.
+        starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries, at least one, of `top_class` and `top_logit`.
         thresholds: (T, C) float32 logits.
         predicted: (T, C) int32 counts, added to.
 
@@ -82,27 +99,29 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
         candidates finds it.
     """
     class_count = logits.shape[1]
+    full = class_count // _LANES * _LANES
     maxima = np.empty(_LANES, np.float32)
-    best = np.empty(_LANES, np.float32)
+    reached = np.empty(_LANES, np.int32)
     for r in range(logits.shape[0]):
         row = logits[r]
         start = starts[r]
         end = starts[r + 1]
-        floor = _floor_of_top(row, end - start, maxima, best)
+        floor = _floor_of_top(row, end - start, maxima, reached)
         last = start
-        for c in range(0, class_count, _SCAN_WIDTH):
-            stop = min(c + _SCAN_WIDTH, class_count)
-            candidates = np.int32(0)
-            for j in range(c, stop):
-                candidates += np.int32(not (row[j] < floor))
-            if candidates == 0:
-                continue
-            for j in range(c, stop):
-                x = row[j]
+        for first in range(0, class_count, _LANES):
+            if first < full:
+                scores = row[first : first + _LANES]
+                candidates = np.int32(0)
+                for lane in range(_LANES):
+                    candidates += np.int32(not (scores[lane] < floor))
+                if candidates == 0:
+                    continue
+            for c in range(first, min(first + _LANES, class_count)):
+                x = row[c]
                 if x < floor:
                     continue
                 if x != x:
-                    return r, j
+                    return r, c
                 if last < end:
                     i = last
                     last += 1
@@ -115,39 +134,50 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
                     top_class[i] = top_class[i - 1]
                     i -= 1
                 top_logit[i] = x
-                top_class[i] = j
+                top_class[i] = c
         for t in range(thresholds.shape[0]):
-            for c in range(class_count):
-                predicted[t, c] += np.int32(row[c] >= thresholds[t, c])
+            _count_reached(row, thresholds[t], predicted[t])
     return -1, -1
 
 
 @njit(nogil=True, cache=True)
 def count_scores(logits, table):
-    """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint32."""
+    """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint16."""
     rows, class_count = logits.shape
-    bin_count = table.shape[1]
+    whole = class_count // _TILE_CLASSES
+    # One row more than is used: tiles a power of two apart would share their places in the caches.
+    tiles = np.empty((whole, min(rows, _TILE_ROWS) + 1, _TILE_CLASSES), np.uint16)
+    for top in range(0, rows, _TILE_ROWS):
+        part = logits[top : top + _TILE_ROWS]
+        _tile_bins(part, tiles)
+        _count_tiles(tiles, part.shape[0], table)
+        for c in range(whole * _TILE_CLASSES, class_count):
+            for r in range(part.shape[0]):
+                table[c, _bin(part[r, c])] += np.uint16(1)
+
+
+@njit(nogil=True, cache=True)
+def _tile_bins(logits, tiles):
+    for r in range(logits.shape[0]):
+        for tile in range(tiles.shape[0]):
+            scores = logits[r, tile * _TILE_CLASSES : (tile + 1) * _TILE_CLASSES]
+            bins = tiles[tile, r]
+            for j in range(_TILE_CLASSES):
+                bins[j] = np.uint16(_bin(scores[j]))
+
+
+@njit(nogil=True, cache=True)
+def _count_tiles(tiles, rows, table):
+    bin_count = np.uint64(table.shape[1])
     flat = table.reshape(-1)
-    cells = np.empty((_ROWS_PER_BLOCK, _CLASSES_PER_BLOCK), np.uint64)
-    row_starts = np.empty(_CLASSES_PER_BLOCK, np.uint64)
-    in_blocks = class_count - class_count % _CLASSES_PER_BLOCK
-    rows_in_blocks = rows - rows % _ROWS_PER_BLOCK
-    for first in range(0, in_blocks, _CLASSES_PER_BLOCK):
-        for j in range(_CLASSES_PER_BLOCK):
-            row_starts[j] = np.uint64((first + j) * bin_count)
-        for top in range(0, rows_in_blocks, _ROWS_PER_BLOCK):
-            for r in range(_ROWS_PER_BLOCK):
-                for j in range(_CLASSES_PER_BLOCK):
-                    cells[r, j] = np.uint64(_bin(logits[top + r, first + j])) + row_starts[j]
-            for r in range(_ROWS_PER_BLOCK):
-                for j in range(_CLASSES_PER_BLOCK):
-                    flat[cells[r, j]] += np.uint32(1)
-        for r in range(rows_in_blocks, rows):
-            for j in range(_CLASSES_PER_BLOCK):
-                flat[np.uint64(_bin(logits[r, first + j])) + row_starts[j]] += np.uint32(1)
-    for c in range(in_blocks, class_count):
-        for r in range(rows):
-            table[c, _bin(logits[r, c])] += np.uint32(1)
+    starts = np.empty(_CLASSES_AT_ONCE, np.uint64)
+    for tile in range(tiles.shape[0]):
+        for first in range(0, _TILE_CLASSES, _CLASSES_AT_ONCE):
+            for j in range(_CLASSES_AT_ONCE):
+                starts[j] = np.uint64(tile * _TILE_CLASSES + first + j) * bin_count
+            for r in range(rows):
+                for j in range(_CLASSES_AT_ONCE):
+                    flat[starts[j] + np.uint64(tiles[tile, r, first + j])] += np.uint16(1)
 
 
 @njit(nogil=True, cache=True)
