@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOP = 20
 GROUPS = 64
 # Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
-COARSE_EDGES = np.array([-8, -7, -6, -5.25, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0, 1, 2.5], np.float32)
+COARSE_EDGES = np.array([-7, -5.5, -4.5, -3.75, -3, -2.25, -1.5, -0.75, 0, 1, 2.5], np.float32)
 CLASS_PAIR_BUDGET = 1 << 20
 POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
@@ -27,7 +27,7 @@ EXAMPLES_KEPT = 25
 EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
 _MOST_RECENT = 65_535
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -106,10 +106,10 @@ class MetricAccumulator:
         self.predicted = np.zeros((len(rows), class_count), np.int64)
         self.true_positives = np.zeros((len(rows), class_count), np.int64)
         cells = COARSE_EDGES.size + 1
-        self.group_positives = np.zeros((GROUPS, class_count, cells), np.uint32)
-        self.group_negatives = np.zeros((GROUPS, class_count, cells), np.uint32)
-        self.pooled_hits = np.zeros((GROUPS, BIN_COUNT), np.uint32)
-        self.pooled_totals = np.zeros((GROUPS, BIN_COUNT), np.uint32)
+        self.group_positives = np.zeros((class_count, cells, GROUPS), np.uint32)
+        self.group_negatives = np.zeros((class_count, cells, GROUPS), np.uint32)
+        self.pooled_hits = np.zeros((BIN_COUNT, GROUPS), np.uint32)
+        self.pooled_totals = np.zeros((BIN_COUNT, GROUPS), np.uint32)
         self.group_videos = np.zeros(GROUPS, np.int64)
         self.group_labels = np.zeros(GROUPS, np.int64)
         self.class_pairs = ScoreSketch(CLASS_PAIR_BUDGET)
@@ -310,11 +310,9 @@ class MetricAccumulator:
         if exact is not None:
             arrays["exact"] = np.diff(exact, axis=1, prepend=np.uint64(0))
         for name in _SPARSE:
-            sparse = getattr(self, name)
-            sparse.compact()
-            header[name] = {"level": sparse.level, "size": int(sparse.keys.size)}
-            arrays[name + ".keys"] = np.diff(sparse.keys, prepend=np.uint64(0))
-            arrays[name + ".counts"] = sparse.counts
+            entry, columns = getattr(self, name).packable(name)
+            header |= entry
+            arrays |= columns
         return pack(header, arrays)
 
     @classmethod
@@ -340,10 +338,7 @@ class MetricAccumulator:
                                   for key, video_id, index, logit, labels in examples]
                            for kind, examples in header["examples"].items()}
         for name in _SPARSE:
-            sparse = getattr(result, name)
-            sparse.level = header[name]["level"]
-            sparse.keys = np.cumsum(arrays[name + ".keys"], dtype=np.uint64)
-            sparse.counts = arrays[name + ".counts"]
+            getattr(result, name).restore(name, header, arrays)
         return result
 
     def result(self) -> "MetricResult":

@@ -12,6 +12,9 @@ from numba import njit
 
 from vcls_model.metrics.binning import BINS_PER_LOGIT, BOUNDS, OFFSETS
 
+# Compiled loops are kept from one process to the next for as long as the text of this file stays the same.
+if (BOUNDS, BINS_PER_LOGIT) != ((-20, -7, 4, 20), (16, 128, 32)):
+    raise ImportError("the bins were changed: say so here, too, or loops compiled for the old ones go on being used")
 _TILE_CLASSES = 32
 # The tiles of so many rows, 4 MB at 3,862 classes, stay in the last cache.
 _TILE_ROWS = 512
@@ -24,6 +27,10 @@ _FINEST = np.float32(max(BINS_PER_LOGIT))
 _LOW_SHIFT, _MIDDLE_SHIFT, _HIGH_SHIFT = (np.int32((max(BINS_PER_LOGIT) // bins).bit_length() - 1)
                                           for bins in BINS_PER_LOGIT)
 _LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.int32(offset) for offset in OFFSETS)
+# A packed difference that does not fit into a byte, and in how many groups such differences are told; see `packing.py`.
+ESCAPE = 255
+GROUPS_OF_COUNTS = 128
+_LARGEST_COUNT = 1 << 60
 # Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
 _SERIES_START = 64
 
@@ -255,29 +262,49 @@ def fold_pairs(pairs, mask):
 
 
 @njit(nogil=True, cache=True)
-def merge_cells(left_keys, left_counts, right_keys, right_counts, mask):
-    """The union of two ascending lists of cells under `mask`, equal cells added up."""
+def merge_cells(left_keys, left_counts, right_keys, right_counts):
+    """The union of two ascending lists of distinct keys (n,) uint64, counts (n, k) int64 of equal keys added up."""
     keys = np.empty(left_keys.shape[0] + right_keys.shape[0], np.uint64)
-    counts = np.empty((keys.shape[0], 2), np.int64)
+    counts = np.empty((keys.shape[0], left_counts.shape[1]), np.int64)
     i = 0
     j = 0
     n = 0
     while i < left_keys.shape[0] or j < right_keys.shape[0]:
-        if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] & mask <= right_keys[j] & mask):
-            key, hits, entries = left_keys[i] & mask, left_counts[i, 0], left_counts[i, 1]
+        if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] <= right_keys[j]):
+            keys[n] = left_keys[i]
+            for k in range(counts.shape[1]):
+                counts[n, k] = left_counts[i, k]
+            if j < right_keys.shape[0] and right_keys[j] == left_keys[i]:
+                for k in range(counts.shape[1]):
+                    counts[n, k] += right_counts[j, k]
+                j += 1
             i += 1
         else:
-            key, hits, entries = right_keys[j] & mask, right_counts[j, 0], right_counts[j, 1]
+            keys[n] = right_keys[j]
+            for k in range(counts.shape[1]):
+                counts[n, k] = right_counts[j, k]
             j += 1
-        if n > 0 and keys[n - 1] == key:
-            counts[n - 1, 0] += hits
-            counts[n - 1, 1] += entries
-        else:
-            keys[n] = key
-            counts[n, 0] = hits
-            counts[n, 1] = entries
-            n += 1
+        n += 1
     return keys[:n].copy(), counts[:n].copy()
+
+
+@njit(nogil=True, cache=True)
+def fold_cells(keys, counts, mask):
+    """The distinct values of ascending keys (n,) under `mask`, and the sums of their counts (n, k)."""
+    folded = np.empty(keys.shape[0], np.uint64)
+    sums = np.empty(counts.shape, np.int64)
+    n = 0
+    for i in range(keys.shape[0]):
+        key = keys[i] & mask
+        if n > 0 and folded[n - 1] == key:
+            for k in range(counts.shape[1]):
+                sums[n - 1, k] += counts[i, k]
+        else:
+            folded[n] = key
+            for k in range(counts.shape[1]):
+                sums[n, k] = counts[i, k]
+            n += 1
+    return folded[:n].copy(), sums[:n].copy()
 
 
 @njit(nogil=True, cache=True)
@@ -298,6 +325,123 @@ def distinct_by_level(keys):
     for level in range(63, -1, -1):
         distinct[level] += distinct[level + 1]
     return distinct + np.int64(keys.shape[0] > 0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _group_of_count(known):
+    """The group of a non-negative int64: itself below 8, then two groups to each doubling, at most 127."""
+    if known < 8:
+        return known
+    # The exponent and the first bit of the fraction, as a float64 has them.
+    return (np.float64(known).view(np.int64) >> 51) - 2 * (1023 + 3) + 8
+
+
+@njit(nogil=True, cache=True)
+def group_changes(values):
+    """How each of (n,) int64 counts differs from the mean of the two before it, grouped by the sum of those two.
+
+    Returns:
+        Sizes of the groups (128,) int64; differences by group (n,) int64, in each group in their order, zigzag: 0, -1,
+        1, -2, ... as 0, 1, 2, 3, ...; the same in the order of the counts; and the group of each.
+    """
+    groups = np.empty(values.shape[0], np.uint8)
+    changes = np.empty(values.shape[0], np.int64)
+    sizes = np.zeros(GROUPS_OF_COUNTS, np.int64)
+    before = np.int64(0)
+    last = np.int64(0)
+    for i in range(values.shape[0]):
+        known = before + last
+        change = values[i] - (known >> 1)
+        group = _group_of_count(known)
+        groups[i] = group
+        sizes[group] += 1
+        changes[i] = (change << 1) ^ (change >> 63)
+        before = last
+        last = values[i]
+    places = np.cumsum(sizes) - sizes
+    by_group = np.empty(values.shape[0], np.int64)
+    for i in range(values.shape[0]):
+        by_group[places[groups[i]]] = changes[i]
+        places[groups[i]] += 1
+    return sizes, by_group, changes, groups
+
+
+@njit(nogil=True, cache=True)
+def pack_low_bits(values, width):
+    """The `width` low bits of each value, one value after the other, as bytes."""
+    packed = np.zeros((values.shape[0] * width + 7) // 8, np.uint8)
+    held = np.uint64(0)
+    bits = 0
+    at = 0
+    mask = np.uint64((1 << width) - 1)
+    for i in range(values.shape[0]):
+        held |= (np.uint64(values[i]) & mask) << np.uint64(bits)
+        bits += width
+        while bits >= 8:
+            packed[at] = np.uint8(held & np.uint64(255))
+            held >>= np.uint64(8)
+            bits -= 8
+            at += 1
+    if bits > 0:
+        packed[at] = np.uint8(held)
+    return packed
+
+
+@njit(nogil=True, cache=True)
+def unpack_low_bits(packed, width, low_bits):
+    """Undoes `pack_low_bits`: fills `low_bits` (n,) int64 from enough bytes."""
+    held = np.uint64(0)
+    bits = 0
+    at = 0
+    mask = np.uint64((1 << width) - 1)
+    for i in range(low_bits.shape[0]):
+        while bits < width:
+            held |= np.uint64(packed[at]) << np.uint64(bits)
+            bits += 8
+            at += 1
+        low_bits[i] = np.int64(held & mask)
+        held >>= np.uint64(width)
+        bits -= width
+
+
+@njit(nogil=True, cache=True)
+def restore_counts(symbols, low_bits, starts, ends, shifts, large, values):
+    """Undoes `group_changes`.
+
+    Args:
+        symbols: (n,) uint8 differences without their low bits, by group; `ESCAPE` stands for the next of `large`.
+        low_bits: (n,) int64, those of `symbols`.
+        starts, ends, shifts: (128,) int64: where a group's symbols lie, and how many low bits they have.
+        large: int64 whole differences.
+        values: (n,) int64, set to the counts.
+
+    Returns:
+        Whether the arguments fit together.
+    """
+    at = starts.copy()
+    used = 0
+    before = np.int64(0)
+    last = np.int64(0)
+    for i in range(values.shape[0]):
+        known = before + last
+        group = _group_of_count(known)
+        place = at[group]
+        if place >= ends[group]:
+            return False
+        at[group] += 1
+        if symbols[place] == ESCAPE:
+            if used == large.shape[0]:
+                return False
+            change = large[used]
+            used += 1
+        else:
+            change = (np.int64(symbols[place]) << shifts[group]) | low_bits[place]
+        before = last
+        last = (known >> 1) + ((change >> 1) ^ -(change & 1))
+        if last < 0 or last > _LARGEST_COUNT:
+            return False
+        values[i] = last
+    return used == large.shape[0]
 
 
 @njit(nogil=True, cache=True)
@@ -350,7 +494,7 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
             label = labels[i]
             stamp[label] = r
             x = logits[r, label]
-            group_positives[group, label, coarse_bin(x, coarse_edges)] += np.uint32(1)
+            group_positives[label, coarse_bin(x, coarse_edges), group] += np.uint32(1)
             for t in range(thresholds.shape[0]):
                 true_positives[t, label] += np.int64(x >= thresholds[t, label])
             if worst_missed[r] < 0 or x < logits[r, worst_missed[r]]:
@@ -363,13 +507,13 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
                 | np.uint64(hit)
             pair += 1
             cell = _bin(x)
-            pooled_totals[group, cell] += np.uint32(1)
+            pooled_totals[cell, group] += np.uint32(1)
             if hit:
-                pooled_hits[group, cell] += np.uint32(1)
+                pooled_hits[cell, group] += np.uint32(1)
                 if best_hit[r] < 0:
                     best_hit[r] = c
             else:
-                group_negatives[group, c, coarse_bin(x, coarse_edges)] += np.uint32(1)
+                group_negatives[c, coarse_bin(x, coarse_edges), group] += np.uint32(1)
                 if best_false[r] < 0:
                     best_false[r] = c
         for i in range(count):

@@ -74,10 +74,8 @@ class SegmentAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of pairs always gives the same bytes."""
-        self.pairs.compact()
-        return pack({"kind": "segments", "level": self.pairs.level},
-                    {"positives": self.positives, "rated": self.rated, "counts": self.pairs.counts,
-                     "keys": np.diff(self.pairs.keys, prepend=np.uint64(0))})
+        header, arrays = self.pairs.packable("pairs")
+        return pack({"kind": "segments", **header}, {"positives": self.positives, "rated": self.rated, **arrays})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SegmentAccumulator":
@@ -91,8 +89,7 @@ class SegmentAccumulator:
             raise ValueError("not the metrics of segments")
         result = cls(arrays["positives"].size)
         result.positives, result.rated = arrays["positives"], arrays["rated"]
-        result.pairs.level, result.pairs.counts = header["level"], arrays["counts"]
-        result.pairs.keys = np.cumsum(arrays["keys"], dtype=np.uint64)
+        result.pairs.restore("pairs", header, arrays)
         return result
 
     def result(self, depth: int = DEPTH) -> dict[str, Any]:
