@@ -98,7 +98,11 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
     result = merged.result()
     contents = result.to_files(models[0].classes)
     if segments:
-        contents.update(_segment_files(contents["metrics.json"], merge_segments(output, manifests)))
+        of_segments = merge_segments(output, manifests)
+        assert of_segments is not None
+        summary, contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
+        metrics = {**json.loads(contents["metrics.json"]), "segments": summary}
+        contents["metrics.json"] = (json.dumps(metrics, indent=1, ensure_ascii=False) + "\n").encode()
     for name, data in contents.items():
         files.write_atomically(files.join(output, name), data)
     if len(models) == 1:
@@ -111,18 +115,6 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         singles.append(single.result())
     files.write_atomically(files.join(output, "per_model.csv"), per_model_csv(names, singles))
     return {"metrics": result.summary, "models": [single.summary for single in singles]}
-
-
-def _segment_files(metrics_json: bytes, merged: SegmentAccumulator | None) -> dict[str, bytes]:
-    if merged is None:
-        return {}
-    result = merged.result()
-    ap = result.pop("ap").tolist()
-    summary = {key: None if value != value else value for key, value in result.items()}
-    metrics = {**json.loads(metrics_json), "segments": summary}
-    rows = "".join(f"{index},{'' if value != value else repr(value)}\n" for index, value in enumerate(ap))
-    return {"metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
-            "segment_per_class.csv": ("index,ap_at_k\n" + rows).encode()}
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:

@@ -248,8 +248,11 @@ def pair_keys(classes, logits, hits):
 @njit(nogil=True, cache=True)
 def fold_pairs(pairs, mask):
     """Cells of ascending keys cell << 1 | hit: distinct cells under `mask` (n,), and (n, 2) int64 hits and entries."""
-    keys = np.empty(pairs.shape[0], np.uint64)
-    counts = np.zeros((pairs.shape[0], 2), np.int64)
+    n = 0
+    for i in range(pairs.shape[0]):
+        n += i == 0 or (pairs[i] >> np.uint64(1)) & mask != (pairs[i - 1] >> np.uint64(1)) & mask
+    keys = np.empty(n, np.uint64)
+    counts = np.zeros((n, 2), np.int64)
     n = 0
     for i in range(pairs.shape[0]):
         key = (pairs[i] >> np.uint64(1)) & mask
@@ -258,53 +261,57 @@ def fold_pairs(pairs, mask):
             n += 1
         counts[n - 1, 0] += np.int64(pairs[i] & np.uint64(1))
         counts[n - 1, 1] += 1
-    return keys[:n].copy(), counts[:n].copy()
+    return keys, counts
 
 
 @njit(nogil=True, cache=True)
 def merge_cells(left_keys, left_counts, right_keys, right_counts):
     """The union of two ascending lists of distinct keys (n,) uint64, counts (n, k) int64 of equal keys added up."""
-    keys = np.empty(left_keys.shape[0] + right_keys.shape[0], np.uint64)
-    counts = np.empty((keys.shape[0], left_counts.shape[1]), np.int64)
+    n = left_keys.shape[0]
+    i = 0
+    for j in range(right_keys.shape[0]):
+        while i < left_keys.shape[0] and left_keys[i] < right_keys[j]:
+            i += 1
+        n += i == left_keys.shape[0] or left_keys[i] != right_keys[j]
+    keys = np.empty(n, np.uint64)
+    counts = np.empty((n, left_counts.shape[1]), np.int64)
     i = 0
     j = 0
-    n = 0
-    while i < left_keys.shape[0] or j < right_keys.shape[0]:
+    for at in range(n):
         if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] <= right_keys[j]):
-            keys[n] = left_keys[i]
+            keys[at] = left_keys[i]
             for k in range(counts.shape[1]):
-                counts[n, k] = left_counts[i, k]
+                counts[at, k] = left_counts[i, k]
             if j < right_keys.shape[0] and right_keys[j] == left_keys[i]:
                 for k in range(counts.shape[1]):
-                    counts[n, k] += right_counts[j, k]
+                    counts[at, k] += right_counts[j, k]
                 j += 1
             i += 1
         else:
-            keys[n] = right_keys[j]
+            keys[at] = right_keys[j]
             for k in range(counts.shape[1]):
-                counts[n, k] = right_counts[j, k]
+                counts[at, k] = right_counts[j, k]
             j += 1
-        n += 1
-    return keys[:n].copy(), counts[:n].copy()
+    return keys, counts
 
 
 @njit(nogil=True, cache=True)
 def fold_cells(keys, counts, mask):
     """The distinct values of ascending keys (n,) under `mask`, and the sums of their counts (n, k)."""
-    folded = np.empty(keys.shape[0], np.uint64)
-    sums = np.empty(counts.shape, np.int64)
+    n = 0
+    for i in range(keys.shape[0]):
+        n += i == 0 or keys[i] & mask != keys[i - 1] & mask
+    folded = np.empty(n, np.uint64)
+    sums = np.zeros((n, counts.shape[1]), np.int64)
     n = 0
     for i in range(keys.shape[0]):
         key = keys[i] & mask
-        if n > 0 and folded[n - 1] == key:
-            for k in range(counts.shape[1]):
-                sums[n - 1, k] += counts[i, k]
-        else:
+        if n == 0 or folded[n - 1] != key:
             folded[n] = key
-            for k in range(counts.shape[1]):
-                sums[n, k] = counts[i, k]
             n += 1
-    return folded[:n].copy(), sums[:n].copy()
+        for k in range(counts.shape[1]):
+            sums[n - 1, k] += counts[i, k]
+    return folded, sums
 
 
 @njit(nogil=True, cache=True)

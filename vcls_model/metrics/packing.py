@@ -90,13 +90,13 @@ def _pack_piece(values: np.ndarray) -> tuple[list[list[int]], list[bytes]]:
         groups.append([number, shift, int(part.size)])
         shifts[number] = shift
     large = changes[changes >> shifts[numbers] >= kernels.ESCAPE].astype("<i8")
-    return groups, [_huffman(large.view(np.uint8).reshape(-1, 8).T.copy()), *symbols, *low_bits]
+    return groups, [_huffman(large.view(np.uint8).reshape(-1, 8).T), *symbols, *low_bits]
 
 
 def _huffman(symbols: np.ndarray) -> bytes:
     # Runs are worth a code (many counts are zero); repetitions in what is mostly noise are not.
     coder = zlib.compressobj(_LEVEL, strategy=zlib.Z_RLE)
-    return coder.compress(symbols) + coder.flush()
+    return coder.compress(symbols.tobytes()) + coder.flush()
 
 
 def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int) -> np.ndarray:

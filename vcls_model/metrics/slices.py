@@ -119,7 +119,8 @@ class SliceAccumulator:
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of videos always gives the same bytes."""
         header: dict[str, Any] = {"kind": "slices", "class_count": self.class_count, "feature": self.feature}
-        arrays, entries = {}, []
+        arrays: dict[str, np.ndarray] = {}
+        entries = []
         for number, (value, state) in enumerate(sorted(self.slices.items())):
             entry, columns = state.pairs.packable(f"pairs{number:02d}")
             header |= entry

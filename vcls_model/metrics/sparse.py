@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_PENDING_LIMIT = 1 << 20
+_PENDING_LIMIT = 1 << 18
 _KEY = np.dtype(np.uint64)
 
 
