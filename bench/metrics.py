@@ -5,8 +5,8 @@
 Speed is measured on scores of the scale of a real YouTube-8M classifier's: those of ../shared/data/reference repeated
 with noise, or, where that is absent, made up with the same mean and spread. Times are CPU seconds of one thread, so
 that other work on the machine changes the ratios little. Precision is measured on `--scores`, the real scores of a
-model (an npz with the keys of reference/predictions.npz); without it these lines are left out. `--many` counts that many
-videos, drawn from `--scores` with noise of half a logit, and shows what the accumulator of so many takes.
+model (an npz with the keys of reference/predictions.npz); without it these lines are left out. `--many` counts that
+many videos, drawn from `--scores` with noise of half a logit, and shows what the accumulator of so many takes.
 
 References, on the same matrix and in the same run:
 

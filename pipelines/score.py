@@ -46,6 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=float, default=0.5, metavar="PROBABILITY",
                         help="probability from which a class counts as predicted in precision, recall and F1 "
                              "(default: %(default)s)")
+    parser.add_argument("--thresholds", metavar="DIR",
+                        help="scores of the same models over their validation split: its best-F1 thresholds are used "
+                             "for the classes (default: those that a single model brings; none for several)")
     parser.add_argument("--format", choices=("parquet", "kaggle_csv"), default="parquet",
                         help="of the predictions (default: %(default)s)")
     parser.add_argument("--full_logits", nargs="?", const="float32", default="none",
@@ -148,7 +151,8 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         output=files.absolute(args.output), model_paths=tuple(map(files.absolute, args.model)),
         model_identities=tuple(each.identity for each in models),
         schema=schema, split=args.split, ratios=ratios, top_k=min(args.top_k, models[0].class_count),
-        threshold=args.threshold, class_thresholds=models[0].class_thresholds() if len(models) == 1 else None,
+        threshold=args.threshold, class_thresholds=_class_thresholds(args.thresholds, models),
+        thresholds_given=args.thresholds is not None,
         form=args.format, full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
         max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "")
@@ -158,6 +162,14 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
     groups = planning.plan_groups(
         left, workers=workers, group_bytes=planning.FRAME_GROUP_BYTES if frames else planning.VIDEO_GROUP_BYTES)
     return Plan(config, models, shards, groups, workers)
+
+
+def _class_thresholds(directory: str | None, models: "Sequence[ExportedModel]") -> tuple[float, ...] | None:
+    from pipelines.scoring.exported import read_thresholds
+
+    if directory is not None:
+        return read_thresholds(directory, models)
+    return models[0].class_thresholds() if len(models) == 1 else None
 
 
 def build_pipeline(pipeline: "beam.Pipeline", groups: "Sequence[Group]", config: "ScoringConfig") -> None:
@@ -245,7 +257,10 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
                        f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
     names = model_names([model.path for model in plan.models])
     measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments)
-    files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(plan.models[0].classes).encode())
+    chosen = config.class_thresholds or [None] * config.class_count
+    classes = [dataclasses.replace(entry, best_threshold=threshold)
+               for entry, threshold in zip(plan.models[0].classes, chosen, strict=True)]
+    files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(classes).encode())
     history = files.join(plan.models[0].path, "history.csv")
     if files.exists(history):
         files.write_atomically(files.join(config.output, "history.csv"), files.read_bytes(history))
@@ -259,6 +274,7 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         "split": config.split,
         "top_k": config.top_k,
         "threshold": config.threshold,
+        "thresholds_from": None if args.thresholds is None else files.absolute(args.thresholds),
         "schema": config.schema.to_dict(),
         "class_count": config.class_count,
         "runs": runs_of(manifests),

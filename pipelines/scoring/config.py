@@ -20,7 +20,8 @@ class ScoringConfig:
         ratios: of the splits, when `split` is set.
         top_k: classes kept in the predictions.
         threshold: probability from which a class counts as predicted.
-        class_thresholds: a second threshold for each class, NaN where there is none; None without.
+        class_thresholds: a second threshold for each class; None without.
+        thresholds_given: they are not the model's own.
         form: of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
         batch_size: records a model call, at most.
@@ -44,6 +45,7 @@ class ScoringConfig:
     max_frames: int = 300
     missing_modality: str = "reject"
     run_id: str = ""
+    thresholds_given: bool = False
 
     @property
     def class_count(self) -> int:
@@ -60,6 +62,8 @@ class ScoringConfig:
             "ratios": list(dataclasses.astuple(self.ratios)) if self.ratios else None,
             "top_k": self.top_k,
             "threshold": self.threshold,
+            # The model's own follow from the model.
+            "class_thresholds": list(self.class_thresholds or ()) if self.thresholds_given else None,
             "format": self.form,
             "full_logits": self.full_logits,
             "batch_size": self.batch_size,

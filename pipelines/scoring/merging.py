@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
-from pipelines.scoring.exported import ExportedModel
+from pipelines.scoring.exported import THRESHOLDS, ExportedModel
 from pipelines.scoring.group_scores import aggregate_name, segments_name
 from pipelines.scoring.planning import STATE
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, MetricResult
+from vcls_model.metrics import MetricAccumulator, MetricResult, best_thresholds
 from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.vocabulary import write_labels_csv
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
 
@@ -103,6 +104,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         summary, contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
         metrics = {**json.loads(contents["metrics.json"]), "segments": summary}
         contents["metrics.json"] = (json.dumps(metrics, indent=1, ensure_ascii=False) + "\n").encode()
+    contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         files.write_atomically(files.join(output, name), data)
     if len(models) == 1:

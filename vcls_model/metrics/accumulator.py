@@ -18,7 +18,7 @@ TOP = 20
 GROUPS = 64
 # Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
 COARSE_EDGES = np.array([-7, -5.5, -4.5, -3.75, -3, -2.25, -1.5, -0.75, 0, 1, 2.5], np.float32)
-CLASS_PAIR_BUDGET = 1 << 20
+CLASS_PAIR_BUDGET = 1 << 19
 POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
 # Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
@@ -64,7 +64,7 @@ class MetricAccumulator:
     counted in bins (`binning.py`), and the interval says what that costs.
 
     Memory at 3,862 classes: two tables of 35 MB, one of 17 MB and 32 MB of group tables, of which only the pages
-    touched are resident, and at most 45 MB of sparse counts.
+    touched are resident, and at most 25 MB of sparse counts.
     """
 
     def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,

@@ -75,7 +75,7 @@ def _floor_of_top(row, count, maxima, reached):
 
 @njit(nogil=True, cache=True)
 def _count_reached(row, thresholds, predicted):
-    """Adds 1 to `predicted` (C,) where a score reaches its threshold; groups of scores in which none does are passed."""
+    """Adds 1 to `predicted` (C,) where a score reaches its threshold; 64 scores are skipped where none does."""
     full = row.shape[0] // _LANES * _LANES
     for first in range(0, full, _LANES):
         scores = row[first : first + _LANES]

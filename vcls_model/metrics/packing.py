@@ -16,7 +16,7 @@ import numpy as np
 _MAGIC = b"VCLSMET2"
 _LEVEL = 4
 # Arrays are packed a piece at a time: what that takes besides does not grow with the array.
-_PIECE_CELLS = 1 << 20
+_PIECE_CELLS = 1 << 19
 _SAMPLE = 4096
 _MOST_LOW_BITS = 48
 
