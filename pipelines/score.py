@@ -49,6 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--thresholds", metavar="DIR",
                         help="scores of the same models over their validation split: its best-F1 thresholds are used "
                              "for the classes (default: those that a single model brings; none for several)")
+    parser.add_argument("--slice_by", default="", metavar="FEATURE,...",
+                        help="context features of the records, such as an upload year: metrics.json gives metrics for "
+                             "each value, at most 64 of a feature (default: none)")
     parser.add_argument("--format", choices=("parquet", "kaggle_csv"), default="parquet",
                         help="of the predictions (default: %(default)s)")
     parser.add_argument("--full_logits", nargs="?", const="float32", default="none",
@@ -146,6 +149,11 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
     shards = planning.list_shards(args.input)
     schema = find_schema(args.schema, shards, models[0])
+    slice_by = tuple(name for name in args.slice_by.split(",") if name)
+    if slice_by and schema.container == "csv":
+        raise UsageError("--slice_by needs TFRecords: the columns of a CSV are id, labels and values of one modality")
+    if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
+        raise UsageError(f"--slice_by={args.slice_by}: each feature once, and none called frequency or vertical")
     frames = schema.level == FRAME_LEVEL
     config = ScoringConfig(
         output=files.absolute(args.output), model_paths=tuple(map(files.absolute, args.model)),
@@ -155,7 +163,8 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         thresholds_given=args.thresholds is not None,
         form=args.format, full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
-        max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "")
+        max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "",
+        slice_by=slice_by)
     left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
                                 overwrite=args.overwrite, dry_run=args.dry_run)
     workers = worker_count(options)
@@ -256,7 +265,8 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         raise JobError(f"{rejected} of {read} records were rejected ({reasons}), more than --max_rejected_fraction="
                        f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
     names = model_names([model.path for model in plan.models])
-    measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments)
+    measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments,
+                             slice_by=config.slice_by)
     chosen = config.class_thresholds or [None] * config.class_count
     classes = [dataclasses.replace(entry, best_threshold=threshold)
                for entry, threshold in zip(plan.models[0].classes, chosen, strict=True)]

@@ -22,6 +22,7 @@ class ScoringConfig:
         threshold: probability from which a class counts as predicted.
         class_thresholds: a second threshold for each class; None without.
         thresholds_given: they are not the model's own.
+        slice_by: context features of the records, for whose values metrics are given apart.
         form: of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
         batch_size: records a model call, at most.
@@ -46,6 +47,7 @@ class ScoringConfig:
     missing_modality: str = "reject"
     run_id: str = ""
     thresholds_given: bool = False
+    slice_by: tuple[str, ...] = ()
 
     @property
     def class_count(self) -> int:
@@ -64,6 +66,7 @@ class ScoringConfig:
             "threshold": self.threshold,
             # The model's own follow from the model.
             "class_thresholds": list(self.class_thresholds or ()) if self.thresholds_given else None,
+            "slice_by": list(self.slice_by) or None,
             "format": self.form,
             "full_logits": self.full_logits,
             "batch_size": self.batch_size,

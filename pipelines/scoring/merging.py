@@ -8,11 +8,16 @@ from typing import Any
 
 from pipelines import files
 from pipelines.scoring.exported import THRESHOLDS, ExportedModel
-from pipelines.scoring.group_scores import aggregate_name, segments_name
+from pipelines.scoring.group_scores import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, MetricResult, best_thresholds
-from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics import (
+    MetricAccumulator,
+    MetricResult,
+    SegmentAccumulator,
+    SliceAccumulator,
+    best_thresholds,
+)
 from vcls_model.vocabulary import write_labels_csv
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
@@ -60,6 +65,23 @@ def merge_segments(output: str, manifests: Sequence[dict[str, Any]]) -> SegmentA
     return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
+def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Sequence[str]) -> dict[str, Any]:
+    """The metrics by the values of each context feature: entries of `slices` in metrics.json.
+
+    Raises:
+        JobError: a stored aggregate is missing or damaged, or all of them together have too many values.
+    """
+    slices = {}
+    for number, feature in enumerate(features):
+        try:
+            merged = _merge(output, [slices_name(manifest["group"], number) for manifest in manifests],
+                            SliceAccumulator)
+        except ValueError as error:
+            raise JobError(f"--slice_by={feature}: {error}") from None
+        slices[feature] = merged.result()
+    return slices
+
+
 def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
     merged = None
     for name in names:
@@ -76,7 +98,7 @@ def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
 
 
 def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
-                  names: Sequence[str], *, segments: bool = False) -> dict[str, Any]:
+                  names: Sequence[str], *, segments: bool = False, slice_by: Sequence[str] = ()) -> dict[str, Any]:
     """Merges the aggregates and writes the metric files.
 
     Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; the
@@ -88,6 +110,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         models: that were averaged.
         names: what they are called, each different.
         segments: the records are rated segments.
+        slice_by: context features that metrics were sliced by.
 
     Returns:
         `metrics`: content of metrics.json, or None when no record carried labels and no metric file was written;
@@ -97,6 +120,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
     if merged is None:
         return {"metrics": None, "models": []}
     result = merged.result()
+    result.summary["slices"].update(merge_slices(output, manifests, slice_by))
     contents = result.to_files(models[0].classes)
     if segments:
         of_segments = merge_segments(output, manifests)

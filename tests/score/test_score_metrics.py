@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from tests.score.conftest import CLASSES, Video, weights
-from vcls_model.commands import UsageError
+from tests.score.conftest import CLASSES, Video, serialise, weights, write_shard
+from vcls_model.commands import JobError, UsageError
 
 
 def read_rows(folder: Path) -> dict[str, dict]:
@@ -181,3 +181,48 @@ def test_thresholds_of_other_models_are_refused(score: Callable[..., dict], shar
     score(pattern, f"--thresholds={tmp_path / 'own'}", output=tmp_path / "again")
     with pytest.raises(UsageError, match="other settings .class_thresholds"):
         score(pattern, "--resume", output=tmp_path / "again")
+
+
+def with_feature(video: Video, values: list) -> bytes:
+    """A `yt8m-video` record with a context feature `year` of its own, left out when empty."""
+    import tensorflow as tf
+
+    record = tf.train.Example.FromString(serialise(video))
+    if values and isinstance(values[0], bytes):
+        record.features.feature["year"].bytes_list.value.extend(values)
+    elif values:
+        record.features.feature["year"].int64_list.value.extend(values)
+    return record.SerializeToString()
+
+
+def test_metrics_by_a_context_feature(score: Callable[..., dict], videos: list[list[Video]], tmp_path: Path) -> None:
+    years = ([2015], [2016], [], [b"a", b"b"])
+    names = ("2015", "2016", "(none)", "a|b")
+    for shard in (0, 2):
+        write_shard(tmp_path / "in" / f"s{shard}.tfrecord",
+                    [with_feature(video, years[row % 4]) for row, video in enumerate(videos[shard])])
+    score(tmp_path / "in" / "*.tfrecord", "--slice_by=year")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert sorted(metrics["slices"]["year"]) == sorted(names)
+    for place, name in enumerate(names):
+        mine = [video for shard in (0, 2) for row, video in enumerate(videos[shard]) if row % 4 == place]
+        logits, truth = expected_logits(mine), truth_of(mine)
+        best = np.argsort(-logits, axis=1)[:, :20]
+        scores, hits = np.take_along_axis(logits, best, 1).ravel(), np.take_along_axis(truth, best, 1).ravel()
+        hits = hits[np.argsort(-scores)]
+        gap = (hits * np.cumsum(hits) / np.arange(1, hits.size + 1)).sum() / truth.sum()
+        found = metrics["slices"]["year"][name]
+        assert (found["videos"], found["labels"]) == (len(mine), truth.sum())
+        assert found["gap_at_20"] == pytest.approx(gap, abs=1e-9)
+        assert found["hit_at_1"] == pytest.approx(truth[np.arange(len(mine)), best[:, 0]].mean())
+    with pytest.raises(UsageError, match="other settings .slice_by"):
+        score(tmp_path / "in" / "*.tfrecord", "--resume")
+
+
+def test_a_feature_of_too_many_values_is_no_slice(score: Callable[..., dict], videos: list[list[Video]],
+                                                  tmp_path: Path) -> None:
+    many = [with_feature(video, [row]) for row, video in enumerate(videos[2] + videos[0])]
+    with pytest.raises(JobError, match="--slice_by=year: the feature 'year' has more than 64 values"):
+        score(write_shard(tmp_path / "many.tfrecord", many), "--slice_by=year")
+    with pytest.raises(UsageError, match="each feature once"):
+        score(tmp_path / "many.tfrecord", "--slice_by=year,year", output=tmp_path / "again")
