@@ -69,8 +69,9 @@ class _Aggregate:
         self._labels, self._ids = [], []
 
     def to_bytes(self) -> bytes:
-        """The stored form of everything added."""
+        """The stored form of everything added; nothing can be added afterwards."""
         self._flush()
+        self._logits = self._logits[:0].copy()
         with _PACKING:
             return self._accumulator.to_bytes()
 
