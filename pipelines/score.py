@@ -43,6 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
                         help="layout of the records: a built-in name, a schema file, or auto (default: %(default)s)")
     parser.add_argument("--top_k", type=int, default=20, metavar="CLASSES",
                         help="classes a record in the predictions (default: %(default)s)")
+    parser.add_argument("--min_probability", type=float, default=0, metavar="PROBABILITY",
+                        help="leave classes below it out of the predictions; metrics count them all the same "
+                             "(default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="PROBABILITY",
                         help="probability from which a class counts as predicted in precision, recall and F1 "
                              "(default: %(default)s)")
@@ -100,6 +103,8 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--top_k must be at least 1, got {args.top_k}")
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
+    if not 0 <= args.min_probability <= 1:
+        raise UsageError(f"--min_probability must lie in [0, 1], got {args.min_probability}")
     if args.max_frames < 1:
         raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
     if args.batch_size is not None and args.batch_size < 1:
@@ -164,7 +169,7 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         form=args.format, full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
         max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "",
-        slice_by=slice_by)
+        min_probability=args.min_probability, slice_by=slice_by)
     left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
                                 overwrite=args.overwrite, dry_run=args.dry_run)
     workers = worker_count(options)

@@ -22,6 +22,7 @@ class ScoringConfig:
         threshold: probability from which a class counts as predicted.
         class_thresholds: a second threshold for each class; None without.
         thresholds_given: they are not the model's own.
+        min_probability: classes below are left out of the predictions (metrics count all).
         slice_by: context features of the records, for whose values metrics are given apart.
         form: of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
@@ -47,6 +48,7 @@ class ScoringConfig:
     missing_modality: str = "reject"
     run_id: str = ""
     thresholds_given: bool = False
+    min_probability: float = 0
     slice_by: tuple[str, ...] = ()
 
     @property
@@ -66,6 +68,7 @@ class ScoringConfig:
             "threshold": self.threshold,
             # The model's own follow from the model.
             "class_thresholds": list(self.class_thresholds or ()) if self.thresholds_given else None,
+            "min_probability": self.min_probability or None,
             "slice_by": list(self.slice_by) or None,
             "format": self.form,
             "full_logits": self.full_logits,

@@ -114,7 +114,8 @@ class GroupScores:
         block = scored.block
         if self._predictions is None:
             self._predictions = ShardPredictions(
-                self._config.output, block.shard.name, form=self._config.form, full_logits=self._config.full_logits)
+                self._config.output, block.shard.name, form=self._config.form, full_logits=self._config.full_logits,
+                min_probability=self._config.min_probability)
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split

@@ -40,21 +40,24 @@ def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
             parts += streams
         entries.append([name, array.dtype.str, list(array.shape), pieces])
     head = json.dumps({"header": header, "arrays": entries}, sort_keys=True, separators=(",", ":")).encode()
-    return b"".join([_MAGIC, struct.pack("<I", len(head)), head, *parts])
+    body = b"".join([struct.pack("<I", len(head)), head, *parts])
+    return b"".join([_MAGIC, struct.pack("<I", zlib.crc32(body)), body])
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Reads what `pack` wrote.
 
     Raises:
-        ValueError: `data` is not that, or is cut short.
+        ValueError: `data` is not that, or is damaged.
     """
     if data[:8] != _MAGIC:
         raise ValueError("not a metric accumulator, or one of another version")
     try:
-        (size,) = struct.unpack_from("<I", data, 8)
-        head = json.loads(data[12 : 12 + size])
-        view, position = memoryview(data), 12 + size
+        checksum, size = struct.unpack_from("<II", data, 8)
+        view, position = memoryview(data), 16 + size
+        if zlib.crc32(view[12:]) != checksum:
+            raise ValueError("its checksum is wrong")
+        head = json.loads(data[16:position])
         arrays = {}
         for name, kind, shape, pieces in head["arrays"]:
             array = np.empty(shape, np.dtype(kind))
@@ -66,7 +69,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
                 piece[:] = _unpack_piece(groups, streams, piece.size)
             arrays[name] = array
-    except (ValueError, KeyError, IndexError, TypeError, struct.error, zlib.error) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, struct.error, zlib.error) as error:
         raise ValueError(f"a damaged metric accumulator: {error}") from None
     return head["header"], arrays
 
@@ -107,8 +110,8 @@ def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int
     for place, (number, shift, size) in enumerate(groups):
         symbols.append(np.frombuffer(zlib.decompress(streams[1 + place]), np.uint8))
         packed = np.frombuffer(streams[1 + len(groups) + place], np.uint8)
-        if not 0 <= shift <= _MOST_LOW_BITS or packed.size * 8 < size * shift:
-            raise ValueError("cut short")
+        if not (0 < size <= count and 0 <= shift <= _MOST_LOW_BITS and size * shift <= packed.size * 8):
+            raise ValueError("a group of its counts is cut short")
         low_bits.append(np.empty(size, np.int64))
         kernels.unpack_low_bits(packed, shift, low_bits[-1])
         starts[number], ends[number], shifts[number] = at, at + size, shift
