@@ -1,5 +1,6 @@
 """Packed arrays come back as they were, small; what is damaged is refused, whatever is damaged."""
 
+import contextlib
 import zlib
 
 import numpy as np
@@ -51,13 +52,11 @@ def test_any_damage_is_found(seed, place, change):
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 10**6), st.integers(1, 255))
 def test_a_forged_checksum_does_not_lead_out_of_bounds(seed, place, change):
+    # The compiled loops check no bounds: an error other than ValueError, or the end of the process, is the failure.
     rng = np.random.default_rng(seed)
     arrays = {"few": rng.poisson(0.3, (7, 9)), "many": rng.poisson(5000, 500), "wide": rng.integers(0, 2**50, 30)}
     data = bytearray(pack({"x": 1}, arrays))
     data[12 + place % (len(data) - 12)] ^= change
     data[8:12] = zlib.crc32(data[12:]).to_bytes(4, "little")
-    try:
-        _, found = unpack(bytes(data))
-    except ValueError:
-        return
-    assert all(found[name].shape == array.shape for name, array in arrays.items() if name in found)
+    with contextlib.suppress(ValueError):
+        unpack(bytes(data))

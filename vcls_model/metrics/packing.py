@@ -69,9 +69,9 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
                 piece[:] = _unpack_piece(groups, streams, piece.size)
             arrays[name] = array
+        return head["header"], arrays
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, struct.error, zlib.error) as error:
         raise ValueError(f"a damaged metric accumulator: {error}") from None
-    return head["header"], arrays
 
 
 def _pack_piece(values: np.ndarray) -> tuple[list[list[int]], list[bytes]]:
