@@ -26,7 +26,8 @@ EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
 EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
-_MOST_RECENT = 65_535
+# As many counts as fit on top of one that `carry_counts` left, in 16 bits.
+_MOST_BEFORE_CARRY = 32_768
 _VERSION = 2
 
 
@@ -63,7 +64,7 @@ class MetricAccumulator:
     Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
     counted in bins (`binning.py`), and the interval says what that costs.
 
-    Memory at 3,862 classes: two tables of 35 MB, one of 17 MB and 32 MB of group tables, of which only the pages
+    Memory at 3,862 classes: two tables of 33 MB, one of 16 MB and 25 MB of group tables, of which only the pages
     touched are resident, and at most 25 MB of sparse counts.
     """
 
@@ -97,9 +98,10 @@ class MetricAccumulator:
         self.hits_at_1 = 0
         self.table = np.zeros((class_count, BIN_COUNT), np.uint32)
         self.positives = np.zeros((class_count, BIN_COUNT), np.uint32)
-        # Counts of the last videos, not in `table` yet: with half its width, twice as much of it stays in the caches.
-        self._recent = np.zeros((class_count, BIN_COUNT), np.uint16)
-        self._recent_videos = 0
+        # Added to first, and part of the count of each cell: half as wide, twice as much of it stays in the caches.
+        # Only what outgrows it goes to `table`, few cells of which are ever touched before millions of videos.
+        self._low_counts = np.zeros((class_count, BIN_COUNT), np.uint16)
+        self._since_carry = 0
         self.exact_scores = int(exact_scores)
         # (C, n) blocks of score keys, each row one class; None once the scores went into the tables.
         self._exact: list[np.ndarray] | None = []
@@ -203,18 +205,13 @@ class MetricAccumulator:
     def _count_scores(self, logits: np.ndarray) -> None:
         from vcls_model.metrics import kernels
 
-        for first in range(0, len(logits), _MOST_RECENT):
-            part = logits[first : first + _MOST_RECENT]
-            if self._recent_videos + len(part) > _MOST_RECENT:
-                self._fold_recent()
-            kernels.count_scores(part, self._recent)
-            self._recent_videos += len(part)
-
-    def _fold_recent(self) -> None:
-        if self._recent_videos:
-            self.table += self._recent
-            self._recent.fill(0)
-            self._recent_videos = 0
+        for first in range(0, len(logits), _MOST_BEFORE_CARRY):
+            part = logits[first : first + _MOST_BEFORE_CARRY]
+            if self._since_carry + len(part) > _MOST_BEFORE_CARRY:
+                kernels.carry_counts(self._low_counts, self.table)
+                self._since_carry = 0
+            kernels.count_scores(part, self._low_counts)
+            self._since_carry += len(part)
 
     def _add_examples(self, kind: str, chosen: np.ndarray, sign: float, logits: np.ndarray, labels: np.ndarray,
                       label_starts: np.ndarray, ids: Sequence[bytes]) -> None:
@@ -246,7 +243,9 @@ class MetricAccumulator:
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts by class and bin of all scores and of those of true labels, (C, BIN_COUNT) uint32 each."""
         if self._exact is None:
-            self._fold_recent()
+            self.table += self._low_counts
+            self._low_counts.fill(0)
+            self._since_carry = 0
             return self.table, self.positives
         table, positives = np.zeros_like(self.table), np.zeros_like(self.positives)
         self._count_exact(table, positives)
@@ -281,10 +280,10 @@ class MetricAccumulator:
         else:
             self._spill()
             other._count_exact(self.table, self.positives)
-        other._fold_recent()
         for name in _COUNT_ARRAYS:
             array = getattr(self, name)
             array += getattr(other, name)
+        self.table += other._low_counts
         self.videos += other.videos
         self.hits_at_1 += other.hits_at_1
         for name in _SPARSE:
@@ -296,8 +295,8 @@ class MetricAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of videos always gives the same bytes (with one zlib version)."""
-        self._fold_recent()
-        arrays: dict[str, np.ndarray] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
+        arrays["table"] = (self.table, self._low_counts)
         header: dict[str, Any] = {
             "version": _VERSION, "class_count": self.class_count, "threshold": self.threshold,
             "class_thresholds": None if self.class_thresholds is None else self.class_thresholds.tolist(),

@@ -164,6 +164,20 @@ def count_scores(logits, table):
 
 
 @njit(nogil=True, cache=True)
+def carry_counts(counts, table):
+    """Moves the counts (C, bins) uint16 that are above half of what they can hold to `table` (C, bins) uint32."""
+    for c in range(counts.shape[0]):
+        above = np.uint16(0)
+        for b in range(counts.shape[1]):
+            above |= counts[c, b]
+        if above >> 15:
+            for b in range(counts.shape[1]):
+                if counts[c, b] >> 15:
+                    table[c, b] += np.uint32(counts[c, b])
+                    counts[c, b] = 0
+
+
+@njit(nogil=True, cache=True)
 def _tile_bins(logits, tiles):
     for r in range(logits.shape[0]):
         for tile in range(tiles.shape[0]):

@@ -9,6 +9,7 @@ which are noise, were put aside as they are.
 import json
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,25 @@ _SAMPLE = 4096
 _MOST_LOW_BITS = 48
 
 
-def pack(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndarray, ...]]) -> bytes:
     """Serialises a JSON-able header and arrays of non-negative integers below 2^60.
 
     Args:
         header: small; written with sorted keys.
         arrays: any shape and integer type; written sorted by name. They take the fewest bytes when neighbours along
-            the last axis are alike.
+            the last axis are alike. Of several arrays of a shape their sum is written, in the type of the first.
     """
     parts, entries = [], []
     for name in sorted(arrays):
-        array = arrays[name]
-        flat = np.ascontiguousarray(array).reshape(-1)
+        found = arrays[name]
+        array, *more = found if isinstance(found, tuple) else (found,)
+        flat, *others = (np.ascontiguousarray(each).reshape(-1) for each in (array, *more))
         pieces = []
         for start in range(0, flat.size, _PIECE_CELLS):
-            groups, streams = _pack_piece(flat[start : start + _PIECE_CELLS].astype(np.int64))
+            values = flat[start : start + _PIECE_CELLS].astype(np.int64)
+            for other in others:
+                values += other[start : start + _PIECE_CELLS]
+            groups, streams = _pack_piece(values)
             pieces.append([groups, [len(stream) for stream in streams]])
             parts += streams
         entries.append([name, array.dtype.str, list(array.shape), pieces])
