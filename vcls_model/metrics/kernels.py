@@ -358,15 +358,18 @@ def _group_of_count(known):
 
 
 @njit(nogil=True, cache=True)
-def group_changes(values):
+def group_changes(values, groups, changes, by_group):
     """How each of (n,) int64 counts differs from the mean of the two before it, grouped by the sum of those two.
 
+    Args:
+        values: (n,) int64.
+        groups: (n,) uint8, set to the group of each.
+        changes: (n,) int64, set to the differences, zigzag: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+        by_group: (n,) int64, set to the same, one group after the other.
+
     Returns:
-        Sizes of the groups (128,) int64; differences by group (n,) int64, in each group in their order, zigzag: 0, -1,
-        1, -2, ... as 0, 1, 2, 3, ...; the same in the order of the counts; and the group of each.
+        Sizes of the groups (128,) int64.
     """
-    groups = np.empty(values.shape[0], np.uint8)
-    changes = np.empty(values.shape[0], np.int64)
     sizes = np.zeros(GROUPS_OF_COUNTS, np.int64)
     before = np.int64(0)
     last = np.int64(0)
@@ -380,11 +383,32 @@ def group_changes(values):
         before = last
         last = values[i]
     places = np.cumsum(sizes) - sizes
-    by_group = np.empty(values.shape[0], np.int64)
     for i in range(values.shape[0]):
         by_group[places[groups[i]]] = changes[i]
         places[groups[i]] += 1
-    return sizes, by_group, changes, groups
+    return sizes
+
+
+@njit(nogil=True, cache=True)
+def large_changes(groups, changes, shifts):
+    """Those of the differences of `group_changes` that do not fit into a byte without their low bits, in order."""
+    n = 0
+    for i in range(changes.shape[0]):
+        n += changes[i] >> shifts[groups[i]] >= ESCAPE
+    large = np.empty(n, np.int64)
+    n = 0
+    for i in range(changes.shape[0]):
+        if changes[i] >> shifts[groups[i]] >= ESCAPE:
+            large[n] = changes[i]
+            n += 1
+    return large
+
+
+@njit(nogil=True, cache=True)
+def symbols_of(changes, shift, symbols):
+    """Sets `symbols` (n,) uint8 to the differences without their low bits, `ESCAPE` for those that do not fit."""
+    for i in range(changes.shape[0]):
+        symbols[i] = np.uint8(min(changes[i] >> shift, ESCAPE))
 
 
 @njit(nogil=True, cache=True)

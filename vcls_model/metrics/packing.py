@@ -31,16 +31,19 @@ def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndar
             the last axis are alike. Of several arrays of a shape their sum is written, in the type of the first.
     """
     parts, entries = [], []
+    scratch = _Scratch(_PIECE_CELLS)
     for name in sorted(arrays):
         found = arrays[name]
         array, *more = found if isinstance(found, tuple) else (found,)
         flat, *others = (np.ascontiguousarray(each).reshape(-1) for each in (array, *more))
         pieces = []
         for start in range(0, flat.size, _PIECE_CELLS):
-            values = flat[start : start + _PIECE_CELLS].astype(np.int64)
+            piece = flat[start : start + _PIECE_CELLS]
+            values = scratch.values[: piece.size]
+            values[:] = piece
             for other in others:
                 values += other[start : start + _PIECE_CELLS]
-            groups, streams = _pack_piece(values)
+            groups, streams = _pack_piece(values, scratch)
             pieces.append([groups, [len(stream) for stream in streams]])
             parts += streams
         entries.append([name, array.dtype.str, list(array.shape), pieces])
@@ -79,25 +82,35 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(f"a damaged metric accumulator: {error}") from None
 
 
-def _pack_piece(values: np.ndarray) -> tuple[list[list[int]], list[bytes]]:
+class _Scratch:
+    """Arrays that serve all pieces: making them anew for each would take longer than filling them."""
+
+    def __init__(self, cells: int):
+        self.values, self.changes, self.by_group = (np.empty(cells, np.int64) for _ in range(3))
+        self.numbers, self.symbols = (np.empty(cells, np.uint8) for _ in range(2))
+
+
+def _pack_piece(values: np.ndarray, scratch: _Scratch) -> tuple[list[list[int]], list[bytes]]:
     """Groups (number, low bits put aside, cells), and streams: differences too large for a byte, each group's
     differences, each group's low bits."""
     from vcls_model.metrics import kernels
 
-    sizes, by_group, changes, numbers = kernels.group_changes(values)
+    numbers, changes, by_group = (each[: values.size] for each in (scratch.numbers, scratch.changes, scratch.by_group))
+    sizes = kernels.group_changes(values, numbers, changes, by_group)
     shifts = np.zeros(kernels.GROUPS_OF_COUNTS, np.int64)
     groups, symbols, low_bits = [], [], []
-    for number, part in enumerate(np.split(by_group, np.cumsum(sizes)[:-1])):
-        if part.size == 0:
-            continue
+    ends = np.cumsum(sizes)
+    for number in np.flatnonzero(sizes).tolist():
+        part = by_group[ends[number] - sizes[number] : ends[number]]
         sample = np.sort(part[:: 1 + part.size // _SAMPLE])
         # Nine of ten fit into 6 bits, so that hardly any does not fit into 8.
         shift = min(max(0, int(sample[sample.size * 9 // 10]).bit_length() - 6), _MOST_LOW_BITS)
-        symbols.append(_huffman(np.minimum(part >> shift, kernels.ESCAPE).astype(np.uint8)))
+        kernels.symbols_of(part, shift, scratch.symbols)
+        symbols.append(_huffman(scratch.symbols[: part.size]))
         low_bits.append(kernels.pack_low_bits(part, shift).tobytes())
         groups.append([number, shift, int(part.size)])
         shifts[number] = shift
-    large = changes[changes >> shifts[numbers] >= kernels.ESCAPE].astype("<i8")
+    large = kernels.large_changes(numbers, changes, shifts).astype("<i8")
     return groups, [_huffman(large.view(np.uint8).reshape(-1, 8).T), *symbols, *low_bits]
 
 
