@@ -6,7 +6,7 @@ Speed is measured on scores of the scale of a real YouTube-8M classifier's: thos
 with noise, or, where that is absent, made up with the same mean and spread. Times are CPU seconds of one thread, so
 that other work on the machine changes the ratios little. Precision is measured on `--scores`, the real scores of a
 model (an npz with the keys of reference/predictions.npz); without it these lines are left out. `--many` counts that
-many videos, drawn from `--scores` with noise of half a logit, and shows what the accumulator of so many takes.
+many videos instead, drawn from `--scores` with noise of half a logit, and shows what the accumulator of so many takes.
 
 References, on the same matrix and in the same run:
 
@@ -234,14 +234,17 @@ def size_at_scale(path: Path, videos: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, help="npz of real scores: logits, label_flat, label_lens")
-    parser.add_argument("--many", type=int, metavar="VIDEOS", help="also count that many videos drawn from --scores")
+    parser.add_argument("--many", type=int, metavar="VIDEOS", help="only count that many videos drawn from --scores")
     parser.add_argument("--videos", type=int, default=8192, help="videos of the speed test (default 8192)")
     args = parser.parse_args()
+    if args.many:
+        if not args.scores:
+            parser.error("--many needs --scores")
+        size_at_scale(args.scores, args.many)
+        return
     speed(args.videos)
     if args.scores:
         precision(args.scores)
-        if args.many:
-            size_at_scale(args.scores, args.many)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if zlib.crc32(view[12:]) != checksum:
             raise ValueError("its checksum is wrong")
         head = json.loads(data[16:position])
-        arrays = {}
+        arrays, scratch = {}, _Scratch(_PIECE_CELLS)
         for name, kind, shape, pieces in head["arrays"]:
             array = np.empty(shape, np.dtype(kind))
             flat = array.reshape(-1)
@@ -75,7 +75,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 streams = [view[end - length : end] for end, length in zip(ends.tolist(), lengths, strict=True)]
                 position = int(ends[-1])
                 piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
-                piece[:] = _unpack_piece(groups, streams, piece.size)
+                piece[:] = _unpack_piece(groups, streams, piece.size, scratch)
             arrays[name] = array
         return head["header"], arrays
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, struct.error, zlib.error) as error:
@@ -120,25 +120,24 @@ def _huffman(symbols: np.ndarray) -> bytes:
     return coder.compress(symbols.tobytes()) + coder.flush()
 
 
-def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int) -> np.ndarray:
+def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int, scratch: _Scratch) -> np.ndarray:
+    """The counts of a piece, in an array of `scratch`."""
     from vcls_model.metrics import kernels
 
     starts, ends, shifts = (np.zeros(kernels.GROUPS_OF_COUNTS, np.int64) for _ in range(3))
-    symbols, low_bits, at = [], [], 0
+    symbols, low_bits, values = (each[:count] for each in (scratch.symbols, scratch.changes, scratch.values))
+    at = 0
     for place, (number, shift, size) in enumerate(groups):
-        symbols.append(np.frombuffer(zlib.decompress(streams[1 + place]), np.uint8))
+        told = np.frombuffer(zlib.decompress(streams[1 + place]), np.uint8)
         packed = np.frombuffer(streams[1 + len(groups) + place], np.uint8)
-        if not (0 < size <= count and 0 <= shift <= _MOST_LOW_BITS and size * shift <= packed.size * 8):
+        if not (told.size == size <= count - at and 0 <= shift <= _MOST_LOW_BITS and size * shift <= packed.size * 8):
             raise ValueError("a group of its counts is cut short")
-        low_bits.append(np.empty(size, np.int64))
-        kernels.unpack_low_bits(packed, shift, low_bits[-1])
+        symbols[at : at + size] = told
+        kernels.unpack_low_bits(packed, shift, low_bits[at : at + size])
         starts[number], ends[number], shifts[number] = at, at + size, shift
         at += size
     planes = np.frombuffer(zlib.decompress(streams[0]), np.uint8)
     large = planes.reshape(8, -1).T.copy().view("<i8").reshape(-1)
-    told = np.concatenate([np.zeros(0, np.uint8), *symbols])
-    values = np.empty(count, np.int64)
-    if told.size != count or at != count or not kernels.restore_counts(
-            told, np.concatenate([np.zeros(0, np.int64), *low_bits]), starts, ends, shifts, large, values):
+    if at != count or not kernels.restore_counts(symbols, low_bits, starts, ends, shifts, large, values):
         raise ValueError("its counts do not fit together")
     return values
