@@ -246,5 +246,20 @@ def test_what_is_wrong_with_segments_is_said(tmp_path, ratings, ranking, message
 
 
 def test_labels_and_ratings_exclude_each_other(tmp_path):
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="give one kind"):
         run(["--predictions=p.csv", "--labels=l.csv", "--ratings=r.csv", f"--output={tmp_path / 'metrics.json'}"])
+
+
+def test_metrics_by_a_feature_of_the_videos(tmp_path, case, truth):
+    write_npz(tmp_path / "scores.npz", case)
+    values = ["2015" if row % 3 else "2016" for row in range(len(case[4]))]
+    lines = ["id,year", *(f"{case[4][row].decode()},{values[row]}" for row in range(len(values)) if row != 1)]
+    (tmp_path / "years.csv").write_text("\n".join(lines) + "\n")
+    found = run([f"--predictions={tmp_path / 'scores.npz'}", f"--slices={tmp_path / 'years.csv'}",
+                 f"--output={tmp_path / 'metrics.json'}"])["slices"]["year"]
+    values[1] = "(none)"
+    assert sorted(found) == ["(none)", "2015", "2016"]
+    for value in found:
+        rows = np.array([row for row, each in enumerate(values) if each == value])
+        assert found[value]["videos"] == rows.size
+        assert found[value]["gap_at_20"] == pytest.approx(oracles.gap_at_20(case[0][rows], truth[rows]), abs=1e-9)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import Predictions
     from vcls_model.metrics.segments import SegmentAccumulator
+    from vcls_model.metrics.slices import SliceAccumulator
     from vcls_model.vocabulary import ClassInfo
 
     Ratings = Mapping[bytes, Mapping[int, int]]
@@ -33,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", metavar="FILE",
                         help="true classes, for predictions without them: .parquet (id, labels), .npz (ids, "
                              "label_flat, label_lens) or .csv (id, class indices separated by spaces)")
+    parser.add_argument("--slices", metavar="FILE",
+                        help=".csv (id, value; the heading of the second column names the feature): metrics also for "
+                             "each value, at most 64")
     parser.add_argument("--ratings", metavar="FILE",
                         help="the segment task: .csv (segment id, class, 0 or 1) of rated pairs; MAP@K over them. "
                              "Predictions are by segment id, or a challenge submission (Class,Segments)")
@@ -60,8 +64,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold}")
     if args.class_count is not None and args.class_count < 1:
         raise UsageError(f"--class_count must be at least 1, got {args.class_count}")
-    if args.ratings and args.labels:
-        raise UsageError("--labels are of videos, --ratings of segments: give one of them")
+    if args.ratings and (args.labels or args.slices):
+        raise UsageError("--labels and --slices are of videos, --ratings of segments: give one kind")
     classes = None
     if args.vocabulary:
         from vcls_model.vocabulary import read_vocabulary
@@ -76,21 +80,26 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
     from vcls_model.metrics.accumulator import MetricAccumulator
-    from vcls_model.metrics.reading import read_labels, read_predictions
+    from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
+    from vcls_model.metrics.slices import SliceAccumulator
     from vcls_model.vocabulary import unnamed_classes
 
     predictions = Path(args.predictions)
     labels = read_labels(Path(args.labels)) if args.labels else None
     class_count = len(classes) if classes else args.class_count or _count_classes(predictions, labels)
     accumulator = MetricAccumulator(class_count, threshold=args.threshold)
+    feature, value_of = read_slices(Path(args.slices)) if args.slices else ("", {})
+    slices = SliceAccumulator(class_count, feature) if args.slices else None
     unlabelled = 0
     for batch in read_predictions(predictions):
         batch.check(class_count)
-        unlabelled += _add(accumulator, batch, labels)
+        unlabelled += _add(accumulator, slices, value_of, batch, labels)
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
     files = accumulator.result().to_files(classes or unnamed_classes(class_count))
     summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
+    if slices is not None:
+        summary["slices"][feature] = slices.result()
     _write(Path(args.output), (json.dumps(summary, indent=1) + "\n").encode())
     if args.details:
         for name, content in files.items():
@@ -181,7 +190,8 @@ def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> i
     return highest + 1
 
 
-def _add(accumulator: "MetricAccumulator", batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
+def _add(accumulator: "MetricAccumulator", slices: "SliceAccumulator | None", value_of: Mapping[bytes, str],
+         batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
     """Adds the labelled videos of a batch; returns how many have no labels."""
     import numpy as np
 
@@ -192,8 +202,11 @@ def _add(accumulator: "MetricAccumulator", batch: "Predictions", labels: "Mappin
     values = [value for value in found if value is not None]
     if rows:
         try:
-            accumulator.update(batch.dense(accumulator.class_count)[rows], np.concatenate(values),
-                               np.array([value.size for value in values]), [batch.ids[row] for row in rows])
+            logits, ids = batch.dense(accumulator.class_count)[rows], [batch.ids[row] for row in rows]
+            flat, lengths = np.concatenate(values), np.array([value.size for value in values])
+            accumulator.update(logits, flat, lengths, ids)
+            if slices is not None:
+                slices.update(logits, flat, lengths, [value_of.get(video_id, "(none)") for video_id in ids])
         except ValueError as error:
             raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
     return len(batch.ids) - len(rows)

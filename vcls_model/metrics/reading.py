@@ -90,6 +90,20 @@ def read_labels(path: Path) -> Mapping[bytes, np.ndarray]:
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
 
 
+def read_slices(path: Path) -> tuple[str, dict[bytes, str]]:
+    """A feature's name and its value by video id, from a CSV whose columns are the id and the feature.
+
+    Raises:
+        JobError: as for `read_predictions`.
+    """
+    if not path.exists():
+        raise JobError(f"no feature values at {path}")
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = next(csv.reader(stream), [])
+    values = {row[0].encode(): row[1] for _, row in _csv_rows(path)}
+    return header[1].strip() if len(header) == 2 else "feature", values
+
+
 def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
     """By segment id, what its raters were asked for: class -> 1 found or 0 not; from a CSV of id, class, rating.
 
