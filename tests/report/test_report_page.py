@@ -210,6 +210,8 @@ def test_scores_of_rated_segments_have_a_section_of_their_own(tmp_path: Path, mo
     assert rows[0] == "Class,Rated,Positives,AP@K" and len(rows) == 3
     assert float(rows[1].rsplit(",", 1)[1]) == pytest.approx((1 + 2 / 3) / 2, abs=1e-5)
     assert rows[2] == "Thing 5,2,1,0.5"
+    cards = text[text.index('<div class="cards">') : text.index('<ul class="checks">')]
+    assert cards.index("MAP@100,000") < cards.index("GAP@20") and '<p class="figure">0.667</p>' in cards
     assert "every other figure counts a class that nobody was asked about as absent" in " ".join(text.split())
 
 
