@@ -85,16 +85,19 @@ def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Seq
 def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
     merged = None
     for name in names:
-        path = files.join(output, STATE, name)
-        try:
-            part = kind.from_bytes(files.read_bytes(path))
-        except (OSError, ValueError) as error:
-            raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
         if merged is None:
-            merged = part
+            merged = _stored(output, name, kind)
         else:
-            merged.merge(part)
+            merged.merge(_stored(output, name, kind))  # in no variable, so that no two such parts are alive at once
     return merged
+
+
+def _stored(output: str, name: str, kind: type[Any]) -> Any:
+    path = files.join(output, STATE, name)
+    try:
+        return kind.from_bytes(files.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
 
 
 def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
