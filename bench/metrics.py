@@ -1,11 +1,12 @@
 """Speed and precision of the metrics at 3,862 classes, one line a figure.
 
-    python bench/metrics.py [--scores=FILE.npz]
+    python bench/metrics.py [--scores=FILE.npz [--many=8000000]]
 
 Speed is measured on scores of the scale of a real YouTube-8M classifier's: those of ../shared/data/reference repeated
 with noise, or, where that is absent, made up with the same mean and spread. Times are CPU seconds of one thread, so
 that other work on the machine changes the ratios little. Precision is measured on `--scores`, the real scores of a
-model (an npz with the keys of reference/predictions.npz); without it these lines are left out.
+model (an npz with the keys of reference/predictions.npz); without it these lines are left out. `--many` counts that
+many videos instead, drawn from `--scores` with noise of half a logit, and shows what the accumulator of so many takes.
 
 References, on the same matrix and in the same run:
 
@@ -18,6 +19,7 @@ References, on the same matrix and in the same run:
 """
 
 import argparse
+import resource
 import sys
 import time
 import warnings
@@ -31,7 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from vcls_model.metrics import MetricAccumulator  # noqa: E402
 
 CLASSES = 3862
-BATCH = 1024
+# As many as `pipelines.score` hands over at once.
+BATCH = 2048
+NUMPY_BATCH = 1024  # numpy is faster with it
 PASSES = 4
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "reference" / "predictions.npz"
 
@@ -104,10 +108,11 @@ def starter(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def numpy_gap(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """GAP@20 alone, the selection vectorised over a batch."""
     kept = []
-    for first in range(0, len(truth), BATCH):
-        part = probabilities[first : first + BATCH]
+    for first in range(0, len(truth), NUMPY_BATCH):
+        part = probabilities[first : first + NUMPY_BATCH]
         best = np.argpartition(part, -20, axis=1)[:, -20:]
-        kept.append((np.take_along_axis(part, best, 1), np.take_along_axis(truth[first : first + BATCH], best, 1)))
+        kept.append((np.take_along_axis(part, best, 1),
+                     np.take_along_axis(truth[first : first + NUMPY_BATCH], best, 1)))
     pooled, hits = (np.concatenate([pair[i] for pair in kept]).ravel() for i in (0, 1))
     ranked = hits[np.argsort(-pooled)].astype(float)
     return float((ranked * np.cumsum(ranked) / np.arange(1, ranked.size + 1)).sum() / truth.sum())
@@ -198,11 +203,45 @@ def precision(path: Path) -> None:
     print(f"metrics_shuffled_real  MB={size / 1e6:.2f}  reference=8  ratio={8e6 / size:.1f}x  target<=8")
 
 
+def resident_mb() -> float:
+    """Memory of this process that is in use now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def size_at_scale(path: Path, videos: int) -> None:
+    """Memory and packed size of an accumulator of many videos."""
+    data = np.load(path)
+    logits, values, lengths = data["logits"], data["label_flat"], data["label_lens"]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    generator = np.random.default_rng(7)
+    noise = generator.normal(0, 0.5, (4 * BATCH, CLASSES)).astype(np.float32)
+    batch = np.empty((BATCH, CLASSES), np.float32)
+    before, most = resident_mb(), 0.0
+    accumulator = MetricAccumulator(CLASSES)
+    for first in range(0, videos, BATCH):
+        rows = generator.integers(0, len(logits), BATCH)
+        np.add(logits[rows], noise[generator.integers(0, len(noise), BATCH)], out=batch)
+        accumulator.update(batch, np.concatenate([values[starts[row] : starts[row + 1]] for row in rows]),
+                           lengths[rows], [b"%d" % row for row in range(first, first + BATCH)])
+        most = max(most, resident_mb() - before)
+    packed = accumulator.to_bytes()
+    print(f"metrics_memory_at_scale  MB={most:.0f}  reference=256  ratio={256 / most:.1f}x  target<=256  "
+          f"({accumulator.videos} videos, with the rows being counted)")
+    print(f"metrics_shuffled_at_scale  MB={len(packed) / 1e6:.2f}  reference=8  ratio={8e6 / len(packed):.2f}x  "
+          f"target<=8  ({accumulator.videos} videos)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scores", type=Path, help="npz of real scores: logits, label_flat, label_lens")
+    parser.add_argument("--many", type=int, metavar="VIDEOS", help="only count that many videos drawn from --scores")
     parser.add_argument("--videos", type=int, default=8192, help="videos of the speed test (default 8192)")
     args = parser.parse_args()
+    if args.many:
+        if not args.scores:
+            parser.error("--many needs --scores")
+        size_at_scale(args.scores, args.many)
+        return
     speed(args.videos)
     if args.scores:
         precision(args.scores)

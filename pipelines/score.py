@@ -43,9 +43,18 @@ def make_parser() -> argparse.ArgumentParser:
                         help="layout of the records: a built-in name, a schema file, or auto (default: %(default)s)")
     parser.add_argument("--top_k", type=int, default=20, metavar="CLASSES",
                         help="classes a record in the predictions (default: %(default)s)")
+    parser.add_argument("--min_probability", type=float, default=0, metavar="PROBABILITY",
+                        help="leave classes below it out of the predictions; metrics count them all the same "
+                             "(default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="PROBABILITY",
                         help="probability from which a class counts as predicted in precision, recall and F1 "
                              "(default: %(default)s)")
+    parser.add_argument("--thresholds", metavar="DIR",
+                        help="scores of the same models over their validation split: its best-F1 thresholds are used "
+                             "for the classes (default: those that a single model brings; none for several)")
+    parser.add_argument("--slice_by", default="", metavar="FEATURE,...",
+                        help="context features of the records, such as an upload year: metrics.json gives metrics for "
+                             "each value, at most 64 of a feature (default: none)")
     parser.add_argument("--format", choices=("parquet", "kaggle_csv"), default="parquet",
                         help="of the predictions (default: %(default)s)")
     parser.add_argument("--full_logits", nargs="?", const="float32", default="none",
@@ -94,6 +103,8 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--top_k must be at least 1, got {args.top_k}")
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
+    if not 0 <= args.min_probability <= 1:
+        raise UsageError(f"--min_probability must lie in [0, 1], got {args.min_probability}")
     if args.max_frames < 1:
         raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
     if args.batch_size is not None and args.batch_size < 1:
@@ -143,21 +154,36 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
     shards = planning.list_shards(args.input)
     schema = find_schema(args.schema, shards, models[0])
+    slice_by = tuple(name for name in args.slice_by.split(",") if name)
+    if slice_by and schema.container == "csv":
+        raise UsageError("--slice_by needs TFRecords: the columns of a CSV are id, labels and values of one modality")
+    if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
+        raise UsageError(f"--slice_by={args.slice_by}: each feature once, and none called frequency or vertical")
     frames = schema.level == FRAME_LEVEL
     config = ScoringConfig(
         output=files.absolute(args.output), model_paths=tuple(map(files.absolute, args.model)),
         model_identities=tuple(each.identity for each in models),
         schema=schema, split=args.split, ratios=ratios, top_k=min(args.top_k, models[0].class_count),
-        threshold=args.threshold, class_thresholds=models[0].class_thresholds() if len(models) == 1 else None,
+        threshold=args.threshold, class_thresholds=_class_thresholds(args.thresholds, models),
+        thresholds_given=args.thresholds is not None,
         form=args.format, full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if frames else VIDEO_BATCH_RECORDS),
-        max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "")
+        max_frames=args.max_frames, missing_modality=args.missing_modality, run_id=args.run_id or "",
+        min_probability=args.min_probability, slice_by=slice_by)
     left = planning.open_output(config, shards, resume=args.resume or args.run_id is not None,
                                 overwrite=args.overwrite, dry_run=args.dry_run)
     workers = worker_count(options)
     groups = planning.plan_groups(
         left, workers=workers, group_bytes=planning.FRAME_GROUP_BYTES if frames else planning.VIDEO_GROUP_BYTES)
     return Plan(config, models, shards, groups, workers)
+
+
+def _class_thresholds(directory: str | None, models: "Sequence[ExportedModel]") -> tuple[float, ...] | None:
+    from pipelines.scoring.exported import read_thresholds
+
+    if directory is not None:
+        return read_thresholds(directory, models)
+    return models[0].class_thresholds() if len(models) == 1 else None
 
 
 def build_pipeline(pipeline: "beam.Pipeline", groups: "Sequence[Group]", config: "ScoringConfig") -> None:
@@ -244,8 +270,12 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         raise JobError(f"{rejected} of {read} records were rejected ({reasons}), more than --max_rejected_fraction="
                        f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
     names = model_names([model.path for model in plan.models])
-    measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments)
-    files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(plan.models[0].classes).encode())
+    measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments,
+                             slice_by=config.slice_by)
+    chosen = config.class_thresholds or [None] * config.class_count
+    classes = [dataclasses.replace(entry, best_threshold=threshold)
+               for entry, threshold in zip(plan.models[0].classes, chosen, strict=True)]
+    files.write_atomically(files.join(config.output, "labels.csv"), write_labels_csv(classes).encode())
     history = files.join(plan.models[0].path, "history.csv")
     if files.exists(history):
         files.write_atomically(files.join(config.output, "history.csv"), files.read_bytes(history))
@@ -259,6 +289,7 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         "split": config.split,
         "top_k": config.top_k,
         "threshold": config.threshold,
+        "thresholds_from": None if args.thresholds is None else files.absolute(args.thresholds),
         "schema": config.schema.to_dict(),
         "class_count": config.class_count,
         "runs": runs_of(manifests),

@@ -257,7 +257,7 @@ def plot_calibration(data: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     """Share of predictions that are right against the probability that was predicted; the diagonal is honest."""
     ax = _axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
-    ax.annotate("honest", (0.86, 0.88), rotation=37, fontsize=8, color="#6B737C", ha="center")
+    ax.annotate("honest", (0.9, 0.84), rotation=37, fontsize=8, color="#6B737C", ha="center")
     ax.plot(data.confidence, data.accuracy, color=BLUE, marker="o", markersize=4)
     _unit_square(ax, "Predicted probability (mean of bin)", "Share that is right")
     return ax

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vcls_model.commands import UsageError
@@ -47,6 +48,14 @@ class SplitRatios:
 def hash_of_id(video_id: bytes) -> int:
     """First 64 bits of the sha256 of the id: stable over processes, machines and versions."""
     return int.from_bytes(hashlib.sha256(video_id).digest()[:8], "big")
+
+
+def hashes_of_ids(video_ids: Sequence[bytes]) -> "np.ndarray":
+    """`hash_of_id` of many ids at once, uint64."""
+    import numpy as np
+
+    digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def splits_of(data: "np.ndarray", begins: "np.ndarray", lengths: "np.ndarray", ratios: SplitRatios) -> "np.ndarray":

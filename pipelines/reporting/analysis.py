@@ -587,6 +587,15 @@ def slice_tables(scores: Scores) -> list[Table]:
     return tables
 
 
+def segment_rows(scores: Scores) -> list[int]:
+    """Classes with a positive among the rated segments, the highest AP@K first, the better measured first of equals."""
+    if scores.segments is None:
+        return []
+    measured = np.flatnonzero(scores.segments.positives > 0)
+    order = np.lexsort((-scores.segments.positives[measured], -scores.segments.ap[measured]))
+    return measured[order].tolist()
+
+
 def _standing_checks(scores: Scores) -> list[Check]:
     info, support = scores.info, scores.columns["support"]
     checks = []
@@ -614,6 +623,16 @@ def _standing_checks(scores: Scores) -> list[Check]:
                     else "Every video of the input was scored. If the model learnt from some, the figures flatter; "
                     "--split=test of the score job keeps the held-out ones."
                 ),
+            )
+        )
+    if scores.segments is not None:
+        checks.append(
+            Check(
+                "note",
+                "Segments",
+                f"These records are segments of which raters saw {scores.segments.summary['rated_pairs']:,} pairs of "
+                "segment and class. Judge by MAP@K over those pairs: every other figure counts a class that nobody "
+                "was asked about as absent, and is too low.",
             )
         )
     enough, measured = int((support >= FEW_POSITIVES).sum()), int((support > 0).sum())

@@ -185,7 +185,13 @@ def _training(manifests: Manifests) -> Facts:
 
 def _scoring(scores: Scores) -> Facts:
     facts = _pick(
-        scores.info, (("split", "Split scored"), ("threshold", "Threshold"), ("top_k", "Classes kept a video"))
+        scores.info,
+        (
+            ("split", "Split scored"),
+            ("threshold", "Threshold"),
+            ("thresholds_from", "Thresholds of classes from"),
+            ("top_k", "Classes kept a video"),
+        ),
     )
     models = [entry for entry in scores.info.get("models") or [] if isinstance(entry, Mapping)]
     if len(models) > 1:

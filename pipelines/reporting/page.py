@@ -21,6 +21,7 @@ from pipelines.reporting.tables import Table, number, probability, signed
 
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
 _EXAMPLES_SHOWN = 12
+_SEGMENT_CLASSES_SHOWN = 12
 # Confused classes embedded for each class, each way.
 _CONFUSED_EACH = 6
 
@@ -265,6 +266,9 @@ def _labelled(inputs: Inputs) -> Report:
     tables += slice_tables
     if vertical_groups:
         tables.append(_group_table("verticals", vertical_groups))
+    segments = analysis.segment_rows(scores)
+    if segments:
+        tables.append(_segment_table(scores, "segments", segments))
     biggest: list[list[Any]] = []
     if by_class is not None and baseline is not None:
         changed = np.flatnonzero(by_class.exceeds)
@@ -301,6 +305,10 @@ def _labelled(inputs: Inputs) -> Report:
         "same_labels": same_labels,
         "models_table": models_table,
         "slice_tables": slice_tables,
+        "segment_best": _segment_table(scores, "segments_best", segments[:_SEGMENT_CLASSES_SHOWN]),
+        "segment_worst": _segment_table(
+            scores, "segments_worst", segments[_SEGMENT_CLASSES_SHOWN:][: -_SEGMENT_CLASSES_SHOWN - 1 : -1]
+        ),
         "best_rows": best_rows,
         "worst_rows": worst_rows,
         "best_sure": best.sure,
@@ -396,6 +404,15 @@ def _models_table(scores: Scores) -> Table | None:
         for name, metrics in [*named, ("their mean", scores.summary)]
     ]
     return Table("models", ("Model", *(metric.title for metric in keys)), rows)
+
+
+def _segment_table(scores: Scores, name: str, chosen: Sequence[int]) -> Table:
+    columns = ("Class", "Rated", "Positives", "AP@K")
+    found = scores.segments
+    if found is None:
+        return Table(name, columns, [])
+    rows = [[scores.name(i), int(found.rated[i]), int(found.positives[i]), float(found.ap[i])] for i in chosen]
+    return Table(name, columns, rows)
 
 
 def _group_table(name: str, groups: Sequence[Group]) -> Table:

@@ -115,7 +115,7 @@ def _thresholds(scores: Scores) -> Recommendation | None:
         "Decide with a threshold of its own for each class",
         f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the "
         f"validation split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
-        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the model; nothing "
+        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the scores; nothing "
         "has to be trained.",
         f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) on the "
         "scored videos"

@@ -56,6 +56,21 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegmentScores:
+    """What a run over rated segments measured.
+
+    Attributes:
+        summary: `segments` of metrics.json: map_at_k and its certified interval, k, rated_pairs, and so on.
+        rated, positives, ap: (C,) float64 by class: rated segments, those the raters found it in, and AP@K.
+    """
+
+    summary: dict[str, Any]
+    rated: np.ndarray
+    positives: np.ndarray
+    ap: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Scores:
     """A scored run.
 
@@ -71,6 +86,7 @@ class Scores:
         confusion: (m, 3) int64 rows of true class, predicted class, count.
         examples: `hits`, `misses` and `false_alarms`, most confident first.
         history: columns of `history.csv`, each (epochs,) float64; empty when the model brought none.
+        segments: of rated segments, else None.
     """
 
     path: str
@@ -84,6 +100,7 @@ class Scores:
     confusion: np.ndarray
     examples: dict[str, list[Example]]
     history: dict[str, np.ndarray]
+    segments: SegmentScores | None = None
 
     @property
     def class_count(self) -> int:
@@ -165,7 +182,22 @@ def read_scores(path: str) -> Scores:
         _read_confusion(path, class_count),
         _read_examples(path, class_count),
         read_history(path),
+        _read_segments(path, summary, class_count),
     )
+
+
+def _read_segments(path: str, summary: Mapping[str, Any], class_count: int) -> SegmentScores | None:
+    if "segments" not in summary:
+        return None
+    table = _read_table(path, "segment_per_class.csv")
+    names = ("rated", "positives", "ap_at_k")
+    if any(len(table.get(name, ())) != class_count for name in names):
+        raise JobError(
+            f"{path}: segment_per_class.csv must have {', '.join(names)} of {class_count} classes: the directory is "
+            "incomplete or of an older version; score again"
+        )
+    rated, positives, ap = (_floats(table[name], f"{path}: segment_per_class.csv, column {name},") for name in names)
+    return SegmentScores(summary["segments"], rated, positives, ap)
 
 
 def read_manifest(path: str, what: str) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def _plain(cell: Any) -> Any:
 
 
 def number(cell: Any) -> str:
-    """A cell as shown: 1,234 for counts, three decimals for scores, – for what is unknown, text as it is."""
+    """A cell as shown: 1,234 for counts, three decimals for scores (none above nought rounded to it), – for what is
+    unknown, text as it is."""
     cell = _plain(cell)
     if _is_unknown(cell):
         return "–"
@@ -51,6 +52,8 @@ def number(cell: Any) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, float):
+        if 0 < cell < 0.0005:
+            return "< 0.001"
         digits = 0 if abs(cell) >= 1000 else 1 if abs(cell) >= 10 else 3
         return f"{cell:,.{digits}f}".replace("-", "−")
     return str(cell)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import wire
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.exported import frame_strings
 from pipelines.scoring.planning import Group, Shard
-from pipelines.scoring.predictions import Labels
+from pipelines.scoring.predictions import Labels, printable_id
 from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from pipelines.shards import FrameBatch, RawBatch, Rejected, read_batches
 from vcls_model.schema import FRAME_LEVEL
@@ -18,6 +19,8 @@ from vcls_model.splits import SPLITS, SplitRatios, split_of
 # Frame-level codes of one model call: 16 MB of bytes become 64 MB of float32 in the model, and as much again inside it.
 FRAME_BATCH_BYTES = 16 << 20
 VIDEO_BATCH_BYTES = 8 << 20
+# Of a record that lacks the context feature.
+NO_VALUE = "(none)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Block:
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
         feature_bytes: size of the features.
+        contexts: the values, one a record, of each context feature that metrics are sliced by.
     """
 
     group: str
@@ -51,6 +55,7 @@ class Block:
     ends_shard: bool = False
     ends_group: bool = False
     feature_bytes: int = 0
+    contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,8 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
         for batch, rejected in read_batches(
                 shard.path, config.schema, class_count=config.class_count, batch_records=config.batch_size,
                 batch_bytes=FRAME_BATCH_BYTES if config.schema.level == FRAME_LEVEL else VIDEO_BATCH_BYTES,
-                max_frames=config.max_frames, missing_modality=config.missing_modality, require_labels=False):
+                max_frames=config.max_frames, missing_modality=config.missing_modality, require_labels=False,
+                keep_payloads=bool(config.slice_by)):
             yield make_block(group, shard, batch, rejected, config, ratings)
         nothing = np.zeros(0, np.int64)
         yield Block(group.name, shard, [], nothing, {}, Labels(nothing, nothing, nothing.astype(bool)), None, [], 0,
@@ -83,6 +89,7 @@ def make_block(group: Group, shard: Shard, batch: RawBatch, rejected: Sequence[R
     offsets = batch.offsets
     features = {name: frame_strings(values.codes, values.lengths) if isinstance(values, FrameBatch) else values
                 for name, values in batch.features.items()}
+    contexts = context_values(batch.payloads or [], config.slice_by)
     outside = 0
     if config.split is not None:
         assert config.ratios is not None
@@ -94,6 +101,8 @@ def make_block(group: Group, shard: Shard, batch: RawBatch, rejected: Sequence[R
         rejected = kept
         ids = [video_id for video_id, keep in zip(ids, rows, strict=True) if keep]
         offsets = offsets[rows]
+        contexts = {name: [value for value, keep in zip(values, rows, strict=True) if keep]
+                    for name, values in contexts.items()}
         labels = labels.select(rows)
         features = {name: values[rows] if isinstance(values, np.ndarray)
                     else [value for value, keep in zip(values, rows, strict=True) if keep]
@@ -101,7 +110,25 @@ def make_block(group: Group, shard: Shard, batch: RawBatch, rejected: Sequence[R
     size = sum(values.nbytes if isinstance(values, np.ndarray) else sum(map(len, values))
                for values in features.values())
     rated = None if ratings is None else ratings_of(ids, ratings)
-    return Block(group.name, shard, ids, offsets, features, labels, rated, rejected, outside, feature_bytes=size)
+    return Block(group.name, shard, ids, offsets, features, labels, rated, rejected, outside, feature_bytes=size,
+                 contexts=contexts)
+
+
+def context_values(payloads: Sequence[bytes], names: Sequence[str]) -> dict[str, list[str]]:
+    """The value of each named feature in each record, as text: several joined by `|`, none as `(none)`."""
+    values: dict[str, list[str]] = {name: [] for name in names}
+    for payload in payloads if names else ():
+        features = wire.parse_record(payload).features
+        for name in names:
+            found = features[name].values if name in features else ()
+            values[name].append("|".join(_text(value) for value in found) or NO_VALUE)
+    return values
+
+
+def _text(value: bytes | int | np.floating) -> str:
+    if isinstance(value, bytes):
+        return printable_id(value)
+    return f"{value:g}" if isinstance(value, np.floating) else str(value)
 
 
 def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:

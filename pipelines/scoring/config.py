@@ -20,7 +20,10 @@ class ScoringConfig:
         ratios: of the splits, when `split` is set.
         top_k: classes kept in the predictions.
         threshold: probability from which a class counts as predicted.
-        class_thresholds: a second threshold for each class, NaN where there is none; None without.
+        class_thresholds: a second threshold for each class; None without.
+        thresholds_given: they are not the model's own.
+        min_probability: classes below are left out of the predictions (metrics count all).
+        slice_by: context features of the records, for whose values metrics are given apart.
         form: of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
         batch_size: records a model call, at most.
@@ -44,6 +47,9 @@ class ScoringConfig:
     max_frames: int = 300
     missing_modality: str = "reject"
     run_id: str = ""
+    thresholds_given: bool = False
+    min_probability: float = 0
+    slice_by: tuple[str, ...] = ()
 
     @property
     def class_count(self) -> int:
@@ -60,6 +66,10 @@ class ScoringConfig:
             "ratios": list(dataclasses.astuple(self.ratios)) if self.ratios else None,
             "top_k": self.top_k,
             "threshold": self.threshold,
+            # The model's own follow from the model.
+            "class_thresholds": list(self.class_thresholds or ()) if self.thresholds_given else None,
+            "min_probability": self.min_probability or None,
+            "slice_by": list(self.slice_by) or None,
             "format": self.form,
             "full_logits": self.full_logits,
             "batch_size": self.batch_size,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import files
+from pipelines.scoring.planning import SETTINGS, STATE
 from vcls_model.commands import UsageError
 from vcls_model.schema import Modality, RecordSchema, schema_from_dict
 from vcls_model.splits import SplitRatios
@@ -18,6 +19,8 @@ from vcls_model.vocabulary import ClassInfo, read_vocabulary
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
+# In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
+THRESHOLDS = "thresholds.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,27 @@ def _read_classes(path: str, class_count: int) -> tuple[ClassInfo, ...]:
         raise UsageError(f"the vocabulary of {path} does not match the model: labels.csv has {len(classes)} classes, "
                          f"info.json says {class_count}")
     return tuple(classes)
+
+
+def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[float, ...]:
+    """The best-F1 thresholds of the classes that a scores directory of the same models found.
+
+    Raises:
+        UsageError: there are none, they are of other models, or they were found on records that trained the models.
+    """
+    info_path, path = (files.join(directory, name) for name in ("info.json", THRESHOLDS))
+    if not files.exists(info_path):
+        raise UsageError(f"--thresholds={directory} is no finished scores directory: it has no info.json")
+    if not files.exists(path):
+        raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
+    scored = files.read_json(files.join(directory, STATE, SETTINGS))
+    if sorted(scored["models"]) != sorted(model.identity for model in models):
+        raise UsageError(f"the thresholds in {directory} were chosen for other models than {models[0].path}"
+                         + (f" and {len(models) - 1} more" if len(models) > 1 else ""))
+    if scored["split"] == "train":
+        raise UsageError(f"{directory} holds scores of the training split: choose thresholds on --split=validate")
+    classes = read_vocabulary(files.csv_text(files.read_bytes(path)).read(), path, models[0].class_count)
+    return tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes)
 
 
 def check_same_task(models: Sequence[ExportedModel]) -> None:

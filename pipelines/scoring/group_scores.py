@@ -16,8 +16,8 @@ from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
 from pipelines.scoring.progress import note_shard
 from pipelines.scoring.ranking import mean_of_models, top_k
 from pipelines.shards import Rejected
-from vcls_model.metrics import MetricAccumulator
-from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.commands import JobError
+from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
 
 DEAD_LETTER = "dead_letter"
 NAN_LOGITS = "nan_logits"
@@ -35,6 +35,11 @@ def aggregate_name(group: str, number: int) -> str:
 def segments_name(group: str) -> str:
     """File name of a group's aggregate over rated segments."""
     return f"{group}.segments.metrics"
+
+
+def slices_name(group: str, number: int) -> str:
+    """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
+    return f"{group}.slices{number}.metrics"
 
 
 class _Aggregate:
@@ -64,8 +69,9 @@ class _Aggregate:
         self._labels, self._ids = [], []
 
     def to_bytes(self) -> bytes:
-        """The stored form of everything added."""
+        """The stored form of everything added; nothing can be added afterwards."""
         self._flush()
+        self._logits = self._logits[:0].copy()
         with _PACKING:
             return self._accumulator.to_bytes()
 
@@ -93,6 +99,7 @@ class GroupScores:
         self._config = config
         self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
         self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
+        self._slices = [SliceAccumulator(config.class_count, feature) for feature in config.slice_by]
         self._dead_letters: list[dict[str, Any]] = []
         self._shards: list[dict[str, Any]] = []
         self._counts = _ShardCounts()
@@ -107,7 +114,8 @@ class GroupScores:
         block = scored.block
         if self._predictions is None:
             self._predictions = ShardPredictions(
-                self._config.output, block.shard.name, form=self._config.form, full_logits=self._config.full_logits)
+                self._config.output, block.shard.name, form=self._config.form, full_logits=self._config.full_logits,
+                min_probability=self._config.min_probability)
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split
@@ -126,6 +134,7 @@ class GroupScores:
     def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
         block = scored.block
         ids, labels, ratings, models = block.ids, block.labels, block.ratings, scored.logits
+        contexts = block.contexts
         combined = mean_of_models(models)
         try:
             best = top_k(combined, self._config.top_k)
@@ -136,6 +145,7 @@ class GroupScores:
                                       NAN_LOGITS, "the model gives NaN for this record"))
             ids, labels = _select(ids, good), labels.select(good)
             ratings = ratings.select(good) if ratings else None
+            contexts = {name: _select(values, good) for name, values in contexts.items()}
             combined, models = combined[good], [logits[good] for logits in models]
             best = top_k(combined, self._config.top_k)
         predictions.add(ids, *best, labels, combined)
@@ -152,6 +162,12 @@ class GroupScores:
         if not labelled.all():
             measured = [logits[labelled] for logits in measured]
             ids, labels = _select(ids, labelled), labels.select(labelled)
+            contexts = {name: _select(values, labelled) for name, values in contexts.items()}
+        for slices in self._slices:
+            try:
+                slices.update(measured[0], labels.values, labels.lengths, contexts[slices.feature])
+            except ValueError as error:
+                raise JobError(f"--slice_by={slices.feature}: {error}") from None
         for aggregate, logits in zip(self._aggregates, measured, strict=True):
             aggregate.add(logits, labels, ids)
 
@@ -166,6 +182,8 @@ class GroupScores:
         for number, aggregate in enumerate(self._aggregates):
             files.write_atomically(files.join(output, STATE, aggregate_name(self._group, number)),
                                    aggregate.to_bytes())
+        for number, slices in enumerate(self._slices):
+            files.write_atomically(files.join(output, STATE, slices_name(self._group, number)), slices.to_bytes())
         if self._segments is not None:
             files.write_atomically(files.join(output, STATE, segments_name(self._group)), self._segments.to_bytes())
         if self._dead_letters:
@@ -178,5 +196,5 @@ class GroupScores:
         return manifest
 
 
-def _select(ids: Sequence[bytes], rows: np.ndarray) -> list[bytes]:
-    return [ids[row] for row in np.flatnonzero(rows).tolist()]
+def _select(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
+    return [values[row] for row in np.flatnonzero(rows).tolist()]

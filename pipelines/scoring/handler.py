@@ -8,6 +8,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from pipelines.scoring.blocks import Block, ScoredBlock
 from pipelines.scoring.exported import LoadedModel
+from pipelines.scoring.memory import give_back_large_blocks
 
 
 class LoadedModels:
@@ -35,6 +36,7 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
 
     def load_model(self) -> LoadedModels:
         """Loads the models: RunInference calls this once a process, and all threads share the result."""
+        give_back_large_blocks()
         return LoadedModels([LoadedModel(path, self._class_count) for path in self._model_paths])
 
     def share_model_across_processes(self) -> bool:

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
-from pipelines.scoring.exported import ExportedModel
-from pipelines.scoring.group_scores import aggregate_name, segments_name
+from pipelines.scoring.exported import THRESHOLDS, ExportedModel
+from pipelines.scoring.group_scores import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, MetricResult
-from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics import (
+    MetricAccumulator,
+    MetricResult,
+    SegmentAccumulator,
+    SliceAccumulator,
+    best_thresholds,
+)
+from vcls_model.vocabulary import write_labels_csv
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
 
@@ -59,23 +65,43 @@ def merge_segments(output: str, manifests: Sequence[dict[str, Any]]) -> SegmentA
     return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
+def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Sequence[str]) -> dict[str, Any]:
+    """The metrics by the values of each context feature: entries of `slices` in metrics.json.
+
+    Raises:
+        JobError: a stored aggregate is missing or damaged, or all of them together have too many values.
+    """
+    slices = {}
+    for number, feature in enumerate(features):
+        try:
+            merged = _merge(output, [slices_name(manifest["group"], number) for manifest in manifests],
+                            SliceAccumulator)
+        except ValueError as error:
+            raise JobError(f"--slice_by={feature}: {error}") from None
+        slices[feature] = merged.result()
+    return slices
+
+
 def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
     merged = None
     for name in names:
-        path = files.join(output, STATE, name)
-        try:
-            part = kind.from_bytes(files.read_bytes(path))
-        except (OSError, ValueError) as error:
-            raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
         if merged is None:
-            merged = part
+            merged = _stored(output, name, kind)
         else:
-            merged.merge(part)
+            merged.merge(_stored(output, name, kind))  # in no variable, so that no two such parts are alive at once
     return merged
 
 
+def _stored(output: str, name: str, kind: type[Any]) -> Any:
+    path = files.join(output, STATE, name)
+    try:
+        return kind.from_bytes(files.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
+
+
 def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
-                  names: Sequence[str], *, segments: bool = False) -> dict[str, Any]:
+                  names: Sequence[str], *, segments: bool = False, slice_by: Sequence[str] = ()) -> dict[str, Any]:
     """Merges the aggregates and writes the metric files.
 
     Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; the
@@ -87,6 +113,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         models: that were averaged.
         names: what they are called, each different.
         segments: the records are rated segments.
+        slice_by: context features that metrics were sliced by.
 
     Returns:
         `metrics`: content of metrics.json, or None when no record carried labels and no metric file was written;
@@ -96,9 +123,15 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
     if merged is None:
         return {"metrics": None, "models": []}
     result = merged.result()
+    result.summary["slices"].update(merge_slices(output, manifests, slice_by))
     contents = result.to_files(models[0].classes)
     if segments:
-        contents.update(_segment_files(contents["metrics.json"], merge_segments(output, manifests)))
+        of_segments = merge_segments(output, manifests)
+        assert of_segments is not None
+        summary, contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
+        metrics = {**json.loads(contents["metrics.json"]), "segments": summary}
+        contents["metrics.json"] = (json.dumps(metrics, indent=1, ensure_ascii=False) + "\n").encode()
+    contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         files.write_atomically(files.join(output, name), data)
     if len(models) == 1:
@@ -111,18 +144,6 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         singles.append(single.result())
     files.write_atomically(files.join(output, "per_model.csv"), per_model_csv(names, singles))
     return {"metrics": result.summary, "models": [single.summary for single in singles]}
-
-
-def _segment_files(metrics_json: bytes, merged: SegmentAccumulator | None) -> dict[str, bytes]:
-    if merged is None:
-        return {}
-    result = merged.result()
-    ap = result.pop("ap").tolist()
-    summary = {key: None if value != value else value for key, value in result.items()}
-    metrics = {**json.loads(metrics_json), "segments": summary}
-    rows = "".join(f"{index},{'' if value != value else repr(value)}\n" for index, value in enumerate(ap))
-    return {"metrics.json": (json.dumps(metrics, indent=1) + "\n").encode(),
-            "segment_per_class.csv": ("index,ap_at_k\n" + rows).encode()}
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:

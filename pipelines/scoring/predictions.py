@@ -46,11 +46,13 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A block's predictions: ids of B records, class indices and probabilities (B, k), best first, and true classes."""
+    """A block's predictions: ids of B records, class indices and probabilities (B, k), best first, how many of the k
+    are kept (B,), and true classes."""
 
     ids: Sequence[bytes]
     indices: np.ndarray
     probabilities: np.ndarray
+    kept: np.ndarray
     labels: Labels
 
 
@@ -60,17 +62,19 @@ class ShardPredictions:
     Where a part ends depends on the shard's records alone, so that writing a shard again gives the same files.
     """
 
-    def __init__(self, output: str, name: str, *, form: str, full_logits: str) -> None:
+    def __init__(self, output: str, name: str, *, form: str, full_logits: str, min_probability: float = 0) -> None:
         """Args:
             output: the scores directory.
             name: of the shard's outputs.
             form: one of `FORMATS`.
             full_logits: one of `LOGIT_TYPES`.
+            min_probability: classes below are left out.
         """
         self._output = output
         self._name = name
         self._form = form
         self._full_logits = full_logits
+        self._min_probability = np.float32(min_probability)
         self._rows: list[Ranked] = []
         self._row_count = 0
         self._part = 0
@@ -89,7 +93,9 @@ class ShardPredictions:
             labels: true classes.
             logits: float32 (B, C), all of them; looked at only where full logits are asked for.
         """
-        self._rows.append(Ranked(ids, indices, sigmoid(values), labels))
+        probabilities = sigmoid(values)
+        kept = np.count_nonzero(probabilities >= self._min_probability, axis=1)
+        self._rows.append(Ranked(ids, indices, probabilities, kept, labels))
         self._row_count += len(ids)
         if self._row_count >= PART_RECORDS:
             self._write_rows()
@@ -136,13 +142,13 @@ def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
                         ("probability", pa.list_(pa.float32())), ("labels", pa.list_(pa.int32()))])
     batches = []
     for block in blocks:
-        rows, width = block.indices.shape
-        offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+        kept = np.arange(block.indices.shape[1]) < block.kept[:, None]
+        offsets = pa.array(np.concatenate([[0], np.cumsum(block.kept)]).astype(np.int32))
         label_offsets = pa.array(np.concatenate([[0], np.cumsum(block.labels.lengths)]).astype(np.int32))
         batches.append(pa.record_batch([
             pa.array([printable_id(video_id) for video_id in block.ids], pa.string()),
-            pa.ListArray.from_arrays(offsets, pa.array(block.indices.reshape(-1))),
-            pa.ListArray.from_arrays(offsets, pa.array(block.probabilities.reshape(-1))),
+            pa.ListArray.from_arrays(offsets, pa.array(block.indices[kept])),
+            pa.ListArray.from_arrays(offsets, pa.array(block.probabilities[kept])),
             pa.ListArray.from_arrays(label_offsets, pa.array(block.labels.values.astype(np.int32)),
                                      mask=pa.array(~block.labels.labelled)),
         ], schema=schema))
@@ -159,10 +165,11 @@ def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["VideoId", "LabelConfidencePairs"])
     for block in blocks:
-        for video_id, indices, probabilities in zip(block.ids, block.indices.tolist(), block.probabilities.tolist(),
-                                                    strict=True):
+        for video_id, indices, probabilities, kept in zip(block.ids, block.indices.tolist(),
+                                                          block.probabilities.tolist(), block.kept.tolist(),
+                                                          strict=True):
             pairs = " ".join(f"{index} {probability:.6f}"
-                             for index, probability in zip(indices, probabilities, strict=True))
+                             for index, probability in zip(indices[:kept], probabilities[:kept], strict=True))
             writer.writerow([printable_id(video_id), pairs])
     return text.getvalue().encode()
 

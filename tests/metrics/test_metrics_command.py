@@ -133,7 +133,7 @@ def test_unlabelled_videos_are_counted_and_left_out(tmp_path, case, truth):
     ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5\nb,1 1.5\n", r"line 3: probabilities must .* \[0, 1\], got 1.5"),
     ("p.csv", "VideoId,LabelConfidencePairs\na,1 nan\n", "probabilities must lie"),
     ("p.csv", "VideoId,LabelConfidencePairs\na,1 x\n", "line 2: could not convert"),
-    ("p.csv", "VideoId,LabelConfidencePairs\na\n", "two columns"),
+    ("p.csv", "VideoId,LabelConfidencePairs\na\n", "2 columns"),
     ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5 1 0.4\n", "twice"),
     ("p.csv", "VideoId,LabelConfidencePairs\na,40 0.5\n", "41 classes, but 30"),
     ("p.csv", "VideoId,LabelConfidencePairs\na,1 0.5\n", "none of the 1 predictions has labels"),
@@ -177,3 +177,89 @@ def test_help_answers_at_once():
     assert "--predictions" in done.stdout
     assert "numba" not in done.stderr and "numpy" not in done.stderr
     assert time.monotonic() - start < 10
+
+
+@pytest.fixture
+def rated_segments(tmp_path):
+    """Scores of 60 segments and ratings of some of their classes, the latter also as a file."""
+    rng = np.random.default_rng(9)
+    ids = [b"v%d:%d" % (row // 3, 5 * (row % 3)) for row in range(60)]
+    logits = rng.normal(-1, 2, (60, 8)).astype(np.float32)
+    ratings = [(row, int(index), int(rng.integers(2))) for row in range(60) for index in rng.choice(6, 2, False)]
+    path = tmp_path / "ratings.csv"
+    path.write_text("segment,class,rating\n" + "".join(f"{ids[row].decode()},{index},{found}\n"
+                                                       for row, index, found in ratings))
+    return ids, logits, ratings, path
+
+
+def segment_map(logits, ratings, listed=lambda row, index: True):
+    """MAP@K pair by pair; a pair that is not listed earns nothing."""
+    precisions = []
+    for index in range(logits.shape[1]):
+        pairs = sorted(((logits[row, c], found) for row, c, found in ratings if c == index and listed(row, c)),
+                       reverse=True)
+        found = np.array([hit for _, hit in pairs])
+        total = sum(hit for _, c, hit in ratings if c == index)
+        if total:
+            precisions.append((found * np.cumsum(found) / np.arange(1, len(found) + 1)).sum() / total)
+    return np.mean(precisions)
+
+
+def test_the_segment_task(tmp_path, rated_segments):
+    ids, logits, ratings, path = rated_segments
+    np.savez(tmp_path / "scores.npz", logits=logits, ids=np.array(ids))
+    arguments = [f"--ratings={path}", f"--output={tmp_path / 'metrics.json'}", f"--details={tmp_path / 'details'}"]
+    found = run([f"--predictions={tmp_path / 'scores.npz'}", "--class_count=8", *arguments])["segments"]
+    assert found == json.loads((tmp_path / "metrics.json").read_text())["segments"]
+    assert found["map_at_k"] == pytest.approx(segment_map(logits, ratings), abs=1e-9)
+    assert found["rated_pairs"] == 120 and found["pairs_left_out"] == 0
+    rows = (tmp_path / "details" / "segment_per_class.csv").read_text().splitlines()
+    assert len(rows) == 9 and rows[0] == "index,name,rated,positives,ap_at_k" and rows[8].endswith(",0,0,")
+
+    lines = ["Class,Segments"]  # a submission to the challenge: the best 30 segments of each class
+    best = {index: np.argsort(-logits[:, index])[:30].tolist() for index in range(8)}
+    lines += [f"{index},{' '.join(ids[row].decode() for row in rows)}" for index, rows in best.items()]
+    (tmp_path / "ranking.csv").write_text("\n".join(lines) + "\n")
+    found = run([f"--predictions={tmp_path / 'ranking.csv'}", *arguments])["segments"]
+    listed = [(row, index) for row, index, _ in ratings if row in best[index]]
+    assert found["map_at_k"] == pytest.approx(segment_map(logits, ratings, lambda *pair: pair in listed), abs=1e-9)
+    assert found["pairs_left_out"] == 120 - len(listed) > 0
+
+
+@pytest.mark.parametrize(("ratings", "ranking", "message"), [
+    ("v0:0,3,2\n", "3,v0:0", "0 or 1"),
+    ("v0:0,3,1\nv0:0,3,0\n", "3,v0:0", "rated a second time"),
+    ("v0:0,3\n", "3,v0:0", "expected 3 columns, got 2"),
+    ("", "3,v0:0", "holds no rating"),
+    ("v0:0,3,1\n", "4,v0:0", "ranks none of the pairs"),
+    ("v0:0,3,1\n", "3,v0:0 v0:0", "named twice"),
+    ("v0:0,3,1\n", "3,v0:0\n3,v0:5", "no line before has"),
+    ("v0:0,9,1\n", "3,v0:0", "rates class 9, but 5 classes"),
+])
+def test_what_is_wrong_with_segments_is_said(tmp_path, ratings, ranking, message):
+    (tmp_path / "ratings.csv").write_text("segment,class,rating\n" + ratings)
+    (tmp_path / "ranking.csv").write_text("Class,Segments\n" + ranking + "\n")
+    with pytest.raises(JobError, match=message):
+        run([f"--predictions={tmp_path / 'ranking.csv'}", f"--ratings={tmp_path / 'ratings.csv'}", "--class_count=5",
+             f"--output={tmp_path / 'metrics.json'}"])
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_labels_and_ratings_exclude_each_other(tmp_path):
+    with pytest.raises(UsageError, match="give one kind"):
+        run(["--predictions=p.csv", "--labels=l.csv", "--ratings=r.csv", f"--output={tmp_path / 'metrics.json'}"])
+
+
+def test_metrics_by_a_feature_of_the_videos(tmp_path, case, truth):
+    write_npz(tmp_path / "scores.npz", case)
+    values = ["2015" if row % 3 else "2016" for row in range(len(case[4]))]
+    lines = ["id,year", *(f"{case[4][row].decode()},{values[row]}" for row in range(len(values)) if row != 1)]
+    (tmp_path / "years.csv").write_text("\n".join(lines) + "\n")
+    found = run([f"--predictions={tmp_path / 'scores.npz'}", f"--slices={tmp_path / 'years.csv'}",
+                 f"--output={tmp_path / 'metrics.json'}"])["slices"]["year"]
+    values[1] = "(none)"
+    assert sorted(found) == ["(none)", "2015", "2016"]
+    for value in found:
+        rows = np.array([row for row, each in enumerate(values) if each == value])
+        assert found[value]["videos"] == rows.size
+        assert found[value]["gap_at_20"] == pytest.approx(oracles.gap_at_20(case[0][rows], truth[rows]), abs=1e-9)

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 
 from pipelines.reporting.scores import Example, Scores
-from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics import MetricAccumulator, SegmentAccumulator
 from vcls_model.vocabulary import ClassInfo, write_labels_csv
 
 EVIL = '<script>document.title="owned"</script> & "quotes" \u2028'
@@ -91,6 +91,18 @@ def write_scores(
     )
     write_info(directory, videos=videos, labelled=videos, class_count=class_count, extra=info)
     return directory
+
+
+def add_segments(
+    directory: Path, class_count: int, classes: Sequence[int], logits: Sequence[float], ratings: Sequence[int]
+) -> None:
+    """Adds the metrics of rated segments to a Scores directory, as the score job does."""
+    accumulator = SegmentAccumulator(class_count)
+    accumulator.update(classes, logits, ratings)
+    summary, table = accumulator.to_files(vocabulary(class_count))
+    metrics = json.loads((directory / "metrics.json").read_text("utf-8"))
+    (directory / "metrics.json").write_text(json.dumps({**metrics, "segments": summary}), "utf-8")
+    (directory / "segment_per_class.csv").write_bytes(table)
 
 
 def write_unlabelled(directory: Path, *, videos: int = 50, class_count: int = 40) -> Path:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from pipelines.report import run
+from pipelines.reporting import figures
 from pipelines.reporting.page import explorer_data, to_json
 from pipelines.reporting.scores import read_scores
-from tests.report.synthetic import EVIL, write_predictions
+from tests.report.synthetic import EVIL, add_segments, write_predictions, write_scores
 from tests.report.synthetic import write_info as write_score_info
+from vcls_model.commands import JobError
 
 
 class _Page(html.parser.HTMLParser):
@@ -186,3 +188,40 @@ def test_4800_classes_stay_under_five_megabytes(tmp_path: Path, report_directory
     assert 1_000_000 < size < 4_500_000
     page = _Page((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert len(json.loads(page.scripts[0])["names"]) == count
+
+
+def test_scores_of_rated_segments_have_a_section_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(figures, "draw", lambda plot, data, size: (b"<svg xmlns='http://www.w3.org/2000/svg'/>", b""))
+    scores = write_scores(tmp_path / "scores", videos=60, class_count=30)
+    before = write_scores(tmp_path / "before", videos=60, class_count=30)
+    # Class 3: ranked hit, miss, hit; class 5: miss, hit; class 7 was rated, but never found.
+    pairs = ([3, 3, 3, 5, 5, 7], [4.0, 2.0, 1.0, 0.5, -1.0, 3.0], [1, 0, 1, 0, 1, 0])
+    add_segments(scores, 30, *pairs)
+    add_segments(before, 30, pairs[0], [-value for value in pairs[1]], pairs[2])
+    run([f"--scores={scores}", f"--baseline={before}", f"--output={tmp_path / 'out'}"])
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    page = _Page(text)
+    assert [section["id"] for section in page.all("section")][:4] == ["verdict", "segments", "changes", "classes"]
+    section = text[text.index('<section id="segments">') : text.index('<section id="changes">')]
+    assert "6 pairs of a segment and a class, and found 3 of them" in section and "MAP@100,000" in section
+    # (1 + 2/3) / 2 and 1/2 now; before, in the opposite order, (1 + 2/3) / 2 and 1.
+    assert '<p class="figure">0.667</p>' in section and '<p class="figure">\u22120.250</p>' in section
+    rows = (tmp_path / "out" / "tables" / "segments.csv").read_text().splitlines()
+    assert rows[0] == "Class,Rated,Positives,AP@K" and len(rows) == 3
+    assert float(rows[1].rsplit(",", 1)[1]) == pytest.approx((1 + 2 / 3) / 2, abs=1e-5)
+    assert rows[2] == "Thing 5,2,1,0.5"
+    cards = text[text.index('<div class="cards">') : text.index('<ul class="checks">')]
+    assert cards.index("MAP@100,000") < cards.index("GAP@20") and '<p class="figure">0.667</p>' in cards
+    assert "every other figure counts a class that nobody was asked about as absent" in " ".join(text.split())
+
+
+def test_scores_without_segments_have_no_such_section(page: _Page):
+    assert "segments" not in [section["id"] for section in page.all("section")]
+
+
+def test_segments_without_their_table_are_incomplete(tmp_path: Path):
+    scores = write_scores(tmp_path / "scores", videos=60, class_count=30)
+    add_segments(scores, 30, [3], [1.0], [1])
+    (scores / "segment_per_class.csv").unlink()
+    with pytest.raises(JobError, match="segment_per_class.csv must have"):
+        run([f"--scores={scores}", f"--output={tmp_path / 'out'}"])

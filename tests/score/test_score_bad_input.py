@@ -138,7 +138,7 @@ def test_split_needs_a_hash(score: Callable[..., dict], shards: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("flag", ["--top_k=0", "--threshold=1.5", "--batch_size=0", "--max_rejected_fraction=2",
-                                  "--max_frames=0"])
+                                  "--max_frames=0", "--min_probability=1.5"])
 def test_values_out_of_range(score: Callable[..., dict], shards: Path, flag: str) -> None:
     with pytest.raises(UsageError, match=flag.split("=")[0]):
         score(f"{shards}/*.tfrecord", flag)

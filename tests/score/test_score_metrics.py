@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from tests.score.conftest import CLASSES, Video, weights
+from tests.score.conftest import CLASSES, Video, serialise, weights, write_shard
+from vcls_model.commands import JobError, UsageError
 
 
 def read_rows(folder: Path) -> dict[str, dict]:
@@ -128,3 +129,100 @@ def test_mean_of_two_models(score: Callable[..., dict], shards: Path, videos: li
             assert float(lines[1 + index][column]) == pytest.approx(expected, abs=1e-6)
     assert [entry["name"] for entry in info["models"]] == ["first", "second"]
     assert info["models"][0]["metrics"]["map"] > info["models"][1]["metrics"]["map"]  # the labels follow the first
+
+
+def test_thresholds_of_an_average_are_chosen_on_validation(score: Callable[..., dict], shards: Path, model: Path,
+                                                           videos: list[list[Video]], second_model: Path,
+                                                           tmp_path: Path) -> None:
+    import csv
+
+    pattern, models = f"{shards}/*.tfrecord", [model, second_model]
+    score(pattern, "--split=validate", models=models, output=tmp_path / "validation")
+    info = score(pattern, "--split=test", f"--thresholds={tmp_path / 'validation'}", models=models,
+                 output=tmp_path / "test")
+    everything = {video.id: video for shard in videos for video in shard}
+    both = {split: [everything[name.encode()] for name in read_rows(tmp_path / folder / "predictions")]
+            for split, folder in (("validate", "validation"), ("test", "test"))}
+    probabilities = {split: sum(1 / (1 + np.exp(-expected_logits(part, seed))) for seed in (0, 1)) / 2
+                     for split, part in both.items()}
+    truth = {split: truth_of(part) for split, part in both.items()}
+    assert info["thresholds_from"] == str(tmp_path / "validation")
+    with open(tmp_path / "test" / "per_class.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    checked = 0
+    for index in np.flatnonzero(truth["validate"].any(axis=0) & truth["test"].any(axis=0)):
+        threshold = float(rows[index]["best_threshold"])
+        reached = f1_score(truth["validate"][:, index], probabilities["validate"][:, index] >= threshold)
+        best = max(f1_score(truth["validate"][:, index], probabilities["validate"][:, index] >= each)
+                   for each in probabilities["validate"][:, index])
+        assert reached == pytest.approx(best, abs=1e-9) or reached > 0.8 * best  # on a bin's edge
+        expected = f1_score(truth["test"][:, index], probabilities["test"][:, index] >= threshold, zero_division=0)
+        assert float(rows[index]["f1_best"]) == pytest.approx(expected, abs=1e-6)
+        checked += 1
+    assert checked > 10
+    plain = score(pattern, "--split=test", models=models, output=tmp_path / "plain")
+    assert plain["thresholds_from"] is None
+    with open(tmp_path / "plain" / "per_class.csv", newline="") as stream:
+        assert not any(row["best_threshold"] for row in csv.DictReader(stream))
+
+
+def test_thresholds_of_other_models_are_refused(score: Callable[..., dict], shards: Path, model: Path,
+                                                second_model: Path, tmp_path: Path) -> None:
+    pattern = f"{shards}/part00.tfrecord"
+    score(pattern, models=[second_model], output=tmp_path / "other")
+    with pytest.raises(UsageError, match="were chosen for other models"):
+        score(pattern, f"--thresholds={tmp_path / 'other'}")
+    with pytest.raises(UsageError, match="no finished scores directory"):
+        score(pattern, f"--thresholds={tmp_path}")
+    score(pattern, "--split=train", models=[model], output=tmp_path / "train")
+    with pytest.raises(UsageError, match="of the training split"):
+        score(pattern, f"--thresholds={tmp_path / 'train'}")
+    score(pattern, output=tmp_path / "own")
+    score(pattern, f"--thresholds={tmp_path / 'own'}", output=tmp_path / "again")
+    with pytest.raises(UsageError, match="other settings .class_thresholds"):
+        score(pattern, "--resume", output=tmp_path / "again")
+
+
+def with_feature(video: Video, values: list) -> bytes:
+    """A `yt8m-video` record with a context feature `year` of its own, left out when empty."""
+    import tensorflow as tf
+
+    record = tf.train.Example.FromString(serialise(video))
+    if values and isinstance(values[0], bytes):
+        record.features.feature["year"].bytes_list.value.extend(values)
+    elif values:
+        record.features.feature["year"].int64_list.value.extend(values)
+    return record.SerializeToString()
+
+
+def test_metrics_by_a_context_feature(score: Callable[..., dict], videos: list[list[Video]], tmp_path: Path) -> None:
+    years = ([2015], [2016], [], [b"a", b"b"])
+    names = ("2015", "2016", "(none)", "a|b")
+    for shard in (0, 2):
+        write_shard(tmp_path / "in" / f"s{shard}.tfrecord",
+                    [with_feature(video, years[row % 4]) for row, video in enumerate(videos[shard])])
+    score(tmp_path / "in" / "*.tfrecord", "--slice_by=year")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert sorted(metrics["slices"]["year"]) == sorted(names)
+    for place, name in enumerate(names):
+        mine = [video for shard in (0, 2) for row, video in enumerate(videos[shard]) if row % 4 == place]
+        logits, truth = expected_logits(mine), truth_of(mine)
+        best = np.argsort(-logits, axis=1)[:, :20]
+        scores, hits = np.take_along_axis(logits, best, 1).ravel(), np.take_along_axis(truth, best, 1).ravel()
+        hits = hits[np.argsort(-scores)]
+        gap = (hits * np.cumsum(hits) / np.arange(1, hits.size + 1)).sum() / truth.sum()
+        found = metrics["slices"]["year"][name]
+        assert (found["videos"], found["labels"]) == (len(mine), truth.sum())
+        assert found["gap_at_20"] == pytest.approx(gap, abs=1e-9)
+        assert found["hit_at_1"] == pytest.approx(truth[np.arange(len(mine)), best[:, 0]].mean())
+    with pytest.raises(UsageError, match="other settings .slice_by"):
+        score(tmp_path / "in" / "*.tfrecord", "--resume")
+
+
+def test_a_feature_of_too_many_values_is_no_slice(score: Callable[..., dict], videos: list[list[Video]],
+                                                  tmp_path: Path) -> None:
+    many = [with_feature(video, [row]) for row, video in enumerate(videos[2] + videos[0])]
+    with pytest.raises(JobError, match="--slice_by=year: the feature 'year' has more than 64 values"):
+        score(write_shard(tmp_path / "many.tfrecord", many), "--slice_by=year")
+    with pytest.raises(UsageError, match="each feature once"):
+        score(tmp_path / "many.tfrecord", "--slice_by=year,year", output=tmp_path / "again")

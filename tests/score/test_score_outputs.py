@@ -54,6 +54,30 @@ def test_split_keeps_its_ids(score: Callable[..., dict], shards: Path, videos: l
     assert info["records_outside_split"] == len(everything) - len(expected)
 
 
+@pytest.mark.parametrize("form", ["parquet", "kaggle_csv"])
+def test_unlikely_classes_are_left_out(score: Callable[..., dict], shards: Path, tmp_path: Path, form: str) -> None:
+    pattern = f"{shards}/part01.tfrecord"
+    score(pattern, output=tmp_path / "all")
+    score(pattern, "--min_probability=0.2", f"--format={form}", output=tmp_path / "likely")
+    (path,), (likely,) = ((tmp_path / name / "predictions").iterdir() for name in ("all", "likely"))
+    expected = {row["id"]: [(index, pytest.approx(value, abs=1e-6)) for index, value in
+                            zip(row["class_index"], row["probability"], strict=True) if value >= 0.2]
+                for row in pq.read_table(path).to_pylist()}
+    assert any(expected.values()) and any(len(pairs) < 20 for pairs in expected.values())
+    if form == "parquet":
+        found = {row["id"]: list(zip(row["class_index"], row["probability"], strict=True))
+                 for row in pq.read_table(likely).to_pylist()}
+    else:
+        found = {}
+        for line in likely.read_text().splitlines()[1:]:
+            name, pairs = line.split(",")
+            values = pairs.split()
+            found[name] = list(zip(map(int, values[::2]), map(float, values[1::2]), strict=True))
+    assert found == expected
+    metrics = [(tmp_path / name / "metrics.json").read_bytes() for name in ("all", "likely")]
+    assert metrics[0] == metrics[1]
+
+
 def test_kaggle_csv(score: Callable[..., dict], shards: Path, videos: list[list[Video]], tmp_path: Path) -> None:
     score(f"{shards}/part00.tfrecord", "--format=kaggle_csv", "--top_k=5")
     score(f"{shards}/part00.tfrecord", "--top_k=5", output=tmp_path / "parquet")

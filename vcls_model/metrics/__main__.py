@@ -1,10 +1,12 @@
 """Metrics of predictions that a user already has:
 
     python -m vcls_model.metrics --predictions=FILE [--labels=FILE] --output=metrics.json
+    python -m vcls_model.metrics --predictions=FILE --ratings=FILE --output=metrics.json     (the segment task)
 """
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import Predictions
+    from vcls_model.metrics.segments import SegmentAccumulator
+    from vcls_model.metrics.slices import SliceAccumulator
+    from vcls_model.vocabulary import ClassInfo
+
+    Ratings = Mapping[bytes, Mapping[int, int]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,9 +34,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", metavar="FILE",
                         help="true classes, for predictions without them: .parquet (id, labels), .npz (ids, "
                              "label_flat, label_lens) or .csv (id, class indices separated by spaces)")
+    parser.add_argument("--slices", metavar="FILE",
+                        help=".csv (id, value; the heading of the second column names the feature): metrics also for "
+                             "each value, at most 64")
+    parser.add_argument("--ratings", metavar="FILE",
+                        help="the segment task: .csv (segment id, class, 0 or 1) of rated pairs; MAP@K over them. "
+                             "Predictions are by segment id, or a challenge submission (Class,Segments)")
     parser.add_argument("--output", required=True, metavar="FILE", help="metrics.json to write")
     parser.add_argument("--details", metavar="DIR",
-                        help="also write per_class.csv, curves.npz, confusion.csv and examples.json there")
+                        help="also write per_class.csv, curves.npz, confusion.csv and examples.json there (segments: "
+                             "segment_per_class.csv)")
     parser.add_argument("--vocabulary", metavar="FILE", help="CSV of class indices, names and verticals")
     parser.add_argument("--class_count", type=int, metavar="N",
                         help="number of classes (default: the vocabulary's, or the highest class that occurs)")
@@ -50,29 +64,42 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold}")
     if args.class_count is not None and args.class_count < 1:
         raise UsageError(f"--class_count must be at least 1, got {args.class_count}")
-    from vcls_model.metrics.accumulator import MetricAccumulator
-    from vcls_model.metrics.reading import read_labels, read_predictions
-    from vcls_model.vocabulary import read_vocabulary, unnamed_classes
-
-    predictions = Path(args.predictions)
-    labels = read_labels(Path(args.labels)) if args.labels else None
+    if args.ratings and (args.labels or args.slices):
+        raise UsageError("--labels and --slices are of videos, --ratings of segments: give one kind")
     classes = None
     if args.vocabulary:
+        from vcls_model.vocabulary import read_vocabulary
+
         try:
             text = Path(args.vocabulary).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read --vocabulary={args.vocabulary}: {error}") from None
         classes = read_vocabulary(text, args.vocabulary, args.class_count)
+    return _measure_segments(args, classes) if args.ratings else _measure_videos(args, classes)
+
+
+def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
+    from vcls_model.metrics.accumulator import MetricAccumulator
+    from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
+    from vcls_model.metrics.slices import SliceAccumulator
+    from vcls_model.vocabulary import unnamed_classes
+
+    predictions = Path(args.predictions)
+    labels = read_labels(Path(args.labels)) if args.labels else None
     class_count = len(classes) if classes else args.class_count or _count_classes(predictions, labels)
     accumulator = MetricAccumulator(class_count, threshold=args.threshold)
+    feature, value_of = read_slices(Path(args.slices)) if args.slices else ("", {})
+    slices = SliceAccumulator(class_count, feature) if args.slices else None
     unlabelled = 0
     for batch in read_predictions(predictions):
         batch.check(class_count)
-        unlabelled += _add(accumulator, batch, labels)
+        unlabelled += _add(accumulator, slices, value_of, batch, labels)
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
     files = accumulator.result().to_files(classes or unnamed_classes(class_count))
     summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
+    if slices is not None:
+        summary["slices"][feature] = slices.result()
     _write(Path(args.output), (json.dumps(summary, indent=1) + "\n").encode())
     if args.details:
         for name, content in files.items():
@@ -81,6 +108,76 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name in ("videos", "gap_at_20", "map", "hit_at_1", "perr"):
         print(f"{name}: {summary[name]}")
     return summary
+
+
+def _measure_segments(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
+    from vcls_model.metrics.reading import is_segment_ranking, read_ratings
+    from vcls_model.metrics.segments import SegmentAccumulator
+    from vcls_model.vocabulary import unnamed_classes
+
+    predictions, ratings = Path(args.predictions), read_ratings(Path(args.ratings))
+    highest = max(index for of_segment in ratings.values() for index in of_segment)
+    class_count = len(classes) if classes else args.class_count or highest + 1
+    if highest >= class_count:
+        raise JobError(f"{args.ratings} rates class {highest}, but {class_count} classes are expected")
+    accumulator = SegmentAccumulator(class_count)
+    add = _add_ranking if is_segment_ranking(predictions) else _add_scored_segments
+    ranked = add(accumulator, predictions, ratings)
+    if not ranked:
+        raise JobError(f"{predictions} ranks none of the pairs that {args.ratings} rates")
+    left_out = [(index, rating) for segment, of_segment in ratings.items() for index, rating in of_segment.items()
+                if (segment, index) not in ranked]
+    if left_out:
+        accumulator.add_unranked([index for index, _ in left_out], [rating for _, rating in left_out])
+    summary, per_class = accumulator.to_files(classes or unnamed_classes(class_count))
+    summary["pairs_left_out"] = len(left_out)
+    _write(Path(args.output), (json.dumps({"segments": summary}, indent=1) + "\n").encode())
+    if args.details:
+        _write(Path(args.details) / "segment_per_class.csv", per_class)
+    for name in ("rated_pairs", "pairs_left_out", "map_at_k"):
+        print(f"{name}: {summary[name]}")
+    return {"segments": summary}
+
+
+def _add_ranking(accumulator: "SegmentAccumulator", path: Path, ratings: "Ratings") -> set[tuple[bytes, int]]:
+    """Adds the rated pairs of a challenge submission; returns them."""
+    from vcls_model.metrics.reading import read_segment_ranking
+
+    added: set[tuple[bytes, int]] = set()
+    for index, segments in read_segment_ranking(path):
+        places = [(place, ratings[segment][index]) for place, segment in enumerate(segments)
+                  if index in ratings.get(segment, {})]
+        if places:
+            accumulator.update([index] * len(places), [-place for place, _ in places], [found for _, found in places])
+        added.update((segment, index) for segment in segments if index in ratings.get(segment, {}))
+    return added
+
+
+def _add_scored_segments(accumulator: "SegmentAccumulator", path: Path,
+                         ratings: "Ratings") -> set[tuple[bytes, int]]:
+    """Adds the rated pairs that predictions have a score for; returns them."""
+    from vcls_model.metrics.reading import read_predictions
+
+    added: set[tuple[bytes, int]] = set()
+    for batch in read_predictions(path):
+        pairs = []
+        for row, segment in enumerate(batch.ids):
+            of_segment = ratings.get(segment)
+            if not of_segment:
+                continue
+            named = range(len(batch.logits[row])) if batch.indices is None else batch.indices[row].tolist()
+            pairs += [(segment, index, of_segment[index], float(logit))
+                      for index, logit in zip(named, batch.logits[row], strict=True) if index in of_segment]
+        for segment, index, _, logit in pairs:
+            if math.isnan(logit):
+                raise JobError(f"{path}: the score of class {index} for {segment!r} is NaN")
+            if (segment, index) in added:
+                raise JobError(f"{path}: {segment!r} comes twice")
+            added.add((segment, index))
+        if pairs:
+            _, classes, found, logits = zip(*pairs, strict=True)
+            accumulator.update(classes, logits, found)
+    return added
 
 
 def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> int:
@@ -93,7 +190,8 @@ def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> i
     return highest + 1
 
 
-def _add(accumulator: "MetricAccumulator", batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
+def _add(accumulator: "MetricAccumulator", slices: "SliceAccumulator | None", value_of: Mapping[bytes, str],
+         batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
     """Adds the labelled videos of a batch; returns how many have no labels."""
     import numpy as np
 
@@ -104,8 +202,11 @@ def _add(accumulator: "MetricAccumulator", batch: "Predictions", labels: "Mappin
     values = [value for value in found if value is not None]
     if rows:
         try:
-            accumulator.update(batch.dense(accumulator.class_count)[rows], np.concatenate(values),
-                               np.array([value.size for value in values]), [batch.ids[row] for row in rows])
+            logits, ids = batch.dense(accumulator.class_count)[rows], [batch.ids[row] for row in rows]
+            flat, lengths = np.concatenate(values), np.array([value.size for value in values])
+            accumulator.update(logits, flat, lengths, ids)
+            if slices is not None:
+                slices.update(logits, flat, lengths, [value_of.get(video_id, "(none)") for video_id in ids])
         except ValueError as error:
             raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
     return len(batch.ids) - len(rows)

@@ -9,7 +9,7 @@ import numpy as np
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
-from vcls_model.splits import hash_of_id
+from vcls_model.splits import hashes_of_ids
 
 if TYPE_CHECKING:
     from vcls_model.metrics.result import MetricResult
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 TOP = 20
 GROUPS = 64
 # Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
-COARSE_EDGES = np.array([-8, -7, -6, -5.25, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, 0, 1, 2.5], np.float32)
-CLASS_PAIR_BUDGET = 1 << 20
+COARSE_EDGES = np.array([-7, -5.5, -4.5, -3.75, -3, -2.25, -1.5, -0.75, 0, 1, 2.5], np.float32)
+CLASS_PAIR_BUDGET = 1 << 19
 POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
 # Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
@@ -26,7 +26,9 @@ EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
 EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
-_VERSION = 1
+# As many counts as fit on top of one that `carry_counts` left, in 16 bits.
+_MOST_BEFORE_CARRY = 32_768
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -62,8 +64,8 @@ class MetricAccumulator:
     Up to `exact_scores` scores the full ranking is kept whole, so that small sets have no error but ties; beyond, it is
     counted in bins (`binning.py`), and the interval says what that costs.
 
-    Memory at 3,862 classes: two tables of 35 MB and 32 MB of group tables, of which only the pages touched are
-    resident, and at most 45 MB of sparse counts.
+    Memory at 3,862 classes: two tables of 33 MB, one of 16 MB and 25 MB of group tables, of which only the pages
+    touched are resident, and at most 25 MB of sparse counts.
     """
 
     def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,
@@ -96,16 +98,20 @@ class MetricAccumulator:
         self.hits_at_1 = 0
         self.table = np.zeros((class_count, BIN_COUNT), np.uint32)
         self.positives = np.zeros((class_count, BIN_COUNT), np.uint32)
+        # Added to first, and part of the count of each cell: half as wide, twice as much of it stays in the caches.
+        # Only what outgrows it goes to `table`, few cells of which are ever touched before millions of videos.
+        self._low_counts = np.zeros((class_count, BIN_COUNT), np.uint16)
+        self._since_carry = 0
         self.exact_scores = int(exact_scores)
         # (C, n) blocks of score keys, each row one class; None once the scores went into the tables.
         self._exact: list[np.ndarray] | None = []
         self.predicted = np.zeros((len(rows), class_count), np.int64)
         self.true_positives = np.zeros((len(rows), class_count), np.int64)
         cells = COARSE_EDGES.size + 1
-        self.group_positives = np.zeros((GROUPS, class_count, cells), np.uint32)
-        self.group_negatives = np.zeros((GROUPS, class_count, cells), np.uint32)
-        self.pooled_hits = np.zeros((GROUPS, BIN_COUNT), np.uint32)
-        self.pooled_totals = np.zeros((GROUPS, BIN_COUNT), np.uint32)
+        self.group_positives = np.zeros((class_count, cells, GROUPS), np.uint32)
+        self.group_negatives = np.zeros((class_count, cells, GROUPS), np.uint32)
+        self.pooled_hits = np.zeros((BIN_COUNT, GROUPS), np.uint32)
+        self.pooled_totals = np.zeros((BIN_COUNT, GROUPS), np.uint32)
         self.group_videos = np.zeros(GROUPS, np.int64)
         self.group_labels = np.zeros(GROUPS, np.int64)
         self.class_pairs = ScoreSketch(CLASS_PAIR_BUDGET)
@@ -164,7 +170,7 @@ class MetricAccumulator:
                                                 predicted)
         if bad_row >= 0:
             raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
-        hashes = np.array([hash_of_id(video_id) for video_id in ids], np.uint64)
+        hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
         label_starts = np.concatenate([[0], np.cumsum(lengths)])
         label_hits = np.empty(batch, np.int64)
@@ -181,7 +187,7 @@ class MetricAccumulator:
             self._exact.append(kernels.score_keys(logits, labels, label_starts))
         else:
             self._spill()
-            kernels.count_scores(logits, self.table)
+            self._count_scores(logits)
             kernels.count_positives(logits, labels, label_starts, self.positives)
         self.group_videos += np.bincount(groups, minlength=GROUPS)
         self.hits_at_1 += int(np.count_nonzero(best_hit == top_class[top_starts[:-1]]))
@@ -195,6 +201,17 @@ class MetricAccumulator:
         for kind, chosen, sign in (("hits", best_hit, -1.0), ("misses", worst_missed, 1.0),
                                    ("false_alarms", best_false, -1.0)):
             self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
+
+    def _count_scores(self, logits: np.ndarray) -> None:
+        from vcls_model.metrics import kernels
+
+        for first in range(0, len(logits), _MOST_BEFORE_CARRY):
+            part = logits[first : first + _MOST_BEFORE_CARRY]
+            if self._since_carry + len(part) > _MOST_BEFORE_CARRY:
+                kernels.carry_counts(self._low_counts, self.table)
+                self._since_carry = 0
+            kernels.count_scores(part, self._low_counts)
+            self._since_carry += len(part)
 
     def _add_examples(self, kind: str, chosen: np.ndarray, sign: float, logits: np.ndarray, labels: np.ndarray,
                       label_starts: np.ndarray, ids: Sequence[bytes]) -> None:
@@ -226,6 +243,9 @@ class MetricAccumulator:
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Counts by class and bin of all scores and of those of true labels, (C, BIN_COUNT) uint32 each."""
         if self._exact is None:
+            self.table += self._low_counts
+            self._low_counts.fill(0)
+            self._since_carry = 0
             return self.table, self.positives
         table, positives = np.zeros_like(self.table), np.zeros_like(self.positives)
         self._count_exact(table, positives)
@@ -263,6 +283,7 @@ class MetricAccumulator:
         for name in _COUNT_ARRAYS:
             array = getattr(self, name)
             array += getattr(other, name)
+        self.table += other._low_counts
         self.videos += other.videos
         self.hits_at_1 += other.hits_at_1
         for name in _SPARSE:
@@ -274,7 +295,8 @@ class MetricAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of videos always gives the same bytes (with one zlib version)."""
-        arrays: dict[str, np.ndarray] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
+        arrays["table"] = (self.table, self._low_counts)
         header: dict[str, Any] = {
             "version": _VERSION, "class_count": self.class_count, "threshold": self.threshold,
             "class_thresholds": None if self.class_thresholds is None else self.class_thresholds.tolist(),
@@ -287,11 +309,9 @@ class MetricAccumulator:
         if exact is not None:
             arrays["exact"] = np.diff(exact, axis=1, prepend=np.uint64(0))
         for name in _SPARSE:
-            sparse = getattr(self, name)
-            sparse.compact()
-            header[name] = {"level": sparse.level, "size": int(sparse.keys.size)}
-            arrays[name + ".keys"] = np.diff(sparse.keys, prepend=np.uint64(0))
-            arrays[name + ".counts"] = sparse.counts
+            entry, columns = getattr(self, name).packable(name)
+            header |= entry
+            arrays |= columns
         return pack(header, arrays)
 
     @classmethod
@@ -317,10 +337,7 @@ class MetricAccumulator:
                                   for key, video_id, index, logit, labels in examples]
                            for kind, examples in header["examples"].items()}
         for name in _SPARSE:
-            sparse = getattr(result, name)
-            sparse.level = header[name]["level"]
-            sparse.keys = np.cumsum(arrays[name + ".keys"], dtype=np.uint64)
-            sparse.counts = arrays[name + ".counts"]
+            getattr(result, name).restore(name, header, arrays)
         return result
 
     def result(self) -> "MetricResult":

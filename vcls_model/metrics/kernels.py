@@ -1,8 +1,8 @@
 """Compiled loops of the metrics. Everything that walks B x C scores or C x bins counts is here.
 
-The table of counts is larger than any cache, so `count_scores` takes 16 classes (one cache line of float32 scores) at a
-time through all rows of a batch: the parts of the 16 rows of the table that it adds to stay in the first-level cache
-meanwhile. It loads eight rows before it counts them, so that the waits for memory overlap.
+The table of counts is larger than any cache, so `count_scores` first writes the bins of some hundred rows, 32 classes
+(one cache line) to a tile, and then takes tile after tile: the few parts of the table that a tile adds to stay in the
+first caches meanwhile.
 """
 
 import math
@@ -12,17 +12,25 @@ from numba import njit
 
 from vcls_model.metrics.binning import BINS_PER_LOGIT, BOUNDS, OFFSETS
 
-_CLASSES_PER_BLOCK = 16
-_ROWS_PER_BLOCK = 8
+# Compiled loops are kept from one process to the next for as long as the text of this file stays the same.
+if (BOUNDS, BINS_PER_LOGIT) != ((-20, -7, 4, 20), (16, 128, 32)):
+    raise ImportError("the bins were changed: say so here, too, or loops compiled for the old ones go on being used")
+_TILE_CLASSES = 32
+# The tiles of so many rows, 4 MB at 3,862 classes, stay in the last cache.
+_TILE_ROWS = 512
+_CLASSES_AT_ONCE = 16
 # Scores compared at a time where only a few of them matter: a compiler makes a few instructions of it.
-_LANES = 128
-_SCAN_WIDTH = 32
+_LANES = 64
 _LOWEST = np.float32(BOUNDS[0])
 _HIGHEST = np.nextafter(np.float32(BOUNDS[-1]), np.float32(0))
 _FINEST = np.float32(max(BINS_PER_LOGIT))
 _LOW_SHIFT, _MIDDLE_SHIFT, _HIGH_SHIFT = (np.int32((max(BINS_PER_LOGIT) // bins).bit_length() - 1)
                                           for bins in BINS_PER_LOGIT)
 _LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.int32(offset) for offset in OFFSETS)
+# A packed difference that does not fit into a byte, and in how many groups such differences are told; see `packing.py`.
+ESCAPE = 255
+GROUPS_OF_COUNTS = 128
+_LARGEST_COUNT = 1 << 60
 # Below this the harmonic sums are added term by term; above, the asymptotic series is exact to double precision.
 _SERIES_START = 64
 
@@ -41,29 +49,45 @@ def _bin(x):
 
 
 @njit(nogil=True, cache=True)
-def _floor_of_top(row, count, maxima, best):
+def _floor_of_top(row, count, maxima, reached):
     """A score that at least `count` scores of the row reach: the count-th largest of the maxima of `_LANES` groups."""
     full = row.shape[0] // _LANES * _LANES
     if count > _LANES or full == 0:
         return np.float32(-np.inf)
     for lane in range(_LANES):
         maxima[lane] = row[lane]
+        reached[lane] = 0
     for first in range(_LANES, full, _LANES):
+        part = row[first : first + _LANES]
         for lane in range(_LANES):
-            x = row[first + lane]
+            x = part[lane]
             maxima[lane] = x if x > maxima[lane] else maxima[lane]
-    filled = 0
+    for other in range(_LANES):
+        x = maxima[other]
+        for lane in range(_LANES):
+            reached[lane] += np.int32(x >= maxima[lane])
+    floor = np.float32(-np.inf)
     for lane in range(_LANES):
-        x = maxima[lane]
-        if filled == count and not (x > best[count - 1]):
-            continue
-        i = filled if filled < count else count - 1
-        while i > 0 and best[i - 1] < x:
-            best[i] = best[i - 1]
-            i -= 1
-        best[i] = x
-        filled = min(filled + 1, count)
-    return best[count - 1]
+        x = maxima[lane] if reached[lane] >= count else np.float32(-np.inf)
+        floor = x if x > floor else floor
+    return floor
+
+
+@njit(nogil=True, cache=True)
+def _count_reached(row, thresholds, predicted):
+    """Adds 1 to `predicted` (C,) where a score reaches its threshold; 64 scores are skipped where none does."""
+    full = row.shape[0] // _LANES * _LANES
+    for first in range(0, full, _LANES):
+        scores = row[first : first + _LANES]
+        bounds = thresholds[first : first + _LANES]
+        reached = np.int32(0)
+        for lane in range(_LANES):
+            reached += np.int32(scores[lane] >= bounds[lane])
+        if reached > 0:
+            for lane in range(_LANES):
+                predicted[first + lane] += np.int32(scores[lane] >= bounds[lane])
+    for c in range(full, row.shape[0]):
+        predicted[c] += np.int32(row[c] >= thresholds[c])
 
 
 @njit(nogil=True, cache=True)
@@ -73,7 +97,7 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
 
     Args:
         logits: (B, C) float32.
-        starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries of `top_class` and `top_logit`.
+        starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries, at least one, of `top_class` and `top_logit`.
         thresholds: (T, C) float32 logits.
         predicted: (T, C) int32 counts, added to.
 
@@ -82,27 +106,29 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
         candidates finds it.
     """
     class_count = logits.shape[1]
+    full = class_count // _LANES * _LANES
     maxima = np.empty(_LANES, np.float32)
-    best = np.empty(_LANES, np.float32)
+    reached = np.empty(_LANES, np.int32)
     for r in range(logits.shape[0]):
         row = logits[r]
         start = starts[r]
         end = starts[r + 1]
-        floor = _floor_of_top(row, end - start, maxima, best)
+        floor = _floor_of_top(row, end - start, maxima, reached)
         last = start
-        for c in range(0, class_count, _SCAN_WIDTH):
-            stop = min(c + _SCAN_WIDTH, class_count)
-            candidates = np.int32(0)
-            for j in range(c, stop):
-                candidates += np.int32(not (row[j] < floor))
-            if candidates == 0:
-                continue
-            for j in range(c, stop):
-                x = row[j]
+        for first in range(0, class_count, _LANES):
+            if first < full:
+                scores = row[first : first + _LANES]
+                candidates = np.int32(0)
+                for lane in range(_LANES):
+                    candidates += np.int32(not (scores[lane] < floor))
+                if candidates == 0:
+                    continue
+            for c in range(first, min(first + _LANES, class_count)):
+                x = row[c]
                 if x < floor:
                     continue
                 if x != x:
-                    return r, j
+                    return r, c
                 if last < end:
                     i = last
                     last += 1
@@ -115,39 +141,64 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
                     top_class[i] = top_class[i - 1]
                     i -= 1
                 top_logit[i] = x
-                top_class[i] = j
+                top_class[i] = c
         for t in range(thresholds.shape[0]):
-            for c in range(class_count):
-                predicted[t, c] += np.int32(row[c] >= thresholds[t, c])
+            _count_reached(row, thresholds[t], predicted[t])
     return -1, -1
 
 
 @njit(nogil=True, cache=True)
 def count_scores(logits, table):
-    """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint32."""
+    """Adds each of (B, C) float32 scores, no NaN, to its class's row of `table` (C, bins) uint16."""
     rows, class_count = logits.shape
-    bin_count = table.shape[1]
+    whole = class_count // _TILE_CLASSES
+    # One row more than is used: tiles a power of two apart would share their places in the caches.
+    tiles = np.empty((whole, min(rows, _TILE_ROWS) + 1, _TILE_CLASSES), np.uint16)
+    for top in range(0, rows, _TILE_ROWS):
+        part = logits[top : top + _TILE_ROWS]
+        _tile_bins(part, tiles)
+        _count_tiles(tiles, part.shape[0], table)
+        for c in range(whole * _TILE_CLASSES, class_count):
+            for r in range(part.shape[0]):
+                table[c, _bin(part[r, c])] += np.uint16(1)
+
+
+@njit(nogil=True, cache=True)
+def carry_counts(counts, table):
+    """Moves the counts (C, bins) uint16 that are above half of what they can hold to `table` (C, bins) uint32."""
+    for c in range(counts.shape[0]):
+        above = np.uint16(0)
+        for b in range(counts.shape[1]):
+            above |= counts[c, b]
+        if above >> 15:
+            for b in range(counts.shape[1]):
+                if counts[c, b] >> 15:
+                    table[c, b] += np.uint32(counts[c, b])
+                    counts[c, b] = 0
+
+
+@njit(nogil=True, cache=True)
+def _tile_bins(logits, tiles):
+    for r in range(logits.shape[0]):
+        for tile in range(tiles.shape[0]):
+            scores = logits[r, tile * _TILE_CLASSES : (tile + 1) * _TILE_CLASSES]
+            bins = tiles[tile, r]
+            for j in range(_TILE_CLASSES):
+                bins[j] = np.uint16(_bin(scores[j]))
+
+
+@njit(nogil=True, cache=True)
+def _count_tiles(tiles, rows, table):
+    bin_count = np.uint64(table.shape[1])
     flat = table.reshape(-1)
-    cells = np.empty((_ROWS_PER_BLOCK, _CLASSES_PER_BLOCK), np.uint64)
-    row_starts = np.empty(_CLASSES_PER_BLOCK, np.uint64)
-    in_blocks = class_count - class_count % _CLASSES_PER_BLOCK
-    rows_in_blocks = rows - rows % _ROWS_PER_BLOCK
-    for first in range(0, in_blocks, _CLASSES_PER_BLOCK):
-        for j in range(_CLASSES_PER_BLOCK):
-            row_starts[j] = np.uint64((first + j) * bin_count)
-        for top in range(0, rows_in_blocks, _ROWS_PER_BLOCK):
-            for r in range(_ROWS_PER_BLOCK):
-                for j in range(_CLASSES_PER_BLOCK):
-                    cells[r, j] = np.uint64(_bin(logits[top + r, first + j])) + row_starts[j]
-            for r in range(_ROWS_PER_BLOCK):
-                for j in range(_CLASSES_PER_BLOCK):
-                    flat[cells[r, j]] += np.uint32(1)
-        for r in range(rows_in_blocks, rows):
-            for j in range(_CLASSES_PER_BLOCK):
-                flat[np.uint64(_bin(logits[r, first + j])) + row_starts[j]] += np.uint32(1)
-    for c in range(in_blocks, class_count):
-        for r in range(rows):
-            table[c, _bin(logits[r, c])] += np.uint32(1)
+    starts = np.empty(_CLASSES_AT_ONCE, np.uint64)
+    for tile in range(tiles.shape[0]):
+        for first in range(0, _TILE_CLASSES, _CLASSES_AT_ONCE):
+            for j in range(_CLASSES_AT_ONCE):
+                starts[j] = np.uint64(tile * _TILE_CLASSES + first + j) * bin_count
+            for r in range(rows):
+                for j in range(_CLASSES_AT_ONCE):
+                    flat[starts[j] + np.uint64(tiles[tile, r, first + j])] += np.uint16(1)
 
 
 @njit(nogil=True, cache=True)
@@ -211,8 +262,11 @@ def pair_keys(classes, logits, hits):
 @njit(nogil=True, cache=True)
 def fold_pairs(pairs, mask):
     """Cells of ascending keys cell << 1 | hit: distinct cells under `mask` (n,), and (n, 2) int64 hits and entries."""
-    keys = np.empty(pairs.shape[0], np.uint64)
-    counts = np.zeros((pairs.shape[0], 2), np.int64)
+    n = 0
+    for i in range(pairs.shape[0]):
+        n += i == 0 or (pairs[i] >> np.uint64(1)) & mask != (pairs[i - 1] >> np.uint64(1)) & mask
+    keys = np.empty(n, np.uint64)
+    counts = np.zeros((n, 2), np.int64)
     n = 0
     for i in range(pairs.shape[0]):
         key = (pairs[i] >> np.uint64(1)) & mask
@@ -221,33 +275,57 @@ def fold_pairs(pairs, mask):
             n += 1
         counts[n - 1, 0] += np.int64(pairs[i] & np.uint64(1))
         counts[n - 1, 1] += 1
-    return keys[:n].copy(), counts[:n].copy()
+    return keys, counts
 
 
 @njit(nogil=True, cache=True)
-def merge_cells(left_keys, left_counts, right_keys, right_counts, mask):
-    """The union of two ascending lists of cells under `mask`, equal cells added up."""
-    keys = np.empty(left_keys.shape[0] + right_keys.shape[0], np.uint64)
-    counts = np.empty((keys.shape[0], 2), np.int64)
+def merge_cells(left_keys, left_counts, right_keys, right_counts):
+    """The union of two ascending lists of distinct keys (n,) uint64, counts (n, k) int64 of equal keys added up."""
+    n = left_keys.shape[0]
+    i = 0
+    for j in range(right_keys.shape[0]):
+        while i < left_keys.shape[0] and left_keys[i] < right_keys[j]:
+            i += 1
+        n += i == left_keys.shape[0] or left_keys[i] != right_keys[j]
+    keys = np.empty(n, np.uint64)
+    counts = np.empty((n, left_counts.shape[1]), np.int64)
     i = 0
     j = 0
-    n = 0
-    while i < left_keys.shape[0] or j < right_keys.shape[0]:
-        if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] & mask <= right_keys[j] & mask):
-            key, hits, entries = left_keys[i] & mask, left_counts[i, 0], left_counts[i, 1]
+    for at in range(n):
+        if j == right_keys.shape[0] or (i < left_keys.shape[0] and left_keys[i] <= right_keys[j]):
+            keys[at] = left_keys[i]
+            for k in range(counts.shape[1]):
+                counts[at, k] = left_counts[i, k]
+            if j < right_keys.shape[0] and right_keys[j] == left_keys[i]:
+                for k in range(counts.shape[1]):
+                    counts[at, k] += right_counts[j, k]
+                j += 1
             i += 1
         else:
-            key, hits, entries = right_keys[j] & mask, right_counts[j, 0], right_counts[j, 1]
+            keys[at] = right_keys[j]
+            for k in range(counts.shape[1]):
+                counts[at, k] = right_counts[j, k]
             j += 1
-        if n > 0 and keys[n - 1] == key:
-            counts[n - 1, 0] += hits
-            counts[n - 1, 1] += entries
-        else:
-            keys[n] = key
-            counts[n, 0] = hits
-            counts[n, 1] = entries
+    return keys, counts
+
+
+@njit(nogil=True, cache=True)
+def fold_cells(keys, counts, mask):
+    """The distinct values of ascending keys (n,) under `mask`, and the sums of their counts (n, k)."""
+    n = 0
+    for i in range(keys.shape[0]):
+        n += i == 0 or keys[i] & mask != keys[i - 1] & mask
+    folded = np.empty(n, np.uint64)
+    sums = np.zeros((n, counts.shape[1]), np.int64)
+    n = 0
+    for i in range(keys.shape[0]):
+        key = keys[i] & mask
+        if n == 0 or folded[n - 1] != key:
+            folded[n] = key
             n += 1
-    return keys[:n].copy(), counts[:n].copy()
+        for k in range(counts.shape[1]):
+            sums[n - 1, k] += counts[i, k]
+    return folded, sums
 
 
 @njit(nogil=True, cache=True)
@@ -268,6 +346,147 @@ def distinct_by_level(keys):
     for level in range(63, -1, -1):
         distinct[level] += distinct[level + 1]
     return distinct + np.int64(keys.shape[0] > 0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _group_of_count(known):
+    """The group of a non-negative int64: itself below 8, then two groups to each doubling, at most 127."""
+    if known < 8:
+        return known
+    # The exponent and the first bit of the fraction, as a float64 has them.
+    return (np.float64(known).view(np.int64) >> 51) - 2 * (1023 + 3) + 8
+
+
+@njit(nogil=True, cache=True)
+def group_changes(values, groups, changes, by_group):
+    """How each of (n,) int64 counts differs from the mean of the two before it, grouped by the sum of those two.
+
+    Args:
+        values: (n,) int64.
+        groups: (n,) uint8, set to the group of each.
+        changes: (n,) int64, set to the differences, zigzag: 0, -1, 1, -2, ... as 0, 1, 2, 3, ...
+        by_group: (n,) int64, set to the same, one group after the other.
+
+    Returns:
+        Sizes of the groups (128,) int64.
+    """
+    sizes = np.zeros(GROUPS_OF_COUNTS, np.int64)
+    before = np.int64(0)
+    last = np.int64(0)
+    for i in range(values.shape[0]):
+        known = before + last
+        change = values[i] - (known >> 1)
+        group = _group_of_count(known)
+        groups[i] = group
+        sizes[group] += 1
+        changes[i] = (change << 1) ^ (change >> 63)
+        before = last
+        last = values[i]
+    places = np.cumsum(sizes) - sizes
+    for i in range(values.shape[0]):
+        by_group[places[groups[i]]] = changes[i]
+        places[groups[i]] += 1
+    return sizes
+
+
+@njit(nogil=True, cache=True)
+def large_changes(groups, changes, shifts):
+    """Those of the differences of `group_changes` that do not fit into a byte without their low bits, in order."""
+    n = 0
+    for i in range(changes.shape[0]):
+        n += changes[i] >> shifts[groups[i]] >= ESCAPE
+    large = np.empty(n, np.int64)
+    n = 0
+    for i in range(changes.shape[0]):
+        if changes[i] >> shifts[groups[i]] >= ESCAPE:
+            large[n] = changes[i]
+            n += 1
+    return large
+
+
+@njit(nogil=True, cache=True)
+def symbols_of(changes, shift, symbols):
+    """Sets `symbols` (n,) uint8 to the differences without their low bits, `ESCAPE` for those that do not fit."""
+    for i in range(changes.shape[0]):
+        symbols[i] = np.uint8(min(changes[i] >> shift, ESCAPE))
+
+
+@njit(nogil=True, cache=True)
+def pack_low_bits(values, width):
+    """The `width` low bits of each value, one value after the other, as bytes."""
+    packed = np.zeros((values.shape[0] * width + 7) // 8, np.uint8)
+    held = np.uint64(0)
+    bits = 0
+    at = 0
+    mask = np.uint64((1 << width) - 1)
+    for i in range(values.shape[0]):
+        held |= (np.uint64(values[i]) & mask) << np.uint64(bits)
+        bits += width
+        while bits >= 8:
+            packed[at] = np.uint8(held & np.uint64(255))
+            held >>= np.uint64(8)
+            bits -= 8
+            at += 1
+    if bits > 0:
+        packed[at] = np.uint8(held)
+    return packed
+
+
+@njit(nogil=True, cache=True)
+def unpack_low_bits(packed, width, low_bits):
+    """Undoes `pack_low_bits`: fills `low_bits` (n,) int64 from enough bytes."""
+    held = np.uint64(0)
+    bits = 0
+    at = 0
+    mask = np.uint64((1 << width) - 1)
+    for i in range(low_bits.shape[0]):
+        while bits < width:
+            held |= np.uint64(packed[at]) << np.uint64(bits)
+            bits += 8
+            at += 1
+        low_bits[i] = np.int64(held & mask)
+        held >>= np.uint64(width)
+        bits -= width
+
+
+@njit(nogil=True, cache=True)
+def restore_counts(symbols, low_bits, starts, ends, shifts, large, values):
+    """Undoes `group_changes`.
+
+    Args:
+        symbols: (n,) uint8 differences without their low bits, by group; `ESCAPE` stands for the next of `large`.
+        low_bits: (n,) int64, those of `symbols`.
+        starts, ends, shifts: (128,) int64: where a group's symbols lie, and how many low bits they have.
+        large: int64 whole differences.
+        values: (n,) int64, set to the counts.
+
+    Returns:
+        Whether the arguments fit together.
+    """
+    at = starts.copy()
+    used = 0
+    before = np.int64(0)
+    last = np.int64(0)
+    for i in range(values.shape[0]):
+        known = before + last
+        group = _group_of_count(known)
+        place = at[group]
+        if place >= ends[group]:
+            return False
+        at[group] += 1
+        if symbols[place] == ESCAPE:
+            if used == large.shape[0]:
+                return False
+            change = large[used]
+            used += 1
+        else:
+            change = (np.int64(symbols[place]) << shifts[group]) | low_bits[place]
+        before = last
+        last = (known >> 1) + ((change >> 1) ^ -(change & 1))
+        if last < 0 or last > _LARGEST_COUNT:
+            return False
+        values[i] = last
+    return used == large.shape[0]
 
 
 @njit(nogil=True, cache=True)
@@ -320,7 +539,7 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
             label = labels[i]
             stamp[label] = r
             x = logits[r, label]
-            group_positives[group, label, coarse_bin(x, coarse_edges)] += np.uint32(1)
+            group_positives[label, coarse_bin(x, coarse_edges), group] += np.uint32(1)
             for t in range(thresholds.shape[0]):
                 true_positives[t, label] += np.int64(x >= thresholds[t, label])
             if worst_missed[r] < 0 or x < logits[r, worst_missed[r]]:
@@ -333,13 +552,13 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
                 | np.uint64(hit)
             pair += 1
             cell = _bin(x)
-            pooled_totals[group, cell] += np.uint32(1)
+            pooled_totals[cell, group] += np.uint32(1)
             if hit:
-                pooled_hits[group, cell] += np.uint32(1)
+                pooled_hits[cell, group] += np.uint32(1)
                 if best_hit[r] < 0:
                     best_hit[r] = c
             else:
-                group_negatives[group, c, coarse_bin(x, coarse_edges)] += np.uint32(1)
+                group_negatives[c, coarse_bin(x, coarse_edges), group] += np.uint32(1)
                 if best_false[r] < 0:
                     best_false[r] = c
         for i in range(count):

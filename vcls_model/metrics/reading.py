@@ -90,6 +90,70 @@ def read_labels(path: Path) -> Mapping[bytes, np.ndarray]:
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
 
 
+def read_slices(path: Path) -> tuple[str, dict[bytes, str]]:
+    """A feature's name and its value by video id, from a CSV whose columns are the id and the feature.
+
+    Raises:
+        JobError: as for `read_predictions`.
+    """
+    if not path.exists():
+        raise JobError(f"no feature values at {path}")
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
+        header = next(csv.reader(stream), [])
+    values = {row[0].encode(): row[1] for _, row in _csv_rows(path)}
+    return header[1].strip() if len(header) == 2 else "feature", values
+
+
+def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
+    """By segment id, what its raters were asked for: class -> 1 found or 0 not; from a CSV of id, class, rating.
+
+    Raises:
+        JobError: as for `read_predictions`; or a rating is neither 0 nor 1, or given twice.
+    """
+    if not path.exists():
+        raise JobError(f"no ratings at {path}")
+    ratings: dict[bytes, dict[int, int]] = {}
+    for line, row in _csv_rows(path, columns=3):
+        where = f"{path}, line {line}"
+        index, rating = _numbers(f"{row[1]} {row[2]}", where).tolist()
+        if index < 0 or index != int(index) or rating not in (0, 1):
+            raise JobError(f"{where}: expected a segment's id, a class and 0 or 1, got {','.join(row)}")
+        of_segment = ratings.setdefault(row[0].encode(), {})
+        if int(index) in of_segment:
+            raise JobError(f"{where}: class {int(index)} of {row[0]} is rated a second time")
+        of_segment[int(index)] = int(rating)
+    if not ratings:
+        raise JobError(f"{path} holds no rating")
+    return ratings
+
+
+def is_segment_ranking(path: Path) -> bool:
+    """Whether a file has the layout of the 2019 challenge: a CSV of Class,Segments."""
+    if path.suffix != ".csv" or not path.is_file():
+        return False
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
+        return stream.readline().strip().lower() == "class,segments"
+
+
+def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """Classes and the ids of their segments, best first, from a CSV of Class,Segments (ids separated by spaces).
+
+    Raises:
+        JobError: a class is no whole number or comes twice, or a segment comes twice in a class.
+    """
+    seen: set[int] = set()
+    for line, row in _csv_rows(path):
+        where = f"{path}, line {line}"
+        (index,) = _numbers(row[0] if len(row[0].split()) == 1 else "nan", where).tolist()
+        if not index >= 0 or index != int(index) or index in seen:
+            raise JobError(f"{where}: expected a class that no line before has, got {row[0]!r}")
+        seen.add(int(index))
+        segments = [segment.encode() for segment in row[1].split()]
+        if len(set(segments)) != len(segments):
+            raise JobError(f"{where}: a segment is named twice for class {int(index)}")
+        yield int(index), segments
+
+
 def _read_parquet(path: Path) -> Iterator[Predictions]:
     import pyarrow.parquet as pq
 
@@ -179,7 +243,7 @@ def _id_bytes(ids: np.ndarray) -> list[bytes]:
     return [value if isinstance(value, bytes) else str(value).encode() for value in ids.tolist()]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: Path, columns: int = 2) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
         try:
@@ -187,8 +251,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in reader:
                 if not row:
                     continue
-                if len(row) != 2:
-                    raise JobError(f"{path}, line {reader.line_num}: expected two columns, got {len(row)}")
+                if len(row) != columns:
+                    raise JobError(f"{path}, line {reader.line_num}: expected {columns} columns, got {len(row)}")
                 yield reader.line_num, row
         except (csv.Error, UnicodeDecodeError) as error:
             raise JobError(f"{path}, line {reader.line_num}: {error}") from None

@@ -122,8 +122,8 @@ def compute_result(accumulator: MetricAccumulator) -> MetricResult:
     mean_ap = _mean(per_class["ap"])
     totals, hits = (counts.sum(axis=0, dtype=np.int64) for counts in (table, positives))
     calibration = _calibration(totals, hits)
-    top_calibration = _calibration(accumulator.pooled_totals.sum(axis=0, dtype=np.int64),
-                                   accumulator.pooled_hits.sum(axis=0, dtype=np.int64))
+    top_calibration = _calibration(accumulator.pooled_totals.sum(axis=1, dtype=np.int64),
+                                   accumulator.pooled_hits.sum(axis=1, dtype=np.int64))
     tp, fp, fn = (int(per_class[name].sum()) for name in ("tp", "fp", "fn"))
     map_interval = _bootstrap_interval(mean_ap, resampled["map"])
     gap_interval = _bootstrap_interval(gap[0], resampled["gap"])
@@ -264,16 +264,17 @@ def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np
     for first in range(0, classes, _CLASSES_PER_CHUNK):
         chunk = slice(first, min(first + _CLASSES_PER_CHUNK, classes))
         size = chunk.stop - chunk.start
-        positives = accumulator.group_positives[:, chunk]
-        negatives = accumulator.group_negatives[:, chunk]
+        positives = accumulator.group_positives[chunk]
+        negatives = accumulator.group_negatives[chunk]
         easy = np.add.reduceat(table[chunk].astype(np.int64), starts, axis=1) \
-            - positives.sum(axis=0, dtype=np.int64) - negatives.sum(axis=0, dtype=np.int64)
-        hits, hard = ((drawn @ counts.reshape(GROUPS, size * cells).astype(np.float32)).reshape(RESAMPLES, size, cells)
+            - positives.sum(axis=2, dtype=np.int64) - negatives.sum(axis=2, dtype=np.int64)
+        hits, hard = ((drawn @ counts.reshape(size * cells, GROUPS).T.astype(np.float32))
+                      .reshape(RESAMPLES, size, cells)
                       for counts in (positives, negatives))
         sums, totals = kernels.resampled_precisions(hits, hard, easy.astype(np.float64), weights)
         ap[:, chunk] = _divide(sums, totals)
-    pooled = drawn @ accumulator.pooled_hits.astype(np.float32)
-    misses = drawn @ (accumulator.pooled_totals - accumulator.pooled_hits).astype(np.float32)
+    pooled = drawn @ accumulator.pooled_hits.T.astype(np.float32)
+    misses = drawn @ (accumulator.pooled_totals - accumulator.pooled_hits).T.astype(np.float32)
     sums, _ = kernels.resampled_precisions(pooled[:, None], misses[:, None], np.zeros((1, BIN_COUNT)),
                                            np.zeros(RESAMPLES))
     return {"ap": ap, "map": _mean_rows(ap), "gap": _divide(sums[:, 0], drawn @ accumulator.group_labels)}

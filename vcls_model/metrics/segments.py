@@ -1,11 +1,18 @@
 """The segment task of the 2019 YouTube-8M challenge: mean average precision over rated (segment, class) pairs."""
 
-from typing import Any
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
+
+if TYPE_CHECKING:
+    from vcls_model.vocabulary import ClassInfo
 
 # Segments that a submission may name for a class.
 DEPTH = 100_000
@@ -32,7 +39,7 @@ class SegmentAccumulator:
         self.rated = np.zeros(class_count, np.int64)
         self.pairs = ScoreSketch(_BUDGET)
 
-    def update(self, classes: np.ndarray, logits: np.ndarray, ratings: np.ndarray) -> None:
+    def update(self, classes: ArrayLike, logits: ArrayLike, ratings: ArrayLike) -> None:
         """Adds rated pairs.
 
         Args:
@@ -57,8 +64,18 @@ class SegmentAccumulator:
         if np.isnan(logits).any():
             raise ValueError(f"pair {int(np.flatnonzero(np.isnan(logits))[0])}: the logit is NaN")
         self.pairs.add(kernels.pair_keys(classes, logits, ratings))
+        self.add_unranked(classes, ratings)
+
+    def add_unranked(self, classes: ArrayLike, ratings: ArrayLike) -> None:
+        """Adds rated pairs that a submission does not rank: they earn nothing, but their positives are to be found.
+
+        Args:
+            classes: (n,) integers in [0, C).
+            ratings: (n,) 0 or 1.
+        """
+        classes = np.asarray(classes, np.int64)
         self.rated += np.bincount(classes, minlength=self.class_count)
-        self.positives += np.bincount(classes, ratings, self.class_count).astype(np.int64)
+        self.positives += np.bincount(classes, np.asarray(ratings), self.class_count).astype(np.int64)
 
     def merge(self, other: "SegmentAccumulator") -> None:
         """Adds the pairs of `other`, which keeps its content.
@@ -74,10 +91,8 @@ class SegmentAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of pairs always gives the same bytes."""
-        self.pairs.compact()
-        return pack({"kind": "segments", "level": self.pairs.level},
-                    {"positives": self.positives, "rated": self.rated, "counts": self.pairs.counts,
-                     "keys": np.diff(self.pairs.keys, prepend=np.uint64(0))})
+        header, arrays = self.pairs.packable("pairs")
+        return pack({"kind": "segments", **header}, {"positives": self.positives, "rated": self.rated, **arrays})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SegmentAccumulator":
@@ -91,8 +106,7 @@ class SegmentAccumulator:
             raise ValueError("not the metrics of segments")
         result = cls(arrays["positives"].size)
         result.positives, result.rated = arrays["positives"], arrays["rated"]
-        result.pairs.level, result.pairs.counts = header["level"], arrays["counts"]
-        result.pairs.keys = np.cumsum(arrays["keys"], dtype=np.uint64)
+        result.pairs.restore("pairs", header, arrays)
         return result
 
     def result(self, depth: int = DEPTH) -> dict[str, Any]:
@@ -102,8 +116,8 @@ class SegmentAccumulator:
             depth: K, how many of a class's best segments count.
 
         Returns:
-            map_at_k, map_at_k_lower, map_at_k_upper, k, rated_pairs, classes_with_positives; and `ap` (C,) float64, NaN
-            for classes without a positive.
+            map_at_k, map_at_k_lower, map_at_k_upper (NaN when no class has a positive), k, rated_pairs, positive_pairs,
+            classes_with_positives; and `ap` (C,) float64, NaN for classes without a positive.
         """
         from vcls_model.metrics import kernels
 
@@ -115,4 +129,17 @@ class SegmentAccumulator:
         ap[seen] = sums[seen] / self.positives[seen, None]
         means = ap[seen].mean(axis=0).tolist() if seen.any() else [float("nan")] * 3
         return {"map_at_k": means[0], "map_at_k_lower": means[1], "map_at_k_upper": means[2], "k": depth,
-                "rated_pairs": int(self.rated.sum()), "classes_with_positives": int(seen.sum()), "ap": ap[:, 0]}
+                "rated_pairs": int(self.rated.sum()), "positive_pairs": int(self.positives.sum()),
+                "classes_with_positives": int(seen.sum()), "ap": ap[:, 0]}
+
+    def to_files(self, classes: "Sequence[ClassInfo]") -> tuple[dict[str, Any], bytes]:
+        """The entry `segments` of metrics.json, and segment_per_class.csv: index, name, rated, positives, ap_at_k."""
+        summary = self.result()
+        precisions = summary.pop("ap").tolist()
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["index", "name", "rated", "positives", "ap_at_k"])
+        for entry, rated, positives, ap in zip(classes, self.rated.tolist(), self.positives.tolist(), precisions,
+                                               strict=True):
+            writer.writerow([entry.index, entry.name, rated, positives, "" if ap != ap else f"{ap:.6g}"])
+        return {key: None if value != value else value for key, value in summary.items()}, text.getvalue().encode()

@@ -118,15 +118,15 @@ class SliceAccumulator:
 
     def to_bytes(self) -> bytes:
         """The state, compressed; the same multiset of videos always gives the same bytes."""
-        arrays, entries = {}, []
+        header: dict[str, Any] = {"kind": "slices", "class_count": self.class_count, "feature": self.feature}
+        arrays: dict[str, np.ndarray] = {}
+        entries = []
         for number, (value, state) in enumerate(sorted(self.slices.items())):
-            state.pairs.compact()
-            arrays[f"keys{number:02d}"] = np.diff(state.pairs.keys, prepend=np.uint64(0))
-            arrays[f"counts{number:02d}"] = state.pairs.counts
-            entries.append([value, state.videos, state.labels, state.hits_at_1, state.pairs.level,
-                            sorted(state.recall_counts.items())])
-        return pack({"kind": "slices", "class_count": self.class_count, "feature": self.feature, "slices": entries},
-                    arrays)
+            entry, columns = state.pairs.packable(f"pairs{number:02d}")
+            header |= entry
+            arrays |= columns
+            entries.append([value, state.videos, state.labels, state.hits_at_1, sorted(state.recall_counts.items())])
+        return pack({**header, "slices": entries}, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SliceAccumulator":
@@ -139,12 +139,11 @@ class SliceAccumulator:
         if header.get("kind") != "slices":
             raise ValueError("not the metrics of slices")
         result = cls(header["class_count"], header["feature"])
-        for number, (value, videos, labels, hits_at_1, level, recall_counts) in enumerate(header["slices"]):
+        for number, (value, videos, labels, hits_at_1, recall_counts) in enumerate(header["slices"]):
             state = result.slices[value] = _Slice()
             state.videos, state.labels, state.hits_at_1 = videos, labels, hits_at_1
             state.recall_counts = dict(recall_counts)
-            state.pairs.level, state.pairs.counts = level, arrays[f"counts{number:02d}"]
-            state.pairs.keys = np.cumsum(arrays[f"keys{number:02d}"], dtype=np.uint64)
+            state.pairs.restore(f"pairs{number:02d}", header, arrays)
         return result
 
     def result(self) -> dict[str, dict[str, Any]]:
