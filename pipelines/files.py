@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -145,6 +146,19 @@ def _put_empty_object(path: str, file_systems: Any) -> None:
 
 def _temporary_name(path: str) -> str:
     return f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+
+
+def remove_temporaries(directory: str) -> None:
+    """Removes what writers that were killed left directly below `directory`: for the end of a job, when none writes.
+
+    An object store has no such files: there an upload that was not completed never has a name.
+    """
+    if is_object_store(directory):
+        return
+    for name in _listdir(directory):
+        if re.search(r"\.tmp-[0-9a-f]{12}$", name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
 
 
 def write_json(path: str, value: Any) -> None:

@@ -140,6 +140,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print(job.describe(config), file=sys.stderr)
     job.clear_stale(config)
     summary, features = execute(config, options, build_pipeline, build_measuring)
+    job.clear_temporaries(config)
     print(job.table(summary))
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())
