@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from pipelines.s3_clients import share_clients
 from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
@@ -31,6 +32,8 @@ def _file_systems():  # type: ignore[no-untyped-def]
 @contextlib.contextmanager
 def _object_store(path: str) -> Iterator[Any]:
     """Beam's file systems for use on `path`; what its store refuses becomes a `JobError` that names path and reason."""
+    if path.startswith("s3://"):
+        share_clients()
     try:
         yield _file_systems()
     except (UsageError, JobError, GeneratorExit):
