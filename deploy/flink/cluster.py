@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -196,6 +196,9 @@ class FlinkCluster:
                 "taskmanager.memory.jvm-overhead.max": "192m",
                 "heartbeat.interval": "2000",
                 "heartbeat.timeout": "60000",
+                # Beam keeps Python workers from one stage to the next only where its own classes are Flink's too and
+                # not each job's anew.
+                "classloader.resolve-order": "parent-first",
             },
         )
         self._start_java(
@@ -203,6 +206,7 @@ class FlinkCluster:
             ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=256m", f"-Djdk.net.hosts.file={hosts}"],
             "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
             ["--configDir", str(conf)],
+            [job_server_jar(self.home)],
         )
 
     def repair(self) -> None:
@@ -241,8 +245,10 @@ class FlinkCluster:
             ],
         )
 
-    def _start_java(self, name: str, flags: list[str], main_class: str, arguments: list[str]) -> None:
-        jars = sorted(map(str, lib_directory(self.home).glob("*.jar")))
+    def _start_java(
+        self, name: str, flags: list[str], main_class: str, arguments: list[str], more_jars: Sequence[Path] = ()
+    ) -> None:
+        jars = [*sorted(map(str, lib_directory(self.home).glob("*.jar"))), *map(str, more_jars)]
         self._start(
             name,
             [java(), *flags, *_JAVA_FLAGS, self._log_flag(name), "-cp", os.pathsep.join(jars), main_class, *arguments],
@@ -314,8 +320,9 @@ class FlinkCluster:
             f"--environment_config={_POOL_NAME}:{self.pool_port}",
             f"--parallelism={parallelism or self.task_managers * self.slots}",
             f"--sdk_worker_parallelism={self.python_workers_each}",
-            # Else each stage starts its workers anew, and each imports TensorFlow anew.
-            "--environment_cache_millis=120000",
+            # Else each stage starts its workers anew, and each imports TensorFlow anew. But less than the delay of a
+            # restart: after a worker was lost, the next attempt must not find its place in the cache.
+            "--environment_cache_millis=4000",
         ]
 
     def pid(self, name: str) -> int:

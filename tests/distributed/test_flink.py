@@ -41,8 +41,11 @@ COUNTS = ("records_read", "records_written", "records_rejected", "rejected_by_re
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
     if not is_installed():
         pytest.skip("Flink is not installed: make test-flink does that")
+    # Being told to end is as good as Ctrl-C: the cluster is stopped.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with FlinkCluster(run_directory=tmp_path_factory.mktemp("flink")) as running:
         yield running
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
