@@ -1,6 +1,7 @@
-"""Thousands of shards: what each costs beyond its records, the graph, the memory of the launcher; and growth.
+"""Thousands of shards: what each costs beyond its records, the graph, the memory of the launcher; and growing data.
 
-Prints one line a figure. The shards are synthetic and small: what is measured is the machinery, not the records.
+Prints one line a figure, for preprocess and for score. The shards are synthetic and small: what is measured is the
+machinery, not the records.
 """
 
 import argparse
@@ -9,24 +10,31 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from score import make_model  # bench/score.py: an exported dense model with random weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).resolve().parent.parent
-# One job in a process of its own: its seconds and the most memory it held.
+# One job: its seconds after the imports that both sides of a comparison pay alike.
 _JOB = """
-import json, resource, sys, time
-from pipelines import preprocess
+import importlib, json, sys, time
+import apache_beam, tensorflow
+job = importlib.import_module(sys.argv[1])
 started = time.monotonic()
-info = preprocess.run(sys.argv[1:])
-print(json.dumps({"seconds": time.monotonic() - started, "records": info["records_written"],
-                  "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+info = job.run(sys.argv[2:])
+print(json.dumps({"seconds": time.monotonic() - started, "records": info["records_written"]}))
 """
+MOST_OVERHEAD_MS = 20
+# The growing data: eight shards of 500 records, and so many times as much.
+GROWTH = (1, 2, 4, 8)
 
 
-def write_shards(directory: Path, shards: int, records: int, seed: int = 0) -> None:
-    """Video-level shards of `records` records each."""
+def write_shards(directory: Path, shards: int, records: int, seed: int = 0) -> str:
+    """Video-level shards of `records` records each; returns their glob."""
     import numpy as np
 
     from pipelines import wire
@@ -49,24 +57,35 @@ def write_shards(directory: Path, shards: int, records: int, seed: int = 0) -> N
             for record in range(records)
         )
         (directory / f"shard{shard:05d}.tfrecord").write_bytes(data)
+    return f"{directory}/*.tfrecord"
 
 
-def preprocess(directory: Path, output: Path) -> dict[str, float]:
-    """Seconds, records and peak bytes of one job."""
-    done = subprocess.run(
-        [sys.executable, "-c", _JOB, f"--input={directory}/*.tfrecord", f"--output={output}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+def run_job(job: str, *flags: str) -> dict[str, float]:
+    """Seconds, records and peak bytes of one job, in a process of its own: the launcher, and here the workers too."""
+    command = [sys.executable, "-c", _JOB, f"pipelines.{job}", *flags]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    assert process.stdout is not None
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command[3:])} failed")
+    return {**json.loads(text.splitlines()[-1]), "bytes": usage.ru_maxrss * 1024}
 
 
-def graph_bytes(shards: int) -> int:
-    """Size of the preprocess graph that names so many shards."""
+def graph_bytes(build: Callable[[Any], None]) -> int:
+    """Size of the graph that `build` adds to a pipeline, as a runner gets it."""
     import apache_beam as beam
 
+    pipeline = beam.Pipeline()
+    build(pipeline)
+    return len(pipeline.to_runner_api().SerializeToString())
+
+
+def preprocess_graph(shards: int) -> int:
+    """Bytes of the preprocess graph that names so many shards."""
     from pipelines.preprocess import build_pipeline
     from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
     from vcls_model.schema import schema_by_name
@@ -75,56 +94,89 @@ def graph_bytes(shards: int) -> int:
         Shard(index, shards, f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000, 1.5e9)
         for index in range(shards)
     )
-    pipeline = beam.Pipeline()
-    build_pipeline(
-        pipeline,
-        JobConfig("gs://some-bucket/out", listed, TransformConfig(schema_by_name("yt8m-frame"), 3862), None, 0.01, {}),
+    transform = TransformConfig(schema_by_name("yt8m-frame"), 3862)
+    return graph_bytes(
+        lambda pipeline: build_pipeline(pipeline, JobConfig("gs://b/out", listed, transform, None, 0.01, {}))
     )
-    return len(pipeline.to_runner_api().SerializeToString())
+
+
+def score_graph(shards: int) -> int:
+    """Bytes of the score graph that names so many shards."""
+    import dataclasses
+
+    from pipelines.score import build_pipeline
+    from pipelines.scoring.config import ScoringConfig
+    from pipelines.scoring.planning import FRAME_GROUP_BYTES, Shard, plan_groups
+    from vcls_model.schema import schema_by_name
+
+    listed = [Shard(f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000)
+              for index in range(shards)]
+    config = ScoringConfig(
+        output="gs://b/scores", model_paths=("gs://b/model",), model_identities=("0123456789abcdef",),
+        schema=dataclasses.replace(schema_by_name("yt8m-frame"), class_count=3862), split=None, ratios=None, top_k=20,
+        threshold=0.5, class_thresholds=None, form="parquet", full_logits="none", batch_size=64,
+    )
+    groups = plan_groups(listed, workers=200, group_bytes=FRAME_GROUP_BYTES)
+    return graph_bytes(lambda pipeline: build_pipeline(pipeline, groups, config))
+
+
+def measure_many(job: str, shards: int, flags: list[str], work: Path) -> None:
+    """`shards` shards of one record beside one shard of the same records."""
+    one = run_job(job, f"--input={work}/one/*.tfrecord", f"--output={work}/{job}_one", *flags)
+    many = run_job(job, f"--input={work}/many/*.tfrecord", f"--output={work}/{job}_many", *flags)
+    overhead = 1000 * (many["seconds"] - one["seconds"]) / shards
+    print(
+        f"scale_{job}_shard_overhead  ms={overhead:.2f}  reference={1000 * one['seconds'] / shards:.2f} "
+        f"(a record of one shard of {shards})  ratio={many['seconds'] / one['seconds']:.1f}x  "
+        f"target<={MOST_OVERHEAD_MS}ms",
+        flush=True,
+    )
+    print(
+        f"scale_{job}_launcher_memory  MB={many['bytes'] / 1e6:.0f}  reference={one['bytes'] / 1e6:.0f} (one shard)  "
+        f"ratio={many['bytes'] / one['bytes']:.2f}x  target<=1.5x",
+        flush=True,
+    )
+
+
+def measure_growth(job: str, flags: list[str], work: Path) -> None:
+    """Time and memory a record as the data grow."""
+    first: dict[str, float] = {}
+    for times in GROWTH:
+        done = run_job(job, f"--input={work}/grow{times}/*.tfrecord", f"--output={work}/{job}_grow{times}", *flags)
+        first = first or done
+        print(
+            f"scale_{job}_growth_{times}x  us_a_record={1e6 * done['seconds'] / done['records']:.0f}  "
+            f"reference={1e6 * first['seconds'] / first['records']:.0f} (1x)  MB={done['bytes'] / 1e6:.0f}  "
+            f"ratio={done['bytes'] / first['bytes']:.2f}x memory  target<=1.3x memory",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=3844, help="small shards (default: %(default)s)")
+    parser.add_argument("--jobs", default="preprocess,score", help="which jobs (default: %(default)s)")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    for shards in (args.shards, 10 * args.shards):
-        size = graph_bytes(shards)
-        print(
-            f"scale_graph_{shards}_shards  bytes={size}  reference=1000000  ratio={size / 1e6:.2f}  "
-            f"target<{'=1' if shards == args.shards else '=20 (what Dataflow takes)'}",
-            flush=True,
-        )
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         write_shards(work / "one", 1, args.shards)
         write_shards(work / "many", args.shards, 1)
-        one = preprocess(work / "one", work / "out_one")
-        many = preprocess(work / "many", work / "out_many")
-        overhead = (many["seconds"] - one["seconds"]) / args.shards
-        print(
-            f"scale_shard_overhead  ms={1000 * overhead:.2f}  reference={1000 * one['seconds'] / args.shards:.2f} "
-            f"(the same records in one shard)  ratio={many['seconds'] / one['seconds']:.1f}x  target<=20ms",
-            flush=True,
-        )
-        print(
-            f"scale_launcher_memory  MB={many['bytes'] / 1e6:.0f}  reference={one['bytes'] / 1e6:.0f}  "
-            f"ratio={many['bytes'] / one['bytes']:.2f}x  target<=1.5x",
-            flush=True,
-        )
-        first: dict[str, float] = {}
-        for times in (1, 2, 4, 8):
+        for times in GROWTH:
             write_shards(work / f"grow{times}", 8 * times, 500)
-            done = preprocess(work / f"grow{times}", work / f"out_grow{times}")
-            first = first or done
-            print(
-                f"scale_growth_{times}x  us_a_record={1e6 * done['seconds'] / done['records']:.0f}  "
-                f"reference={1e6 * first['seconds'] / first['records']:.0f}  "
-                f"ratio={done['bytes'] / first['bytes']:.2f}x memory  target<=1.3x memory",
-                flush=True,
-            )
+        make_model(work / "model")
+        for job in args.jobs.split(","):
+            graph, flags = {"preprocess": (preprocess_graph, []),
+                            "score": (score_graph, [f"--model={work}/model"])}[job]
+            for shards in (args.shards, 10 * args.shards):
+                size = graph(shards)
+                limit = 1 if shards == args.shards else 20
+                print(f"scale_{job}_graph  shards={shards}  bytes={size}  reference={limit}000000  "
+                      f"ratio={size / limit / 1e6:.2f}x  target<=1x", flush=True)
+            measure_many(job, args.shards, flags, work)
+            measure_growth(job, flags, work)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     main()

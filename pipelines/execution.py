@@ -30,9 +30,14 @@ _RUNNER_ERRORS = {
         "the cluster has fewer free slots than --parallelism asks for: start more TaskManagers or lower it",
     r"No such file or directory: 'java'":
         "the job server needs Java and there is none on the path",
-    r"OutOfMemoryError|MemoryError":
+    r"OutOfMemoryError|MemoryError|std::bad_alloc|ResourceExhaustedError|OOM when allocating":
         "a worker ran out of memory: give each worker more, or let fewer threads share one "
         "(--number_of_worker_harness_threads)",
+    # All that Flink's side sees of a Python process that the system has killed.
+    r"CANCELLED: client cancelled|SDK harness .* disconnected":
+        "Python workers died one after the other, most often because the system killed them for their memory (dmesg or "
+        "the state of their containers tells): give each worker more, or let fewer tasks share one "
+        "(--sdk_worker_parallelism)",
 }
 
 

@@ -4,12 +4,14 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from pipelines.s3_clients import share_clients
 from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
@@ -30,6 +32,8 @@ def _file_systems():  # type: ignore[no-untyped-def]
 @contextlib.contextmanager
 def _object_store(path: str) -> Iterator[Any]:
     """Beam's file systems for use on `path`; what its store refuses becomes a `JobError` that names path and reason."""
+    if path.startswith("s3://"):
+        share_clients()
     try:
         yield _file_systems()
     except (UsageError, JobError, GeneratorExit):
@@ -145,6 +149,19 @@ def _put_empty_object(path: str, file_systems: Any) -> None:
 
 def _temporary_name(path: str) -> str:
     return f"{path}.tmp-{uuid.uuid4().hex[:12]}"
+
+
+def remove_temporaries(directory: str) -> None:
+    """Removes what writers that were killed left directly below `directory`: for the end of a job, when none writes.
+
+    An object store has no such files: there an upload that was not completed never has a name.
+    """
+    if is_object_store(directory):
+        return
+    for name in _listdir(directory):
+        if re.search(r"\.tmp-[0-9a-f]{12}$", name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
 
 
 def write_json(path: str, value: Any) -> None:

@@ -146,6 +146,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(job.describe(config), file=sys.stderr)
         job.clear_stale(config)
         summary, features = execute(config, options, build_pipeline, writer)
+    job.clear_temporaries(config)
     print(job.table(summary))
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())

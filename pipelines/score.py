@@ -225,6 +225,9 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     from pipelines.execution import explained_failures, quiet_runner
     from pipelines.progress import shown_progress
     from pipelines.runners import check_runner, is_local
+    from pipelines.scoring.group_scores import DEAD_LETTER
+    from pipelines.scoring.planning import STATE
+    from pipelines.scoring.predictions import LOGITS, PREDICTIONS
     from pipelines.scoring.progress import ScoreProgress, forget_notes
     from vcls_model.quiet import start_tensorflow
 
@@ -241,6 +244,8 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
             build_pipeline(pipeline, plan.groups, plan.config)
     finally:
         forget_notes(output)
+    for directory in (STATE, DEAD_LETTER, PREDICTIONS, LOGITS):
+        files.remove_temporaries(files.join(output, directory))  # of workers that were killed
 
 
 def _print_plan(plan: Plan) -> dict[str, Any]:

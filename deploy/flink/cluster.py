@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,13 +57,12 @@ class FlinkCluster:
         slots: task slots of each, that is, how many tasks it runs at once.
         home: where `deploy.flink.install` put Flink.
         run_directory: configuration, logs and process ids of this cluster; `home/run` by default. Two clusters at a
-        time
-            need two.
+            time need two.
         environment: added to the environment of every process (object-store endpoints and keys, for instance).
         python: the interpreter of the Python workers.
         python_workers_each: Python processes of each TaskManager, among which its slots are shared out. The jobs'
-        work on
-            records runs in compiled code that lets other threads run, so one serves several slots.
+            work on records runs in compiled code that lets other threads run, so one serves several slots.
+        restart_attempts: how often Flink starts the lost tasks of a job again before it gives the job up.
         rest_port: of the JobManager's REST interface and web page; a free one by default.
 
     Raises:
@@ -81,6 +80,7 @@ class FlinkCluster:
         environment: dict[str, str] | None = None,
         python: str = sys.executable,
         python_workers_each: int = 1,
+        restart_attempts: int = 5,
         rest_port: int | None = None,
     ) -> None:
         self.task_managers = task_managers
@@ -89,6 +89,7 @@ class FlinkCluster:
         self.run_directory = run_directory or home / "run"
         self.python = python
         self.python_workers_each = python_workers_each
+        self.restart_attempts = restart_attempts
         self._environment = dict(environment or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._wanted_rest_port = rest_port
@@ -145,12 +146,15 @@ class FlinkCluster:
             "job-manager",
             {
                 "jobmanager.memory.process.size": "1024m",
-                # A TaskManager that was killed is given up after this, and its tasks run again elsewhere.
+                # One that is killed is given up when two heartbeats in a row found nobody at its port; one that answers
+                # nothing for a while is a process that waits for its share of a busy machine.
                 "heartbeat.interval": "2000",
-                "heartbeat.timeout": "20000",
+                "heartbeat.rpc-failure-threshold": "2",
+                "heartbeat.timeout": "60000",
                 "restart-strategy.type": "fixed-delay",
-                "restart-strategy.fixed-delay.attempts": "5",
-                "restart-strategy.fixed-delay.delay": "2 s",
+                "restart-strategy.fixed-delay.attempts": str(self.restart_attempts),
+                # All attempts together must outlast the time in which a lost machine is found to be lost.
+                "restart-strategy.fixed-delay.delay": "5 s",
                 "cluster.evenly-spread-out-slots": "true",
                 "slot.request.timeout": "120000",
             },
@@ -191,7 +195,10 @@ class FlinkCluster:
                 "taskmanager.memory.jvm-overhead.min": "192m",
                 "taskmanager.memory.jvm-overhead.max": "192m",
                 "heartbeat.interval": "2000",
-                "heartbeat.timeout": "20000",
+                "heartbeat.timeout": "60000",
+                # Beam keeps Python workers from one stage to the next only where its own classes are Flink's too and
+                # not each job's anew.
+                "classloader.resolve-order": "parent-first",
             },
         )
         self._start_java(
@@ -199,6 +206,7 @@ class FlinkCluster:
             ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=256m", f"-Djdk.net.hosts.file={hosts}"],
             "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
             ["--configDir", str(conf)],
+            [job_server_jar(self.home)],
         )
 
     def repair(self) -> None:
@@ -237,8 +245,10 @@ class FlinkCluster:
             ],
         )
 
-    def _start_java(self, name: str, flags: list[str], main_class: str, arguments: list[str]) -> None:
-        jars = sorted(map(str, lib_directory(self.home).glob("*.jar")))
+    def _start_java(
+        self, name: str, flags: list[str], main_class: str, arguments: list[str], more_jars: Sequence[Path] = ()
+    ) -> None:
+        jars = [*sorted(map(str, lib_directory(self.home).glob("*.jar"))), *map(str, more_jars)]
         self._start(
             name,
             [java(), *flags, *_JAVA_FLAGS, self._log_flag(name), "-cp", os.pathsep.join(jars), main_class, *arguments],
@@ -310,8 +320,9 @@ class FlinkCluster:
             f"--environment_config={_POOL_NAME}:{self.pool_port}",
             f"--parallelism={parallelism or self.task_managers * self.slots}",
             f"--sdk_worker_parallelism={self.python_workers_each}",
-            # Else each stage starts its workers anew, and each imports TensorFlow anew.
-            "--environment_cache_millis=120000",
+            # Else each stage starts its workers anew, and each imports TensorFlow anew. But less than the delay of a
+            # restart: after a worker was lost, the next attempt must not find its place in the cache.
+            "--environment_cache_millis=4000",
         ]
 
     def pid(self, name: str) -> int:
@@ -358,12 +369,20 @@ class FlinkCluster:
         """How often tasks were started again after a failure, since the JobManager was first started."""
         return self.log_path("job-manager").read_text(errors="replace").count("tasks will be restarted to recover")
 
+    def busiest_python_worker(self) -> int:
+        """Process id of the Python worker that has computed most: when there are results, one that made some."""
+        return max(self.python_workers(), key=_cpu_ticks)
+
+    def pids(self) -> list[int]:
+        """Process ids of all that lives of the cluster, the Python workers included."""
+        return [*(process.pid for process in self._processes.values()), *self.python_workers()]
+
     def memory(self) -> dict[str, int]:
         """Resident bytes of each process now; `python-worker-<n>` for the workers."""
-        found = {name: _resident_bytes(process.pid) for name, process in self._processes.items()}
+        found = {name: resident_bytes(process.pid) for name, process in self._processes.items()}
         return {
             **found,
-            **{f"python-worker-{index}": _resident_bytes(pid) for index, pid in enumerate(self.python_workers())},
+            **{f"python-worker-{index}": resident_bytes(pid) for index, pid in enumerate(self.python_workers())},
         }
 
     def _rest(self, path: str) -> Any:
@@ -438,10 +457,14 @@ def _children(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError):
-                # The fields after the program's name, which is in parentheses and may hold anything.
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                if int(_status_fields(int(entry.name))[1]) == pid:
                     found.append(int(entry.name))
     return sorted(found)
+
+
+def _status_fields(pid: int) -> list[str]:
+    # Those after the program's name, which is in parentheses and may hold anything: state, parent, ...
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def _command_line(pid: int) -> str:
@@ -450,7 +473,15 @@ def _command_line(pid: int) -> str:
     return ""
 
 
-def _resident_bytes(pid: int) -> int:
+def _cpu_ticks(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        user, system = _status_fields(pid)[11:13]
+        return int(user) + int(system)
+    return 0
+
+
+def resident_bytes(pid: int) -> int:
+    """The physical memory that a process holds; 0 when there is no such process."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0

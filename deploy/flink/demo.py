@@ -19,6 +19,7 @@ from deploy.flink.install import ROOT, install
 from vcls_model.commands import JobError, main, parse_all
 
 OUTPUT = ROOT / "demo_output" / "flink"
+SAMPLE = ROOT / "sample"
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -29,44 +30,48 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     parser = argparse.ArgumentParser(prog="python -m deploy.flink.demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--install_only", action="store_true", help="only bring Flink and Beam's job server")
-    parser.add_argument("--input", default=str(ROOT / "sample" / "*.tfrecord"), help="video-level records")
-    parser.add_argument("--vocabulary", default=str(ROOT / "sample" / "vocabulary.csv"), help="CSV of the classes")
-    parser.add_argument("--frame_input", help="frame-level records, preprocessed too where given")
     args = parse_all(parser, argv)
     install()
     if args.install_only:
         return {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that leaving the block below stops the cluster
     shutil.rmtree(OUTPUT, ignore_errors=True)
-    seconds: dict[str, Any] = {}
-    data = [f"--input={args.input}", f"--vocabulary={args.vocabulary}"]
-    _job("pipelines.preprocess", *data, f"--output={OUTPUT / 'data_in_process'}")
-    _job("vcls_model.train", f"--data={OUTPUT / 'data_in_process'}", f"--output={OUTPUT / 'model'}", "--epochs=2")
-    scores = [f"--input={args.input}", f"--model={OUTPUT / 'model'}"]
-    _job("pipelines.score", *scores, f"--output={OUTPUT / 'scores_in_process'}")
+    here, there = OUTPUT / "in_process", OUTPUT / "flink"
+    _preprocess(here)
+    _job("vcls_model.train", f"--data={here / 'data'}", f"--output={OUTPUT / 'model'}", "--epochs=2", "--quiet")
+    _score(here)
     with FlinkCluster() as cluster:
         flags = cluster.beam_flags()
-        seconds["preprocess"] = _job("pipelines.preprocess", *data, f"--output={OUTPUT / 'data'}", *flags)
-        if args.frame_input:
-            seconds["preprocess_frames"] = _job(
-                "pipelines.preprocess", f"--input={args.frame_input}", f"--output={OUTPUT / 'frames'}", *flags
-            )
-        seconds["score"] = _job("pipelines.score", *scores, f"--output={OUTPUT / 'scores'}", *flags)
-        print("memory (MB):", {name: size >> 20 for name, size in cluster.memory().items()})
+        seconds = {**_preprocess(there, flags), **_score(there, flags)}
+        memory = {name: size >> 20 for name, size in cluster.memory().items()}
+    print("seconds on Flink:", seconds)
+    print("memory at the end (MB):", memory)
+    for pattern in ("data/*/*.tfrecord", "frames/*/*.tfrecord", "scores/metrics.json", "scores/per_class.csv"):
+        _compare(there, here, pattern)
+    report = OUTPUT / "report"
     _job(
         "pipelines.report",
-        f"--scores={OUTPUT / 'scores'}",
+        f"--scores={there / 'scores'}",
         f"--model={OUTPUT / 'model'}",
-        f"--data={OUTPUT / 'data'}",
-        f"--output={OUTPUT / 'report'}",
+        f"--data={there / 'data'}",
+        f"--output={report}",
     )
-    for one, other, pattern in (
-        ("data", "data_in_process", "*/*.tfrecord"),
-        ("scores", "scores_in_process", "metrics.json"),
-    ):
-        _compare(OUTPUT / one, OUTPUT / other, pattern)
-    print(f"the same bytes as in process; report: {OUTPUT / 'report' / 'report.html'}")
+    print(f"the same bytes as in process; report: {report / 'report.html'}")
     return seconds
+
+
+def _preprocess(output: Path, flags: Sequence[str] = ()) -> dict[str, float]:
+    videos = [f"--input={SAMPLE}/*.tfrecord", f"--vocabulary={SAMPLE}/vocabulary.csv"]
+    frames = [f"--input={SAMPLE}/audioset/*.tfrecord", f"--vocabulary={SAMPLE}/audioset/class_labels_indices.csv"]
+    return {
+        "preprocess": _job("pipelines.preprocess", *videos, f"--output={output / 'data'}", *flags),
+        "preprocess frames": _job("pipelines.preprocess", *frames, f"--output={output / 'frames'}", *flags),
+    }
+
+
+def _score(output: Path, flags: Sequence[str] = ()) -> dict[str, float]:
+    scores = [f"--input={SAMPLE}/*.tfrecord", f"--model={OUTPUT / 'model'}", f"--output={output / 'scores'}"]
+    return {"score": _job("pipelines.score", *scores, *flags)}
 
 
 def _job(module: str, *arguments: str) -> float:

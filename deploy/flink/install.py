@@ -6,6 +6,7 @@ protocol, which is stable across Beam versions, to the Python SDK that the proje
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def install(home: Path = DEFAULT_HOME) -> None:
     Raises:
         JobError: Java or Maven is not there, or a download failed; the message ends with the tool's own last words.
     """
+    java()
     home.mkdir(parents=True, exist_ok=True)
     if not lib_directory(home).is_dir():
         _install_flink(home)
@@ -55,13 +57,18 @@ def java() -> str:
     """The Java program: of `JAVA_HOME` if set, else the one on the path.
 
     Raises:
-        JobError: there is none.
+        JobError: there is none, or it is older than Flink needs.
     """
     home = os.environ.get("JAVA_HOME")
     candidate = Path(home) / "bin" / "java" if home else None
     found = str(candidate) if candidate and candidate.is_file() else shutil.which("java")
     if not found:
         raise JobError("Flink needs Java 11 or 17 and there is no java on the path: install it or set JAVA_HOME")
+    said = subprocess.run([found, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    version = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
+    if not version or int(version.group(1)) < 11:
+        what = f"is Java {version.group(1)}" if version else f"does not tell its version: {said.stderr.strip()[:200]}"
+        raise JobError(f"Flink needs Java 11 or 17, and {found} {what}: install one or set JAVA_HOME")
     return found
 
 
@@ -103,7 +110,7 @@ def _install_flink(home: Path) -> None:
 
 def _build_job_server(home: Path) -> None:
     if not shutil.which("mvn"):
-        raise JobError("Beam's Flink job server is built by Maven and there is no mvn on the path")
+        raise JobError("Beam's Flink job server is built by Maven and there is no mvn on the path: install Maven")
     print(f"building Beam's job server for Flink {FLINK_VERSION} (about a minute) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         shutil.copy(Path(__file__).with_name("pom.xml"), scratch)

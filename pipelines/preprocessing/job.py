@@ -145,14 +145,23 @@ def clear_stale(config: JobConfig) -> None:
         for name in files.list_names(files.join(config.output, split)):
             if f"{split}/{name}" not in wanted:
                 files.delete(files.join(config.output, split, name))
+    # One listing, not two requests a shard: on an object store thousands of them would be minutes.
+    kept_names = set(files.list_names(files.join(config.output, manifests.DIRECTORY)))
     for shard in config.shards:
-        manifests.forget_if_changed(config.output, shard, config.transform)
+        if kept_names & {shard.name + manifests.STATISTICS_SUFFIX, shard.name + manifests.MANIFEST_SUFFIX}:
+            manifests.forget_if_changed(config.output, shard, config.transform)
     for directory, suffixes in (("dead_letter", [".jsonl"]),
                                 (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX])):
         kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
         for name in files.list_names(files.join(config.output, directory)):
             if name not in kept:
                 files.delete(files.join(config.output, directory, name))
+
+
+def clear_temporaries(config: JobConfig) -> None:
+    """After a run: removes the half-written files of workers that were killed while others did their work again."""
+    for directory in (*SPLITS, "dead_letter", manifests.DIRECTORY):
+        files.remove_temporaries(files.join(config.output, directory))
 
 
 def summary_path(config: JobConfig) -> str:

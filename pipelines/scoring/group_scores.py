@@ -11,7 +11,7 @@ import numpy as np
 from pipelines import files
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.planning import MANIFEST_SUFFIX, STATE
+from pipelines.scoring.planning import STATE, manifest_path
 from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
 from pipelines.scoring.progress import note_shard
 from pipelines.scoring.ranking import mean_of_models, top_k
@@ -192,7 +192,7 @@ class GroupScores:
                                    lines.encode("utf-8", "backslashreplace"))
         manifest = {"group": self._group, "run_id": self._config.run_id, "aggregates": len(self._aggregates),
                     "shards": self._shards}
-        files.write_json(files.join(output, STATE, self._group + MANIFEST_SUFFIX), manifest)
+        files.write_json(manifest_path(output, self._group), manifest)
         return manifest
 
 

@@ -90,6 +90,11 @@ def _group(shards: Iterable[Shard]) -> Group:
     return Group(hashlib.sha256(text.encode()).hexdigest()[:16], shards)
 
 
+def manifest_path(output: str, group: str) -> str:
+    """The file whose presence says that a group is done."""
+    return files.join(output, STATE, group + MANIFEST_SUFFIX)
+
+
 def read_manifests(output: str) -> list[dict[str, Any]]:
     """The manifests of all groups that are done, in the order of their names."""
     directory = files.join(output, STATE)

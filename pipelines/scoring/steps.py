@@ -7,11 +7,12 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
+from pipelines import files
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.group_scores import GroupScores
 from pipelines.scoring.handler import ExportedModelHandler
-from pipelines.scoring.planning import Group
+from pipelines.scoring.planning import Group, manifest_path
 
 
 class ScoreGroups(beam.PTransform):
@@ -35,7 +36,12 @@ class ScoreGroups(beam.PTransform):
         )
 
     def read_blocks(self, group: Group) -> Iterator[list[Block]]:
-        """The blocks of a group, each as a batch of one."""
+        """The blocks of a group, each as a batch of one.
+
+        None of a group that is committed: a bundle that is tried again, because its worker was lost, does what is left.
+        """
+        if files.exists(manifest_path(self.config.output, group.name)):
+            return
         for block in read_group(group, self.config):
             yield [block]
 

@@ -64,13 +64,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """URL of a bucket of the S3 emulator; the environment says where it is, as it does on a worker."""
-    import boto3
-
     for name, value in s3_environment(s3_server).items():
         monkeypatch.setenv(name, value)
-    # Beam makes a client for each file, and each session reads the protocol's description anew: a tenth of a second.
-    session = boto3.session.Session()
-    monkeypatch.setattr(boto3.session, "Session", lambda: session)
     return "s3://bucket"
 
 

@@ -67,6 +67,9 @@ def test_dataflow_without_a_project() -> None:
         ),
         ("failed: NoResourceAvailableException: Slot request bulk is not fulfillable", "fewer free slots than"),
         ("java.lang.OutOfMemoryError: Java heap space", "ran out of memory"),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9.31 TiB", "ran out of memory"),
+        ("tensorflow: ResourceExhaustedError: OOM when allocating tensor with shape[9]", "ran out of memory"),
+        ("io.grpc.StatusRuntimeException: CANCELLED: client cancelled", "system killed them for their memory"),
         ("Unable to fetch remote job server jar at X: HTTP Error 404: Not Found", "make flink-install builds"),
     ],
 )
@@ -124,6 +127,28 @@ def test_no_java_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(JobError, match="no java on the path"):
         install.java()
+
+
+def test_an_old_java_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "bin" / "java"
+    fake.parent.mkdir()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    cases = {'openjdk version "1.8.0_402"': "is Java 8", "broken": "does not tell its version: broken"}
+    for said, message in cases.items():
+        fake.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+        fake.chmod(0o755)
+        with pytest.raises(JobError, match=f"Flink needs Java 11 or 17, and {fake} {message}"):
+            install.java()
+    fake.write_text("#!/bin/sh\necho 'openjdk version \"17.0.15\" 2025-04-15' >&2\n")
+    assert install.java() == str(fake)
+
+
+def test_installing_without_maven_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "java", lambda: "java")
+    install.lib_directory(tmp_path).mkdir()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(JobError, match="no mvn on the path"):
+        install.install(tmp_path)
 
 
 def test_leftovers_are_only_ended_when_they_are_ours(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.flink.cluster import FlinkCluster
-from deploy.flink.install import is_installed
+from deploy.flink.cluster import FlinkCluster, resident_bytes
+from deploy.flink.install import ROOT, is_installed
 from pipelines import preprocess, score, wire
 from pipelines.framing import frame_record
+from pipelines.scoring import planning
 from tests.score.conftest import write_model
 from vcls_model.commands import JobError
 
@@ -38,8 +41,11 @@ COUNTS = ("records_read", "records_written", "records_rejected", "rejected_by_re
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
     if not is_installed():
         pytest.skip("Flink is not installed: make test-flink does that")
+    # Being told to end is as good as Ctrl-C: the cluster is stopped.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with FlinkCluster(run_directory=tmp_path_factory.mktemp("flink")) as running:
         yield running
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -150,6 +156,9 @@ def assert_same_data(output: Path, expected: Path) -> None:
 
 
 def assert_same_scores(output: Path, expected: Path) -> None:
+    names = [path.name for path in sorted(output.glob("*/*"))]
+    assert not [name for name in names if ".tmp-" in name]
+    assert len([name for name in names if name.endswith(".parquet")]) == SHARDS
     assert predictions(output) == predictions(expected)
     assert (output / "metrics.json").read_bytes() == (expected / "metrics.json").read_bytes()
     assert (output / "per_class.csv").read_bytes() == (expected / "per_class.csv").read_bytes()
@@ -228,24 +237,78 @@ def test_preprocess_survives_a_killed_python_worker(
     output = tmp_path / "out"
 
     def kill_worker() -> None:
-        os.kill(two_machines.python_workers()[0], signal.SIGKILL)
+        os.kill(two_machines.busiest_python_worker(), signal.SIGKILL)
 
-    with Meanwhile(files_in(output / "manifests", "*.npz", 5), kill_worker) as loss:
+    with Meanwhile(files_in(output / "manifests", "*.statistics", 5), kill_worker) as loss:
         preprocess.run([f"--input={videos}/*.tfrecord", f"--output={output}", *two_machines.beam_flags(2)])
     assert loss.done
     assert_same_data(output, preprocessed)
 
 
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are committed every 20 shards or so, as they are every half gigabyte of real data."""
+    monkeypatch.setattr(planning, "VIDEO_GROUP_BYTES", 1 << 19)
+
+
 def test_score_survives_a_lost_machine(
-    two_machines: FlinkCluster, videos: Path, model: Path, scored: Path, tmp_path: Path
+    two_machines: FlinkCluster, small_groups: None, videos: Path, model: Path, scored: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    with Meanwhile(lambda: bool(two_machines.python_workers()), lambda: two_machines.kill_machine(0)) as loss:
+    before = two_machines.recoveries()
+    with Meanwhile(files_in(output / "state", "*.manifest.json", 2), lambda: two_machines.kill_machine(0)) as loss:
         score.run(
             [f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={output}", *two_machines.beam_flags(2)]
         )
     assert loss.done
+    assert two_machines.recoveries() > before
     assert_same_scores(output, scored)
+
+
+def test_score_survives_a_killed_python_worker(
+    two_machines: FlinkCluster, small_groups: None, videos: Path, model: Path, scored: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    before = two_machines.recoveries()
+
+    def kill_worker() -> None:
+        os.kill(two_machines.busiest_python_worker(), signal.SIGKILL)
+
+    with Meanwhile(files_in(output / "state", "*.manifest.json", 2), kill_worker) as loss:
+        score.run(
+            [f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={output}", *two_machines.beam_flags(2)]
+        )
+    assert loss.done
+    assert two_machines.recoveries() > before
+    assert_same_scores(output, scored)
+
+
+def test_workers_without_enough_memory_end_the_job_with_advice(
+    cluster: FlinkCluster, videos: Path, preprocessed: Path, tmp_path: Path
+) -> None:
+    """The kernel kills whatever grows beyond its share, on every attempt; with more memory, --resume finishes."""
+    output = tmp_path / "out"
+    flags = [f"--input={videos}/*.tfrecord", f"--output={output}"]
+    killed: list[int] = []
+    small = FlinkCluster(task_managers=1, slots=1, run_directory=tmp_path / "flink", restart_attempts=1)
+
+    def kill_the_large() -> bool:
+        for pid in small.python_workers():
+            if resident_bytes(pid) > 400 << 20:  # less than TensorFlow takes, which fitting the transform imports
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        return False  # so that it is called again, until the job has ended
+
+    with (
+        small,
+        Meanwhile(kill_the_large, lambda: None),
+        pytest.raises(JobError, match="killed them for their memory.*--resume continues"),
+    ):
+        preprocess.run([*flags, *small.beam_flags()])
+    assert len(set(killed)) == 2
+    assert not (output / "info.json").exists()
+    preprocess.run([*flags, "--resume"])
+    assert_same_data(output, preprocessed)
 
 
 def test_resume_finishes_after_the_job_manager_was_lost(
@@ -260,9 +323,52 @@ def test_resume_finishes_after_the_job_manager_was_lost(
         preprocess.run(flags)
     assert loss.done
     assert not (output / "info.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in (output / "manifests").glob("*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in (output / "manifests").glob("*.statistics")}
     assert done
     two_machines.repair()
     preprocess.run([*flags, "--resume"])
     assert_same_data(output, preprocessed)
     assert {path: path.stat().st_mtime_ns for path in done} == done, "measured again what was already measured"
+
+
+_CLUSTER_THAT_IS_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from deploy.flink.cluster import FlinkCluster
+with FlinkCluster(task_managers=1, slots=1, run_directory=Path(sys.argv[1])) as cluster:
+    print(*cluster.pids(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def living(pids: list[int]) -> list[int]:
+    """Those of `pids` that are a process, and not one that has ended."""
+
+    def lives(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    return [pid for pid in pids if lives(pid)]
+
+
+def test_nothing_is_left_running(cluster: FlinkCluster, tmp_path: Path) -> None:
+    """After an error the cluster is stopped; one whose program was killed, by the next start in its directory."""
+    started = subprocess.run(
+        [sys.executable, "-c", _CLUSTER_THAT_IS_KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )
+    assert started.returncode == -signal.SIGKILL, started.stderr
+    orphans = [int(pid) for pid in started.stdout.split()]
+    assert len(orphans) == 4
+    assert living(orphans) == orphans
+    with (
+        pytest.raises(RuntimeError, match="the job failed"),
+        FlinkCluster(task_managers=1, slots=1, run_directory=tmp_path) as again,
+    ):
+        assert living(orphans) == []
+        pids = again.pids()
+        assert living(pids) == pids
+        raise RuntimeError("the job failed")
+    assert living(pids) == []

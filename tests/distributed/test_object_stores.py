@@ -186,3 +186,19 @@ def test_a_bucket_without_permission_says_what_to_check(
     ):
         with pytest.raises(JobError, match=expected):
             action()
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_job_that_may_not_use_its_bucket_ends_at_once(
+    place: str, forbidding_port: int, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any worker starts: no minutes spent, nothing written."""
+    from pipelines import preprocess
+
+    pytest.importorskip("boto3")
+    for name, value in s3_environment(forbidding_port).items():
+        monkeypatch.setenv(name, value)
+    paths = {"input": f"{sample}/*.tfrecord", "output": str(tmp_path / "out"), place: "s3://private/x"}
+    with pytest.raises(JobError, match=r"s3://private/x.*: no permission \(HTTP 403\): check the credentials"):
+        preprocess.run([f"--input={paths['input']}", f"--output={paths['output']}"])
+    assert list(tmp_path.iterdir()) == []
