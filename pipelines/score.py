@@ -239,7 +239,7 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     output = plan.config.output
     forget_notes(output)
     try:
-        with (quiet_runner(), explained_failures(output), shown_progress(ScoreProgress(output, plan.groups), output),
+        with (explained_failures(output), quiet_runner(), shown_progress(ScoreProgress(output, plan.groups), output),
               beam.Pipeline(options=options) as pipeline):
             build_pipeline(pipeline, plan.groups, plan.config)
     finally:
