@@ -27,6 +27,9 @@ def list_files(pattern: str) -> list[str]:
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a file."""
+    if os.path.isfile(path):  # TensorFlow would mix a file with the one that replaces it meanwhile
+        with open(path, "rb") as local:
+            return local.read()
     with tf.io.gfile.GFile(path, "rb") as stream:
         return stream.read()
 

@@ -147,7 +147,8 @@ def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkey
         "id": BytesColumn.of([b"video%d" % number for number in range(40)]),
         "labels": IntegerColumn.of_lengths(random.integers(0, 3862, counts.sum()), counts),
         "clip": FloatColumn(random.normal(size=(40, 5)).astype(np.float32)),
-        "rgb": CodesColumn(codes, ends - frames, frames, np.tile(np.arange(255, -1, -1, dtype=np.uint8), (4, 1))),
+        "rgb": CodesColumn(codes.reshape(-1), (ends - frames) * 4, np.full(40, 4), frames,
+                           np.tile(np.arange(255, -1, -1, dtype=np.uint8), (4, 1))),
         "num_frames": IntegerColumn.of_lengths(frames, np.ones(40, np.int64))}
     path = tmp_path / "shard"
     path.write_bytes(encode_examples(columns, np.arange(40)).tobytes())
