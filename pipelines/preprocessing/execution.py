@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines import files
-from pipelines.execution import explained_failures, quiet_runner
+from pipelines.execution import explained_failures, quick_handover, quiet_runner
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.graph_process import GraphWriter
 from pipelines.preprocessing.job import TEMPORARY, moments_path, summary_path
@@ -30,7 +30,7 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     check_runner(options)
     temporary = files.join(config.output, TEMPORARY[0])
     try:
-        with (explained_failures(config.output), quiet_runner(),
+        with (explained_failures(config.output), quiet_runner(), quick_handover(),
               shown_progress(PreprocessProgress(config), config.output)):
             if config.transform.is_affine:
                 writer.start(moments_path(config), config.transform, config.output, options)
