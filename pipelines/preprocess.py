@@ -63,54 +63,49 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     import apache_beam as beam
 
     from pipelines.preprocessing.job import moments_path, summary_path
-    from pipelines.preprocessing.statistics import statistics_hash
     from pipelines.preprocessing.steps import (
         MeasureShard,
         MergeStatistics,
         MergeSummaries,
         TransformShard,
-        moments_by_name,
-        write_moments,
+        finish_statistics,
         write_summary,
     )
 
     transform = config.transform
-    shards = pipeline | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
-    statistics = (
+    shards = (
+        pipeline
+        | "Shards" >> beam.Create(list(config.shards), reshuffle=False)
+        | "SpreadShards" >> beam.Reshuffle())
+    fitted = (
         shards
-        | "SpreadToMeasure" >> beam.Reshuffle()
         | "MeasureShards" >> beam.ParDo(MeasureShard(config.output, transform))
-        | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema)))
-    identity = statistics | "HashStatistics" >> beam.Map(statistics_hash)
-    moments = statistics | "Moments" >> beam.Map(moments_by_name, transform.schema)
-    moments | "WriteMoments" >> beam.Map(write_moments, moments_path(config))
-    side_inputs = [beam.pvalue.AsSingleton(moments), beam.pvalue.AsSingleton(identity)]
+        | "MergeStatistics" >> beam.CombineGlobally(MergeStatistics(transform.schema))
+        | "FinishStatistics" >> beam.Map(finish_statistics, transform.schema, moments_path(config)))
+    side_inputs = [beam.pvalue.AsSingleton(fitted)]
     if not transform.is_affine:
-        side_inputs.append(beam.pvalue.AsSingleton(_fit_graph(shards, moments, config)))
+        side_inputs.append(beam.pvalue.AsSingleton(_fit_graph(shards, fitted, config)))
     (shards
-     | "SpreadToTransform" >> beam.Reshuffle()
      | "TransformShards" >> beam.ParDo(TransformShard(config.output, transform), *side_inputs)
      | "MergeSummaries" >> beam.CombineGlobally(MergeSummaries())
      | "WriteSummary" >> beam.Map(write_summary, summary_path(config)))
 
 
-def _fit_graph(shards: "beam.PCollection", moments: "beam.PCollection", config: "JobConfig") -> "beam.PCollection":
+def _fit_graph(shards: "beam.PCollection", fitted: "beam.PCollection", config: "JobConfig") -> "beam.PCollection":
     """The directory of the transform graph, written for workers that need it."""
     import apache_beam as beam
 
     from pipelines.preprocessing.graph import write_transform
 
     transform = config.transform
+    moments = fitted | "Moments" >> beam.Map(lambda each: each.moments)
     if not transform.pca_dims:
         return moments | "FitTransform" >> beam.Map(write_transform, transform, config.output)
     import tensorflow_transform.beam as tft_beam
 
     from pipelines.preprocessing.analysis import FitTransform, ReadTrainingBatches
 
-    training = (
-        shards
-        | "SpreadToAnalyze" >> beam.Reshuffle()
-        | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform)))
+    training = shards | "TrainingBatches" >> beam.ParDo(ReadTrainingBatches(transform))
     transform_fn = moments | "FitTransform" >> FitTransform(transform, training)
     transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(config.output)
     return transform_fn[0]

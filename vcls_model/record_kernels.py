@@ -27,7 +27,7 @@ FOOTER_BYTES = 4
 MAX_RECORD_BYTES = 1 << 30
 
 # What stops `scan_records`.
-MORE, BAD_LENGTH, BAD_PAYLOAD, TRUNCATED, END, FULL = range(6)
+MORE, BAD_LENGTH, BAD_PAYLOAD, TRUNCATED, END, FULL, RECORD = range(7)
 # Which message a modality's values are in.
 FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX = range(4)
 
@@ -165,6 +165,24 @@ def length_at(buffer, at):
 
 
 @numba.njit(nogil=True, cache=True)
+def _whole_record(buffer, at, filled, last):
+    """Looks at the record at `at`: (RECORD or what is the matter, end of its payload, end of the data wanted)."""
+    if at == filled and last:
+        return END, at, at
+    if at + HEADER_BYTES > filled:
+        return (TRUNCATED if last else MORE), at, at + HEADER_BYTES
+    length = length_at(buffer, at)
+    if length < 0:
+        return BAD_LENGTH, at, at
+    end = at + HEADER_BYTES + length
+    if end + FOOTER_BYTES > filled:
+        return (TRUNCATED if last else MORE), at, end + FOOTER_BYTES
+    if load_u32(buffer, end) != masked_crc32c(buffer, at + HEADER_BYTES, end):
+        return BAD_PAYLOAD, at, end + FOOTER_BYTES
+    return RECORD, end, end + FOOTER_BYTES
+
+
+@numba.njit(nogil=True, cache=True)
 def scan_records(buffer, at, filled, last, starts, lengths, count):
     """Collects whole, undamaged records from `at` on; stops at whatever is not one.
 
@@ -173,20 +191,11 @@ def scan_records(buffer, at, filled, last, starts, lengths, count):
     while True:
         if count == starts.shape[0]:
             return FULL, at, count, at
-        if at == filled and last:
-            return END, at, count, at
-        if at + HEADER_BYTES > filled:
-            return (TRUNCATED if last else MORE), at, count, at + HEADER_BYTES
-        length = length_at(buffer, at)
-        if length < 0:
-            return BAD_LENGTH, at, count, at
-        end = at + HEADER_BYTES + length
-        if end + FOOTER_BYTES > filled:
-            return (TRUNCATED if last else MORE), at, count, end + FOOTER_BYTES
-        if load_u32(buffer, end) != masked_crc32c(buffer, at + HEADER_BYTES, end):
-            return BAD_PAYLOAD, at, count, end + FOOTER_BYTES
+        found, end, wanted = _whole_record(buffer, at, filled, last)
+        if found != RECORD:
+            return found, at, count, wanted
         starts[count] = at + HEADER_BYTES
-        lengths[count] = length
+        lengths[count] = end - starts[count]
         count += 1
         at = end + FOOTER_BYTES
 
@@ -909,22 +918,13 @@ def index_transformed(buffer, at, filled, last, names, name_ends, kinds, widths,
     while True:
         if count == index.shape[0]:
             return FULL, at, count, at
-        if at == filled and last:
-            return END, at, count, at
-        if at + HEADER_BYTES > filled:
-            return (TRUNCATED if last else MORE), at, count, at + HEADER_BYTES
-        length = length_at(buffer, at)
-        if length < 0:
-            return BAD_LENGTH, at, count, at
+        found, end, wanted = _whole_record(buffer, at, filled, last)
+        if found != RECORD:
+            return found, at, count, wanted
         begin = at + HEADER_BYTES
-        end = begin + length
-        if end + FOOTER_BYTES > filled:
-            return (TRUNCATED if last else MORE), at, count, end + FOOTER_BYTES
-        if load_u32(buffer, end) != masked_crc32c(buffer, begin, end):
-            return BAD_PAYLOAD, at, count, end + FOOTER_BYTES
         row = index[count]
         row[START] = begin
-        row[LENGTH] = length
+        row[LENGTH] = end - begin
         row[USUAL] = _index_features(buffer, begin, end, names, name_ends, kinds, widths, spans, row)
         count += 1
         at = end + FOOTER_BYTES

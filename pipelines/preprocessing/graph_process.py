@@ -54,7 +54,7 @@ class GraphWriter:
         """Writes the graph, see `graph.write_transform`, as soon as the statistics appear, in a thread of its own.
 
         Args:
-            statistics_path: where the pipeline leaves them, see `steps.write_moments`; there is nothing yet.
+            statistics_path: where the pipeline leaves them, see `steps.finish_statistics`; there is nothing yet.
             options: Beam's, for the file system that `output` is on.
         """
         self._thread = threading.Thread(target=self._run, args=(statistics_path, config, output, options),

@@ -1,6 +1,7 @@
 """The two steps that touch records, measuring a shard and transforming one: each reads it and writes its outputs."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 
@@ -30,6 +31,7 @@ from pipelines.preprocessing.statistics import (
     merge_statistics,
     moments,
     no_statistics,
+    statistics_hash,
 )
 from pipelines.shards import read_batches
 from vcls_model import record_kernels as kernels
@@ -106,17 +108,32 @@ class MergeStatistics(beam.CombineFn):
         return accumulator
 
 
-def moments_by_name(statistics: Statistics, schema: RecordSchema) -> dict[str, Moments]:
-    """`Moments` of every modality."""
-    return {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+@dataclasses.dataclass(frozen=True)
+class FittedStatistics:
+    """What shards are normalised with.
+
+    Attributes:
+        identity: `statistics_hash`: shards transformed with others are done again.
+        moments: by modality.
+    """
+
+    identity: str
+    moments: dict[str, Moments]
+
+
+def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
+    """`Moments` of every modality, which are also left at `path`, where `run` finds them."""
+    found = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+    with files.open_atomically(path) as stream:
+        stream.write(json.dumps({name: value.to_dict() for name, value in found.items()}).encode())
+    return FittedStatistics(statistics_hash(statistics), found)
 
 
 class TransformShard(beam.DoFn):
     """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
 
     Skips a shard whose manifest says that it was done with the same input, configuration and statistics. Side inputs:
-    the statistics to normalise with and their `statistics_hash`; where the transform graph is, for configurations
-    that are not affine.
+    the statistics to normalise with; where the transform graph is, for configurations that are not affine.
     """
 
     def __init__(self, output: str, config: TransformConfig) -> None:
@@ -124,21 +141,19 @@ class TransformShard(beam.DoFn):
         self._config = config
         self._ready: tuple[str, AffineTransform] | None = None
 
-    def _transform(self, statistics: dict[str, Moments], identity: str,
-                   graph_directory: str | None) -> AffineTransform | TransformGraph:
+    def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | TransformGraph:
         if graph_directory is not None:
-            return TransformGraph.load(graph_directory, self._config, identity)
-        if self._ready is None or self._ready[0] != identity:
-            self._ready = identity, AffineTransform.of(self._config, statistics)
+            return TransformGraph.load(graph_directory, self._config, fitted.identity)
+        if self._ready is None or self._ready[0] != fitted.identity:
+            self._ready = fitted.identity, AffineTransform.of(self._config, fitted.moments)
         return self._ready[1]
 
-    def process(self, shard: Shard, statistics: dict[str, Moments], identity: str,
-                graph_directory: str | None = None) -> Iterable[Summary]:
-        summary = manifests.load_manifest(self._output, shard, self._config, identity)
+    def process(self, shard: Shard, fitted: FittedStatistics, graph_directory: str | None = None) -> Iterable[Summary]:
+        summary = manifests.load_manifest(self._output, shard, self._config, fitted.identity)
         if summary is None:
-            transform = self._transform(statistics, identity, graph_directory)
+            transform = self._transform(fitted, graph_directory)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
-            manifests.save_manifest(self._output, shard, self._config, identity, sizes, summary)
+            manifests.save_manifest(self._output, shard, self._config, fitted.identity, sizes, summary)
             beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
             beam.metrics.Metrics.counter(_COUNTERS, "records_written").inc(summary.records_written)
             for reason, count in summary.rejected.items():
@@ -169,12 +184,6 @@ def write_summary(summary: Summary, path: str) -> None:
     """Leaves the counts of the whole job where `run` finds them."""
     with files.open_atomically(path) as stream:
         stream.write(summary.to_bytes())
-
-
-def write_moments(moments: dict[str, Moments], path: str) -> None:
-    """Leaves the statistics of the training records where `run` finds them."""
-    with files.open_atomically(path) as stream:
-        stream.write(json.dumps({name: value.to_dict() for name, value in moments.items()}).encode())
 
 
 def transform_shard(output: str, shard: Shard, config: TransformConfig,
