@@ -54,15 +54,17 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
         import tensorflow as tf
 
         outputs: dict[str, Any] = {"id": inputs["id"], "labels": inputs["labels"]}
+        normalisers: dict[str, Callable[[Any], Any]] = {}
         for modality in config.schema.modalities:
             raw = inputs[modality.name]
             if modality.level != FRAME_LEVEL:
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
                 continue
-            normalise = _normaliser(config, modality, fit, raw)
-            outputs.update(_frame_outputs(config, modality, raw, normalise))
+            normalisers[modality.name] = _normaliser(config, modality, fit, raw)
             if "num_frames" not in outputs:
                 outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.width, tf.int64)
+        if normalisers:
+            outputs.update(_frame_outputs(config, {name: inputs[name] for name in normalisers}, normalisers))
         return outputs
 
     return preprocessing_fn
@@ -104,30 +106,35 @@ def _all_frames(raw: Any, modality: Modality) -> Any:
     return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]))
 
 
-def _frame_outputs(config: TransformConfig, modality: Modality, raw: Any, normalise: Callable[[Any], Any]) -> dict:
-    """Requantised codes of each video and, if asked for, what is pooled over its frames."""
+def _frame_outputs(config: TransformConfig, raw: dict[str, Any],
+                   normalisers: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Requantised codes of each video and, if asked for, what is pooled over its frames; all modalities in one loop."""
     import tensorflow as tf
 
-    scale, offset = config.code_range(modality)
-    width = config.width_of(modality)
+    modalities = [modality for modality in config.schema.modalities if modality.name in raw]
+    features = [feature for feature in config.transformed() if feature.level == FRAME_LEVEL or config.pool_frames]
 
-    def one_video(codes: Any) -> tuple[Any, ...]:
-        rows = tf.reshape(tf.io.decode_raw(codes, tf.uint8), [-1, modality.width])  # (T, D)
-        values = normalise(_dequantised(rows))
-        clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
-        outputs = [_as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))]
-        if config.pool_frames:
-            mean, variance = tf.nn.moments(values, axes=[0])
-            largest = tf.math.top_k(tf.transpose(values), tf.minimum(TOP_FRAMES, tf.shape(values)[0])).values
-            outputs += [mean, tf.sqrt(variance), tf.reduce_mean(largest, axis=1)]
-        return tuple(outputs)
+    def one_video(codes: dict[str, Any]) -> dict[str, Any]:
+        outputs = {}
+        for modality in modalities:
+            name = modality.name
+            rows = tf.reshape(tf.io.decode_raw(codes[name], tf.uint8), [-1, modality.width])  # (T, D)
+            values = normalisers[name](_dequantised(rows))
+            scale, offset = config.code_range(modality)
+            clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
+            outputs[name] = _as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))
+            if config.pool_frames:
+                mean, variance = tf.nn.moments(values, axes=[0])
+                largest = tf.math.top_k(tf.transpose(values), tf.minimum(TOP_FRAMES, tf.shape(values)[0])).values
+                pooled = (mean, tf.sqrt(variance), tf.reduce_mean(largest, axis=1))
+                outputs.update({f"{name}_{pool}": value for pool, value in zip(POOLS, pooled, strict=True)})
+        return outputs
 
-    types = (tf.TensorSpec([], tf.string), *[tf.TensorSpec([width], tf.float32)] * (3 if config.pool_frames else 0))
-    results = tf.map_fn(one_video, raw, fn_output_signature=types)
-    outputs = {modality.name: results[0]}
-    for pool, pooled in zip(POOLS, results[1:], strict=False):
-        outputs[f"{modality.name}_{pool}"] = tf.ensure_shape(pooled, [None, width])
-    return outputs
+    outputs = tf.map_fn(one_video, raw, fn_output_signature={
+        feature.name: tf.TensorSpec([], tf.string) if feature.level == FRAME_LEVEL
+        else tf.TensorSpec([feature.width], tf.float32) for feature in features})
+    return {feature.name: outputs[feature.name] if feature.level == FRAME_LEVEL
+            else tf.ensure_shape(outputs[feature.name], [None, feature.width]) for feature in features}
 
 
 def _as_bytes(codes: Any) -> Any:
