@@ -11,9 +11,7 @@ printed.
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -22,7 +20,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-SHARED_VIDEOS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "yt8m" / "video"
+from project_commands import SHARED_DATA, run_command, score, train  # noqa: E402
+
 OLD_CLASSES = 2000
 NEW_CLASSES = 200
 POSITIVES = 20
@@ -34,8 +33,9 @@ MODEL = ["--model=wide", "--modality_norm=unit", "--class_prior", "--decay=cosin
 PRETRAIN = ["--batch_size=256", "--learning_rate=0.002", "--warmup_examples=9000", "--epochs=5", "--mixup=0.4",
             "--precision=mixed_bfloat16"]
 # The rates and lengths with the best validation mAP of those tried for each.
-FINE_TUNE = ["--batch_size=64", "--learning_rate=0.001", "--epochs=10", "--mixup=0.4"]
-SCRATCH = ["--batch_size=64", "--learning_rate=0.001", "--epochs=20", "--mixup=0.4"]
+FINE_TUNE = ["--batch_size=64", "--learning_rate=0.001", "--epochs=8", "--mixup=0.4", "--new_head", "--freeze=wide*",
+             "--unfreeze_after=4", "--learning_rate_scale=wide*=0.1"]
+SCRATCH = ["--batch_size=64", "--learning_rate=0.001", "--epochs=12", "--mixup=0.4"]
 
 
 def choose_positives(labels: Labels, candidates: Iterable[int], positives: int) -> dict[int, list[int]]:
@@ -105,12 +105,12 @@ def read_labels(paths: Iterable[Path]) -> list[list[int]]:
             for path in paths for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()]
 
 
-def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]], output: Path) -> int:
-    """Copies records with other labels, leaving out those that have none; returns how many are left."""
+def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]], output: Path) -> None:
+    """Copies records with other labels, leaving out those that have none."""
     import tensorflow as tf
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    number, written = 0, 0
+    number = 0
     with tf.io.TFRecordWriter(str(output)) as writer:
         for path in paths:
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -118,13 +118,11 @@ def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]],
                     example = tf.train.Example.FromString(record)
                     example.features.feature["labels"].int64_list.value[:] = new_labels[number]
                     writer.write(example.SerializeToString())
-                    written += 1
                 number += 1
-    return written
 
 
-def write_data(videos: Path, work: Path) -> dict[str, int]:
-    """Writes records and vocabularies of both tasks; returns the number of records by file."""
+def write_data(videos: Path, work: Path) -> None:
+    """Writes records and vocabularies of both tasks, the old classes and the new ones."""
     train, validate, test = ([videos / f"validate{number:04d}.tfrecord" for number in numbers]
                              for numbers in (range(80), range(80, 90), range(90, 100)))
     labels = read_labels(train)
@@ -138,31 +136,20 @@ def write_data(videos: Path, work: Path) -> dict[str, int]:
 
     old_labels = [[] if number in chosen else video for number, video in enumerate(renamed(labels, old_index))]
     new_labels = [[new_index[label] for label in chosen.get(number, [])] for number in range(len(labels))]
-    counts = {"old-train": write_relabelled(train, old_labels, work / "old-train.tfrecord"),
-              "new-train": write_relabelled(train, new_labels, work / "new-train.tfrecord")}
+    write_relabelled(train, old_labels, work / "old-train.tfrecord")
+    write_relabelled(train, new_labels, work / "new-train.tfrecord")
     for name, paths in (("validate", validate), ("test", test)):
         split_labels = read_labels(paths)
         for task, index in (("old", old_index), ("new", new_index)):
-            counts[f"{task}-{name}"] = write_relabelled(paths, renamed(split_labels, index),
-                                                        work / f"{task}-{name}.tfrecord")
+            write_relabelled(paths, renamed(split_labels, index), work / f"{task}-{name}.tfrecord")
     for task, index in (("old", old_index), ("new", new_index)):
         rows = [f"{position},class {label}" for label, position in index.items()]
         (work / f"{task}-vocabulary.csv").write_text("\n".join(["Index,Name", *rows]) + "\n")
-    return counts
-
-
-def command(*arguments: str) -> None:
-    """Runs one of the project's commands."""
-    print("python -m " + " ".join(arguments), file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True)
-    if done.returncode:
-        raise SystemExit(done.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=SHARED_VIDEOS,
+    parser.add_argument("--input", type=Path, default=SHARED_DATA / "yt8m" / "video",
                         help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
                              "developer's checkout)")
     parser.add_argument("--work", type=Path, help="directory to keep data and models in (default: a temporary one)")
@@ -172,25 +159,19 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
-        counts = write_data(args.input, work)
-        for task in ("old", "new"):
-            command("pipelines.preprocess", f"--train_input={work}/{task}-train.tfrecord",
-                    f"--validate_input={work}/{task}-validate.tfrecord", f"--vocabulary={work}/{task}-vocabulary.csv",
-                    "--normalise=l2", f"--output={work}/{task}", "--overwrite")
-        train = ("vcls_model.train", "--quiet", "--overwrite", *MODEL)
-        command(*train, *PRETRAIN, f"--data={work}/old", f"--output={work}/pretrained")
-        command(*train, *SCRATCH, f"--data={work}/new", f"--output={work}/scratch")
-        command(*train, *FINE_TUNE, f"--data={work}/new", f"--output={work}/tuned", f"--init_from={work}/pretrained",
-                "--new_head", "--freeze=wide*", "--unfreeze_after=4", "--learning_rate_scale=wide*=0.1")
-        scores = {}
-        for name in ("scratch", "tuned"):
-            command("pipelines.score", f"--input={work}/new-test.tfrecord", f"--model={work}/{name}",
-                    f"--output={work}/{name}_scores", "--overwrite")
-            scores[name] = json.loads((work / f"{name}_scores" / "metrics.json").read_text())["map"]
+        if not (work / "new" / "info.json").exists():
+            write_data(args.input, work)
+            for task in ("old", "new"):
+                run_command("pipelines.preprocess", f"--train_input={work}/{task}-train.tfrecord",
+                            f"--validate_input={work}/{task}-validate.tfrecord", "--normalise=l2",
+                            f"--vocabulary={work}/{task}-vocabulary.csv", f"--output={work}/{task}", "--overwrite")
+        train(work / "pretrained", f"--data={work}/old", *MODEL, *PRETRAIN)
+        train(work / "scratch", f"--data={work}/new", *MODEL, *SCRATCH)
+        train(work / "tuned", f"--data={work}/new", *MODEL, *FINE_TUNE, f"--init_from={work}/pretrained")
+        scores = {name: score(f"{work}/new-test.tfrecord", work / name, work / f"{name}_scores")["map"]
+                  for name in ("scratch", "tuned")}
     gain = scores["tuned"] - scores["scratch"]
-    print(f"finetuning map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} gain={gain:.4f} target=0.05 "
-          f"train_videos={counts['new-train']} test_videos={counts['new-test']}")
+    print(f"finetuning map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} gain={gain:.4f} target=0.05")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The training set of `bench/finetuning.py`: as many positives of each class as it says, exactly."""
 
 import importlib.util
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +15,11 @@ BENCH = Path(__file__).resolve().parents[2] / "bench" / "finetuning.py"
 
 @pytest.fixture(scope="module")
 def finetuning():
+    sys.path.insert(0, str(BENCH.parent))  # as when it is run as a script
     spec = importlib.util.spec_from_file_location("finetuning", BENCH)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(BENCH.parent))
     return module
 
 
