@@ -123,9 +123,9 @@ def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]],
 
 def write_data(videos: Path, work: Path) -> None:
     """Writes records and vocabularies of both tasks, the old classes and the new ones."""
-    train, validate, test = ([videos / f"validate{number:04d}.tfrecord" for number in numbers]
-                             for numbers in (range(80), range(80, 90), range(90, 100)))
-    labels = read_labels(train)
+    to_train, to_validate, to_test = ([videos / f"validate{number:04d}.tfrecord" for number in numbers]
+                                      for numbers in (range(80), range(80, 90), range(90, 100)))
+    labels = read_labels(to_train)
     new, chosen = choose_classes(labels)
     new_index = {label: position for position, label in enumerate(new)}
     old = [label for label in range(OLD_CLASSES) if label not in new_index]
@@ -136,9 +136,9 @@ def write_data(videos: Path, work: Path) -> None:
 
     old_labels = [[] if number in chosen else video for number, video in enumerate(renamed(labels, old_index))]
     new_labels = [[new_index[label] for label in chosen.get(number, [])] for number in range(len(labels))]
-    write_relabelled(train, old_labels, work / "old-train.tfrecord")
-    write_relabelled(train, new_labels, work / "new-train.tfrecord")
-    for name, paths in (("validate", validate), ("test", test)):
+    write_relabelled(to_train, old_labels, work / "old-train.tfrecord")
+    write_relabelled(to_train, new_labels, work / "new-train.tfrecord")
+    for name, paths in (("validate", to_validate), ("test", to_test)):
         split_labels = read_labels(paths)
         for task, index in (("old", old_index), ("new", new_index)):
             write_relabelled(paths, renamed(split_labels, index), work / f"{task}-{name}.tfrecord")
