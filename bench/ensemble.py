@@ -23,7 +23,6 @@ COMMON = ["--modality_norm=unit", "--neighbours=60", "--class_prior", "--batch_s
 MEMBERS = {
     "wide": ["--model=wide", "--epochs=6", "--mixup=0.4"],
     "late": ["--model=wide", "--fusion=late", "--epochs=6", "--mixup=0.4", "--seed=1"],
-    "residual": ["--model=residual", "--linear_skip", "--input_dropout=0.3", "--epochs=6", "--mixup=0.4", "--seed=2"],
 }
 STUDENT = ["--model=wide", "--epochs=8", "--mixup=0.4", "--seed=3", "--teacher_weight=0.7"]
 GOALS = {"gap_at_20": 0.735, "map": 0.445}
