@@ -38,8 +38,8 @@ class Rate:
 
 
 RATES = [
-    Rate("preprocess, video-level", 77, 16, 3 * VIDEO_BYTES, "bench/preprocess.py, bench/scale.py"),
-    Rate("preprocess, frame-level", 2800, 16, 3 * FRAME_BYTES, "bench/preprocess.py"),
+    Rate("preprocess, video-level", 25, 16, 3 * VIDEO_BYTES, "bench/preprocess.py, bench/scale.py"),
+    Rate("preprocess, frame-level", 1200, 16, 3 * FRAME_BYTES, "bench/preprocess.py"),
     Rate("score, video-level, dense", 219, 6, VIDEO_BYTES, "bench/score.py, bench/scale.py"),
 ]
 
