@@ -1,7 +1,6 @@
 """Running the pipeline: temporary directories, what goes wrong on the way, and the counts at the end."""
 
 import contextlib
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from pipelines.preprocessing.graph_process import GraphWriter
 from pipelines.preprocessing.job import TEMPORARY, moments_path, summary_path
 from pipelines.preprocessing.lean_import import import_transform
 from pipelines.preprocessing.manifests import Summary
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.moments import Moments, moments_from_json
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.progress import shown_progress
 from pipelines.runners import check_runner
@@ -45,9 +44,8 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     finally:
         for name in TEMPORARY:
             files.delete(files.join(config.output, name))
-    moments = json.loads(files.read_bytes(moments_path(config)))
     return (Summary.from_bytes(files.read_bytes(summary_path(config))),
-            {name: Moments.from_dict(value) for name, value in moments.items()})
+            moments_from_json(files.read_bytes(moments_path(config))))
 
 
 def analysis_context(config: JobConfig, temporary: str) -> contextlib.AbstractContextManager:

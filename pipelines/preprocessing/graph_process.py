@@ -5,7 +5,6 @@ its own, from the start of the job on. Where TensorFlow is imported already, thi
 """
 
 import gc
-import json
 import os
 import pickle
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 from pipelines import files
 from pipelines.preprocessing.config import TransformConfig
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.moments import Moments, moments_from_json
 
 _LOCAL_SECONDS, _OBJECT_STORE_SECONDS = 0.02, 20.0
 
@@ -75,8 +74,7 @@ class GraphWriter:
             while not files.exists(path):
                 if self._pipeline_over.wait(pause) and not files.exists(path):
                     return
-            statistics = {name: Moments.from_dict(value) for name, value in json.loads(files.read_bytes(path)).items()}
-            self._write(statistics, config, output, options)
+            self._write(moments_from_json(files.read_bytes(path)), config, output, options)
         except BaseException as error:  # raised again by `finish`
             self._error = error
 

@@ -1,6 +1,7 @@
 """What normalising needs to know of the training values."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -28,3 +29,8 @@ class Moments:
     def from_dict(cls, value: dict[str, Any]) -> "Moments":
         """Reads what `to_dict` wrote."""
         return cls(value["count"], *(np.array(value[key]) for key in ("mean", "std", "lowest", "highest")))
+
+
+def moments_from_json(text: bytes) -> dict[str, Moments]:
+    """`Moments` by modality, as the pipeline leaves them."""
+    return {name: Moments.from_dict(value) for name, value in json.loads(text).items()}
