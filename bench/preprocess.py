@@ -12,6 +12,7 @@ import argparse
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 REFERENCE = SHARED / "bench" / "tfx_style_preprocess.py"
 MAKE_FRAMES = SHARED / "bench" / "make_frames.py"
+# So many times the frame-level videos are measured against the bare loop.
+FRAME_TIMES = 8
 VIDEO_SHARDS = SHARED / "data" / "yt8m" / "video"
 
 
@@ -50,6 +53,7 @@ def tree_megabytes(root: int) -> float:
 def measure(command: Sequence[str]) -> dict[str, Any]:
     """Runs a program: wall and CPU seconds of the whole process, peak memory (MB), and the figures it printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed packages are: their bytecode is kept
     before = os.times()
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as errors:
@@ -104,7 +108,7 @@ def floor(pattern: str, output: str) -> None:
     import numpy as np
 
     from pipelines.decoding import FrameBatch
-    from pipelines.encoding import CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+    from pipelines.encoding import CodeMap, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
     from pipelines.preprocessing.statistics import ShardMeter, merge_statistics, moments
     from pipelines.shards import detect_schema, read_batches
     from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
@@ -129,12 +133,9 @@ def floor(pattern: str, output: str) -> None:
             parts.append(meter.statistics())
         merged = merge_statistics(parts, schema)
         fitted = {modality.name: moments(merged[modality.name], modality) for modality in schema.modalities}
-        ramp = np.arange(256) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
-        tables, affine = {}, {}
-        for name, found in fitted.items():
-            scores = (ramp[None] - found.mean[:, None]) / found.std[:, None]
-            tables[name] = np.rint((np.clip(scores, -4, 4) + 4) * (255 / 8)).astype(np.uint8)
-            affine[name] = found.mean.astype(np.float32), found.std.astype(np.float32)
+        affine = {name: np.stack([found.mean, 1 / found.std]).astype(np.float32) for name, found in fitted.items()}
+        codes = {name: CodeMap.of(fit, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), (8 / 255, -4))
+                 for name, fit in affine.items()}
         for index, path in enumerate(timed):
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
                 splits = splits_in(batch)
@@ -144,9 +145,9 @@ def floor(pattern: str, output: str) -> None:
                 for name, values in batch.features.items():
                     if isinstance(values, FrameBatch):
                         columns[name] = CodesColumn(
-                            values.buffer, values.begins, values.strides, values.lengths, tables[name])
+                            values.buffer, values.begins, values.strides, values.lengths, codes[name])
                     else:
-                        columns[name] = FloatColumn((values - affine[name][0]) / affine[name][1])
+                        columns[name] = FloatColumn((values - affine[name][0]) * affine[name][1])
                 for split, name in enumerate(SPLITS):
                     with open(os.path.join(output, f"{name}-{index}"), "ab") as stream:
                         stream.write(encode_examples(columns, np.flatnonzero(splits == split)).data)
@@ -209,7 +210,8 @@ def frame_figures(scratch: Path, videos: int) -> None:
          info["output_bytes"] / info["input"]["bytes"], "<=1.05x")
     line("preprocess_frame_peak", "MB", found["peak_mb"], stock["peak_mb"], found["peak_mb"] / stock["peak_mb"],
          "<=2000MB")
-    floor_figure("frame", pattern, f"{scratch / 'frames'}/frames000[01].tfrecord", scratch)
+    many = multiply(scratch / "frames", scratch / "many_frames", FRAME_TIMES)
+    floor_figure("frame", many, pattern, scratch)
 
 
 def floor_figure(kind: str, pattern: str, part: str, scratch: Path) -> None:
@@ -218,14 +220,18 @@ def floor_figure(kind: str, pattern: str, part: str, scratch: Path) -> None:
     The difference between all of the data and a part of it is what the records cost; the start of the job drops out.
     """
     seconds = {}
-    for number, files in enumerate((pattern, part)):
+    for number, files in enumerate((part, pattern)):
         written = scratch / f"floor_{kind}_{number}"
         written.mkdir()
         job = ours(files, scratch / f"warm_{kind}_{number}", preloaded=True)
         bare = measure([sys.executable, __file__, f"--floor={files}", f"--output={written}"])
         seconds[files] = float(job["inner_cpu"]), float(bare["floor_cpu"])
+        for directory in (written, scratch / f"warm_{kind}_{number}"):
+            shutil.rmtree(directory)
     (job_all, bare_all), (job_part, bare_part) = seconds[pattern], seconds[part]
     line(f"preprocess_{kind}_over_floor", "core_seconds", job_all, bare_all, job_all / bare_all, "<=1.5x")
+    line(f"preprocess_{kind}_part_over_floor", "core_seconds", job_part, bare_part, job_part / bare_part,
+         "<=1.5x where the records, not the start of the job, take the time")
     line(f"preprocess_{kind}_records_over_floor", "core_seconds", job_all - job_part, bare_all - bare_part,
          (job_all - job_part) / (bare_all - bare_part), "<=1.5x")
 

@@ -65,8 +65,33 @@ class AffineColumn:
 
 
 @dataclasses.dataclass(frozen=True)
+class CodeMap:
+    """Codes to the codes of normalised values: dequantised, (value - location) * factor, clipped, rounded half to even.
+
+    Attributes:
+        affine: float32 (2, D), location and factor.
+        levels: float32 (5,): scale and offset of the codes read, lowest and highest value written, codes a unit.
+    """
+
+    affine: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, affine: np.ndarray, read: tuple[float, float], written: tuple[float, float]) -> "CodeMap":
+        """From the (scale, offset) of the codes read and of those written: a value is code * scale + offset."""
+        scale, offset = written
+        return cls(affine, np.array([*read, offset, offset + 255 * scale, 1 / scale], np.float32))
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """What uint8 (..., D) becomes, likewise; by the arithmetic of the kernel, operation by operation."""
+        scale, offset, low, high, density = self.levels
+        values = (codes.astype(np.float32) * scale + offset - self.affine[0]) * self.affine[1]
+        return np.rint((np.clip(values, low, high) - low) * density).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
 class CodesColumn:
-    """The frames of a record as one byte string; each code c of dimension d is written as table[d, c], uint8 (D, 256).
+    """The frames of a record as one byte string, its codes through `mapping`.
 
     Frame f of record r is buffer[begins[r] + f * strides[r]:][:D], for f below frames[r]; uint8, int64 (B,) thrice.
     """
@@ -75,7 +100,7 @@ class CodesColumn:
     begins: np.ndarray
     strides: np.ndarray
     frames: np.ndarray
-    table: np.ndarray
+    mapping: CodeMap
 
 
 Column = BytesColumn | IntegerColumn | FloatColumn | AffineColumn | CodesColumn
@@ -125,7 +150,7 @@ def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray,
         elif isinstance(column, FloatColumn | AffineColumn):
             content = np.full(count, 4 * column.rows.shape[1], np.int64)
         elif isinstance(column, CodesColumn):
-            content = column.frames[chosen] * len(column.table)
+            content = column.frames[chosen] * column.mapping.affine.shape[1]
         else:
             content = column.lengths[chosen]
         kernels.add_feature_bytes(len(names[name]), content, features)
@@ -144,7 +169,8 @@ def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray,
             kernels.put_affine_floats(target, at, names[name], column.rows, chosen, column.location, column.factor)
         elif isinstance(column, CodesColumn):
             kernels.put_mapped_codes(target, at, names[name], column.buffer, column.begins[chosen],
-                                     column.strides[chosen], column.frames[chosen], column.table)
+                                     column.strides[chosen], column.frames[chosen], column.mapping.affine,
+                                     column.mapping.levels)
         else:
             kernels.put_bytes(target, at, names[name], column.data, column.begins[chosen], column.lengths[chosen])
     kernels.frame_payloads(target, starts[:count], np.diff(starts) - (HEADER_BYTES + FOOTER_BYTES))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.encoding import CodeMap
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.moments import Moments
-from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
+from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL
 
 if TYPE_CHECKING:
     from pipelines.preprocessing.graph import TransformGraph
@@ -42,24 +43,25 @@ class AffineTransform:
 
     Attributes:
         affine: by video-level modality: float32 (2, D), see `affine_of`.
-        tables: by frame-level modality: uint8 (D, 256), what each code in each dimension becomes.
+        codes: by frame-level modality: what its codes become.
     """
 
     affine: dict[str, np.ndarray]
-    tables: dict[str, np.ndarray]
+    codes: dict[str, CodeMap]
 
     @classmethod
     def of(cls, config: TransformConfig, statistics: dict[str, Moments]) -> "AffineTransform":
         """From the statistics of the training records; `config` must be affine."""
         assert config.is_affine
-        affine, tables = {}, {}
+        affine, codes = {}, {}
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])
             if modality.level == FRAME_LEVEL:
-                tables[modality.name] = _code_table(config, modality, fitted)
+                codes[modality.name] = CodeMap.of(
+                    fitted, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), config.code_range(modality))
             else:
                 affine[modality.name] = fitted
-        return cls(affine, tables)
+        return cls(affine, codes)
 
     def check_against_graph(self, graph: "TransformGraph", config: TransformConfig,
                             statistics: dict[str, Moments]) -> None:
@@ -69,25 +71,22 @@ class AffineTransform:
             RuntimeError: they differ by more than another processor's rounding could (one code, or 2e-6 of a value), so
                 that what is written would not be what the exported model computes.
         """
-        if self.tables:
-            expected, found = graph.tables(), self.tables
+        if self.codes:
+            ramps = {name: np.repeat(np.arange(CODES, dtype=np.uint8)[:, np.newaxis], mapping.affine.shape[1], axis=1)
+                     for name, mapping in self.codes.items()}
+            outputs = graph({name: [ramp.tobytes()] for name, ramp in ramps.items()})
+            expected = {name: np.frombuffer(outputs[name][0], np.uint8).reshape(ramp.shape)
+                        for name, ramp in ramps.items()}
+            found = {name: self.codes[name](ramp) for name, ramp in ramps.items()}
         else:
             probes = {modality.name: _probes(statistics[modality.name]) for modality in config.schema.modalities}
             expected = graph(probes)
             found = {name: (probes[name] - location) * factor for name, (location, factor) in self.affine.items()}
         for name, values in found.items():
             difference = np.abs(values.astype(np.float64) - expected[name])
-            if (difference > (1 if self.tables else 2e-6 * (1 + np.abs(values)))).any():
+            if (difference > (1 if self.codes else 2e-6 * (1 + np.abs(values)))).any():
                 raise RuntimeError(
                     f"the transform graph and the kernels differ in {name!r} by up to {difference.max():g}")
-
-
-def _code_table(config: TransformConfig, modality: Modality, fitted: np.ndarray) -> np.ndarray:
-    location, factor = fitted[:, :, np.newaxis]  # (D, 1) each
-    scale, offset = config.code_range(modality)
-    values = np.arange(CODES, dtype=np.float32) * np.float32(DEQUANTISE_SCALE) + np.float32(DEQUANTISE_OFFSET)
-    clipped = np.clip((values - location) * factor, np.float32(offset), np.float32(offset + 255 * scale))
-    return np.rint((clipped - np.float32(offset)) * np.float32(1 / scale)).astype(np.uint8)
 
 
 def _probes(moments: Moments) -> np.ndarray:

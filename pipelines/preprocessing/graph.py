@@ -9,13 +9,13 @@ TensorFlow is imported where it is used: a worker that does not need it does not
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines import files
-from pipelines.preprocessing.affine import CODES, AffineTransform, affine_of
+from pipelines.preprocessing.affine import AffineTransform, affine_of
 from pipelines.preprocessing.config import POOLS, TransformConfig
 from pipelines.preprocessing.moments import Moments
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOP_FRAMES = 5
 
 # (inputs: raw tensors by name) -> transformed tensors by name
-PreprocessingFn = Callable[[dict[str, Any]], dict[str, Any]]
+PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
 # (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors
 FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
 
@@ -42,6 +42,20 @@ def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
     return spec
 
 
+def transformed_feature_spec(config: TransformConfig) -> dict[str, Any]:
+    """The feature spec of the graph's outputs."""
+    import tensorflow as tf
+
+    spec = raw_feature_spec(config)
+    spec = {"id": spec["id"], "labels": spec["labels"]}
+    if config.schema.level == FRAME_LEVEL:
+        spec["num_frames"] = tf.io.FixedLenFeature([], tf.int64)
+    for feature in config.transformed():
+        spec[feature.name] = tf.io.FixedLenFeature([], tf.string) if feature.level == FRAME_LEVEL \
+            else tf.io.FixedLenFeature([feature.width], tf.float32)
+    return spec
+
+
 def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> PreprocessingFn:
     """The function that tf.Transform turns into the graph.
 
@@ -50,7 +64,7 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
         fit: gives the statistics of a modality as tensors; `graph_analyzer` in the pipeline.
     """
 
-    def preprocessing_fn(inputs: dict[str, Any]) -> dict[str, Any]:
+    def preprocessing_fn(inputs: Mapping[str, Any]) -> dict[str, Any]:
         import tensorflow as tf
 
         outputs: dict[str, Any] = {"id": inputs["id"], "labels": inputs["labels"]}
@@ -191,16 +205,26 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
     Raises:
         RuntimeError: the graph does something else than the kernels that transform the shards.
     """
-    from tensorflow_transform import impl_helper
+    import tensorflow as tf
+    from tensorflow_transform import graph_context, impl_helper
+    from tensorflow_transform.saved import saved_transform_io_v2
+    from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
-    spec = raw_feature_spec(config)
+    module = tf.Module()
+    traced = impl_helper.get_traced_transform_fn(
+        make_preprocessing_fn(config, constant_affine(config, statistics)),
+        impl_helper.get_type_specs_from_feature_specs(raw_feature_spec(config)),
+        graph_context.TFGraphContext(module_to_export=module, temp_dir=None, evaluated_replacements=None))
     with tempfile.TemporaryDirectory() as scratch:
-        impl_helper.analyze_in_place(
-            make_preprocessing_fn(config, constant_affine(config, statistics)), False, spec,
-            impl_helper.get_type_specs_from_feature_specs(spec), scratch)
+        # What tf.Transform's `analyze_in_place` does, but for tracing all again to find annotations: there are none.
+        saved_transform_io_v2.write_v2_saved_model(
+            module, traced, "transform_fn", os.path.join(scratch, "transform_fn"))
+        metadata_io.write_metadata(
+            dataset_metadata.DatasetMetadata.from_feature_spec(transformed_feature_spec(config)),
+            os.path.join(scratch, "transformed_metadata"))
         if config.is_affine:
             AffineTransform.of(config, statistics).check_against_graph(
-                TransformGraph(os.path.join(scratch, "transform_fn"), config), config, statistics)
+                TransformGraph(config, module.transform_fn), config, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -210,32 +234,39 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
 
 
 class TransformGraph:
-    """A saved transform graph, ready to run on batches. One a process, shared by its threads."""
+    """A transform graph, ready to run on batches. Saved ones: one a process, shared by its threads.
+
+    Args:
+        config: which operations.
+        function: (raw tensors by name, `id` and `labels` among them) -> transformed tensors by name.
+    """
 
     _lock = threading.Lock()
     _loaded: dict[str, "TransformGraph"] = {}
 
-    def __init__(self, directory: str, config: TransformConfig) -> None:
+    def __init__(self, config: TransformConfig, function: PreprocessingFn) -> None:
+        self._config = config
+        self._function = function
+
+    @classmethod
+    def saved(cls, directory: str, config: TransformConfig) -> "TransformGraph":
+        """The graph that `directory` holds."""
         import tensorflow as tf
         import tensorflow_transform as tft
         from tensorflow_transform.saved import saved_transform_io_v2
 
         del tft  # imported because loading needs its ops
-        self._config = config
         loader = saved_transform_io_v2.SavedModelLoader(directory)
-        names = [modality.name for modality in config.schema.modalities]
         signature = {modality.name: tf.TensorSpec([None], tf.string) if modality.level == FRAME_LEVEL
                      else tf.TensorSpec([None, modality.width], tf.float32) for modality in config.schema.modalities}
-        wanted = {feature.name for feature in config.transformed()}
 
         @tf.function(input_signature=[signature], autograph=False)
         def apply(inputs: dict[str, "tf.Tensor"]) -> dict[str, "tf.Tensor"]:
-            outputs = loader.apply_transform_model(inputs)
-            return {name: value for name, value in outputs.items() if name in wanted}
+            wanted = {feature.name for feature in config.transformed()}
+            return {name: value for name, value in loader.apply_transform_model(inputs).items() if name in wanted}
 
-        self._loader = loader
-        self._names = names
-        self._apply = apply.get_concrete_function()
+        concrete = apply.get_concrete_function()
+        return cls(config, lambda inputs: concrete(**{"inputs": {name: inputs[name] for name in signature}}))
 
     @classmethod
     def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "TransformGraph":
@@ -245,7 +276,7 @@ class TransformGraph:
             if key not in cls._loaded:
                 cls._loaded.clear()
                 with files.local_copy(directory) as local:
-                    cls._loaded[key] = cls(local, config)
+                    cls._loaded[key] = cls.saved(local, config)
             return cls._loaded[key]
 
     def __call__(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -256,17 +287,8 @@ class TransformGraph:
         """
         import tensorflow as tf
 
-        tensors = {name: tf.constant(raw[name]) for name in self._names}
-        return {name: value.numpy() for name, value in self._apply(**{"inputs": tensors}).items()}
-
-    def tables(self) -> dict[str, np.ndarray]:
-        """What the graph makes of every code in every dimension, by modality: uint8 (D, 256).
-
-        Found by running it on one video whose frame k holds code k everywhere. Complete only when each transformed
-        value depends on one raw value alone (`TransformConfig.is_affine`).
-        """
-        ramps = {modality.name: [np.repeat(np.arange(CODES, dtype=np.uint8), modality.width).tobytes()]
-                 for modality in self._config.schema.modalities}
-        outputs = self(ramps)
-        return {name: np.ascontiguousarray(np.frombuffer(outputs[name][0], np.uint8).reshape(CODES, -1).T)
-                for name in self._names}
+        tensors = {modality.name: tf.constant(raw[modality.name]) for modality in self._config.schema.modalities}
+        videos = len(next(iter(raw.values())))
+        no_labels = tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [videos, 0])
+        outputs = self._function({"id": tf.constant([b""] * videos), "labels": no_labels, **tensors})
+        return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}

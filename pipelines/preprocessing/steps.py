@@ -320,7 +320,7 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
             begins = column.begins[record] + np.arange(min(column.frames[record], _SAMPLED_FRAMES)) \
                 * column.strides[record]
             codes = column.buffer[begins[:, np.newaxis] + np.arange(width)]
-            rows.append(column.table[np.arange(width), codes])
+            rows.append(column.mapping(codes))
         else:
             assert isinstance(column, BytesColumn)
             begin = column.begins[record]
@@ -331,7 +331,7 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
 
 def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: AffineTransform) -> Column:
     if isinstance(values, FrameBatch):
-        return CodesColumn(values.buffer, values.begins, values.strides, values.lengths, transform.tables[name])
+        return CodesColumn(values.buffer, values.begins, values.strides, values.lengths, transform.codes[name])
     return AffineColumn(values, *transform.affine[name])
 
 

@@ -20,13 +20,16 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tensorflow_transform import impl_helper
 
 from pipelines import files
+from pipelines.encoding import CodeMap, CodesColumn, encode_examples
 from pipelines.preprocess import run
 from pipelines.preprocessing import graph, manifests
 from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.graph import TransformGraph
 from pipelines.preprocessing.manifests import Summary
+from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.statistics import ShardMeter
 from pipelines.progress import shown_progress
@@ -43,7 +46,7 @@ from tests.preprocess.synthetic import (
 )
 from vcls_model.commands import JobError, UsageError
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
-from vcls_model.splits import SPLITS
+from vcls_model.splits import SPLITS, SplitRatios
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -291,6 +294,51 @@ def test_the_kernels_do_what_the_graph_does(tmp_path: Path, normalise: str) -> N
             if schema is FRAME:
                 assert transformed["num_frames"].numpy().tolist() == [
                     min(len(video.values["rgb"]), 9) for video in some]
+
+
+@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+@pytest.mark.parametrize("pool_frames", [False, True])
+def test_the_saved_graph_is_what_tf_transform_saves(tmp_path: Path, schema: RecordSchema, pool_frames: bool) -> None:
+    """Schema and outputs against those of the library's own way from a function without analyzers to an output."""
+    if pool_frames and schema is VIDEO:
+        return
+    config = TransformConfig(schema, 9, SplitRatios(), "zscore", 0, pool_frames, 300, "reject", False)
+    random = np.random.default_rng(0)
+    statistics = {modality.name: Moments(
+        7, *(random.uniform(1, 2, modality.width) for _ in range(4))) for modality in schema.modalities}
+    graph.write_transform(statistics, config, str(tmp_path / "ours"))
+    spec = graph.raw_feature_spec(config)
+    impl_helper.analyze_in_place(
+        graph.make_preprocessing_fn(config, graph.constant_affine(config, statistics)), False, spec,
+        impl_helper.get_type_specs_from_feature_specs(spec), str(tmp_path / "theirs"))
+    ours, theirs = (tft.TFTransformOutput(str(tmp_path / name)) for name in ("ours", "theirs"))
+    assert ours.transformed_feature_spec() == theirs.transformed_feature_spec()
+    made = videos(5, schema, seed=1)
+    raw = {"id": tf.constant([video.id for video in made]),
+           "labels": tf.sparse.from_dense(tf.constant([[video.labels[0]] for video in made], tf.int64)),
+           **{name: tf.constant([video.values[name] if schema is VIDEO else video.values[name].tobytes()
+                                 for video in made]) for name in made[0].values}}
+    expected, found = (output.transform_raw_features(dict(raw)) for output in (theirs, ours))
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        for part in ("values", "indices") if name == "labels" else ("",):
+            np.testing.assert_array_equal(getattr(found[name], part, found[name]), getattr(values, part, values))
+
+
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(-4, 4))
+@settings(max_examples=30, deadline=None)
+def test_the_kernel_maps_codes_as_numpy_does(seed: int, spread: float) -> None:
+    """Every code in every dimension, to the bit, wherever the values fall: beyond the ends, on a half, all in one."""
+    random = np.random.default_rng(seed)
+    width = 40
+    affine = random.normal(size=(2, width)).astype(np.float32) * np.float32(10) ** np.float32(spread)
+    affine[:, 0] = 0, 1
+    mapping = CodeMap.of(affine, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), (8 / 255, -4))
+    ramp = np.repeat(np.arange(256, dtype=np.uint8), width)
+    column = CodesColumn(ramp, np.zeros(1, np.int64), np.full(1, width), np.full(1, 256), mapping)
+    payload = encode_examples({"rgb": column}, np.zeros(1, np.int64))[12:-4].tobytes()
+    written = tf.train.Example.FromString(payload).features.feature["rgb"].bytes_list.value[0]
+    assert written == mapping(ramp.reshape(256, width)).tobytes()
 
 
 def test_a_graph_that_differs_from_the_kernels_is_not_written(video_job, tmp_path, monkeypatch) -> None:  # type: ignore

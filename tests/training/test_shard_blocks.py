@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import wire
-from pipelines.encoding import BytesColumn, CodesColumn, FloatColumn, IntegerColumn, encode_examples
+from pipelines.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
 from tests.training import synthetic
 from vcls_model import batching, shard_blocks
 from vcls_model.batching import Plan, array_batches
@@ -148,7 +148,7 @@ def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkey
         "labels": IntegerColumn.of_lengths(random.integers(0, 3862, counts.sum()), counts),
         "clip": FloatColumn(random.normal(size=(40, 5)).astype(np.float32)),
         "rgb": CodesColumn(codes.reshape(-1), (ends - frames) * 4, np.full(40, 4), frames,
-                           np.tile(np.arange(255, -1, -1, dtype=np.uint8), (4, 1))),
+                           CodeMap.of(np.array([[255] * 4, [-1] * 4], np.float32), (1, 0), (1, 0))),
         "num_frames": IntegerColumn.of_lengths(frames, np.ones(40, np.int64))}
     path = tmp_path / "shard"
     path.write_bytes(encode_examples(columns, np.arange(40)).tobytes())
