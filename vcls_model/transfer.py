@@ -13,6 +13,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
 from vcls_model.input import decode_features, make_batches, readable
 from vcls_model.models.graph import count_label_graph
+from vcls_model.models.label_directions import find_label_directions
 from vcls_model.models.memory import remember
 from vcls_model.options import ReadOptions
 from vcls_model.schema import Modality
@@ -44,14 +45,20 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
 
     Returns:
-        `label_graph` for `head=label_graph`, `memory` for `neighbours` above 0.
+        `label_graph` for `head=label_graph`, `label_directions` for `label_projection` and `memory` for
+        `neighbours` above 0.
     """
     knowledge: dict[str, Any] = {}
     if hyperparameters["head"] == "label_graph":
         values, lengths = zip(*iterate_labels(data), strict=True)
         knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)
+    if hyperparameters["label_projection"]:
+        knowledge["label_directions"] = find_label_directions(
+            _training_videos(data, modalities, read), modalities, data.class_count, hyperparameters["modality_norm"])
     if hyperparameters["neighbours"]:
-        knowledge["memory"] = remember(_training_videos(data, modalities, read), modalities, data.class_count)
+        knowledge["memory"] = remember(
+            _training_videos(data, modalities, read), modalities, data.class_count,
+            directions=knowledge.get("label_directions"), modality_norm=hyperparameters["modality_norm"])
     return knowledge
 
 

@@ -7,11 +7,12 @@ from vcls_model.layers.masking import ClearPadding, FrameMask
 from vcls_model.layers.mixture import MixtureOfExperts
 from vcls_model.layers.neighbours import MemoryKey, NeighbourVote
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
+from vcls_model.layers.projection import LabelProjection
 from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
 
 __all__ = [
     "AttentionPool", "BagOfFrames", "ClearPadding", "ContextGating", "FeatureAttentionPool", "FrameMask",
-    "L2Normalise", "LabelGraphHead", "MaskedConvolution", "MaxPool", "MeanPool", "MemoryKey",
+    "L2Normalise", "LabelGraphHead", "LabelProjection", "MaskedConvolution", "MaxPool", "MeanPool", "MemoryKey",
     "MixtureOfExperts", "NeXtVLAD", "NeighbourVote", "NetVLAD", "PositionEncoding", "ScoreGating",
     "SqueezeExciteGating", "TransformerBlock",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vcls_model.models.graph import LabelGraph
+    from vcls_model.models.label_directions import LabelDirections
     from vcls_model.models.memory import Memory
 
 __all__ = [
@@ -38,6 +39,7 @@ def build_model(
     class_prior: np.ndarray | None = None,
     label_graph: LabelGraph | None = None,
     memory: Memory | None = None,
+    label_directions: LabelDirections | None = None,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -50,6 +52,8 @@ def build_model(
             its log-odds, so that training need not spend its first steps on learning how rare labels are.
         label_graph: the graph of label co-occurrence, for `head="label_graph"` (`models.graph.count_label_graph`).
         memory: the training videos to compare with, for `neighbours` above 0 (`models.memory.remember`).
+        label_directions: what tells labels apart, for `label_projection` above 0
+            (`models.label_directions.find_label_directions`).
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
@@ -65,4 +69,4 @@ def build_model(
     from vcls_model.models.assembly import assemble
 
     return assemble(name, chosen, class_count, resolved, class_prior=class_prior, label_graph=label_graph,
-                    memory=memory)
+                    memory=memory, label_directions=label_directions)

@@ -11,6 +11,7 @@ from vcls_model.layers import (
     FrameMask,
     L2Normalise,
     LabelGraphHead,
+    LabelProjection,
     MeanPool,
     MemoryKey,
     MixtureOfExperts,
@@ -20,6 +21,7 @@ from vcls_model.layers import (
 from vcls_model.models import frame_trunks, video_trunks
 from vcls_model.models.branch import Branch
 from vcls_model.models.graph import LabelGraph
+from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.memory import Memory, shares_of
 from vcls_model.schema import FRAME_LEVEL, Modality
 
@@ -29,17 +31,26 @@ NUM_FRAMES = "num_frames"
 
 def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
              class_prior: np.ndarray | None = None, label_graph: LabelGraph | None = None,
-             memory: Memory | None = None) -> keras.Model:
+             memory: Memory | None = None, label_directions: LabelDirections | None = None) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
-        ValueError: the options need a label graph or a memory that is not given, or the prior's shape is not (C,).
+        ValueError: the options need a label graph, a memory or label directions that are not given, or the prior's
+            shape is not (C,).
     """
     if options["head"] == "label_graph" and label_graph is None:
         raise ValueError("head='label_graph' needs label_graph, which count_label_graph makes from the training labels")
     if options["neighbours"] and memory is None:
         raise ValueError("neighbours need memory, which remember makes from the training videos")
+    if options["label_projection"] and label_directions is None:
+        raise ValueError("label_projection needs label_directions, which find_label_directions makes from the training "
+                         "videos")
     inputs, features, frame_mask = _inputs(modalities, options)
+    if options["label_projection"]:
+        assert label_directions is not None
+        features = [_projection(label_directions, "projection", power=options["label_projection"])(
+            _join(features, "fused"))]
+    features = _dropped_out(features, modalities, options)
     branches = _branches(modalities, features, frame_mask, options)
     represented = [TRUNKS[name](branch) for branch in branches]
     if options["fusion"] == "score":
@@ -60,7 +71,7 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
         scores = head(scores)
     if options["neighbours"]:
         assert memory is not None
-        scores = _vote(scores, modalities, inputs, frame_mask, options, memory)
+        scores = _vote(scores, modalities, inputs, frame_mask, options, memory, label_directions)
     model = keras.Model(inputs, scores, name=name)
     if class_prior is not None:
         _start_at_prior(model, class_prior, class_count)
@@ -87,22 +98,34 @@ def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple
             ClearPadding(name=f"{modality.name}_clear")(tensor, frame_mask)
             for modality, tensor in zip(modalities, features, strict=True)
         ]
-    if options["modality_norm"] == "l2":
-        features = [
-            L2Normalise(name=f"{modality.name}_l2")(tensor)
-            for modality, tensor in zip(modalities, features, strict=True)
-        ]
-    elif options["modality_norm"] == "unit":
-        features = [
-            keras.layers.Rescaling(modality.width**0.5, name=f"{modality.name}_unit")(tensor)
-            for modality, tensor in zip(modalities, features, strict=True)
-        ]
-    if options["input_dropout"]:
-        features = [
-            keras.layers.Dropout(options["input_dropout"], name=f"{modality.name}_input_dropout")(tensor)
-            for modality, tensor in zip(modalities, features, strict=True)
-        ]
+    features = _normalised(features, modalities, options)
     return inputs, features, frame_mask
+
+
+def _normalised(features: Sequence[Any], modalities: Sequence[Modality], options: Mapping[str, Any],
+                prefix: str = "") -> list[Any]:
+    """Each modality's features as `modality_norm` says; see `catalogue.COMMON`."""
+    if options["modality_norm"] == "l2":
+        return [L2Normalise(name=f"{prefix}{modality.name}_l2")(tensor)
+                for modality, tensor in zip(modalities, features, strict=True)]
+    if options["modality_norm"] == "unit":
+        return [keras.layers.Rescaling(modality.width**0.5, name=f"{prefix}{modality.name}_unit")(tensor)
+                for modality, tensor in zip(modalities, features, strict=True)]
+    return list(features)
+
+
+def _projection(found: LabelDirections, name: str, **options: Any) -> LabelProjection:
+    return LabelProjection(mean=found.mean, directions=found.directions, strengths=found.strengths, dtype="float32",
+                           name=name, **options)
+
+
+def _dropped_out(features: Sequence[Any], modalities: Sequence[Modality], options: Mapping[str, Any]) -> list[Any]:
+    """Features of each modality, or of all joined, behind input dropout."""
+    if not options["input_dropout"]:
+        return list(features)
+    names = [f"{modality.name}_" for modality in modalities] if len(features) == len(modalities) else [""]
+    return [keras.layers.Dropout(options["input_dropout"], name=f"{name}input_dropout")(tensor)
+            for name, tensor in zip(names, features, strict=True)]
 
 
 def _branches(modalities: Sequence[Modality], features: Sequence[Any], frame_mask: Any,
@@ -174,14 +197,19 @@ def _classify(name: str, features: Any, branches: Sequence[Branch], class_count:
 
 
 def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any], frame_mask: Any,
-          options: Mapping[str, Any], memory: Memory) -> Any:
+          options: Mapping[str, Any], memory: Memory, label_directions: LabelDirections | None) -> Any:
     """Mixes the votes of the most similar remembered videos into the scores."""
     vectors = [
         inputs[modality.name] if frame_mask is None
         else MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask)
         for modality in modalities
     ]
-    key = MemoryKey(shares_of(modalities), dtype="float32", name="memory_key")(vectors)
+    if options["label_projection"]:
+        assert label_directions is not None
+        joined = _join(_normalised(vectors, modalities, options, "key_"), "key_fused")
+        key = _projection(label_directions, "classifier_neighbour_key", power=KEY_POWER, unit=True)(joined)
+    else:
+        key = MemoryKey(shares_of(modalities), dtype="float32", name="classifier_neighbour_key")(vectors)
     videos, labels_per_video = memory.labels.shape
     vote = NeighbourVote(
         videos, labels_per_video, options["neighbours"], weight=options["neighbour_weight"], keys=memory.keys,

@@ -21,6 +21,8 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 #                  a mixture of two videos (mixup) then stays shorter than a video, which says that it is one.
 #   input_dropout  fraction of input values dropped in training.
 #   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
+#   label_projection  turns the joined features (fusion=early) towards what tells labels apart, found in the training
+#                  videos, which neighbours are then compared by too: how far strong directions stand out; 0 is off.
 #   neighbours     how many of the most similar training videos vote on a prediction; 0 is off (else needs the memory).
 #   neighbour_weight  share of the vote in a prediction.
 #   mixtures       (most models) experts a class in the classifier; 1 is a linear classifier.
@@ -31,6 +33,7 @@ COMMON: dict[str, Any] = {
     "modality_norm": "none",
     "input_dropout": 0.0,
     "linear_skip": False,
+    "label_projection": 0.0,
     "head": "none",
     "neighbours": 0,
     "neighbour_weight": 0.35,
@@ -135,6 +138,8 @@ def _checked(key: str, value: Any, default: Any) -> Any:
                 raise UsageError(f"hyperparameter {key} must be positive, got {value}")
         elif isinstance(default, float):
             value = float(value)
+            if key == "label_projection" and not 0 <= value < 10:
+                raise UsageError(f"hyperparameter {key} must lie in [0, 10), got {value}")
             if key in _FRACTIONS and not 0 <= value < 1:
                 raise UsageError(f"hyperparameter {key} must lie in [0, 1), got {value}")
         elif isinstance(default, tuple):
@@ -164,6 +169,8 @@ def resolve_hyperparameters(name: str, given: Mapping[str, Any]) -> dict[str, An
         if key not in defaults:
             raise unknown_choice(f"hyperparameter of {name}", key, defaults)
         resolved[key] = _checked(key, value, defaults[key])
+    if resolved["label_projection"] and resolved["fusion"] != "early":
+        raise UsageError("label_projection joins the modalities' features first: it needs fusion=early")
     return resolved
 
 

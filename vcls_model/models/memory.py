@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.schema import FRAME_LEVEL, Modality
+from vcls_model.models.label_directions import LabelDirections
+from vcls_model.models.video_vectors import joined_vectors, video_vectors
+from vcls_model.schema import Modality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ def join_keys(features: Sequence[np.ndarray], shares: Sequence[float]) -> np.nda
 
 
 def remember(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]], modalities: Sequence[Modality],
-             class_count: int, *, limit: int = 50_000) -> Memory:
+             class_count: int, *, directions: LabelDirections | None = None, modality_norm: str = "none",
+             limit: int = 50_000) -> Memory:
     """Reads the first `limit` videos into a memory.
 
     Args:
@@ -51,6 +54,8 @@ def remember(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.nd
             has, int (B,).
         modalities: those of the input dict. Frame-level ones are remembered by the mean of their frames.
         class_count: number of classes C.
+        directions: compare by these rather than by the modalities' vectors.
+        modality_norm: the model's hyperparameter, which `directions` were found with.
         limit: most videos to remember: a prediction compares with every one of them.
 
     Raises:
@@ -63,8 +68,10 @@ def remember(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.nd
         room = limit - sum(map(len, keys))
         if room <= 0:
             break
-        vectors = [_vectors(inputs, modality)[:room] for modality in modalities]
-        keys.append(join_keys(vectors, shares).astype(np.float16))
+        vectors = [video_vectors(inputs, modality)[:room] for modality in modalities]
+        joined = join_keys(vectors, shares) if directions is None \
+            else directions.keys(joined_vectors(vectors, modality_norm))
+        keys.append(joined.astype(np.float16))
         ends = np.cumsum(label_lengths)
         labels += np.split(np.asarray(label_values), ends[:-1])[:room]
     if not keys:
@@ -73,13 +80,3 @@ def remember(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.nd
     for row, values in zip(table, labels, strict=True):
         row[: len(values)] = values
     return Memory(np.concatenate(keys), table)
-
-
-def _vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
-    """One vector a video (B, D): the feature itself, or the mean of its real frames."""
-    values = np.asarray(inputs[modality.name], np.float32)
-    if modality.level != FRAME_LEVEL:
-        return values
-    counts = np.asarray(inputs["num_frames"])
-    real = np.arange(values.shape[1])[None, :] < counts[:, None]
-    return np.where(real[:, :, None], values, 0).sum(1) / np.maximum(counts, 1)[:, None]

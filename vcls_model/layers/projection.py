@@ -1,0 +1,70 @@
+"""Features turned towards what tells labels apart."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vcls_model.layers.masking import PACKAGE
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LabelProjection(keras.layers.Layer):
+    """h = ((x - mean) directions) · strengths^power, scaled to a root mean square of mean(x²).
+
+    Directions that tell labels apart become large and the others small, as in a linear discriminant analysis for many
+    labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and, as the
+    square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector stays zero.
+
+    Args:
+        power: how far strong directions stand out; 0 only turns the features.
+        unit: scale to a length of 1 instead.
+        mean, directions, strengths: float (D,), (D, K) and (K,), see `LabelDirections`; kept with the weights, not in
+            the config. They are not trained.
+        width: K, where they are not given.
+
+    Input shape: float (…, D). Output shape: (…, K).
+    """
+
+    def __init__(self, power: float = 0.75, unit: bool = False, width: int | None = None,
+                 mean: np.ndarray | None = None, directions: np.ndarray | None = None,
+                 strengths: np.ndarray | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if (width is None) == (directions is None):
+            raise ValueError("give either the directions or their number, width")
+        self.power = power
+        self.unit = unit
+        self.width = int(directions.shape[1]) if directions is not None else width
+        self._initial = (mean, directions, strengths)
+
+    def build(self, input_shape: Any) -> None:
+        size = input_shape[-1]
+        shapes = {"mean": (size,), "directions": (size, self.width), "strengths": (self.width,)}
+        weights = []
+        for (name, shape), given in zip(shapes.items(), self._initial, strict=True):
+            if given is not None and given.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {given.shape}")
+            weight = self.add_weight(shape=shape, dtype="float32", initializer="zeros", trainable=False,
+                                     autocast=False, name=name)
+            if given is not None:
+                weight.assign(given)
+            weights.append(weight)
+        self.mean, self.directions, self.strengths = weights
+
+    def call(self, inputs: Any) -> Any:
+        values = ops.cast(inputs, "float32")
+        turned = ops.matmul(values - self.mean, self.directions) * self.strengths**self.power
+        mean_square = ops.mean(ops.square(turned), axis=-1, keepdims=True)
+        if self.unit:
+            scale = ops.rsqrt(ops.maximum(mean_square * self.width, 1e-24))
+        else:
+            length = ops.mean(ops.square(values), axis=-1, keepdims=True)
+            scale = length * ops.rsqrt(ops.maximum(mean_square, 1e-24))
+        return ops.cast(turned * scale, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.width)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "power": self.power, "unit": self.unit, "width": self.width}

@@ -1,0 +1,92 @@
+"""Which directions of the features tell labels apart: counted in the training videos, once. numpy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from vcls_model.models.video_vectors import joined_vectors, video_vectors
+from vcls_model.schema import Modality
+
+# Of the features' mean variance; keeps directions that hardly vary from looking strong.
+_RIDGE = 0.005
+# Classes enter with their number of videos to this power less, so that the frequent ones do not decide alone.
+_RARITY = 0.25
+_FEWEST_VIDEOS = 5
+# No direction is weaker than this beside the strongest one: what few classes do not need is dimmed, not lost.
+_WEAKEST = 0.01
+# `LabelProjection.power` for comparing videos: the best of 0.25, 0.5 and 1 on shards kept for tuning.
+KEY_POWER = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelDirections:
+    """Orthogonal directions of the joined features, by how much they help to predict labels.
+
+    Attributes:
+        mean: float32 (D,), of the joined features.
+        directions: float32 (D, D), unit vectors in columns, the strongest first.
+        strengths: float32 (D,), in (0, 1], descending.
+    """
+
+    mean: np.ndarray
+    directions: np.ndarray
+    strengths: np.ndarray
+
+    def keys(self, joined: np.ndarray) -> np.ndarray:
+        """What videos (B, D) are compared by: (B, D) of unit length, as `LabelProjection` gives them."""
+        turned = (joined - self.mean) @ self.directions * self.strengths**KEY_POWER
+        return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
+
+
+def find_label_directions(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]],
+                          modalities: Sequence[Modality], class_count: int, modality_norm: str, *,
+                          limit: int = 500_000) -> LabelDirections:
+    """Left singular vectors and values of the ridge regression from features to labels.
+
+    W = (XᵀX + λ I)⁻¹ Xᵀ Y of centred features X (Hoerl and Kennard 1970, "Ridge Regression"), with each class's column
+    divided by (its videos)^0.25.
+
+    Args:
+        batches: each a model's input dict, the labels of its videos one after the other, int (n,), and how many each
+            has, int (B,).
+        modalities: those of the input dict. Of frame-level ones the mean of the frames counts.
+        class_count: number of classes C.
+        modality_norm: the model's hyperparameter.
+        limit: most videos to look at.
+
+    Raises:
+        ValueError: there is no video.
+    """
+    width = sum(modality.width for modality in modalities)
+    total, squares = np.zeros(width), np.zeros((width, width))
+    by_class, counts = np.zeros((class_count, width)), np.zeros(class_count)
+    videos = 0
+    for inputs, label_values, label_lengths in batches:
+        if videos >= limit:
+            break
+        rows = joined_vectors([video_vectors(inputs, modality) for modality in modalities], modality_norm)
+        videos += len(rows)
+        total += rows.sum(axis=0, dtype=np.float64)
+        squares += rows.T @ rows
+        # Sorted by class: one sum a class instead of one addition a label.
+        order = np.argsort(label_values, kind="stable")
+        owners = np.repeat(np.arange(len(rows)), label_lengths)[order]
+        found, begins = np.unique(np.asarray(label_values)[order], return_index=True)
+        if len(found):
+            by_class[found] += np.add.reduceat(rows[owners], begins, axis=0)
+            counts += np.bincount(label_values, minlength=class_count)
+    if not videos:
+        raise ValueError("there is no video to find directions in")
+    mean = total / videos
+    covariance = squares - videos * np.outer(mean, mean)
+    shared = (by_class - counts[:, np.newaxis] * mean) / np.maximum(counts, _FEWEST_VIDEOS)[:, np.newaxis] ** _RARITY
+    ridge = max(_RIDGE * float(np.trace(covariance)) / width, 1e-6)
+    weights = np.linalg.solve(covariance + ridge * np.eye(width), shared.T)  # (D, C)
+    squared, directions = np.linalg.eigh(weights @ weights.T)
+    strengths = np.sqrt(np.maximum(squared[::-1], 0.0))
+    relative = np.maximum(strengths / max(float(strengths[0]), 1e-30), _WEAKEST)
+    return LabelDirections(mean.astype(np.float32), np.ascontiguousarray(directions[:, ::-1], np.float32),
+                           relative.astype(np.float32))

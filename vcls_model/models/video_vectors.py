@@ -1,0 +1,33 @@
+"""One vector a video, whatever the level of the data. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vcls_model.schema import FRAME_LEVEL, Modality
+
+
+def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
+    """Float32 (B, D): the feature itself, or the mean of its real frames.
+
+    Args:
+        inputs: a model's input dict.
+    """
+    values = np.asarray(inputs[modality.name], np.float32)
+    if modality.level != FRAME_LEVEL:
+        return values
+    counts = np.asarray(inputs["num_frames"])
+    real = np.arange(values.shape[1])[None, :] < counts[:, None]
+    return np.where(real[:, :, None], values, 0).sum(1) / np.maximum(counts, 1)[:, None]
+
+
+def joined_vectors(vectors: Sequence[np.ndarray], modality_norm: str) -> np.ndarray:
+    """Modalities (B, D_m) side by side, each scaled as a model with that `modality_norm` scales it."""
+    if modality_norm == "unit":
+        vectors = [values * np.sqrt(values.shape[1]) for values in vectors]
+    elif modality_norm == "l2":
+        vectors = [values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12))
+                   for values in vectors]
+    return np.concatenate(vectors, axis=1)
