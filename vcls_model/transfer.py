@@ -12,8 +12,9 @@ from vcls_model.batching import Plan, array_batches
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
 from vcls_model.input import decode_features, make_batches, readable
+from vcls_model.models.assembly import PROJECTION
 from vcls_model.models.graph import count_label_graph
-from vcls_model.models.label_directions import find_label_directions
+from vcls_model.models.label_directions import LabelDirections, find_label_directions
 from vcls_model.models.memory import remember
 from vcls_model.options import ReadOptions
 from vcls_model.schema import Modality
@@ -41,8 +42,13 @@ def iterate_labels(data: TransformedData, split: str = "train") -> Iterator[tupl
 
 
 def training_knowledge(data: TransformedData, modalities: Sequence[TransformedModality],
-                       hyperparameters: Mapping[str, Any], read: ReadOptions) -> dict[str, Any]:
+                       hyperparameters: Mapping[str, Any], read: ReadOptions,
+                       label_directions: LabelDirections | None = None) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
+
+    Args:
+        data, modalities, hyperparameters, read: of the model to build.
+        label_directions: a pretrained model's, to be used instead of what these videos tell.
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection` and `memory` for
@@ -53,7 +59,7 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
         values, lengths = zip(*iterate_labels(data), strict=True)
         knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)
     if hyperparameters["label_projection"]:
-        knowledge["label_directions"] = find_label_directions(
+        knowledge["label_directions"] = label_directions or find_label_directions(
             _training_videos(data, modalities, read), modalities, data.class_count, hyperparameters["modality_norm"])
     if hyperparameters["neighbours"]:
         knowledge["memory"] = remember(
@@ -72,6 +78,26 @@ def _training_videos(data: TransformedData, modalities: Sequence[TransformedModa
         yield {name: value.numpy() for name, value in features.items()}, labels[present], present.sum(axis=1)
 
 
+def directions_of(directory: str) -> LabelDirections | None:
+    """What an exported model projects its features with; None when it does not.
+
+    Raises:
+        JobError: the directory holds no single model.
+    """
+    open_model_info(directory)
+    layers = {layer.name: layer for layer in _source_model(directory).layers}
+    if PROJECTION not in layers:
+        return None
+    return LabelDirections(*(np.asarray(weight) for weight in layers[PROJECTION].weights))
+
+
+def _source_model(directory: str) -> keras.Model:
+    path = storage.join(directory, "model.keras")
+    if not storage.exists(path):
+        raise JobError(f"{directory} has no model.keras (an ensemble?): --init_from takes a single model")
+    return load_keras_model(path)
+
+
 def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality], class_count: int, *,
               new_head: bool) -> None:
     """Copies the weights of an exported model into `model`, variable by variable.
@@ -88,9 +114,7 @@ def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality]
         UsageError: its classes differ from the data's and `new_head` is not set.
     """
     info = open_model_info(directory)
-    path = storage.join(directory, "model.keras")
-    if not storage.exists(path):
-        raise JobError(f"{directory} has no model.keras (an ensemble?): --init_from takes a single model")
+    source = _source_model(directory)
     if info["class_count"] != class_count and not new_head:
         raise UsageError(f"--init_from={directory} has {info['class_count']} classes and the data {class_count}: "
                          "--new_head gives the model a classifier of its own")
@@ -98,7 +122,6 @@ def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality]
     ours = [modality.name for modality in modalities]
     if theirs != ours:
         raise UsageError(f"--init_from={directory} takes {', '.join(theirs)}, but the data holds {', '.join(ours)}")
-    source = load_keras_model(path)
     source_layers = {layer.name: layer for layer in source.layers}
     for layer in model.layers:
         if not layer.weights or (new_head and layer.name.startswith(HEAD_PREFIX)):

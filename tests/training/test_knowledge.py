@@ -26,7 +26,8 @@ def test_memory_and_graph_hold_the_training_videos(level: str, video_data: Path,
     expected = count_label_graph(values, lengths, data.class_count)
     np.testing.assert_array_equal(knowledge["label_graph"].neighbours, expected.neighbours)
     assert training_knowledge(data, data.modalities, {**asked, "head": "none", "neighbours": 0}, ReadOptions(16)) == {}
-    projected = training_knowledge(data, data.modalities, {**asked, "label_projection": 0.75}, ReadOptions(batch_size=16))
+    asked["label_projection"] = 0.75
+    projected = training_knowledge(data, data.modalities, asked, ReadOptions(batch_size=16))
     directions = projected["label_directions"]
     assert (directions.strengths > 0).all() and directions.strengths[0] == 1
     assert not np.allclose(projected["memory"].keys[:, :3], memory.keys[:, :3], atol=0.01)

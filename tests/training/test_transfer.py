@@ -56,6 +56,21 @@ def test_discriminative_learning_rates(trained, video_data, tmp_path):
     assert not np.array_equal(tuned[2], source[2])
 
 
+def test_the_pretrained_projection_is_kept_and_compares_neighbours(video_data, other_classes, tmp_path):
+    flags = [*FLAGS, "--label_projection=0.75", "--neighbours=3", "--epochs=1"]
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'source'}", *flags])
+    train.run([f"--data={other_classes}", f"--output={tmp_path / 'tuned'}", f"--init_from={tmp_path / 'source'}",
+               "--new_head", *flags])
+    train.run([f"--data={other_classes}", f"--output={tmp_path / 'scratch'}", *flags])
+    models = {name: keras.saving.load_model(tmp_path / name / "model.keras") for name in ("source", "tuned", "scratch")}
+    for layer in ("projection", "classifier_neighbour_key"):
+        source, tuned, scratch = (models[name].get_layer(layer).get_weights() for name in models)
+        np.testing.assert_array_equal(tuned[1], source[1])
+        assert not np.allclose(scratch[1], source[1], atol=0.1)
+    keys = {name: np.asarray(model.get_layer("classifier_neighbours").keys) for name, model in models.items()}
+    assert keys["tuned"].shape == keys["scratch"].shape and not np.allclose(keys["tuned"], keys["scratch"], atol=0.1)
+
+
 def test_all_weights_are_taken_over_without_a_new_head(trained, video_data, tmp_path):
     train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--init_from={trained}", "--epochs=1",
                "--learning_rate_scale=*=0", *FLAGS])

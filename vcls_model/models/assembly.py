@@ -27,6 +27,7 @@ from vcls_model.schema import FRAME_LEVEL, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
+PROJECTION = "projection"
 
 
 def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
@@ -48,7 +49,7 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
     inputs, features, frame_mask = _inputs(modalities, options)
     if options["label_projection"]:
         assert label_directions is not None
-        features = [_projection(label_directions, "projection", power=options["label_projection"])(
+        features = [_projection(label_directions, PROJECTION, power=options["label_projection"])(
             _join(features, "fused"))]
     features = _dropped_out(features, modalities, options)
     branches = _branches(modalities, features, frame_mask, options)
