@@ -18,13 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from project_commands import SHARED_DATA, run_command, score, train  # noqa: E402
 
 COMMON = ["--modality_norm=unit", "--neighbours=60", "--class_prior", "--batch_size=256", "--learning_rate=0.002",
-          "--decay=cosine", "--warmup_examples=9000", "--precision=mixed_bfloat16", "--patience=0"]
+          "--decay=cosine", "--warmup_examples=9000", "--precision=mixed_bfloat16", "--patience=0", "--epochs=6",
+          "--mixup=0.4"]
+RESIDUAL = ["--model=residual", "--linear_skip=true", "--input_dropout=0.3"]
 # What differs, so that their errors do.
 MEMBERS = {
-    "wide": ["--model=wide", "--epochs=6", "--mixup=0.4"],
-    "late": ["--model=wide", "--fusion=late", "--epochs=6", "--mixup=0.4", "--seed=1"],
+    "wide": ["--model=wide", "--label_projection=0.75"],
+    "residual": [*RESIDUAL, "--label_projection=0.75", "--seed=2"],
+    "residual_strong": [*RESIDUAL, "--label_projection=1.0", "--seed=6"],
+    "late": ["--model=wide", "--fusion=late", "--seed=3"],
 }
-STUDENT = ["--model=wide", "--epochs=8", "--mixup=0.4", "--seed=3", "--teacher_weight=0.7"]
+STUDENT = [*RESIDUAL, "--label_projection=0.75", "--seed=7", "--teacher_weight=0.7"]
 GOALS = {"gap_at_20": 0.735, "map": 0.445}
 
 

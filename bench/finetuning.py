@@ -29,13 +29,13 @@ POSITIVES = 20
 CANDIDATE_POSITIVES = 30
 
 Labels = Sequence[Sequence[int]]
-MODEL = ["--model=wide", "--modality_norm=unit", "--class_prior", "--decay=cosine", "--patience=0"]
-PRETRAIN = ["--batch_size=256", "--learning_rate=0.002", "--warmup_examples=9000", "--epochs=5", "--mixup=0.4",
+MODEL = ["--model=residual", "--label_projection=0.75", "--input_dropout=0.3", "--modality_norm=unit", "--class_prior",
+         "--decay=cosine", "--patience=0", "--mixup=0.4"]
+PRETRAIN = ["--batch_size=256", "--learning_rate=0.002", "--warmup_examples=9000", "--epochs=5",
             "--precision=mixed_bfloat16"]
-# The best validation mAP of what was tried for each; the linear skip, part of the head, is worth nothing here.
-FINE_TUNE = ["--linear_skip=false", "--batch_size=64", "--learning_rate=0.003", "--epochs=12", "--mixup=0.4",
-             "--new_head", "--learning_rate_scale=wide*=0.3"]
-SCRATCH = ["--linear_skip=false", "--batch_size=64", "--learning_rate=0.001", "--epochs=12", "--mixup=0.4"]
+# The best validation mAP of what was tried for each.
+SCRATCH = ["--batch_size=64", "--learning_rate=0.001", "--epochs=12"]
+FINE_TUNE = [*SCRATCH, "--new_head"]
 
 
 def choose_positives(labels: Labels, candidates: Iterable[int], positives: int) -> dict[int, list[int]]:
