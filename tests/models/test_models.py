@@ -20,6 +20,7 @@ from vcls_model.models import (
     select_modalities,
 )
 from vcls_model.models.graph import count_label_graph
+from vcls_model.models.label_directions import find_label_directions
 from vcls_model.models.memory import remember
 from vcls_model.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
 
@@ -67,6 +68,26 @@ def test_builds_saves_and_loads_with_everything_switched_on(name: str, tmp_path:
     assert logits.shape == (BATCH, CLASSES) and logits.dtype == np.float32 and np.isfinite(logits).all()
     model.save(tmp_path / "model.keras")
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(batch), logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_every_model_takes_projected_features(name: str, tmp_path: Path) -> None:
+    """With neighbours compared likewise: saved and loaded; what padding holds changes nothing."""
+    batch = batch_of(name)
+    counted = [(batch, np.array([0, 1, 2, 3, 4, 5, 6, 0]), np.array([2, 1, 1, 0, 3, 1]))]
+    found = find_label_directions(counted, modalities_of(name), CLASSES, "none")
+    memory = remember(counted, modalities_of(name), CLASSES, directions=found)
+    options = {"fusion": "early", "linear_skip": True, "input_dropout": 0.1, "label_projection": 0.75}
+    model = build(name, neighbours=2, memory=memory, label_directions=found, **options)
+    logits = model(batch).numpy()
+    assert np.isfinite(logits).all()
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(batch), logits, rtol=1e-5, atol=1e-5)
+    if "num_frames" in batch:
+        past = np.arange(STEPS)[None, :, None] >= batch["num_frames"][:, None, None]
+        spoilt = {key: values if key == "num_frames" else np.where(past, np.float32(1e3), values)
+                  for key, values in batch.items()}
+        np.testing.assert_allclose(model(spoilt).numpy(), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

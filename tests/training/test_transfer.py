@@ -63,7 +63,7 @@ def test_the_pretrained_projection_is_kept_and_compares_neighbours(video_data, o
                "--new_head", *flags])
     train.run([f"--data={other_classes}", f"--output={tmp_path / 'scratch'}", *flags])
     models = {name: keras.saving.load_model(tmp_path / name / "model.keras") for name in ("source", "tuned", "scratch")}
-    for layer in ("projection", "classifier_neighbour_key"):
+    for layer in ("label_projection", "classifier_neighbour_key"):
         source, tuned, scratch = (models[name].get_layer(layer).get_weights() for name in models)
         np.testing.assert_array_equal(tuned[1], source[1])
         assert not np.allclose(scratch[1], source[1], atol=0.1)

@@ -27,7 +27,7 @@ from vcls_model.schema import FRAME_LEVEL, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
-PROJECTION = "projection"
+PROJECTION = "label_projection"
 
 
 def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
