@@ -265,7 +265,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from vcls_model import storage
     from vcls_model.models import build_model
     from vcls_model.training import FineTuning, Trainer, make_strategy
-    from vcls_model.transfer import class_prior, directions_of, load_teacher, take_over, training_knowledge
+    from vcls_model.transfer import Pretrained, class_prior, load_teacher, take_over, training_knowledge
     from vcls_model.transformed import open_transformed
 
     started = time.monotonic()
@@ -290,15 +290,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
-        directions = directions_of(config.init_from) \
-            if config.init_from and config.hyperparameters["label_projection"] else None
+        pretrained = Pretrained(config.init_from) if config.init_from else None
+        projects = bool(config.hyperparameters["label_projection"])
+        directions = pretrained.label_directions() if pretrained and projects else None
         knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
         with strategy.scope():
             model = build_model(config.model, modalities, data.class_count,
                                 class_prior=class_prior(data) if config.class_prior else None, **knowledge,
                                 **config.hyperparameters)
-            if config.init_from:
-                take_over(model, config.init_from, modalities, data.class_count, new_head=config.new_head)
+            if pretrained:
+                take_over(model, pretrained, modalities, data.class_count, new_head=config.new_head)
         trainer = Trainer(
             model, data, modalities, config.options, config.output, strategy=strategy,
             teachers=[load_teacher(path, modalities, data) for path in config.teachers],

@@ -1,5 +1,6 @@
 """What a model starts from: pretrained weights, teachers to distil, what is counted in the training data beforehand."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,43 +79,52 @@ def _training_videos(data: TransformedData, modalities: Sequence[TransformedModa
         yield {name: value.numpy() for name, value in features.items()}, labels[present], present.sum(axis=1)
 
 
-def directions_of(directory: str) -> LabelDirections | None:
-    """What an exported model projects its features with; None when it does not.
+class Pretrained:
+    """An exported model to start from; loaded once, when it is asked for.
 
     Raises:
-        JobError: the directory holds no single model.
+        JobError: the directory holds no model.
     """
-    open_model_info(directory)
-    layers = {layer.name: layer for layer in _source_model(directory).layers}
-    if PROJECTION not in layers:
-        return None
-    return LabelDirections(*(np.asarray(weight) for weight in layers[PROJECTION].weights))
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.info = open_model_info(directory)
+
+    @functools.cached_property
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """Its layers by name.
+
+        Raises:
+            JobError: it is no single model.
+        """
+        path = storage.join(self.directory, "model.keras")
+        if not storage.exists(path):
+            raise JobError(f"{self.directory} has no model.keras (an ensemble?): --init_from takes a single model")
+        return {layer.name: layer for layer in load_keras_model(path).layers}
+
+    def label_directions(self) -> LabelDirections | None:
+        """What it projects its features with; None when it does not."""
+        if PROJECTION not in self.layers:
+            return None
+        return LabelDirections(*(np.asarray(weight) for weight in self.layers[PROJECTION].weights))
 
 
-def _source_model(directory: str) -> keras.Model:
-    path = storage.join(directory, "model.keras")
-    if not storage.exists(path):
-        raise JobError(f"{directory} has no model.keras (an ensemble?): --init_from takes a single model")
-    return load_keras_model(path)
-
-
-def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality], class_count: int, *,
+def take_over(model: keras.Model, pretrained: Pretrained, modalities: Sequence[Modality], class_count: int, *,
               new_head: bool) -> None:
     """Copies the weights of an exported model into `model`, variable by variable.
 
     Args:
         model: of the same architecture and hyperparameters.
-        directory: the exported model.
+        pretrained: the exported model.
         modalities: what `model` takes.
         class_count: of `model`.
         new_head: leave the layers that depend on the classes as they are.
 
     Raises:
-        JobError: the directory holds no model, or one of another architecture.
+        JobError: it is no single model, or one of another architecture.
         UsageError: its classes differ from the data's and `new_head` is not set.
     """
-    info = open_model_info(directory)
-    source = _source_model(directory)
+    info, directory, source_layers = pretrained.info, pretrained.directory, pretrained.layers
     if info["class_count"] != class_count and not new_head:
         raise UsageError(f"--init_from={directory} has {info['class_count']} classes and the data {class_count}: "
                          "--new_head gives the model a classifier of its own")
@@ -122,7 +132,6 @@ def take_over(model: keras.Model, directory: str, modalities: Sequence[Modality]
     ours = [modality.name for modality in modalities]
     if theirs != ours:
         raise UsageError(f"--init_from={directory} takes {', '.join(theirs)}, but the data holds {', '.join(ours)}")
-    source_layers = {layer.name: layer for layer in source.layers}
     for layer in model.layers:
         if not layer.weights or (new_head and layer.name.startswith(HEAD_PREFIX)):
             continue

@@ -9,14 +9,14 @@ TensorFlow is imported where it is used: a worker that does not need it does not
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines import files
 from pipelines.preprocessing.affine import AffineTransform, affine_of
-from pipelines.preprocessing.config import POOLS, TransformConfig
+from pipelines.preprocessing.config import POOLS, TransformConfig, TransformedFeature
 from pipelines.preprocessing.moments import Moments
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
 
@@ -33,24 +33,25 @@ FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
 
 def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
     """The feature spec of the graph's inputs."""
-    import tensorflow as tf
-
-    spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
-    for modality in config.schema.modalities:
-        spec[modality.name] = tf.io.FixedLenFeature([], tf.string) if modality.level == FRAME_LEVEL \
-            else tf.io.FixedLenFeature([modality.width], tf.float32)
-    return spec
+    return _feature_spec(config.schema.modalities)
 
 
 def transformed_feature_spec(config: TransformConfig) -> dict[str, Any]:
     """The feature spec of the graph's outputs."""
     import tensorflow as tf
 
-    spec = raw_feature_spec(config)
-    spec = {"id": spec["id"], "labels": spec["labels"]}
+    spec = _feature_spec(config.transformed())
     if config.schema.level == FRAME_LEVEL:
         spec["num_frames"] = tf.io.FixedLenFeature([], tf.int64)
-    for feature in config.transformed():
+    return spec
+
+
+def _feature_spec(features: Iterable[Modality | TransformedFeature]) -> dict[str, Any]:
+    """Of `id`, `labels` and these: frames as one byte string, video-level features as vectors."""
+    import tensorflow as tf
+
+    spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
+    for feature in features:
         spec[feature.name] = tf.io.FixedLenFeature([], tf.string) if feature.level == FRAME_LEVEL \
             else tf.io.FixedLenFeature([feature.width], tf.float32)
     return spec

@@ -98,7 +98,8 @@ MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
 
 # Integers that may be 0 and lists that may be empty; every other integer must be at least 1, every other list hold one.
 _MAY_BE_NONE = frozenset({"blocks", "frame_units", "hidden_units", "neighbours"})
-_FRACTIONS = frozenset({"dropout", "input_dropout", "support_weight", "neighbour_weight"})
+# Numbers from 0 on: what each must stay below.
+_BELOW = {"dropout": 1, "input_dropout": 1, "support_weight": 1, "neighbour_weight": 1, "label_projection": 10}
 
 
 def model_info(name: str) -> ModelInfo:
@@ -138,10 +139,8 @@ def _checked(key: str, value: Any, default: Any) -> Any:
                 raise UsageError(f"hyperparameter {key} must be positive, got {value}")
         elif isinstance(default, float):
             value = float(value)
-            if key == "label_projection" and not 0 <= value < 10:
-                raise UsageError(f"hyperparameter {key} must lie in [0, 10), got {value}")
-            if key in _FRACTIONS and not 0 <= value < 1:
-                raise UsageError(f"hyperparameter {key} must lie in [0, 1), got {value}")
+            if key in _BELOW and not 0 <= value < _BELOW[key]:
+                raise UsageError(f"hyperparameter {key} must lie in [0, {_BELOW[key]}), got {value}")
         elif isinstance(default, tuple):
             if isinstance(value, str):
                 value = [part for part in value.split(",") if part.strip()]
