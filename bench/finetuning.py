@@ -1,13 +1,13 @@
 """What pretraining is worth on real YouTube-8M video-level records: a model pretrained on other classes and fitted to
-200 new ones with 20 positives each, against the same model fitted from scratch.
+200 new ones with few positives each, against the same model fitted from scratch.
 
-    python bench/finetuning.py [--input=VIDEO_DIRECTORY] [--work=DIRECTORY]
+    python bench/finetuning.py [--positives=20] [--input=VIDEO_DIRECTORY] [--work=DIRECTORY]
 
 The shards `validate0000` to `validate0079` train, `0080` to `0089` choose the epoch, `0090` to `0099` test. In so few
-shards no class from 2,000 on has 20 positives. So the new classes are taken, evenly spread, from the first 2,000, and
-those that are left are what is pretrained on. No video of the new classes' training set is pretrained on, and those
-that are do not tell which of the new classes they carry. Every step is one of the project's own commands, which are
-printed.
+shards no class from 2,000 on has more than 7 positives. So the new classes are taken, evenly spread, from the first
+2,000, and those that are left are what is pretrained on. No video of the new classes' training set is pretrained on,
+and those that are do not tell which of the new classes they carry. Every step is one of the project's own commands,
+which are printed.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from project_commands import SHARED_DATA, run_command, score, train  # noqa: E40
 
 OLD_CLASSES = 2000
 NEW_CLASSES = 200
-POSITIVES = 20
 # A class with few more positives than it needs may not get them: they share videos with classes that have theirs.
 CANDIDATE_POSITIVES = 30
 
@@ -33,9 +32,9 @@ MODEL = ["--model=residual", "--label_projection=0.75", "--input_dropout=0.3", "
          "--decay=cosine", "--patience=0", "--mixup=0.4"]
 PRETRAIN = ["--batch_size=256", "--learning_rate=0.002", "--warmup_examples=9000", "--epochs=5",
             "--precision=mixed_bfloat16"]
-# The best validation mAP of what was tried for each.
-SCRATCH = ["--batch_size=64", "--learning_rate=0.001", "--epochs=12"]
-FINE_TUNE = [*SCRATCH, "--new_head"]
+# The best validation mAP of what was tried for each, with 20 positives.
+FITTED = ["--batch_size=64", "--learning_rate=0.001"]
+EPOCHS_OF_20_POSITIVES = 12
 
 
 def choose_positives(labels: Labels, candidates: Iterable[int], positives: int) -> dict[int, list[int]]:
@@ -69,7 +68,7 @@ def choose_positives(labels: Labels, candidates: Iterable[int], positives: int) 
     return chosen
 
 
-def choose_classes(labels: Labels) -> tuple[list[int], dict[int, list[int]]]:
+def choose_classes(labels: Labels, positives: int) -> tuple[list[int], dict[int, list[int]]]:
     """The new classes in ascending order, and the labels among them of each video of their training set.
 
     Raises:
@@ -83,14 +82,14 @@ def choose_classes(labels: Labels) -> tuple[list[int], dict[int, list[int]]]:
     candidates = sorted((label for label, count in counts.items()
                          if label < OLD_CLASSES and CANDIDATE_POSITIVES <= count <= len(labels) // 50),
                         key=lambda label: (counts[label], label))
-    chosen = choose_positives(labels, candidates, POSITIVES)
+    chosen = choose_positives(labels, candidates, positives)
     reached = dict.fromkeys(candidates, 0)
     for video in chosen.values():
         for label in video:
             reached[label] += 1
-    complete = sorted(label for label in candidates if reached[label] == POSITIVES)
+    complete = sorted(label for label in candidates if reached[label] == positives)
     if len(complete) < NEW_CLASSES:
-        raise SystemExit(f"only {len(complete)} classes have {POSITIVES} positives in these shards")
+        raise SystemExit(f"only {len(complete)} classes have {positives} positives in these shards")
     new = [complete[position * len(complete) // NEW_CLASSES] for position in range(NEW_CLASSES)]
     kept = set(new)
     mine = {number: [label for label in video if label in kept] for number, video in chosen.items()}
@@ -121,12 +120,12 @@ def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]],
                 number += 1
 
 
-def write_data(videos: Path, work: Path) -> None:
+def write_data(videos: Path, work: Path, positives: int) -> None:
     """Writes records and vocabularies of both tasks, the old classes and the new ones."""
     to_train, to_validate, to_test = ([videos / f"validate{number:04d}.tfrecord" for number in numbers]
                                       for numbers in (range(80), range(80, 90), range(90, 100)))
     labels = read_labels(to_train)
-    new, chosen = choose_classes(labels)
+    new, chosen = choose_classes(labels, positives)
     new_index = {label: position for position, label in enumerate(new)}
     old = [label for label in range(OLD_CLASSES) if label not in new_index]
     old_index = {label: position for position, label in enumerate(old)}
@@ -152,6 +151,7 @@ def main() -> None:
     parser.add_argument("--input", type=Path, default=SHARED_DATA / "yt8m" / "video",
                         help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
                              "developer's checkout)")
+    parser.add_argument("--positives", type=int, default=20, help="of each new class (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="directory to keep data and models in (default: a temporary one)")
     args = parser.parse_args()
     if not (args.input / "validate0099.tfrecord").exists():
@@ -160,18 +160,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         if not (work / "new" / "info.json").exists():
-            write_data(args.input, work)
+            write_data(args.input, work, args.positives)
             for task in ("old", "new"):
                 run_command("pipelines.preprocess", f"--train_input={work}/{task}-train.tfrecord",
                             f"--validate_input={work}/{task}-validate.tfrecord", "--normalise=l2",
                             f"--vocabulary={work}/{task}-vocabulary.csv", f"--output={work}/{task}", "--overwrite")
         train(work / "pretrained", f"--data={work}/old", *MODEL, *PRETRAIN)
-        train(work / "scratch", f"--data={work}/new", *MODEL, *SCRATCH)
-        train(work / "tuned", f"--data={work}/new", *MODEL, *FINE_TUNE, f"--init_from={work}/pretrained")
+        # As many steps whatever the number of videos.
+        fit = [f"--data={work}/new", *MODEL, *FITTED, f"--epochs={EPOCHS_OF_20_POSITIVES * 20 // args.positives}"]
+        train(work / "scratch", *fit)
+        train(work / "tuned", *fit, f"--init_from={work}/pretrained", "--new_head")
         scores = {name: score(f"{work}/new-test.tfrecord", work / name, work / f"{name}_scores")["map"]
                   for name in ("scratch", "tuned")}
     gain = scores["tuned"] - scores["scratch"]
-    print(f"finetuning map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} gain={gain:.4f} target=0.05")
+    print(f"finetuning positives={args.positives} map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} "
+          f"gain={gain:.4f} target=0.05")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from vcls_model.commands import UsageError
 from vcls_model.layers import LabelProjection
 from vcls_model.models import build_model, resolve_hyperparameters
-from vcls_model.models.label_directions import KEY_POWER, LabelDirections, find_label_directions
+from vcls_model.models.label_directions import KEY_POWER, RIDGES, TOLERATED, LabelDirections, find_label_directions
 from vcls_model.models.memory import remember
 from vcls_model.models.video_vectors import joined_vectors
 from vcls_model.schema import Modality
@@ -36,18 +36,26 @@ def batches(inputs, labels, size: int):  # type: ignore[no-untyped-def]
                np.array([label for video in some for label in video], np.int64), np.array([len(v) for v in some]))
 
 
-@pytest.mark.parametrize("size", [300, 7])
+@pytest.mark.parametrize(("count", "size"), [(300, 300), (300, 7), (24, 24)])
 @pytest.mark.parametrize("norm", ["none", "l2", "unit"])
-def test_directions_are_those_of_a_ridge_regression(size: int, norm: str) -> None:
-    inputs, labels = make_videos()
+def test_directions_are_those_of_a_ridge_regression(count: int, size: int, norm: str) -> None:
+    inputs, labels = make_videos(count)
     found = find_label_directions(batches(inputs, labels, size), VIDEO, CLASSES, norm)
     x = joined_vectors([inputs["sight"], inputs["sound"]], norm).astype(np.float64)
     y = np.array([[float(label in video) for label in range(CLASSES)] for video in labels])
     centred = x - x.mean(axis=0)
-    penalty = 0.005 * np.trace(centred.T @ centred) / 9
+    rare = y / np.maximum(y.sum(axis=0), 5) ** 0.25
+    ones = np.full((len(x), len(x)), 1 / len(x))
+    errors = []
+    for penalty in RIDGES * np.trace(centred.T @ centred) / 9:  # the residuals and degrees of freedom of each fit
+        hat = ones + centred @ np.linalg.inv(centred.T @ centred + penalty * np.eye(9)) @ centred.T
+        errors.append(np.sum((rare - hat @ rare) ** 2) / np.trace(np.eye(len(x)) - hat) ** 2)
+    first = int(np.flatnonzero(np.array(errors) <= TOLERATED * min(errors))[0])
+    assert first > 0 if count == 24 else first < len(RIDGES) - 1
+    penalty = RIDGES[first] * np.trace(centred.T @ centred) / 9
     # Augmented least squares, an independent way to a ridge regression.
     tall = np.concatenate([centred, np.sqrt(penalty) * np.eye(9)])
-    weights = np.linalg.lstsq(tall, np.concatenate([y / y.sum(axis=0) ** 0.25, np.zeros((9, CLASSES))]), rcond=None)[0]
+    weights = np.linalg.lstsq(tall, np.concatenate([rare, np.zeros((9, CLASSES))]), rcond=None)[0]
     left, strengths, _ = np.linalg.svd(weights, full_matrices=False)
     np.testing.assert_allclose(found.mean, x.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.strengths[:CLASSES], np.maximum(strengths / strengths[0], 0.01), rtol=1e-3)
@@ -66,6 +74,21 @@ def test_the_strongest_directions_are_the_planted_ones() -> None:
     # Both span the same plane.
     np.testing.assert_allclose(np.linalg.svd(planted.T @ found.directions[:, :2])[1], 1, atol=0.01)
     assert found.strengths[1] > 4 * found.strengths[2]
+
+
+def test_few_videos_do_not_make_noise_look_strong() -> None:
+    """As many videos as features: an almost unpenalised fit would go through all labels."""
+    random = np.random.default_rng(5)
+    x = random.normal(size=(100, 90)).astype(np.float32)
+    carried = x[:, 0] + 0.3 * random.normal(size=100) > 0
+    found = find_label_directions(
+        [({"sight": x}, np.zeros(int(carried.sum()), np.int64), carried.astype(np.int64))],
+        (Modality("sight", 90, "video", "float32"),), 1, "none")
+    centred = x.astype(np.float64) - x.mean(axis=0)
+    least = np.sqrt(RIDGES[0] * np.mean(np.sum(centred**2, axis=0)))
+    free = np.linalg.lstsq(np.vstack([centred, least * np.eye(90)]),
+                           np.append(carried - carried.mean(), np.zeros(90)), rcond=None)[0]
+    assert abs(found.directions[0, 0]) > 1.3 * abs(free[0]) / np.linalg.norm(free)
 
 
 def test_frames_count_by_their_mean() -> None:

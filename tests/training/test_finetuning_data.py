@@ -49,14 +49,14 @@ def test_chosen_classes_have_their_positives(finetuning):
     random = np.random.default_rng(0)
     odds = np.linspace(0.002, 0.02, 400)
     labels = [list(np.flatnonzero(row)) for row in random.random((8000, 400)) < odds]
-    new, chosen = finetuning.choose_classes(labels)
+    new, chosen = finetuning.choose_classes(labels, 20)
     counts = Counter(label for video in chosen.values() for label in video)
     assert new == sorted(set(new)) and len(new) == finetuning.NEW_CLASSES
-    assert counts == dict.fromkeys(new, finetuning.POSITIVES)
+    assert counts == dict.fromkeys(new, 20)
     for number, video in chosen.items():
         assert set(video) == set(labels[number]) & set(new)
 
 
 def test_too_few_videos_are_refused(finetuning):
     with pytest.raises(SystemExit, match="only 0 classes have 20 positives"):
-        finetuning.choose_classes([[1], [2]])
+        finetuning.choose_classes([[1], [2]], 20)
