@@ -8,11 +8,11 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from pipelines.s3_clients import share_clients
-from vcls_model.commands import JobError, UsageError
+from vcls_model.commands import JobError, UsageError, spare_inputs
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
@@ -286,17 +286,24 @@ def _listdir(directory: str) -> Sequence[str]:
         return ()
 
 
-def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
+def prepare_output(directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = ()) -> None:
     """Enforces the rule for output directories before a graph exists.
 
+    Args:
+        directory: where the job writes.
+        resume, overwrite: what the user asked for.
+        inputs: what the job reads, which `overwrite` must not delete.
+
     Raises:
-        UsageError: `directory` holds something and neither `resume` nor `overwrite` is set, or both are.
+        UsageError: `directory` holds something and neither `resume` nor `overwrite` is set, or both are, or it holds
+            an input.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     if not _holds_anything(directory):
         return
     if overwrite:
+        spare_inputs(directory, inputs)
         delete(directory)
     elif not resume:
         raise UsageError(f"output directory {directory} is not empty: continue with --resume, "

@@ -137,7 +137,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if args.dry_run:
             print(job.describe(config))
             return {"config": config.flags}
-        files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite)
+        files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite,
+                             inputs=[*(shard.path for shard in config.shards), args.vocabulary])
         print(job.describe(config), file=sys.stderr)
         job.clear_stale(config)
         summary, features = execute(config, options, build_pipeline, writer)

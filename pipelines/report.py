@@ -1,14 +1,13 @@
 """`python -m pipelines.report`: turns a Scores directory into one self-contained page, its figures and its tables."""
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
 from vcls_model import __version__
-from vcls_model.commands import UsageError, main, parse_all
+from vcls_model.commands import UsageError, main, parse_all, spare_inputs
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,21 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_output(output: str, inputs: Sequence[str | None]) -> None:
-    """Raises `UsageError` when the output directory is, or holds, one of the inputs, which --overwrite would delete."""
-    if files.is_object_store(output):
-        inside = [path for path in inputs if path and f"{path.rstrip('/')}/".startswith(f"{output.rstrip('/')}/")]
-    else:
-        own = os.path.realpath(output)
-        inside = [
-            path
-            for path in inputs
-            if path and not files.is_object_store(path) and os.path.commonpath([own, os.path.realpath(path)]) == own
-        ]
-    if inside:
-        raise UsageError(f"--output={output} holds the input {inside[0]}: name another directory")
-
-
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Makes the report and returns the content of its `info.json`.
 
@@ -74,7 +58,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = [name.strip() for name in args.classes.split(",") if name.strip()]
     if len(wanted) > 4:
         raise UsageError(f"--classes draws at most four classes, got {len(wanted)}")
-    check_output(args.output, [args.scores, args.model, args.data, args.baseline])
+    spare_inputs(args.output, [args.scores, args.model, args.data, args.baseline])
     if not args.overwrite:
         files.prepare_output(args.output, resume=False, overwrite=False)
     report, facts = job.build(

@@ -135,7 +135,8 @@ def open_output(config: ScoringConfig, shards: Sequence[Shard], *, resume: bool,
     elif resume and not overwrite and files.list_names(config.output):
         raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
     if not (dry_run and overwrite):
-        files.prepare_output(config.output, resume=resume, overwrite=overwrite)
+        files.prepare_output(config.output, resume=resume, overwrite=overwrite,
+                             inputs=[*(shard.path for shard in shards), *config.model_paths])
     if not dry_run:
         files.write_json(settings, config.fingerprint())
     return remaining_shards(shards, read_manifests(config.output) if resume else [])

@@ -534,6 +534,17 @@ def test_a_used_output_directory_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
 
 
+def test_overwrite_spares_the_records(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    make_input(raw, VIDEO, shards=1, count=3)
+    held = sorted(path.name for path in raw.iterdir())
+    for output in (".", "..", "../raw"):
+        with pytest.raises(UsageError, match="holds the input"):
+            job(raw, output, "--overwrite")
+    assert sorted(path.name for path in raw.iterdir()) == held
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_input(tmp_path, VIDEO, shards=2, count=3)
     job(tmp_path, "out", "--dry_run")

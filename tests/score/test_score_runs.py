@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,18 @@ def test_output_in_use_is_refused(score: Callable[..., dict], shards: Path, tmp_
     with pytest.raises(UsageError, match="not a scores directory"):
         score(f"{shards}/part03.tfrecord", "--run_id=night")
     assert (tmp_path / "scores" / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwrite_spares_the_inputs(model: Path, shards: Path, tmp_path: Path) -> None:
+    from pipelines.score import run
+
+    copied, kept = tmp_path / "records", tmp_path / "model"
+    shutil.copytree(shards, copied)
+    shutil.copytree(model, kept)
+    for output in (copied, tmp_path, kept):
+        with pytest.raises(UsageError, match="holds the input"):
+            run([f"--input={copied}/part03.tfrecord", f"--model={kept}", f"--output={output}", "--overwrite"])
+    assert (copied / "part03.tfrecord").exists() and (kept / "info.json").exists()
 
 
 def test_other_settings_or_models_are_not_mixed(score: Callable[..., dict], shards: Path, second_model: Path) -> None:
