@@ -27,8 +27,8 @@ LABEL_WIDTH_STEP = 8
 _ALIGNMENT = 64
 _TASK_BYTES = 2**21
 _MAX_THREADS = 8
-_SAMPLINGS = {"all": kernels.ALL_FRAMES, "random": kernels.RANDOM_FRAMES, "sequence": kernels.FRAME_SEQUENCE,
-              "uniform": kernels.UNIFORM_FRAMES}
+_SAMPLINGS = {"all": kernels.ALL_FRAMES, "middle": kernels.MIDDLE_FRAMES, "random": kernels.RANDOM_FRAMES,
+              "sequence": kernels.FRAME_SEQUENCE, "uniform": kernels.UNIFORM_FRAMES}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,6 +110,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from vcls_model.losses import sparse_loss
     from vcls_model.metrics import best_thresholds
     from vcls_model.options import LossOptions
+    from vcls_model.transfer import class_names
     from vcls_model.transformed import modality_from_dict, open_transformed
     from vcls_model.vocabulary import read_vocabulary, write_labels_csv
 
@@ -120,14 +121,26 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             if info.get(key) != first.get(key):
                 raise UsageError(f"{path} and {config.models[0]} cannot be joined: their {key} differs "
                                  f"({info.get(key)} and {first.get(key)})")
-    storage.prepare_output(config.output, resume=False, overwrite=config.overwrite)
+    storage.check_output(config.output, resume=False, overwrite=config.overwrite,
+                         inputs=[*config.models, config.data])
+    names = [class_names(path, first["class_count"]) for path in config.models]
+    for path, theirs in zip(config.models[1:], names[1:], strict=True):
+        if theirs != names[0]:
+            raise UsageError(f"{path} and {config.models[0]} cannot be joined: their labels.csv name other classes")
+    data = open_transformed(config.data) if config.data else None
+    same_features = len({str((info["transformed"], info["data"].get("config_hash"), _frames_seen(info)))
+                         for info in infos}) == 1
+    if data and (not same_features or first["data"].get("config_hash") != data.info.get("config_hash")):
+        raise UsageError(f"--data={config.data} is not the transformed dataset that every member was trained on, with "
+                         "the same frames of its videos")
+    if config.overwrite:
+        storage.clear(config.output)
     members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
     module = tf.Module()
     module.members = members
-    same_features = len({str((info["transformed"], info["data"].get("config_hash"))) for info in infos}) == 1
 
     def joined(name: str) -> Any:
-        functions = [member.signatures[name] for member in members]
+        functions = [member.signatures[name if name in member.signatures else "transformed"] for member in members]
         specs = functions[0].structured_input_signature[1]
 
         def call(**inputs: Any) -> dict[str, Any]:
@@ -137,18 +150,20 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return tf.function(call).get_concrete_function(
             **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()})
 
-    names = ["serving_default", "features", *(["transformed"] if same_features else [])]
-    signatures = {name: joined(name) for name in names}
+    wanted = ["serving_default", "features"]
+    if same_features:
+        wanted.append("transformed")
+        if any("teaching" in member.signatures for member in members):
+            wanted.append("teaching")
+    signatures = {name: joined(name) for name in wanted}
     save_module(module, signatures, config.output)
 
     labels = storage.join(config.models[0], "labels.csv")
     classes = read_vocabulary(storage.read_text(labels), labels, first["class_count"])
     classes = [dataclasses.replace(entry, best_threshold=None) for entry in classes]
     thresholds, validation = None, {}
-    if config.data:
-        data = open_transformed(config.data)
-        if not same_features or first["data"].get("config_hash") != data.info.get("config_hash"):
-            raise UsageError(f"--data={config.data} is not the transformed dataset that every member was trained on")
+    if data:
+        frames, max_frames = _frames_seen(first)
         modalities = tuple(modality_from_dict(entry) for entry in first["transformed"])
         transformed = signatures["transformed"]
 
@@ -157,7 +172,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             logits = transformed(**decode_features(batch["features"], modalities))["logits"]
             return logits, sparse_loss(logits, batch["labels"], LossOptions())
 
-        accumulator, loss = evaluate(predict, data, modalities, max_frames=_max_frames(infos),
+        accumulator, loss = evaluate(predict, data, modalities, frames=frames,
+                                     max_frames=max_frames,
                                      batch_size=512 if modalities[0].level == "video" else 64)
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
@@ -178,7 +194,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "training": {"examples": sum(info["training"]["examples"] for info in infos), "epochs": None,
                      "best_epoch": None, "validation": validation,
                      "wall_seconds": sum(info["training"]["wall_seconds"] for info in infos),
-                     "seed": None, "options": {"read": {"max_frames": _max_frames(infos)}}},
+                     "seed": None, "options": {"read": _read_options(infos)}},
         "data": first["data"] if same_features else {},
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__,
                      "numpy": np.__version__},
@@ -189,9 +205,22 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
-def _max_frames(infos: Sequence[Any]) -> int:
-    """Frames that the member which sees most sees."""
-    return max(int(info["training"]["options"]["read"]["max_frames"]) for info in infos)
+def _frames_seen(info: Any) -> tuple[str, int]:
+    """Which frames of a video a member's serving sees, and how many at most; alike for video-level members."""
+    from vcls_model.options import ReadOptions
+
+    if all(entry["level"] == "video" for entry in info["transformed"]):
+        return "all", 1
+    read = info["training"]["options"]["read"]
+    options = ReadOptions(1, read.get("frames", "all"), int(read["max_frames"]))
+    return options.evaluation_frames(), options.max_frames
+
+
+def _read_options(infos: Sequence[Any]) -> dict[str, Any]:
+    """What `_frames_seen` reads of an ensemble: its members' frames, or the longest of them where they differ."""
+    seen = [_frames_seen(info) for info in infos]
+    frames = seen[0][0] if len(set(seen)) == 1 else "all"
+    return {"frames": frames, "max_frames": max(most for _, most in seen)}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vcls_model.input import make_batches, readable
+from vcls_model.commands import JobError
+from vcls_model.input import make_batches, readable, refuse_not_finite
 from vcls_model.metrics import MetricAccumulator
 from vcls_model.options import ReadOptions
 from vcls_model.transformed import TransformedData, TransformedModality
@@ -16,8 +17,8 @@ EVALUATION_BATCH = 512
 
 
 def evaluate(predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]], data: TransformedData,
-             modalities: tuple[TransformedModality, ...], *, split: str = "validate", max_frames: int = 300,
-             batch_size: int = EVALUATION_BATCH, class_thresholds: np.ndarray | None = None
+             modalities: tuple[TransformedModality, ...], *, split: str = "validate", frames: str = "all",
+             max_frames: int = 300, batch_size: int = EVALUATION_BATCH, class_thresholds: np.ndarray | None = None
              ) -> tuple[MetricAccumulator, float]:
     """Metrics of the labelled videos of a split, in the order of its files.
 
@@ -26,15 +27,19 @@ def evaluate(predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tenso
         data: the dataset.
         modalities: the features that the model takes.
         split: which split.
-        max_frames: most frames a video.
+        frames, max_frames: which frames of a video count, see `ReadOptions`.
         batch_size: videos a batch.
         class_thresholds: probabilities (C,), see `MetricAccumulator`.
 
     Returns:
         The accumulator, and the mean loss.
+
+    Raises:
+        JobError: a feature, or what the model makes of it, is not finite; the message names the shard.
     """
     accumulator = MetricAccumulator(data.class_count, class_thresholds=class_thresholds)
-    options = ReadOptions(batch_size, max_frames=max_frames)
+    options = ReadOptions(batch_size, frames, max_frames)
+    shards = data.shards(split)
     total, videos = 0.0, 0
 
     def add(logits: np.ndarray, losses: np.ndarray, labels: np.ndarray, ids: list[bytes]) -> tuple[float, int]:
@@ -48,8 +53,13 @@ def evaluate(predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tenso
     # The counting of one batch overlaps the forward pass of the next.
     with ThreadPoolExecutor(1) as pool:
         pending: Any = None
-        for batch in readable(make_batches(data.shards(split), modalities, options, with_ids=True)):
+        for batch in readable(make_batches(shards, modalities, options, with_ids=True)):
+            refuse_not_finite(batch, shards)
             logits, losses = predict(batch)
+            bad = np.flatnonzero(~np.isfinite(logits.numpy()).all(axis=1))
+            if bad.size:
+                raise JobError(f"the model's logits are not finite for a video of "
+                               f"{shards[int(batch['shard'][int(bad[0])])]}")
             arguments = logits.numpy(), losses.numpy(), batch["labels"].numpy(), list(batch["id"].numpy())
             if pending is not None:
                 part = pending.result()

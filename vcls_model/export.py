@@ -7,11 +7,13 @@ so the transform graph and the model are held side by side by a `tf.Module`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input import decode_features
+from vcls_model.layers import NeighbourVote, without_votes
 from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, RecordSchema
 from vcls_model.transformed import TransformedModality
 
@@ -95,16 +97,21 @@ class ServingModule(tf.Module):
         transform: from raw to transformed features.
         tracked: what `logits` holds variables in.
         max_frames: frames of a video that the model sees.
+        frames: which those are: `all` (the first), `middle` or `uniform`, as `ReadOptions` has them.
+        teaching: likewise `logits`, for a student's training videos; None when `logits` may be asked about them.
     """
 
     def __init__(self, logits: Callable[[Features], tf.Tensor], schema: RecordSchema,
                  modalities: Sequence[TransformedModality], transform: TransformGraph, tracked: Sequence[Any], *,
-                 max_frames: int = 300) -> None:
+                 max_frames: int = 300, frames: str = "all",
+                 teaching: Callable[[Features], tf.Tensor] | None = None) -> None:
         super().__init__()
         self._logits = logits
         self._schema = schema
         self._modalities = tuple(modalities)
         self._max_frames = max_frames
+        self._frames = frames
+        self._teaching = teaching
         self.transform = transform
         self.tracked = list(tracked)
 
@@ -114,12 +121,16 @@ class ServingModule(tf.Module):
         features = {modality.name: transformed[modality.name] for modality in self._modalities}
         frames = [modality for modality in self._modalities if modality.level == FRAME_LEVEL]
         if frames:
-            counts = tf.minimum(tf.cast(transformed["num_frames"], tf.int32), self._max_frames)
+            held = tf.cast(transformed["num_frames"], tf.int32)
+            counts = tf.minimum(held, self._max_frames)
             features["num_frames"] = counts
-            longest = tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1)
+            decoded = counts if self._frames == "all" else held
+            longest = tf.maximum(tf.reduce_max(tf.concat([decoded, [1]], 0)), 1)
             for modality in frames:
                 codes = tf.io.decode_raw(features[modality.name], tf.uint8, fixed_length=longest * modality.width)
                 codes = tf.reshape(codes, tf.stack([tf.shape(codes)[0], longest, modality.width]))
+                if self._frames != "all":
+                    codes = tf.gather(codes, _chosen_frames(held, counts, self._frames), axis=1, batch_dims=1)
                 features[modality.name] = tf.ensure_shape(codes, [None, None, modality.width])
         return self.logits_of_transformed(decode_features(features, self._modalities))
 
@@ -129,7 +140,8 @@ class ServingModule(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Concrete functions: `serving_default` takes serialized records, `features` raw features, `transformed`
-        transformed and decoded ones; each returns `{"logits": float32 (B, C)}`."""
+        transformed and decoded ones, `teaching` (where it differs) the same; each returns
+        `{"logits": float32 (B, C)}`."""
 
         def serve(serialized: tf.Tensor) -> Features:
             return {"logits": self.logits_of_features(parse_raw_records(serialized, self._schema))}
@@ -145,12 +157,41 @@ class ServingModule(tf.Module):
             "transformed": tf.function(serve_transformed).get_concrete_function(
                 **transformed_signature(self._modalities)),
         }
+        if self._teaching is not None:
+            teach = self._teaching
+            functions["teaching"] = tf.function(
+                lambda **features: {"logits": tf.cast(teach(features), tf.float32)}).get_concrete_function(
+                    **transformed_signature(self._modalities))
         if self._schema.container != "csv":
             functions["serving_default"] = tf.function(serve).get_concrete_function(
                 tf.TensorSpec([None], tf.string, name="serialized"))
         else:
             functions["serving_default"] = functions["features"]
         return functions
+
+
+def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:
+    """Positions int32 (B, K) of the frames to see, as `record_kernels.choose_frames` has them; filled with the last."""
+    step = tf.range(tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1))[tf.newaxis]
+    held, counts = held[:, tf.newaxis], counts[:, tf.newaxis]
+    middles = (2 * step + 1) * held // tf.maximum(2 * counts, 1)
+    chosen = middles if frames == "uniform" else (held - counts) // 2 + step
+    return tf.clip_by_value(chosen, 0, tf.maximum(held - 1, 0))
+
+
+def teaching_logits(model: keras.Model) -> Callable[[Features], tf.Tensor] | None:
+    """What `model` says without asking the videos that it remembers; None when it remembers none.
+
+    A student trains on the very videos that are in the memory, and each of them is its own nearest neighbour.
+    """
+    if not any(isinstance(layer, NeighbourVote) for layer in model.layers):
+        return None
+
+    def teach(features: Features) -> tf.Tensor:
+        with without_votes():
+            return model(features, training=False)
+
+    return teach
 
 
 def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:

@@ -10,9 +10,11 @@ which `decode_features` turns into numbers on the device.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from vcls_model.batching import Plan, array_batches
+from vcls_model.commands import JobError
 from vcls_model.options import ReadOptions
 from vcls_model.schema import FRAME_LEVEL, Modality
 from vcls_model.shard_blocks import ShardError
@@ -95,6 +97,16 @@ def readable(batches: tf.data.Dataset) -> Iterator[dict[str, Any]]:
         if named is None:
             raise
         raise named from None
+
+
+def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
+    """Raises `JobError`, naming the shard, when a feature of a batch of `make_batches(shards, …)` is not finite."""
+    for name, value in batch["features"].items():
+        if value.dtype.is_floating:
+            bad = np.flatnonzero(~np.isfinite(value.numpy()).all(axis=-1))
+            if bad.size:
+                raise JobError(f"{shards[int(batch['shard'][int(bad[0])])]}: {name} of a video holds values that are "
+                               "not finite; preprocess its records again, which rejects such videos")
 
 
 def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:

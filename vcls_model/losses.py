@@ -22,16 +22,18 @@ def _terms(options: LossOptions) -> tuple[Term, Term]:
     """n(x) and p(x): the loss of a class that a video lacks, and of one that it carries."""
     if options.name == "focal":
         gamma, alpha = options.gamma, options.alpha
-        return (lambda x: 2 * (1 - alpha) * tf.sigmoid(x) ** gamma * tf.nn.softplus(x),
-                lambda x: 2 * alpha * tf.sigmoid(-x) ** gamma * tf.nn.softplus(-x))
+        # sigmoid(x)^gamma by logarithms: the power's own gradient is 0 / 0 where the sigmoid rounds to 0.
+        return (lambda x: 2 * (1 - alpha) * tf.exp(gamma * tf.math.log_sigmoid(x)) * tf.nn.softplus(x),
+                lambda x: 2 * alpha * tf.exp(gamma * tf.math.log_sigmoid(-x)) * tf.nn.softplus(-x))
     if options.name == "asymmetric":
         gamma_positive, gamma_negative, margin = options.gamma, options.gamma_negative, options.margin
 
         def negative(x: tf.Tensor) -> tf.Tensor:
             shifted = tf.maximum(tf.sigmoid(x) - margin, 0.0)
-            return shifted**gamma_negative * -tf.math.log1p(-tf.minimum(shifted, 1 - 1e-6))
+            power = tf.maximum(shifted, 1e-12) ** gamma_negative  # has a gradient for exponents below 1, too
+            return power * -tf.math.log1p(-tf.minimum(shifted, 1 - 1e-6))
 
-        return negative, lambda x: tf.sigmoid(-x) ** gamma_positive * tf.nn.softplus(-x)
+        return negative, lambda x: tf.exp(gamma_positive * tf.math.log_sigmoid(-x)) * tf.nn.softplus(-x)
     return tf.nn.softplus, lambda x: tf.nn.softplus(-x)
 
 

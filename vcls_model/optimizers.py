@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from vcls_model.layers.masking import PACKAGE
 from vcls_model.options import ScheduleOptions
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
 class ExampleSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """`ScheduleOptions` as a Keras schedule; `batch_size` turns steps into examples."""
 
@@ -96,7 +98,7 @@ class WeightAverage:
     """Exponential moving average of variables.
 
     Attributes:
-        decay: share of the old average that a step keeps.
+        decay: share of the old average that a step keeps, at most; see `follow`.
         averages: the averages, in the order of the variables.
     """
 
@@ -104,20 +106,21 @@ class WeightAverage:
         self.decay = decay
         self.variables = [variable.value for variable in variables]
         self.averages = [tf.Variable(variable, trainable=False) for variable in self.variables]
-        self._move = tf.function(self._move_towards)
         self._exchange = tf.function(self._exchange_values)
 
-    def update(self, steps: int) -> None:
-        """Moves the averages towards the variables after `steps` steps of training."""
-        self._move(tf.constant(self.decay**steps, tf.float32))
+    def follow(self, steps: tf.Tensor) -> None:
+        """Moves the averages towards the variables, after the last of `steps` steps of training; for use in a graph.
+
+        The share kept is min(decay, (1 + steps) / (10 + steps)): the initial weights, which are chance, fade soon.
+        """
+        done = tf.cast(steps, tf.float32)
+        keep = tf.minimum(self.decay, (1 + done) / (10 + done))
+        for average, variable in zip(self.averages, self.variables, strict=True):
+            average.assign_add((1 - tf.cast(keep, average.dtype)) * (variable - average))
 
     def swap(self) -> None:
         """Exchanges the variables with their averages; a second call undoes it."""
         self._exchange()
-
-    def _move_towards(self, keep: tf.Tensor) -> None:
-        for average, variable in zip(self.averages, self.variables, strict=True):
-            average.assign_add((1 - tf.cast(keep, average.dtype)) * (variable - average))
 
     def _exchange_values(self) -> None:
         for average, variable in zip(self.averages, self.variables, strict=True):

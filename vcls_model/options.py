@@ -8,7 +8,9 @@ from vcls_model.commands import UsageError, unknown_choice
 LOSS_NAMES = ("asymmetric", "bce", "focal")
 OPTIMIZER_NAMES = ("adam", "adamw")
 DECAYS = ("constant", "cosine", "exponential")
-FRAME_SAMPLINGS = ("all", "random", "sequence", "uniform")
+FRAME_SAMPLINGS = ("all", "middle", "random", "sequence", "uniform")
+# How a model that was trained on drawn frames sees a video afterwards: as many frames, without chance.
+_EVALUATION_FRAMES = {"random": "uniform", "sequence": "middle"}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 DISTRIBUTIONS = ("auto", "mirrored", "multi_worker", "none")
 
@@ -20,7 +22,8 @@ class ReadOptions:
     Attributes:
         batch_size: videos a batch, B.
         frames: which frames of a video training sees: `all` (the first `max_frames`), `random` (a random subset without
-            replacement, in order), `sequence` (a random run of neighbours), `uniform` (evenly spaced).
+            replacement, in order), `sequence` (a random run of neighbours), `middle` (the run in the middle),
+            `uniform` (evenly spaced).
         max_frames: most frames a video, T.
         seed: decides the order of the shards, the permutation of each block and the frames that are drawn.
         fixed_frames: always pad to `max_frames`, so that shapes never change (XLA compiles once).
@@ -41,6 +44,15 @@ class ReadOptions:
             raise UsageError(f"max_frames must be positive, got {self.max_frames}")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed must lie in [0, 2^31), got {self.seed}")
+
+    def evaluation_frames(self) -> str:
+        """Which frames validation and serving see: those of training, or what they are on average where it draws."""
+        return _EVALUATION_FRAMES.get(self.frames, self.frames)
+
+
+def default_gamma(loss: str) -> float:
+    """The focusing exponent of positives: Lin et al. 2017 found 2 best, Ridnik et al. 2021 advise 0."""
+    return 0.0 if loss == "asymmetric" else 2.0
 
 
 @dataclasses.dataclass(frozen=True)

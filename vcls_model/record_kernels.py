@@ -825,7 +825,7 @@ def put_integers(target, at, name, values, begins, counts, lengths):
 # Columns of the index of transformed records; after them, one a modality: where its values begin.
 START, LENGTH, USUAL, ID_BEGIN, ID_END, LABELS_BEGIN, LABEL_COUNT, FRAMES, INDEX_COLUMNS = range(9)
 # How frames are chosen.
-ALL_FRAMES, RANDOM_FRAMES, FRAME_SEQUENCE, UNIFORM_FRAMES = range(4)
+ALL_FRAMES, RANDOM_FRAMES, FRAME_SEQUENCE, UNIFORM_FRAMES, MIDDLE_FRAMES = range(5)
 
 
 @intrinsic
@@ -1002,7 +1002,8 @@ def choose_frames(counts, limit, sampling, seed, first, positions, kept):
         counts: int64 (R,), frames that a video has.
         limit: most frames to choose, K.
         sampling: ALL_FRAMES (the first ones), RANDOM_FRAMES (a uniform draw without replacement), FRAME_SEQUENCE (a
-            random run of neighbours) or UNIFORM_FRAMES (the middles of K equal parts).
+            random run of neighbours), UNIFORM_FRAMES (the middles of K equal parts) or MIDDLE_FRAMES (the run in the
+            middle).
         seed, first: video r draws from stream number first + r of `seed`.
         positions: out, int32 (R, K), ascending.
         kept: out, int32 (R,).
@@ -1028,7 +1029,11 @@ def choose_frames(counts, limit, sampling, seed, first, positions, kept):
                     positions[record, chosen] = position
                     chosen += 1
         else:
-            draw = np.float64(_mixed(state + golden) >> np.uint64(11)) * 2.0**-53
-            start = np.int64(draw * (count - size + 1)) if sampling == FRAME_SEQUENCE else np.int64(0)
+            start = np.int64(0)
+            if sampling == FRAME_SEQUENCE:
+                draw = np.float64(_mixed(state + golden) >> np.uint64(11)) * 2.0**-53
+                start = np.int64(draw * (count - size + 1))
+            elif sampling == MIDDLE_FRAMES:
+                start = np.int64((count - size) // 2)
             for step in range(size):
                 positions[record, step] = start + step

@@ -3,11 +3,12 @@
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
-from vcls_model.commands import JobError, UsageError
+from vcls_model.commands import JobError, UsageError, spare_inputs
 
 
 def join(directory: str, *parts: str) -> str:
@@ -71,11 +72,17 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
+def check_output(directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = ()) -> None:
     """Enforces the rule for output directories.
 
+    Args:
+        directory: where the job writes.
+        resume, overwrite: what the user asked for.
+        inputs: what the job reads, which `overwrite` must not delete.
+
     Raises:
-        UsageError: `directory` is a file, or holds something and neither `resume` nor `overwrite` is set, or both are.
+        UsageError: `directory` is a file, or holds something and neither `resume` nor `overwrite` is set, or both are,
+            or `overwrite` is and it holds an input.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -86,7 +93,13 @@ def prepare_output(directory: str, *, resume: bool, overwrite: bool) -> None:
     if not tf.io.gfile.listdir(directory):
         return
     if overwrite:
-        tf.io.gfile.rmtree(directory)
+        spare_inputs(directory, inputs)
     elif not resume:
         raise UsageError(f"output directory {directory} is not empty: continue with --resume, "
                          "replace it with --overwrite, or name another")
+
+
+def clear(directory: str) -> None:
+    """Deletes a directory and what it holds, if it is there."""
+    if exists(directory):
+        tf.io.gfile.rmtree(directory)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import UsageError, main, nearest, option_names
-from vcls_model.models import MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
+from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
 from vcls_model.options import (
     DECAYS,
     DISTRIBUTIONS,
@@ -27,6 +27,7 @@ from vcls_model.options import (
     ReadOptions,
     ScheduleOptions,
     TrainOptions,
+    default_gamma,
 )
 
 
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vcls_model.train", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="models:\n" + "\n".join(
+        epilog="hyperparameters:\n" + "\n".join(f"  {name:18s} {text}" for name, text in MEANINGS.items())
+        + "\n\nmodels and their hyperparameters:\n" + "\n".join(
             f"  {name:18s} {info.level}-level: {info.summary}\n" + " " * 21
             + " ".join(f"--{key}={_shown(value)}" for key, value in info.defaults.items())
             for name, info in sorted(MODELS.items())))
@@ -114,8 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     loss = defaults.loss
     group.add_argument("--loss", default=loss.name, help=f"one of {', '.join(LOSS_NAMES)} (default bce)")
     group.add_argument("--label_smoothing", type=float, default=loss.label_smoothing, help="share in [0, 1)")
-    group.add_argument("--gamma", type=float, default=loss.gamma, help="focusing exponent of focal and asymmetric")
-    group.add_argument("--gamma_negative", type=float, default=loss.gamma_negative, help="the same, negatives")
+    group.add_argument("--gamma", type=float,
+                       help="focusing exponent of focal (default 2) and of asymmetric's positives (default 0)")
+    group.add_argument("--gamma_negative", type=float, default=loss.gamma_negative,
+                       help="the same of asymmetric's negatives (default 4)")
     group.add_argument("--alpha", type=float, default=loss.alpha, help="weight of positives in focal, in (0, 1)")
     group.add_argument("--margin", type=float, default=loss.margin, help="probability that asymmetric ignores")
     group.add_argument("--class_prior", action="store_true", help="start the biases at the classes' log-odds")
@@ -166,6 +170,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# Flags without a value.
+SWITCHES = frozenset(action.dest for action in _parser()._actions if action.nargs == 0 and action.dest != "help")
 
 
 def _hyperparameters(model: str, rest: Sequence[str], flags: Sequence[str]) -> dict[str, Any]:
@@ -226,7 +234,9 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
     options = TrainOptions(
         read=ReadOptions(args.batch_size, args.frames, args.max_frames, args.seed,
                          fixed_frames=args.jit and args.frames == "all"),
-        loss=LossOptions(args.loss, args.label_smoothing, args.gamma, args.gamma_negative, args.alpha, args.margin),
+        loss=LossOptions(args.loss, args.label_smoothing,
+                         default_gamma(args.loss) if args.gamma is None else args.gamma, args.gamma_negative,
+                         args.alpha, args.margin),
         schedule=ScheduleOptions(args.learning_rate, args.decay, args.warmup_examples, 1, args.decay_rate,
                                  args.decay_examples, args.final_rate),
         epochs=args.epochs, optimizer=args.optimizer, weight_decay=args.weight_decay, clip_norm=args.clip_norm,
@@ -264,7 +274,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.models import build_model
-    from vcls_model.training import FineTuning, Trainer, make_strategy
+    from vcls_model.training import FineTuning, Trainer, make_strategy, worker_number
     from vcls_model.transfer import Pretrained, class_prior, load_teacher, take_over, training_knowledge
     from vcls_model.transformed import open_transformed
 
@@ -274,37 +284,45 @@ def train(config: TrainConfig) -> dict[str, Any]:
     data = open_transformed(config.data)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
-    chief = strategy.cluster_resolver is None or not strategy.cluster_resolver.task_id
+    chief = worker_number(strategy) == 0
     if chief:
-        storage.prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
-        done = storage.join(config.output, "info.json")
-        if config.resume and storage.exists(done):
-            info = storage.read_json(done)
-            if info.get("config_hash") != config.fingerprint(data.info):
-                raise UsageError(f"--resume: {config.output} holds a model trained with other options or other data; "
-                                 "repeat its flags, or start again with --overwrite")
-            if info["training"]["options"]["epochs"] == config.options.epochs:
-                return info
+        storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite,
+                             inputs=[config.data, config.init_from, *config.teachers])
+    done = storage.join(config.output, "info.json")
+    if config.resume and storage.exists(done):
+        info = storage.read_json(done)
+        if info.get("config_hash") != config.fingerprint(data.info):
+            raise UsageError(f"--resume: {config.output} holds a model trained with other options or other data; "
+                             "repeat its flags, or start again with --overwrite")
+        if info["training"]["options"]["epochs"] == config.options.epochs:
+            return info
     keras.utils.set_random_seed(config.options.read.seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
         pretrained = Pretrained(config.init_from) if config.init_from else None
+        if pretrained:
+            pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
         projects = bool(config.hyperparameters["label_projection"])
         directions = pretrained.label_directions() if pretrained and projects else None
         knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
         with strategy.scope():
-            model = build_model(config.model, modalities, data.class_count,
-                                class_prior=class_prior(data) if config.class_prior else None, **knowledge,
-                                **config.hyperparameters)
+            try:
+                model = build_model(config.model, modalities, data.class_count,
+                                    class_prior=class_prior(data) if config.class_prior else None, **knowledge,
+                                    **config.hyperparameters)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"model {config.model} cannot be built with these hyperparameters: {error}") from error
             if pretrained:
-                take_over(model, pretrained, modalities, data.class_count, new_head=config.new_head)
+                take_over(model, pretrained, new_head=config.new_head)
         trainer = Trainer(
             model, data, modalities, config.options, config.output, strategy=strategy,
             teachers=[load_teacher(path, modalities, data) for path in config.teachers],
-            fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales),
+            fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales, config.new_head),
             config_hash=config.fingerprint(data.info), verbose=config.verbose)
+        if chief and config.overwrite:  # only now: flags that do not fit leave what is there
+            storage.clear(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()
@@ -325,7 +343,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.export import ServingModule, TransformGraph, save_module
+    from vcls_model.export import ServingModule, TransformGraph, save_module, teaching_logits
     from vcls_model.metrics import best_thresholds
     from vcls_model.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
 
@@ -350,7 +368,8 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
             storage.write_atomically(storage.join(config.output, "model.keras"), stream.read())
     # Reloaded outside of the strategy and of mixed precision's variables: the export holds plain ones.
     module = ServingModule(lambda features: model(features, training=False), data.schema, trainer.modalities,
-                           TransformGraph(data.directory), [model], max_frames=config.options.read.max_frames)
+                           TransformGraph(data.directory), [model], max_frames=config.options.read.max_frames,
+                           frames=config.options.read.evaluation_frames(), teaching=teaching_logits(model))
     save_module(module, module.signatures(), config.output)
     options = dataclasses.asdict(config.options)
     # A record that cannot be read ends the run, so that none is ever left out.

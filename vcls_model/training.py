@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import fnmatch
 import io
+import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +19,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.evaluation import evaluate
 from vcls_model.input import decode_features, make_batches, shard_error
 from vcls_model.losses import distillation_loss, mix_labels, sparse_loss
+from vcls_model.models.assembly import HEAD_PREFIX
 from vcls_model.optimizers import ExampleSchedule, FusedAdam, WeightAverage
 from vcls_model.options import TrainOptions
 from vcls_model.schema import FRAME_LEVEL
@@ -37,11 +40,13 @@ class FineTuning:
         freeze: globs over layer names and paths; those layers do not learn.
         unfreeze_after: epochs after which they learn too; 0 never.
         rate_scales: (glob over variable paths, factor on the learning rate); the first match counts.
+        new_head: the classifier is new: globs that match other layers too, like `*`, leave it free.
     """
 
     freeze: tuple[str, ...] = ()
     unfreeze_after: int = 0
     rate_scales: tuple[tuple[str, float], ...] = ()
+    new_head: bool = False
 
 
 @dataclasses.dataclass
@@ -59,9 +64,20 @@ class Progress:
 
 
 def make_strategy(distribution: str, devices: Sequence[str]) -> tf.distribute.Strategy:
-    """The distribution strategy for a machine: `auto` uses TF_CONFIG, else all GPUs, else one device."""
+    """The distribution strategy for a machine: `auto` uses TF_CONFIG, else all GPUs, else one device.
+
+    Raises:
+        UsageError: a device is not there, or the distribution does not use the devices.
+    """
     import os
 
+    if devices:
+        if distribution not in ("auto", "mirrored"):
+            raise UsageError(f"--devices are mirrored over, which --distribution={distribution} is not")
+        known = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+        for device in devices:
+            if device.strip("/").removeprefix("device:") not in known:
+                raise UsageError(f"--devices: there is no {device} (there are: {', '.join(known)})")
     if distribution == "multi_worker" or (distribution == "auto" and os.environ.get("TF_CONFIG")):
         return tf.distribute.MultiWorkerMirroredStrategy()
     if distribution == "mirrored" or devices:
@@ -69,6 +85,21 @@ def make_strategy(distribution: str, devices: Sequence[str]) -> tf.distribute.St
     if distribution == "auto" and len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def _tasks(strategy: tf.distribute.Strategy) -> dict[str, int]:
+    """Training processes of the cluster by kind: of `chief` there is one or none."""
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict() if resolver else {}
+    return {kind: len(cluster.get(kind, [])) for kind in ("chief", "worker")}
+
+
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """This process among those that train together, from 0: the one that writes the outputs."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or resolver.task_type == "chief":
+        return 0
+    return _tasks(strategy)["chief"] + int(resolver.task_id or 0)
 
 
 def _matches(glob: str, *names: str) -> bool:
@@ -126,19 +157,17 @@ class Trainer:
         self._set_frozen(bool(self.frozen))
         with self.strategy.scope():
             self.optimizer = self._make_optimizer()
-            self.average = WeightAverage(model.trainable_variables, options.ema) if options.ema else None
+            self.average = WeightAverage(self._learning_variables(), options.ema) if options.ema else None
         self.run_steps = self._compile_steps()
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _workers(self) -> int:
-        resolver = self.strategy.cluster_resolver
-        return max(1, len(resolver.cluster_spec().as_dict().get("worker", []))) if resolver else 1
+        return max(1, sum(_tasks(self.strategy).values()))
 
     def _worker(self) -> int:
-        resolver = self.strategy.cluster_resolver
-        return int(resolver.task_id or 0) if resolver and self._workers() > 1 else 0
+        return worker_number(self.strategy)
 
     @property
     def is_chief(self) -> bool:
@@ -153,7 +182,8 @@ class Trainer:
             if not matching:
                 names = ", ".join(layer.name for layer in self.model.layers if layer.weights)
                 raise UsageError(f"--freeze={glob} matches no layer (layers with weights: {names})")
-            frozen += matching
+            body = [layer for layer in matching if not layer.name.startswith(HEAD_PREFIX)]
+            frozen += body if self.fine_tuning.new_head and body else matching
         return frozen
 
     def _set_frozen(self, frozen: bool) -> None:
@@ -162,15 +192,19 @@ class Trainer:
         if not self.model.trainable_variables:
             raise UsageError("every layer is frozen: nothing is left to train")
 
-    def _make_optimizer(self) -> Any:
-        options = self.options
-        total = self.steps * self.batch_size * options.epochs
-        schedule = ExampleSchedule(dataclasses.replace(options.schedule, total_examples=total), self.batch_size)
-        # Slots for the layers that are frozen now and will learn later, too.
+    def _learning_variables(self) -> list[Any]:
+        """The variables that learn now or will, once their layers thaw."""
         if self.frozen and self.fine_tuning.unfreeze_after:
             self._set_frozen(False)
         variables = list(self.model.trainable_variables)
         self._set_frozen(bool(self.frozen))
+        return variables
+
+    def _make_optimizer(self) -> Any:
+        options = self.options
+        total = self.steps * self.batch_size * options.epochs
+        schedule = ExampleSchedule(dataclasses.replace(options.schedule, total_examples=total), self.batch_size)
+        variables = self._learning_variables()
         scales = None
         if self.fine_tuning.rate_scales:
             for glob, _ in self.fine_tuning.rate_scales:
@@ -262,18 +296,27 @@ class Trainer:
                 if self.distributed:
                     loss, bad = self.strategy.run(step, args=(batch,))
                     loss = self.strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
-                    bad = tf.reduce_max(tf.stack(self.strategy.experimental_local_results(bad)))
+                    bad, found = self._bad_shard(bad)
                 else:
                     loss, bad = step(batch)
-                first = (worst < 0) & (bad >= 0)
+                    found = bad >= 0
+                first = (failed < 0) & found
                 failed, worst = tf.where(first, number, failed), tf.where(first, bad, worst)
                 total += loss
+                if self.average is not None:
+                    self.average.follow(optimizer.iterations)
             # Overflow inside a step need not show in its loss; nothing that is not finite may reach a checkpoint.
             sound = tf.reduce_all([tf.math.is_finite(tf.reduce_sum(tf.cast(variable.value, tf.float32)))
                                    for variable in variables])
             return total, worst, failed, sound
 
         return tf.function(run_steps)
+
+    def _bad_shard(self, bad: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of a step on all devices: the bad shard of this process or -1, and whether any process has one."""
+        mine = tf.reduce_max(tf.stack(self.strategy.experimental_local_results(bad)))
+        everywhere = self.strategy.run(lambda one: tf.cast(one >= 0, tf.int32), args=(bad,))
+        return mine, self.strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere, axis=None) > 0
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -312,12 +355,10 @@ class Trainer:
             except tf.errors.OpError as error:
                 raise shard_error(error) or error from None
             total = float(total)
-            if int(bad) >= 0:
+            if int(failed) >= 0:
                 self._stop_at_nan(int(bad), progress.step + int(failed))
             if not bool(sound):
                 self._stop_at_overflow(progress.step + count)
-            if self.average is not None:
-                self.average.update(count)
             progress.step += count
             progress.loss_sum += total
             progress.epoch_seconds += time.monotonic() - started
@@ -331,14 +372,15 @@ class Trainer:
 
     def _stop_at_nan(self, shard: int, step: int) -> None:
         shards = self.shards[self._worker()::self._workers()]
-        raise JobError(f"the loss is not finite at step {step} of epoch {self.progress.epoch + 1}; the video is in "
-                       f"{shards[shard]}; the last good checkpoint is {self._path('last.npz')}. Look for values that "
-                       "are not numbers in that shard, or lower --learning_rate or set --clip_norm")
+        place = f"the video is in {shards[shard]}" if shard >= 0 else "another worker tells the shard"
+        raise JobError(f"the loss is not finite at step {step} of epoch {self.progress.epoch + 1}; {place}; the last "
+                       f"good checkpoint is {self._path('last.npz')}. Look for values that are not numbers in that "
+                       "shard, or start again with a lower --learning_rate or with --clip_norm")
 
     def _stop_at_overflow(self, step: int) -> None:
         raise JobError(f"the weights are no longer finite before step {step} of epoch {self.progress.epoch + 1}, "
-                       f"though every loss was; the last good checkpoint is {self._path('last.npz')}. Lower "
-                       "--learning_rate or set --clip_norm")
+                       f"though every loss was; the last good checkpoint is {self._path('last.npz')}. Start "
+                       "again with a lower --learning_rate or with --clip_norm")
 
     def _path(self, name: str) -> str:
         return storage.join(self.output, "checkpoints", name)
@@ -373,14 +415,23 @@ class Trainer:
         return True
 
     def _validate(self) -> dict[str, float]:
+        """Validation loss and metrics; nothing, from now on, where no video of the split has a label."""
         accumulator, loss = self.evaluate()
+        if not accumulator.videos:
+            self.has_validation = False
+            if self.is_chief:
+                print("warning: no video of the validation split has a label: the last epoch is kept, as without "
+                      "validation", file=sys.stderr)
+            return {}
         summary = accumulator.result().summary
         return {"val_loss": loss, **{f"val_{name}": float(summary[name]) for name in VALIDATION_METRICS}}
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[Any, float]:
         """Metrics of the validation split with the model's present weights: accumulator and mean loss."""
-        return evaluate(self._predict, self.data, self.modalities, max_frames=self.options.read.max_frames,
-                        batch_size=self._evaluation_batch(), class_thresholds=class_thresholds)
+        read = self.options.read
+        return evaluate(self._predict, self.data, self.modalities, frames=read.evaluation_frames(),
+                        max_frames=read.max_frames, batch_size=self._evaluation_batch(),
+                        class_thresholds=class_thresholds)
 
     def _evaluation_batch(self) -> int:
         if any(modality.level == FRAME_LEVEL for modality in self.modalities):
@@ -447,7 +498,7 @@ class Trainer:
         log.close()
 
     def fit(self) -> list[dict[str, Any]]:
-        """Trains to the end (the last epoch, or no more progress), then loads the weights to export.
+        """Trains to the end (the last epoch, or no more progress), then loads the weights to export (the chief).
 
         Returns:
             One row an epoch, by `HISTORY_COLUMNS`.
@@ -469,7 +520,8 @@ class Trainer:
                 print(f"Epoch {progress.epoch + 1}/{options.epochs}", flush=True)
             self._train_epoch()
             going = self._end_epoch()
-        self._load_final()
+        if self.is_chief:
+            self._load_final()
         return progress.history
 
     def _load_final(self) -> None:
@@ -484,5 +536,5 @@ class Trainer:
         mean = [np.mean(values, axis=0).astype(values[0].dtype) if values[0].dtype.kind == "f" else values[0]
                 for values in zip(*loaded, strict=True)]
         checkpoints.restore(self.model.variables, mean, "the mean of the checkpoints")
-        if self.has_validation and self._validate()["val_map"] < self.progress.best_map:
+        if self.has_validation and self._validate().get("val_map", math.inf) < self.progress.best_map:
             checkpoints.restore(self.model.variables, best, self._path("best.npz"))

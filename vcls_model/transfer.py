@@ -12,16 +12,20 @@ from vcls_model import storage
 from vcls_model.batching import Plan, array_batches
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
-from vcls_model.input import decode_features, make_batches, readable
-from vcls_model.models.assembly import PROJECTION
+from vcls_model.input import decode_features, make_batches, readable, refuse_not_finite
+from vcls_model.layers import NeighbourVote
+from vcls_model.models.assembly import HEAD_PREFIX, PROJECTION
 from vcls_model.models.graph import count_label_graph
 from vcls_model.models.label_directions import LabelDirections, find_label_directions
 from vcls_model.models.memory import remember
 from vcls_model.options import ReadOptions
 from vcls_model.schema import Modality
 from vcls_model.transformed import TransformedData, TransformedModality, modality_from_dict
+from vcls_model.vocabulary import read_vocabulary
 
-HEAD_PREFIX = "classifier"
+# Hyperparameters that shape no layer which is taken over; with a new head, those of the head alone besides.
+_FREE = frozenset({"dropout", "input_dropout", "neighbours", "neighbour_weight", "support_weight"})
+_OF_HEAD = frozenset({"mixtures", "head", "linear_skip", "gate_scores", "stages", "link_units"})
 
 
 def class_prior(data: TransformedData) -> np.ndarray:
@@ -71,8 +75,14 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
 
 def _training_videos(data: TransformedData, modalities: Sequence[TransformedModality],
                      read: ReadOptions) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-    """Features, labels and labels a video of the training split, in the order of the files."""
-    for batch in readable(make_batches(data.shards("train"), modalities, read)):
+    """Features, labels and labels a video of the training split, in the order of the files.
+
+    Raises:
+        JobError: a feature is not finite; the message names the shard.
+    """
+    shards = data.shards("train")
+    for batch in readable(make_batches(shards, modalities, read)):
+        refuse_not_finite(batch, shards)
         features = decode_features(batch["features"], modalities)
         labels = batch["labels"].numpy()
         present = labels >= 0
@@ -102,6 +112,39 @@ class Pretrained:
             raise JobError(f"{self.directory} has no model.keras (an ensemble?): --init_from takes a single model")
         return {layer.name: layer for layer in load_keras_model(path).layers}
 
+    def check(self, name: str, hyperparameters: Mapping[str, Any], modalities: Sequence[Modality],
+              data: TransformedData, *, new_head: bool) -> None:
+        """Whether a model can take this one's weights over.
+
+        Args:
+            name, hyperparameters, modalities: of the model to build.
+            data: what it will be trained on.
+            new_head: the layers that depend on the classes are not taken over.
+
+        Raises:
+            JobError: this is another architecture, or one of other sizes.
+            UsageError: it takes other features, or its classes differ from the data's and `new_head` is not set.
+        """
+        theirs = [entry["name"] for entry in self.info["transformed"]]
+        ours = [modality.name for modality in modalities]
+        if theirs != ours:
+            raise UsageError(f"--init_from={self.directory} takes {', '.join(theirs)}, but the data holds "
+                             f"{', '.join(ours)}")
+        if not new_head:
+            check_same_classes(f"--init_from={self.directory}", self.directory, self.info["class_count"], data,
+                               ": --new_head gives the model a classifier of its own")
+        model = self.info["model"]
+        was = dict(model.get("hyperparameters", {}))
+        if model["name"] != name:
+            raise JobError(f"--init_from={self.directory} is a {model['name']}, not a {name}")
+        for key, value in hyperparameters.items():
+            if key in _FREE or (new_head and key in _OF_HEAD) or key not in was:
+                continue
+            there = tuple(was[key]) if isinstance(was[key], list) else was[key]
+            if there != value:
+                raise JobError(f"--init_from={self.directory} is a {name} of other sizes or options: {key} is {there} "
+                               f"there and {value} here; repeat its hyperparameters ({_flags(was)})")
+
     def label_directions(self) -> LabelDirections | None:
         """What it projects its features with; None when it does not."""
         if PROJECTION not in self.layers:
@@ -109,40 +152,48 @@ class Pretrained:
         return LabelDirections(*(np.asarray(weight) for weight in self.layers[PROJECTION].weights))
 
 
-def take_over(model: keras.Model, pretrained: Pretrained, modalities: Sequence[Modality], class_count: int, *,
-              new_head: bool) -> None:
+def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> None:
     """Copies the weights of an exported model into `model`, variable by variable.
 
+    The videos that a model remembers are never copied: `model` remembers those that it is trained on.
+
     Args:
-        model: of the same architecture and hyperparameters.
+        model: what `pretrained.check` allowed.
         pretrained: the exported model.
-        modalities: what `model` takes.
-        class_count: of `model`.
         new_head: leave the layers that depend on the classes as they are.
 
     Raises:
-        JobError: it is no single model, or one of another architecture.
-        UsageError: its classes differ from the data's and `new_head` is not set.
+        JobError: it is no single model, or a layer has other sizes.
     """
-    info, directory, source_layers = pretrained.info, pretrained.directory, pretrained.layers
-    if info["class_count"] != class_count and not new_head:
-        raise UsageError(f"--init_from={directory} has {info['class_count']} classes and the data {class_count}: "
-                         "--new_head gives the model a classifier of its own")
-    theirs = [entry["name"] for entry in info["transformed"]]
-    ours = [modality.name for modality in modalities]
-    if theirs != ours:
-        raise UsageError(f"--init_from={directory} takes {', '.join(theirs)}, but the data holds {', '.join(ours)}")
     for layer in model.layers:
-        if not layer.weights or (new_head and layer.name.startswith(HEAD_PREFIX)):
+        if not layer.weights or isinstance(layer, NeighbourVote) or (new_head and layer.name.startswith(HEAD_PREFIX)):
             continue
-        other = source_layers.get(layer.name)
+        other = pretrained.layers.get(layer.name)
         shapes = [tuple(weight.shape) for weight in layer.weights]
         if other is None or [tuple(weight.shape) for weight in other.weights] != shapes:
-            raise JobError(f"--init_from={directory} is a {info['model']['name']} with other sizes: layer {layer.name} "
-                           "differs; repeat its model and hyperparameters "
-                           f"({_flags(info['model'].get('hyperparameters', {}))})")
+            raise JobError(f"--init_from={pretrained.directory} is a {pretrained.info['model']['name']} with other "
+                           f"sizes: layer {layer.name} differs")
         for weight, value in zip(layer.weights, other.weights, strict=True):
             weight.assign(np.asarray(value))
+
+
+def class_names(directory: str, class_count: int) -> list[str] | None:
+    """Names by class index in the `labels.csv` of a dataset or model; None where there is none."""
+    path = storage.join(directory, "labels.csv")
+    if not storage.exists(path):
+        return None
+    return [entry.name for entry in read_vocabulary(storage.read_text(path), path, class_count)]
+
+
+def check_same_classes(what: str, directory: str, class_count: int, data: TransformedData, advice: str = "") -> None:
+    """Raises `UsageError` when a model's classes are not the data's: other names, or another number."""
+    if class_count != data.class_count:
+        raise UsageError(f"{what} has {class_count} classes and the data {data.class_count}{advice}")
+    theirs, ours = class_names(directory, class_count), class_names(data.directory, class_count)
+    if theirs and ours and theirs != ours:
+        number = next(index for index, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
+        raise UsageError(f"{what} has other classes than the data: class {number} is {theirs[number]!r} there and "
+                         f"{ours[number]!r} here{advice}")
 
 
 def _flags(hyperparameters: dict[str, Any]) -> str:
@@ -179,8 +230,7 @@ def load_teacher(directory: str, modalities: Sequence[Modality],
             was transformed otherwise.
     """
     info = open_model_info(directory)
-    if info["class_count"] != data.class_count:
-        raise UsageError(f"--teacher={directory} has {info['class_count']} classes and the data {data.class_count}")
+    check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
     needed = [modality_from_dict(entry) for entry in info["transformed"]]
     names = {modality.name for modality in modalities}
     missing = [modality.name for modality in needed if modality.name not in names]
@@ -191,7 +241,12 @@ def load_teacher(directory: str, modalities: Sequence[Modality],
         raise UsageError(f"--teacher={directory} was trained on another transformed dataset "
                          f"({info['data'].get('path')}): its features are scaled otherwise")
     loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
-    signature = loaded.signatures["transformed"]
+    # An ensemble has neither, when its members were trained on differently transformed data or frames.
+    name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
+    if name is None:
+        raise UsageError(f"--teacher={directory} joins models of differently transformed data, which cannot all be "
+                         "asked about this one's: give its members, those that were trained on this data")
+    signature = loaded.signatures[name]
     wanted = list(transformed_signature(needed))
 
     def teach(features: dict[str, tf.Tensor]) -> tf.Tensor:

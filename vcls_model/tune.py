@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import UsageError, main, unknown_choice
-from vcls_model.train import parse_config, train
+from vcls_model.commands import JobError, UsageError, main, unknown_choice
+from vcls_model.train import SWITCHES, TrainConfig, parse_config, train
 
 KINDS = ("choice", "float", "int", "log")
 STRATEGIES = ("bayesian", "grid", "random")
@@ -81,6 +81,7 @@ class TuneConfig:
         fixed: the other arguments of each training run.
         resume: continue a search that was stopped.
         overwrite: replace what the output directory holds.
+        training: the run that the first value of every dimension makes.
     """
 
     output: str
@@ -91,6 +92,13 @@ class TuneConfig:
     fixed: tuple[str, ...]
     resume: bool
     overwrite: bool
+    training: TrainConfig | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the result: a search of others must not be continued."""
+        return {"search": [dataclasses.asdict(dimension) | {"values": list(dimension.values)}
+                           for dimension in self.dimensions],
+                "strategy": self.strategy, "seed": self.seed, "fixed": list(self.fixed)}
 
 
 def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
@@ -121,11 +129,28 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
     if len(set(flags)) != len(flags):
         raise UsageError(f"--search names a flag twice: {', '.join(flags)}")
     fixed = (*rest, f"--seed={args.seed}")
-    # A value of each dimension goes through training's own parser now, not when the first trial starts.
+    # Every value goes through training's own parser now, not when its trial starts.
     config = TuneConfig(args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume,
                         args.overwrite)
-    parse_config([*fixed, f"--output={args.output}", *(f"--{d.flag}={d.values[0]}" for d in dimensions)])
-    return config
+    first = {dimension.flag: dimension.values[0] for dimension in dimensions}
+    for dimension in dimensions:
+        for value in dimension.values:
+            training = parse_config([*fixed, f"--output={args.output}",
+                                     *(_flag(name, chosen) for name, chosen in (first | {dimension.flag: value}).items()
+                                       if _flag(name, chosen))])
+    if len(training.devices) > 1 or training.distribution in ("mirrored", "multi_worker"):
+        raise UsageError("trials run one after the other in this process, on one device: leave out --distribution and "
+                         "--devices")
+    return dataclasses.replace(config, training=training)
+
+
+def _flag(name: str, value: str) -> str:
+    """A flag of training with its value; "" for a switch that is off."""
+    if name not in SWITCHES:
+        return f"--{name}={value}"
+    if value not in ("true", "false"):
+        raise UsageError(f"--{name} is a switch: search it by choice:true:false, got {value!r}")
+    return f"--{name}" if value == "true" else ""
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -139,8 +164,21 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     import keras_tuner
 
     from vcls_model import storage
+    from vcls_model.transformed import open_transformed
 
-    storage.prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
+    training = config.training
+    assert training is not None
+    if not open_transformed(training.data).records.get("validate", 0):
+        raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
+    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite,
+                         inputs=[training.data, training.init_from, *training.teachers])
+    if config.overwrite:
+        storage.clear(config.output)
+    begun = storage.join(config.output, "search.json")
+    if storage.exists(begun) and storage.read_json(begun) != config.facts():
+        raise UsageError(f"--resume: {config.output} holds a search with other flags; repeat them, or start again with "
+                         "--overwrite")
+    storage.write_json(begun, config.facts())
     oracles = {"random": keras_tuner.oracles.RandomSearchOracle,
                "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
                "grid": keras_tuner.oracles.GridSearchOracle}
@@ -149,19 +187,27 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for dimension in config.dimensions:
         dimension.draw(space)
     oracle = oracles[config.strategy](objective=objective, max_trials=config.trials, seed=config.seed,
-                                      hyperparameters=space, tune_new_entries=False)
+                                      hyperparameters=space, tune_new_entries=False,
+                                      max_consecutive_failed_trials=config.trials + 1)
+    failures: list[str] = []
 
     class TrainingTuner(keras_tuner.engine.base_tuner.BaseTuner):
         """Runs `vcls_model.train` for each trial."""
 
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-            chosen = [f"--{dimension.flag}={dimension.draw(trial.hyperparameters)}" for dimension in config.dimensions]
+            drawn = [_flag(dimension.flag, dimension.draw(trial.hyperparameters)) for dimension in config.dimensions]
+            chosen = [flag for flag in drawn if flag]
             directory = storage.join(config.output, "trials", trial.trial_id)
             print(f"trial {trial.trial_id}: {' '.join(chosen)}", flush=True)
-            info = train(parse_config([*config.fixed, *chosen, f"--output={directory}", "--resume"]))
+            try:
+                info = train(parse_config([*config.fixed, *chosen, f"--output={directory}", "--resume"]))
+            except (JobError, UsageError) as error:  # a rate at which training diverges, sizes that do not fit
+                failures.append(str(error))
+                print(f"trial {trial.trial_id} failed: {error}", flush=True)
+                raise keras_tuner.errors.FailedTrialError(str(error)) from None
             validation = info["training"]["validation"]
             if "map" not in validation:
-                raise UsageError("trials are compared by validation mAP, but the dataset has no validation split")
+                raise keras_tuner.errors.FatalError("no validation video has a label")
             return {OBJECTIVE: float(validation["map"])}
 
         def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
@@ -172,8 +218,13 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             return storage.join(config.output, "trials", trial.trial_id)
 
     tuner = TrainingTuner(oracle=oracle, directory=config.output, project_name="search", overwrite=False)
-    tuner.search()
-    trials = oracle.get_best_trials(config.trials)
+    try:
+        tuner.search()
+    except keras_tuner.errors.FatalError as error:
+        raise JobError(f"trials cannot be compared: {error}") from None
+    trials = [trial for trial in oracle.get_best_trials(config.trials) if trial.score is not None]
+    if not trials:
+        raise JobError(f"every trial failed; the last: {failures[-1] if failures else 'see search/'}")
     best = trials[0]
     source = storage.join(config.output, "trials", best.trial_id)
     info: dict[str, Any] = {
@@ -181,9 +232,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
                  "flags": dict(best.hyperparameters.values)},
         "trials": [{"trial": trial.trial_id, OBJECTIVE: trial.score, "flags": dict(trial.hyperparameters.values)}
                    for trial in trials],
-        "config": {"search": [dataclasses.asdict(dimension) for dimension in config.dimensions],
-                   "strategy": config.strategy, "trials": config.trials, "seed": config.seed,
-                   "fixed": list(config.fixed)},
+        "config": {**config.facts(), "trials": config.trials},
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
     print(f"best of {len(trials)} trials: {json.dumps(info['best']['flags'])}, validation map {best.score:.4f}; "

@@ -172,6 +172,14 @@ def test_biases_start_at_the_classes_log_odds(name: str, options: dict[str, Any]
         build(name, class_prior=prior[:3])
 
 
+def test_a_chain_with_as_many_link_units_as_classes_has_no_prior_in_its_links() -> None:
+    model = build("chain", class_prior=np.full(CLASSES, 0.01), link_units=CLASSES)
+    for layer in model.layers:
+        if layer.name.startswith("classifier_link") and layer.weights:
+            assert (np.asarray(layer.bias) == 0).all()
+    assert (np.asarray(model.get_layer("classifier_stage_0").expert_bias) < -3).all()
+
+
 def test_dense_is_the_formula_of_the_brief() -> None:
     model = build("dense", hidden_units=(5,))
     (hidden, hidden_bias), (kernel, bias) = (layer.get_weights() for layer in model.layers if layer.weights)

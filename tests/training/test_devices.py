@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import ROOT
+from tests.training import synthetic
 from vcls_model import checkpoints, train
 
 FLAGS = ["--epochs=2", "--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
@@ -34,33 +36,73 @@ def free_ports(count):
     return ports
 
 
-def test_two_mirrored_devices_train_as_one(video_data, tmp_path):
-    train.run([f"--data={video_data}", f"--output={tmp_path / 'one'}", *FLAGS])
+@pytest.mark.parametrize("extra", [[], ["--ema=0.9", "--clip_norm=1"]])
+def test_two_mirrored_devices_train_as_one(extra, video_data, tmp_path):
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'one'}", *FLAGS, *extra])
     subprocess.run([sys.executable, "-c", TWO_DEVICES, f"--data={video_data}", f"--output={tmp_path / 'two'}",
-                    "--devices=CPU:0,CPU:1", *FLAGS], cwd=ROOT, check=True, capture_output=True)
+                    "--devices=CPU:0,CPU:1", *FLAGS, *extra], cwd=ROOT, check=True, capture_output=True)
     info = json.loads((tmp_path / "two" / "info.json").read_text())
     assert info["training"]["devices"] == 2
     for one, two in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(one, two, atol=2e-4)
 
 
-@pytest.mark.slow
-def test_two_workers_train_over_loopback(video_data, tmp_path):
-    ports = free_ports(2)
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+def run_together(cluster, tasks, arguments):
+    """Runs training once a task on loopback; returns exit codes and outputs."""
     processes = []
     try:
-        for index in range(2):
+        for kind, index in tasks:
             environment = {**os.environ, "TF_CONFIG": json.dumps(
-                {"cluster": cluster, "task": {"type": "worker", "index": index}})}
-            processes.append(subprocess.Popen(
-                [sys.executable, "-m", "vcls_model.train", f"--data={video_data}", f"--output={tmp_path / 'm'}",
-                 *FLAGS], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+                {"cluster": cluster, "task": {"type": kind, "index": index}})}
+            processes.append(subprocess.Popen([sys.executable, "-m", "vcls_model.train", *arguments], cwd=ROOT,
+                                              env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                              text=True))
         outputs = [process.communicate(timeout=240)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [process.returncode for process in processes], outputs
+
+
+def cluster_of_two(with_chief):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    if with_chief:
+        return {"chief": addresses[:1], "worker": addresses[1:]}, [("chief", 0), ("worker", 0)]
+    return {"worker": addresses}, [("worker", 0), ("worker", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_chief", [False, True])
+def test_two_workers_train_over_loopback_and_resume(with_chief, video_data, tmp_path):
+    arguments = [f"--data={video_data}", f"--output={tmp_path / 'm'}", *FLAGS]
+    codes, outputs = run_together(*cluster_of_two(with_chief), arguments)
+    assert codes == [0, 0], outputs
     info = json.loads((tmp_path / "m" / "info.json").read_text())
     assert info["training"]["devices"] == 2
     assert info["training"]["validation"]["map"] > 0.3
+    # Nothing is left to do, and every worker finds that out.
+    codes, outputs = run_together(*cluster_of_two(with_chief), [*arguments, "--resume"])
+    assert codes == [0, 0], outputs
+
+
+@pytest.mark.slow
+def test_two_workers_train_a_single_epoch_with_averages(video_data, tmp_path):
+    codes, outputs = run_together(*cluster_of_two(False), [f"--data={video_data}", f"--output={tmp_path / 'm'}", *FLAGS,
+                                                           "--epochs=1", "--ema=0.99"])
+    assert codes == [0, 0], outputs
+    assert (tmp_path / "m" / "saved_model").is_dir()
+
+
+@pytest.mark.slow
+def test_every_worker_stops_at_a_loss_that_is_not_finite(graphs, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = data / "train" / "train-00001-of-00004.tfrecord"  # of the second worker
+    records = [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(
+        str(shard)).as_numpy_iterator()]
+    for record in records:
+        record.features.feature["mean_rgb"].float_list.value[0] = float("nan")
+    synthetic.write_shard(shard, [record.SerializeToString() for record in records])
+    codes, outputs = run_together(*cluster_of_two(False), [f"--data={data}", f"--output={tmp_path / 'm'}", *FLAGS])
+    assert codes == [1, 1], outputs
+    assert "another worker tells the shard" in outputs[0] and shard.name in outputs[1]

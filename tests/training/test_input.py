@@ -109,7 +109,7 @@ def test_frames_are_decoded_on_demand(frame_data):
             assert (values[len(codes):] == 0).all()
 
 
-@pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])
+@pytest.mark.parametrize("sampling", ["middle", "random", "sequence", "uniform"])
 def test_frame_sampling(sampling):
     counts = [1, 3, 4, 9, 50]
     positions, kept = chosen_frames(counts, 4, sampling)
@@ -117,8 +117,10 @@ def test_frame_sampling(sampling):
     for row, count in enumerate(counts):
         chosen = positions[row, :kept[row]]
         assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < count
-        if sampling == "sequence":
+        if sampling in ("middle", "sequence"):
             assert (np.diff(chosen) == 1).all()
+    if sampling == "middle":
+        assert positions[4].tolist() == [23, 24, 25, 26] and positions[3].tolist() == [2, 3, 4, 5]
     if sampling == "uniform":
         assert positions[4].tolist() == [6, 18, 31, 43]  # the middles of four quarters of 50
 

@@ -76,10 +76,11 @@ def test_distillation_is_cross_entropy_with_probabilities():
 
 @pytest.mark.parametrize("name", ["bce", "focal", "asymmetric"])
 def test_extreme_logits_give_finite_losses_and_gradients(name):
-    logits = tf.Variable([[-200.0, 200.0, 0.0, -60.0, 60.0]])
-    with tf.GradientTape() as tape:
-        loss = sparse_loss(logits, tf.constant([[0, 4]]), LossOptions(name))
-    assert np.isfinite(loss).all() and np.isfinite(tape.gradient(loss, logits)).all()
+    for gamma in (0.0, 0.5, 2.0):
+        logits = tf.Variable([[-200.0, 200.0, 0.0, -60.0, 60.0, -120.0]])
+        with tf.GradientTape() as tape:
+            loss = sparse_loss(logits, tf.constant([[0, 4]]), LossOptions(name, gamma=gamma, gamma_negative=gamma))
+        assert np.isfinite(loss).all() and np.isfinite(tape.gradient(loss, logits)).all()
 
 
 def test_low_precision_logits_are_raised_to_float32():

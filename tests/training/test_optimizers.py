@@ -89,8 +89,19 @@ def test_the_average_of_weights_follows_its_formula_and_swaps():
     variable = keras.Variable(np.zeros(2, np.float32))
     average = WeightAverage([variable], 0.9)
     variable.assign([1.0, 2.0])
-    average.update(3)
+    average.follow(tf.constant(3))  # (1 + 3) / (10 + 3) is less than 0.9
     average.swap()
-    np.testing.assert_allclose(variable.numpy(), (1 - 0.9**3) * np.array([1, 2]), rtol=1e-6)
+    np.testing.assert_allclose(variable.numpy(), (1 - 4 / 13) * np.array([1, 2]), rtol=1e-6)
+    average.swap()
+    average.follow(tf.constant(1000))
+    average.swap()
+    np.testing.assert_allclose(variable.numpy(), (1 - 0.9 * 4 / 13) * np.array([1, 2]), rtol=1e-6)
     average.swap()
     np.testing.assert_allclose(variable.numpy(), [1, 2])
+
+
+def test_an_optimizer_comes_back_from_its_config():
+    schedule = ExampleSchedule(ScheduleOptions(0.01, "cosine", total_examples=100), 10)
+    copy = FusedAdam.from_config(FusedAdam(schedule, clip_norm=1.0, weight_decay=0.1).get_config())
+    assert copy.clip_norm == 1.0 and copy.decoupled_decay == 0.1
+    assert float(copy._learning_rate(5)) == pytest.approx(float(schedule(5)))

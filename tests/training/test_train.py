@@ -41,7 +41,16 @@ def statistics_of(schema):
     return synthetic.moments(synthetic.make_videos(schema, 200, 77), schema)
 
 
-def padded(videos, names, limit):
+def seen_frames(count, limit, sampling):
+    """Positions of the frames that a trained model sees of a video, with numpy."""
+    kept = min(count, limit)
+    if sampling in ("random", "uniform"):
+        return np.floor((np.arange(kept) + 0.5) * count / kept).astype(int)
+    start = (count - kept) // 2 if sampling == "sequence" else 0
+    return np.arange(start, start + kept)
+
+
+def padded(videos, names, limit, sampling="all"):
     """Decoded transformed frames as a model takes them, with numpy."""
     counts = np.array([min(limit, len(codes)) for codes in videos.features[names[0]]], np.int32)
     features = {"num_frames": counts}
@@ -49,7 +58,8 @@ def padded(videos, names, limit):
         codes = videos.features[name]
         features[name] = np.zeros((len(videos), counts.max(), codes[0].shape[1]), np.float32)
         for row, count in enumerate(counts):
-            features[name][row, :count] = codes[row][:count] * (8 / 255) - 4
+            chosen = codes[row][seen_frames(len(codes[row]), limit, sampling)]
+            features[name][row, :count] = chosen * (8 / 255) - 4
     return features
 
 
@@ -119,18 +129,19 @@ def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(traine
     np.testing.assert_allclose(from_features["logits"], expected, atol=1e-4)
 
 
-def test_a_frame_level_model_is_served_from_sequence_examples(frame_data, tmp_path):
+@pytest.mark.parametrize("sampling", ["all", "random", "sequence", "uniform"])
+def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_data, tmp_path):
     import keras
 
     schema = synthetic.FRAME_SCHEMA
     output = tmp_path / "model"
     train.run([f"--data={frame_data}", f"--output={output}", "--model=average", "--epochs=1", "--max_frames=5",
-               "--frames=random", "--batch_size=16", "--quiet"])
+               f"--frames={sampling}", "--batch_size=16", "--quiet"])
     raw = synthetic.make_videos(schema, 12, 9)
     served = tf.saved_model.load(str(output / "saved_model")).signatures
     logits = served["serving_default"](serialized=tf.constant(synthetic.serialize_raw(raw, schema)))["logits"]
     done = synthetic.transform(raw, schema, statistics_of(schema))
-    expected = keras.models.load_model(output / "model.keras")(padded(done, ["rgb", "audio"], 5))
+    expected = keras.models.load_model(output / "model.keras")(padded(done, ["rgb", "audio"], 5, sampling))
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     joined = {name: tf.constant([codes.tobytes() for codes in value]) for name, value in raw.features.items()}
     np.testing.assert_allclose(served["features"](**joined)["logits"], expected, atol=1e-4)
@@ -286,6 +297,86 @@ def test_nan_stops_names_the_shard_and_keeps_the_checkpoint(graphs, tmp_path):
     groups, facts = checkpoints.load(str(tmp_path / "m" / "checkpoints" / "last.npz"))
     assert all(np.isfinite(value).all() for values in groups.values() for value in values)
     assert facts["progress"]["epoch"] == 0
+
+
+@pytest.mark.parametrize(("split", "extra"), [("train", ["--label_projection=0.75"]), ("validate", [])])
+def test_nan_elsewhere_names_the_shard(split, extra, graphs, tmp_path):
+    """Before training, where the directions are counted, and in validation, where a ReLU would hide it."""
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = sorted((data / split).iterdir())[-1]
+    records = read_examples(shard)
+    records[3].features.feature["mean_rgb"].float_list.value[0] = float("nan")
+    synthetic.write_shard(shard, [record.SerializeToString() for record in records])
+    with pytest.raises(JobError, match=f"{shard.name}: mean_rgb of a video holds values that are not finite"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *extra, *SMALL])
+
+
+def test_a_validation_split_without_labels_counts_as_none(graphs, tmp_path, capsys):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = data / "validate" / "validate-00000-of-00001.tfrecord"
+    records = read_examples(shard)
+    for record in records:
+        record.features.feature["labels"].int64_list.value[:] = []
+    synthetic.write_shard(shard, [record.SerializeToString() for record in records])
+    arguments = [f"--data={data}", f"--output={tmp_path / 'm'}", *SMALL]
+    info = train.run([*arguments, "--epochs=2"])
+    assert "no video of the validation split has a label" in capsys.readouterr().err
+    assert info["training"]["validation"] == {} and info["training"]["best_epoch"] == 2
+    for ours, last in zip(weights_of(tmp_path / "m"), checkpoints.load(
+            str(tmp_path / "m" / "checkpoints" / "last.npz"))[0]["model"], strict=False):
+        np.testing.assert_array_equal(ours, last)
+    assert train.run([*arguments, "--epochs=3", "--resume"])["training"]["best_epoch"] == 3
+
+
+@pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])
+def test_validation_sees_the_frames_that_serving_sees(sampling, frame_data, tmp_path):
+    """The same metrics from the exported model on the raw records."""
+    import keras
+
+    from vcls_model.metrics import MetricAccumulator
+
+    info = train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", "--model=average", "--epochs=1",
+                      "--max_frames=3", f"--frames={sampling}", "--batch_size=16", "--quiet"])
+    videos = synthetic.make_videos(synthetic.FRAME_SCHEMA, 20, 2)
+    done = synthetic.transform(videos, synthetic.FRAME_SCHEMA, statistics_of(synthetic.FRAME_SCHEMA))
+    logits = keras.models.load_model(tmp_path / "m" / "model.keras")(padded(done, ["rgb", "audio"], 3, sampling))
+    accumulator = MetricAccumulator(10)
+    accumulator.update(np.asarray(logits), np.concatenate([np.asarray(one) for one in videos.labels]),
+                       np.array([len(one) for one in videos.labels]), [b"%d" % row for row in range(20)])
+    assert info["training"]["validation"]["gap_at_20"] == pytest.approx(
+        accumulator.result().summary["gap_at_20"], abs=1e-3)
+
+
+def test_overwrite_spares_inputs_and_what_flags_that_do_not_fit_would_replace(trained, video_data, graphs, tmp_path):
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(video_data, data)
+    shutil.copytree(trained, model)
+    for output, extra in ((data, []), (tmp_path, []), (tmp_path / "data" / ".." / "data", []),
+                          (model, [f"--init_from={model}"]), (model, [f"--teacher={model}"])):
+        with pytest.raises(UsageError, match="holds the input"):
+            train.run([f"--data={data}", f"--output={output}", "--overwrite", *extra, *SMALL])
+    with pytest.raises(UsageError, match="matches no layer"):
+        train.run([f"--data={data}", f"--output={model}", "--overwrite", "--freeze=nope", *SMALL])
+    assert (data / "info.json").exists() and (model / "info.json").exists()
+
+
+def test_sizes_that_do_not_fit_are_a_usage_error(frame_data, tmp_path):
+    for model, flags, message in (("transformer", ["--units=16", "--heads=3"], "even and a multiple of heads"),
+                                  ("transformer", ["--units=15", "--heads=3"], "even and a multiple of heads"),
+                                  ("multiscale_cnn", ["--blocks=0"], "blocks of 1 or more"),
+                                  ("nextvlad", ["--groups=7"], "cannot be built with these hyperparameters")):
+        with pytest.raises(UsageError, match=message):
+            train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", f"--model={model}", "--quiet", *flags])
+
+
+def test_a_device_that_is_not_there_is_refused(video_data, tmp_path):
+    with pytest.raises(UsageError, match="there is no TPU:9"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=TPU:9", *SMALL])
+    with pytest.raises(UsageError, match="--distribution=none is not"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=CPU:0", "--distribution=none",
+                   *SMALL])
 
 
 def test_a_directory_without_info_is_refused(tmp_path):

@@ -1,12 +1,17 @@
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 
 from tests.training import synthetic
-from vcls_model import checkpoints, train
+from vcls_model import checkpoints, ensemble, train
 from vcls_model.commands import JobError, UsageError
+from vcls_model.input import make_batches
+from vcls_model.options import ReadOptions
+from vcls_model.transfer import load_teacher
+from vcls_model.transformed import open_transformed
 
 FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
 
@@ -34,6 +39,39 @@ def test_a_frozen_body_with_a_new_head(trained, other_classes, tmp_path):
     assert tuned[2].shape == (16, 6)
     info = json.loads((output / "info.json").read_text())
     assert info["training"]["init_from"] == str(trained) and info["training"]["freeze"] == ["hidden*"]
+
+
+def test_the_documented_command_freezes_all_but_the_new_head(trained, other_classes, tmp_path):
+    output = tmp_path / "m"
+    arguments = [f"--data={other_classes}", f"--output={output}", f"--init_from={trained}", "--new_head", "--freeze=*",
+                 "--unfreeze_after=2", "--learning_rate_scale=hidden*=0.1", *FLAGS]
+    train.run([*arguments, "--epochs=2"])
+    source, tuned = weights(trained), weights(output, "last.npz")
+    np.testing.assert_array_equal(tuned[0], source[0])
+    train.run([*arguments, "--epochs=3", "--resume"])
+    thawed = weights(output, "last.npz")
+    assert not np.array_equal(thawed[0], source[0]) and not np.array_equal(thawed[2], tuned[2])
+
+
+def test_the_average_follows_layers_that_thaw(trained, other_classes, tmp_path):
+    output = tmp_path / "m"
+    train.run([f"--data={other_classes}", f"--output={output}", f"--init_from={trained}", "--new_head",
+               "--freeze=hidden*", "--unfreeze_after=1", "--ema=0.9", "--epochs=3", *FLAGS])
+    groups = checkpoints.load(str(output / "checkpoints" / "last.npz"))[0]
+    assert [value.shape for value in groups["average"]] == [value.shape for value in groups["model"]][:4]
+    assert not np.allclose(groups["average"][0], groups["model"][0], atol=1e-6)
+    assert not np.array_equal(groups["average"][0], weights(trained)[0])
+
+
+def test_averages_do_not_depend_on_steps_a_call_and_learn_in_a_short_run(video_data, tmp_path):
+    found = {}
+    for name, flags in (("plain", []), ("one", ["--ema=0.999", "--steps_per_call=1"]),
+                        ("twenty", ["--ema=0.999", "--steps_per_call=20"])):
+        found[name] = train.run([f"--data={video_data}", f"--output={tmp_path / name}", "--epochs=8", *flags,
+                                 *FLAGS])["training"]["validation"]["map"]
+    for one, twenty in zip(weights(tmp_path / "one"), weights(tmp_path / "twenty"), strict=True):
+        np.testing.assert_allclose(one, twenty, atol=1e-5)
+    assert found["one"] > 0.8 * found["plain"]
 
 
 def test_layers_thaw_after_the_epochs_asked_for(trained, other_classes, tmp_path):
@@ -95,6 +133,91 @@ def test_what_does_not_fit_is_refused(trained, video_data, other_classes, frame_
         train.run([f"--data={video_data}", output, "--learning_rate_scale=body=0.1", *FLAGS])
     with pytest.raises(UsageError, match="every layer is frozen"):
         train.run([f"--data={video_data}", output, "--freeze=*", *FLAGS])
+
+
+def with_class_names(source, directory, names):
+    """A copy of a dataset or model whose labels.csv names these classes."""
+    shutil.copytree(source, directory)
+    (directory / "labels.csv").write_text("\n".join(["index,name", *(f"{i},{n}" for i, n in enumerate(names))]) + "\n")
+    return directory
+
+
+def test_other_classes_of_the_same_number_are_refused(trained, video_data, tmp_path):
+    data = with_class_names(video_data, tmp_path / "data", "abcdefghij")
+    model = with_class_names(trained, tmp_path / "model", "abcdefghkj")
+    for flag in ("--init_from", "--teacher"):
+        with pytest.raises(UsageError, match=f"{flag}=.* other classes .*: class 8 is 'k' there and 'i' here"):
+            train.run([f"--data={data}", f"--output={tmp_path / 'm'}", f"{flag}={model}", *FLAGS])
+    other = with_class_names(trained, tmp_path / "other", "abcdefghij")
+    with pytest.raises(UsageError, match="name other classes"):
+        ensemble.run([f"--model={model}", f"--model={other}", f"--output={tmp_path / 'm'}"])
+    train.run([f"--data={data}", f"--output={tmp_path / 'm'}", f"--init_from={model}", "--new_head", "--epochs=1",
+               *FLAGS])
+
+
+def test_forgotten_hyperparameters_and_another_architecture_are_refused(trained, video_data, tmp_path):
+    source = tmp_path / "source"
+    train.run([f"--data={video_data}", f"--output={source}", "--label_projection=0.75", "--epochs=1", *FLAGS])
+    arguments = [f"--data={video_data}", f"--output={tmp_path / 'm'}"]
+    with pytest.raises(JobError, match="label_projection is 0.75 there and 0.0 here"):
+        train.run([*arguments, f"--init_from={source}", *FLAGS])
+    with pytest.raises(JobError, match="modality_norm is none there and l2 here"):
+        train.run([*arguments, f"--init_from={trained}", "--modality_norm=l2", *FLAGS])
+    with pytest.raises(JobError, match="is a dense, not a logistic"):
+        train.run([*arguments, f"--init_from={trained}", "--model=logistic", "--quiet"])
+
+
+def test_remembered_videos_are_never_taken_over(video_data, graphs, tmp_path):
+    flags = [*FLAGS, "--neighbours=3", "--epochs=1"]
+    other = tmp_path / "other"
+    synthetic.write_transformed(other, synthetic.VIDEO_SCHEMA, train=100, graph=graphs["video"], seed=30)
+    longer = tmp_path / "longer"
+    synthetic.write_transformed(longer, synthetic.VIDEO_SCHEMA, train=140, graph=graphs["video"], seed=60)
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'source'}", *flags])
+    keys = {}
+    for name, data in (("other", other), ("longer", longer)):
+        train.run([f"--data={data}", f"--output={tmp_path / f'm_{name}'}", f"--init_from={tmp_path / 'source'}",
+                   *flags])
+        model = keras.saving.load_model(tmp_path / f"m_{name}" / "model.keras")
+        keys[name] = np.asarray(model.get_layer("classifier_neighbours").keys)
+    theirs = keras.saving.load_model(tmp_path / "source" / "model.keras").get_layer("classifier_neighbours").keys
+    assert not np.allclose(keys["other"], theirs, atol=0.05) and keys["longer"].shape[0] == 140
+
+
+def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
+    """Each training video is its own nearest neighbour, whose vote would be its labels."""
+    teacher = tmp_path / "teacher"
+    train.run([f"--data={video_data}", f"--output={teacher}", "--neighbours=3", "--epochs=1", *FLAGS])
+    joined = tmp_path / "joined"
+    ensemble.run([f"--model={teacher}", f"--model={teacher}", f"--output={joined}"])
+    data = open_transformed(str(video_data))
+    batch = next(iter(make_batches(data.shards("train"), data.modalities, ReadOptions(20))))
+    inputs = {name: value for name, value in batch["features"].items()}
+    model = keras.saving.load_model(teacher / "model.keras")
+    voted = np.asarray(model(inputs))
+    model.get_layer("classifier_neighbours").weight = 0.0
+    alone = np.asarray(model(inputs))
+    assert np.abs(voted - alone).max() > 0.5
+    for directory in (teacher, joined):
+        taught = load_teacher(str(directory), data.modalities, data)(inputs)
+        np.testing.assert_allclose(taught, alone, atol=1e-4)
+
+
+def test_an_ensemble_over_different_data_is_no_teacher(trained, video_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    info = json.loads((other / "info.json").read_text())
+    info["data"]["config_hash"] = "another"
+    (other / "info.json").write_text(json.dumps(info))
+    joined = tmp_path / "joined"
+    with pytest.raises(UsageError, match="not the transformed dataset that every member"):
+        ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}", f"--data={video_data}"])
+    assert not joined.exists()
+    ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}"])
+    with pytest.raises(UsageError, match="give its members"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--teacher={joined}", *FLAGS])
+    with pytest.raises(UsageError, match="holds the input"):
+        ensemble.run([f"--model={trained}", f"--model={other}", f"--output={other}", "--overwrite"])
 
 
 def test_distillation_follows_the_teachers(trained, video_data, tmp_path):

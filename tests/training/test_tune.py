@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from tests.training import synthetic
 from vcls_model import tune
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 
 
 def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path, monkeypatch):
@@ -25,6 +26,8 @@ def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path
     ("learning_rate=log:0:2", "positive"),
     ("learning_rate=float:2:1", "rise"),
     ("learning_rat=choice:1:2", "did you mean --learning_rate"),
+    ("dropout=choice:0.1:1.5", "dropout must lie in"),
+    ("class_prior=choice:true:perhaps", "is a switch"),
 ])
 def test_a_wrong_search_is_refused_before_a_trial(text, message, tmp_path):
     with pytest.raises(UsageError, match=message):
@@ -39,3 +42,34 @@ def test_dimensions_draw_from_their_range():
     assert float(tune.Dimension.parse("--b=log:0.001:0.1").draw(space)) == pytest.approx(0.001)
     assert tune.Dimension.parse("c=choice:1024x512:7").draw(space) == "1024x512"
     assert [value.name for value in space.space] == ["a", "b", "c"]
+
+
+def test_a_search_that_cannot_be_compared_is_refused_before_a_trial(video_data, graphs, tmp_path):
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=40, validate=0, graph=graphs["video"])
+    search = ["--model=logistic", "--search=class_prior=choice:true:false", "--quiet"]
+    with pytest.raises(UsageError, match="no validation split"):
+        tune.run([f"--data={data}", f"--output={tmp_path / 's'}", *search])
+    with pytest.raises(JobError, match="not there"):
+        tune.run([f"--data={tmp_path / 'nowhere'}", f"--output={tmp_path / 's'}", *search])
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UsageError, match="holds the input"):
+        tune.run([f"--data={video_data}", f"--output={video_data}", *search, "--overwrite"])
+
+
+def test_a_trial_that_fails_does_not_end_the_search(video_data, tmp_path, capsys):
+    arguments = [f"--data={video_data}", "--model=logistic", "--epochs=1", "--batch_size=20", "--strategy=grid",
+                 "--trials=2", "--quiet"]
+    info = tune.run([*arguments, f"--output={tmp_path / 's'}", "--search=learning_rate=choice:3e38:0.05"])
+    assert [trial["flags"]["learning_rate"] for trial in info["trials"]] == ["0.05"]
+    assert "failed: the" in capsys.readouterr().out
+    with pytest.raises(JobError, match="every trial failed; the last: "):
+        tune.run([*arguments, f"--output={tmp_path / 't'}", "--search=learning_rate=choice:2e38:3e38"])
+
+
+def test_a_search_with_other_flags_is_not_continued(video_data, tmp_path):
+    arguments = [f"--data={video_data}", f"--output={tmp_path / 's'}", "--model=logistic", "--epochs=1", "--trials=1",
+                 "--batch_size=20", "--quiet"]
+    tune.run([*arguments, "--search=class_prior=choice:true:false"])
+    with pytest.raises(UsageError, match="other flags"):
+        tune.run([*arguments, "--search=learning_rate=choice:0.1:0.2", "--resume"])

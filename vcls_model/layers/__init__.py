@@ -5,7 +5,7 @@ from vcls_model.layers.gating import ContextGating, L2Normalise, ScoreGating, Sq
 from vcls_model.layers.label_graph import LabelGraphHead
 from vcls_model.layers.masking import ClearPadding, FrameMask
 from vcls_model.layers.mixture import MixtureOfExperts
-from vcls_model.layers.neighbours import MemoryKey, NeighbourVote
+from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, without_votes
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
 from vcls_model.layers.projection import LabelProjection
 from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
@@ -14,5 +14,5 @@ __all__ = [
     "AttentionPool", "BagOfFrames", "ClearPadding", "ContextGating", "FeatureAttentionPool", "FrameMask",
     "L2Normalise", "LabelGraphHead", "LabelProjection", "MaskedConvolution", "MaxPool", "MeanPool", "MemoryKey",
     "MixtureOfExperts", "NeXtVLAD", "NeighbourVote", "NetVLAD", "PositionEncoding", "ScoreGating",
-    "SqueezeExciteGating", "TransformerBlock",
+    "SqueezeExciteGating", "TransformerBlock", "without_votes",
 ]

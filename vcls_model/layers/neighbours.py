@@ -1,6 +1,8 @@
 """A head that asks the most similar training videos what their labels are."""
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +45,19 @@ class MemoryKey(keras.layers.Layer):
         return {**super().get_config(), "shares": self.shares}
 
 
+_votes_count = contextvars.ContextVar("_votes_count", default=True)
+
+
+@contextlib.contextmanager
+def without_votes() -> Iterator[None]:
+    """Within it, a call (or its tracing) of `NeighbourVote` passes the scores unchanged."""
+    token = _votes_count.set(False)
+    try:
+        yield
+    finally:
+        _votes_count.reset(token)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class NeighbourVote(keras.layers.Layer):
     """p' = (1 - λ) sigmoid(z) + λ · (share of the k nearest remembered videos that carry the class), given as logits.
@@ -50,7 +65,8 @@ class NeighbourVote(keras.layers.Layer):
     Khandelwal et al. 2020, "Generalization through Memorization: Nearest Neighbor Language Models", equations 2 and 3:
     votes are weighted by softmax(sharpness · cosine similarity). As there, only predictions are mixed: in training the
     scores pass unchanged, so that the network learns as if it were alone (a training video would find itself). A video
-    that is in the memory votes for itself in prediction too: figures on training videos say nothing.
+    that is in the memory votes for itself in prediction too: figures on training videos say nothing, and a teacher
+    must be asked `without_votes`.
 
     Args:
         videos: number of remembered videos N.
@@ -101,7 +117,7 @@ class NeighbourVote(keras.layers.Layer):
 
     def call(self, logits: Any, query: Any, training: bool | None = None) -> Any:
         logits = ops.cast(logits, "float32")
-        if training or not self.weight:
+        if training or not self.weight or not _votes_count.get():
             return logits
         batch, classes = ops.shape(logits)[0], logits.shape[1]
         keys = ops.cast(self.keys, "float32")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vcls_model.models.catalogue import (
     CHOICES,
+    MEANINGS,
     MODEL_NAMES,
     MODELS,
     ModelInfo,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vcls_model.models.memory import Memory
 
 __all__ = [
-    "CHOICES", "MODELS", "MODEL_NAMES", "ModelInfo", "build_model", "default_hyperparameters", "model_info",
+    "CHOICES", "MEANINGS", "MODELS", "MODEL_NAMES", "ModelInfo", "build_model", "default_hyperparameters", "model_info",
     "resolve_hyperparameters", "select_modalities",
 ]
 

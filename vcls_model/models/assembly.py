@@ -28,6 +28,8 @@ from vcls_model.schema import FRAME_LEVEL, Modality
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
 PROJECTION = "label_projection"
+# Every layer whose weights depend on the classes has a name that starts with it.
+HEAD_PREFIX = "classifier"
 
 
 def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
@@ -229,7 +231,7 @@ def _start_at_prior(model: keras.Model, class_prior: np.ndarray, class_count: in
             # On zero input the gate gives each expert 1 / (M + 1), and the one that says no the rest.
             expert = np.clip(prior * (layer.mixtures + 1) / layer.mixtures, 1e-6, 1 - 1e-6)
             layer.expert_bias.assign(np.repeat(np.log(expert / (1 - expert)), layer.mixtures).astype(np.float32))
-        elif isinstance(layer, keras.layers.Dense) and layer.use_bias and layer.units == class_count \
-                and layer.name.startswith("classifier"):
+        elif isinstance(layer, keras.layers.Dense) and layer.use_bias and layer.name.startswith(HEAD_PREFIX) \
+                and (layer.name.endswith("scores") or "stage_" in layer.name):
             clipped = np.clip(prior, 1e-6, 1 - 1e-6)
             layer.bias.assign(np.log(clipped / (1 - clipped)).astype(np.float32))

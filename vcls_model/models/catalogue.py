@@ -13,21 +13,25 @@ HEADS = ("none", "label_graph")
 CELLS = ("gru", "lstm")
 CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODALITY_NORMS, "head": HEADS, "cell": CELLS}
 
+# What the hyperparameters mean that most models take.
+MEANINGS: dict[str, str] = {
+    "fusion": "early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined "
+              "before the classifier; score: a whole model a modality, whose logits are averaged",
+    # A mixture of two unit vectors (mixup) stays shorter than a video, which says that it is one: "unit" keeps that.
+    "modality_norm": "none; l2: scales every modality's vector (of each frame) to a root mean square of 1; unit: the "
+                     "same by a constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
+    "input_dropout": "fraction of input values dropped in training",
+    "linear_skip": "true adds a linear classifier of the (frames' mean) input to the logits",
+    "label_projection": "above 0 (0.75 is good) turns the joined features (fusion=early) towards what tells labels "
+                        "apart in the training videos: how far strong directions stand out",
+    "neighbours": "how many of the most similar training videos vote on a prediction; 0 is off",
+    "neighbour_weight": "share of their vote in a prediction",
+    "head": "none; label_graph: scores are passed over the graph of label co-occurrence",
+    "mixtures": "experts a class in the classifier; 1 is a linear classifier",
+    "dropout": "fraction of hidden values dropped in training",
+    "cell": "gru or lstm",
+}
 # What every model takes.
-#   fusion         early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined
-#                  before the classifier; score: a whole model a modality, whose logits are averaged.
-#   modality_norm  l2: every modality's vector (of each frame) is scaled to a root mean square of 1 first. unit: the
-#                  same for data whose vectors have length 1 already (preprocess --normalise=l2), by a constant factor:
-#                  a mixture of two videos (mixup) then stays shorter than a video, which says that it is one.
-#   input_dropout  fraction of input values dropped in training.
-#   linear_skip    adds a linear classifier of the (frames' mean) input to the logits.
-#   label_projection  turns the joined features (fusion=early) towards what tells labels apart, found in the training
-#                  videos, which neighbours are then compared by too: how far strong directions stand out; 0 is off.
-#   neighbours     how many of the most similar training videos vote on a prediction; 0 is off (else needs the memory).
-#   neighbour_weight  share of the vote in a prediction.
-#   mixtures       (most models) experts a class in the classifier; 1 is a linear classifier.
-#   dropout        (most models) fraction of hidden values dropped in training.
-#   head           label_graph: scores are passed over the graph of label co-occurrence (needs the graph).
 COMMON: dict[str, Any] = {
     "fusion": "early",
     "modality_norm": "none",
@@ -168,6 +172,11 @@ def resolve_hyperparameters(name: str, given: Mapping[str, Any]) -> dict[str, An
         if key not in defaults:
             raise unknown_choice(f"hyperparameter of {name}", key, defaults)
         resolved[key] = _checked(key, value, defaults[key])
+    if name == "multiscale_cnn" and not resolved["blocks"]:
+        raise UsageError("multiscale_cnn needs blocks of 1 or more: it pools what they give")
+    if name == "transformer" and (resolved["units"] % resolved["heads"] or resolved["units"] % 2):
+        raise UsageError(f"transformer needs units that are even and a multiple of heads, got {resolved['units']} "
+                         f"units and {resolved['heads']} heads")
     if resolved["label_projection"] and resolved["fusion"] != "early":
         raise UsageError("label_projection joins the modalities' features first: it needs fusion=early")
     return resolved
