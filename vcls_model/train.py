@@ -185,6 +185,9 @@ def _hyperparameters(model: str, rest: Sequence[str], flags: Sequence[str]) -> d
         flag, has_value, value = rest[position].partition("=")
         name = flag.removeprefix("--")
         if not flag.startswith("--") or name not in known:
+            owners = [other for other, info in sorted(MODELS.items()) if name in info.defaults]
+            if flag.startswith("--") and owners:
+                raise UsageError(f"model {model} has no hyperparameter {name}; these have: {', '.join(owners)}")
             suggestion = nearest(flag, [*flags, *(f"--{key}" for key in known)])
             hint = f"; did you mean {suggestion}?" if suggestion else "; see --help"
             raise UsageError(f"unrecognised argument {rest[position]!r} for model {model}{hint}")
@@ -386,6 +389,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
             "examples": int(history[-1]["examples"]) if history else 0,
             "epochs": len(history),
             "best_epoch": trainer.progress.best_epoch,
+            "averaged_epochs": trainer.averaged_epochs,
             "validation": validation,
             "train_seconds": sum(row["train_seconds"] for row in history),
             "wall_seconds": round(wall_seconds, 3),
@@ -411,7 +415,9 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     if config.verbose:
         keys = [key for key in ("map", "gap_at_20", "hit_at_1", "perr") if key in validation]
         shown = [f"{key} {validation[key]:.4f}" for key in keys]
-        print(f"best epoch {trainer.progress.best_epoch}: validation {', '.join(shown) or 'none'}; "
+        chosen = (f"mean of epochs {', '.join(map(str, trainer.averaged_epochs))}" if trainer.averaged_epochs
+                  else f"best epoch {trainer.progress.best_epoch}")
+        print(f"{chosen}: validation {', '.join(shown) or 'none'}; "
               f"model in {config.output}", flush=True)
     return info
 

@@ -137,6 +137,8 @@ class Trainer:
         self.config_hash = config_hash
         self.verbose = verbose
         self.progress = Progress()
+        # Epochs whose mean is exported, once `fit` is done; none when it is the best epoch alone.
+        self.averaged_epochs: list[int] = []
         self.shards = data.shards("train")
         self.replicas = self.strategy.num_replicas_in_sync
         self.distributed = self.replicas > 1 or self._workers() > 1
@@ -202,8 +204,9 @@ class Trainer:
 
     def _make_optimizer(self) -> Any:
         options = self.options
-        total = self.steps * self.batch_size * options.epochs
-        schedule = ExampleSchedule(dataclasses.replace(options.schedule, total_examples=total), self.batch_size)
+        examples = self.batch_size if self.drop_remainder else self.records  # of a step
+        schedule = ExampleSchedule(dataclasses.replace(
+            options.schedule, total_examples=self.steps * examples * options.epochs), examples)
         variables = self._learning_variables()
         scales = None
         if self.fine_tuning.rate_scales:
@@ -538,3 +541,5 @@ class Trainer:
         checkpoints.restore(self.model.variables, mean, "the mean of the checkpoints")
         if self.has_validation and self._validate().get("val_map", math.inf) < self.progress.best_map:
             checkpoints.restore(self.model.variables, best, self._path("best.npz"))
+            return
+        self.averaged_epochs = [int(checkpoints.load(path)[1]["epoch"]) for path in paths]

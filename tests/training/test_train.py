@@ -257,7 +257,9 @@ def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tm
     validate = Trainer._validate
     scores = iter([0.3, 0.5, 0.4, 0.9])  # the fourth is that of the average
     monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "val_map": next(scores)})
-    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, "--average_checkpoints=2"])
+    info = train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL,
+                      "--average_checkpoints=2"])
+    assert info["training"]["averaged_epochs"] == [2, 3]
     kept = sorted(path.name for path in (tmp_path / "m" / "checkpoints").glob("epoch-*"))
     assert kept == ["epoch-002.npz", "epoch-003.npz"]
     loaded = [checkpoints.load(str(tmp_path / "m" / "checkpoints" / name))[0]["model"] for name in kept]
@@ -362,6 +364,13 @@ def test_overwrite_spares_inputs_and_what_flags_that_do_not_fit_would_replace(tr
     assert (data / "info.json").exists() and (model / "info.json").exists()
 
 
+def test_a_batch_larger_than_the_data_counts_the_videos_that_there_are(video_data, tmp_path):
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=logistic", "--batch_size=512",
+               "--warmup_examples=1000", "--learning_rate=0.01", "--epochs=4", "--quiet"])
+    rates = [float(row["learning_rate"]) for row in history_of(tmp_path / "m")]
+    assert rates == pytest.approx([0.002, 0.003, 0.004, 0.005], rel=1e-3)  # of the step to come, of 100 videos each
+
+
 def test_sizes_that_do_not_fit_are_a_usage_error(frame_data, tmp_path):
     for model, flags, message in (("transformer", ["--units=16", "--heads=3"], "even and a multiple of heads"),
                                   ("transformer", ["--units=15", "--heads=3"], "even and a multiple of heads"),
@@ -430,6 +439,7 @@ def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs,
     ("--epoch=3", "did you mean --epochs"),
     ("--hiden_units=3", "did you mean --hidden_units"),
     ("--hidden_units=0", "hidden_units"),
+    ("--clusters=8", "dense has no hyperparameter clusters; these have: dbof, netvlad, nextvlad"),
     ("--loss=bse", "did you mean 'bce'"),
     ("--optimizer=adm", "did you mean 'adam'"),
     ("--precision=half", "unknown precision"),
