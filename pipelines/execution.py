@@ -114,7 +114,15 @@ def quiet_runner() -> Iterator[None]:
             lost.append(str(failure.exc_value))
             threading.Thread(target=interrupt, name="interrupt", daemon=True).start()
 
+    def heard(number: int, frame: object) -> None:
+        if lost:
+            raise KeyboardInterrupt
+
     usual, threading.excepthook = threading.excepthook, in_thread
+    # A script's background jobs ignore SIGINT: they stay deaf to everybody's but ours.
+    deaf = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, heard)
     try:
         yield
     except KeyboardInterrupt:
@@ -124,6 +132,8 @@ def quiet_runner() -> Iterator[None]:
         raise RuntimeError(lost[0]) from None
     finally:
         over.set()
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         del worker["print"]
         if not lost:  # the others' threads have yet to notice
             threading.excepthook = usual

@@ -102,6 +102,23 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
     return _tasks(strategy)["chief"] + int(resolver.task_id or 0)
 
 
+def _shard_to_blame(batch: dict[str, Any], losses: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
+    """Number of the shard of a video that keeps a batch's loss from being finite, or -1 where it is finite.
+
+    One such video spoils the batch's loss, by mixup another video's, by batch normalisation everyone's: so a video
+    whose own features are not finite goes before one whose loss is not. The features are looked at in any case, as a
+    ReLU turns NaN into 0 and only the gradients would carry it on.
+    """
+    shards = batch["shard"]
+    sound = tf.ones_like(shards, tf.bool)
+    for value in batch["features"].values():
+        if value.dtype.is_floating:
+            sound &= tf.reduce_all(tf.math.is_finite(value), axis=list(range(1, len(value.shape))))
+    by_features, by_losses, by_batch = (tf.reduce_max(tf.where(finite, -1, shards))
+                                        for finite in (sound, tf.math.is_finite(losses), tf.math.is_finite(loss)))
+    return tf.where(by_features >= 0, by_features, tf.where(by_losses >= 0, by_losses, by_batch))
+
+
 def _matches(glob: str, *names: str) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for name in names)
 
@@ -264,12 +281,7 @@ class Trainer:
                     loss += tf.add_n(model.losses) / replicas
                 scaled = optimizer.scale_loss(loss)
             grads = tape.gradient(scaled, [variable.value for variable in variables])
-            # The features are looked at, too: a ReLU turns NaN into 0, and only the gradients would carry it on.
-            finite = tf.math.is_finite(losses) & tf.math.is_finite(loss)
-            for value in batch["features"].values():
-                if value.dtype.is_floating:
-                    finite &= tf.reduce_all(tf.math.is_finite(value), axis=list(range(1, len(value.shape))))
-            bad = tf.reduce_max(tf.where(finite, -1, batch["shard"]))
+            bad = _shard_to_blame(batch, losses, loss)
             return grads, loss, bad
 
         def update(batch: dict[str, Any], shares: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -561,9 +561,11 @@ def test_help_answers_at_once() -> None:
 
 
 def start(directory: Path, output: str, *flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.preprocess", f"--input={directory}/in*", f"--schema={directory}/schema.json",
-         f"--output={directory / output}", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """As a script starts a job in the background: SIGINT is ignored then."""
+    command = [sys.executable, "-m", "pipelines.preprocess", f"--input={directory}/in*",
+               f"--schema={directory}/schema.json", f"--output={directory / output}", *flags]
+    return subprocess.Popen(["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_and_resumed_is_as_if_undisturbed(video_job) -> None:  # type: ignore[no-untyped-def]
