@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.conftest import ROOT
 from tests.training import synthetic
-from vcls_model import checkpoints, train
+from vcls_model import checkpoints, train, training
 from vcls_model.commands import JobError, UsageError
 from vcls_model.training import Trainer
 
@@ -290,15 +290,31 @@ def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
 def test_nan_stops_names_the_shard_and_keeps_the_checkpoint(graphs, tmp_path):
     data = tmp_path / "data"
     synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])
-    shard = data / "train" / "train-00002-of-00004.tfrecord"
+    shard = data / "train" / "train-00000-of-00004.tfrecord"
     records = read_examples(shard)
     records[7].features.feature["mean_audio"].float_list.value[1] = float("nan")
     synthetic.write_shard(shard, [record.SerializeToString() for record in records])
-    with pytest.raises(JobError, match="train-00002-of-00004.tfrecord.*last good checkpoint.*last.npz"):
+    with pytest.raises(JobError, match="train-00000-of-00004.tfrecord.*last good checkpoint.*last.npz"):
         train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
     groups, facts = checkpoints.load(str(tmp_path / "m" / "checkpoints" / "last.npz"))
     assert all(np.isfinite(value).all() for values in groups.values() for value in values)
     assert facts["progress"]["epoch"] == 0
+
+
+@pytest.mark.parametrize(("features", "losses", "loss", "blamed"), [
+    ([0, 0, 0], [1, 1, 1], 1, -1),
+    ([0, np.nan, 0], [np.nan, np.nan, np.nan], np.nan, 4),  # batch normalisation spreads it
+    ([0, np.inf, 0], [1, 1, 1], 1, 4),  # a ReLU hides it
+    ([0, 0, 0], [np.inf, 1, 1], np.inf, 3),
+    ([0, 0, 0], [1, 1, 1], np.nan, 5),  # a regulariser's: any video of the batch
+])
+def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss, blamed):
+    vectors = np.zeros((3, 2), np.float32)
+    vectors[:, 1] = features
+    batch = {"features": {"mean_rgb": tf.constant(vectors), "num_frames": tf.constant([1, 2, 3])},
+             "shard": tf.constant([3, 4, 5])}
+    found = training._shard_to_blame(batch, tf.constant(losses, tf.float32), tf.constant(loss, tf.float32))
+    assert int(found) == blamed
 
 
 @pytest.mark.parametrize(("split", "extra"), [("train", ["--label_projection=0.75"]), ("validate", [])])
