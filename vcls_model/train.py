@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -255,9 +256,32 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         verbose=not args.quiet)
 
 
+def idle_flags(argv: Sequence[str] | None) -> list[str]:
+    """A sentence for each flag of a command line that another one keeps from having an effect."""
+    parser = _parser()
+    args, _ = parser.parse_known_args(argv)
+    framed = MODELS[args.model].level == "frame"
+    conditions = [
+        (("gamma",), args.loss in ("focal", "asymmetric"), "without --loss=focal or --loss=asymmetric"),
+        (("gamma_negative", "margin"), args.loss == "asymmetric", "without --loss=asymmetric"),
+        (("alpha",), args.loss == "focal", "without --loss=focal"),
+        (("teacher_weight",), bool(args.teacher), "without --teacher"),
+        (("weight_decay",), args.optimizer == "adamw", "without --optimizer=adamw"),
+        (("decay_rate", "decay_examples"), args.decay == "exponential", "without --decay=exponential"),
+        (("final_rate",), args.decay == "cosine", "without --decay=cosine"),
+        (("frames", "max_frames"), framed, f"with --model={args.model}, a video-level model"),
+        (("unfreeze_after",), args.unfreeze_after < args.epochs, f"with --epochs={args.epochs}"),
+    ]
+    return [f"--{name} has no effect {reason}" for names, holds, reason in conditions for name in names
+            if not holds and getattr(args, name) != parser.get_default(name)]
+
+
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Trains and exports; returns the content of the model's `info.json`."""
-    return train(parse_config(argv))
+    config = parse_config(argv)
+    for sentence in idle_flags(argv):
+        print(f"warning: {sentence}", file=sys.stderr)
+    return train(config)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

@@ -317,6 +317,24 @@ def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss
     assert int(found) == blamed
 
 
+@pytest.mark.parametrize(("idle", "reason", "remedy"), [
+    ("--gamma=1", "without --loss=focal or --loss=asymmetric", "--loss=focal"),
+    ("--margin=0.1", "without --loss=asymmetric", "--loss=asymmetric"),
+    ("--alpha=0.3", "without --loss=focal", "--loss=focal"),
+    ("--teacher_weight=0.9", "without --teacher", "--teacher=m"),
+    ("--weight_decay=0.1", "without --optimizer=adamw", "--optimizer=adamw"),
+    ("--decay_rate=0.5", "without --decay=exponential", "--decay=exponential"),
+    ("--final_rate=0.1", "without --decay=cosine", "--decay=cosine"),
+    ("--frames=random", "with --model=dense, a video-level model", "--model=average"),
+    ("--unfreeze_after=5", "with --epochs=5", "--epochs=6"),
+])
+def test_flags_without_effect_are_told(idle, reason, remedy):
+    name = idle.partition("=")[0]
+    given = ["--data=d", "--output=m", idle]
+    assert train.idle_flags(given) == [f"{name} has no effect {reason}"]
+    assert train.idle_flags([*given, remedy]) == []
+
+
 @pytest.mark.parametrize(("split", "extra"), [("train", ["--label_projection=0.75"]), ("validate", [])])
 def test_nan_elsewhere_names_the_shard(split, extra, graphs, tmp_path):
     """Before training, where the directions are counted, and in validation, where a ReLU would hide it."""
