@@ -22,6 +22,13 @@ class JobError(Exception):
     """The job could not be done for a reason the user can act on: exit 1, message only."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others: `UsageError` instead of the usage and an exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see --help")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The entry of `known` most like `name`, or None when nothing is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
@@ -68,6 +75,19 @@ def spare_inputs(output: str, inputs: Iterable[str | None]) -> None:
                 raise UsageError(f"--output={output} holds the input {path}: name another directory")
 
 
+def check_writable(output: str) -> None:
+    """Raises `UsageError` when a local directory can neither be written to nor made."""
+    if "://" in output:
+        return
+    place = os.path.abspath(output)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UsageError(f"output {output}: {place} is a file, not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"output {output}: there is no permission to write in {place}")
+
+
 def parse_all(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line without Beam options: anything left over is a `UsageError`."""
     parser.allow_abbrev = False
@@ -91,6 +111,11 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
         _leave(2)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
+        _leave(1)
+    except OSError as error:
+        if not error.filename or not error.strerror:
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
         _leave(1)
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)

@@ -13,7 +13,7 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import UsageError, main, parse_all, unknown_choice
+from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
 
 COMBINATIONS = ("logit", "probability")
 
@@ -45,7 +45,7 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     Raises:
         UsageError: fewer than two members, or weights that do not fit them.
     """
-    parser = argparse.ArgumentParser(prog="python -m vcls_model.ensemble", description=__doc__,
+    parser = Parser(prog="python -m vcls_model.ensemble", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="an exported model; give two or more")
     parser.add_argument("--output", required=True, help="directory for the ensemble")
@@ -99,9 +99,13 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         JobError: a member is no exported model.
     """
     config = parse_config(argv)
-    import keras
-    import numpy as np
-    import tensorflow as tf
+    from vcls_model.quiet import quiet_start_up, start_tensorflow
+
+    start_tensorflow()
+    with quiet_start_up():
+        import keras
+        import numpy as np
+        import tensorflow as tf
 
     from vcls_model import storage
     from vcls_model.evaluation import evaluate
@@ -128,14 +132,15 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if theirs != names[0]:
             raise UsageError(f"{path} and {config.models[0]} cannot be joined: their labels.csv name other classes")
     data = open_transformed(config.data) if config.data else None
-    same_features = len({str((info["transformed"], info["data"].get("config_hash"), _frames_seen(info)))
-                         for info in infos}) == 1
+    members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
+    # Ensembles of differently transformed members have no such signature, and so no transformed features in common.
+    same_features = all("transformed" in member.signatures for member in members) and len({
+        str((info["transformed"], info["data"].get("config_hash"), _frames_seen(info))) for info in infos}) == 1
     if data and (not same_features or first["data"].get("config_hash") != data.info.get("config_hash")):
         raise UsageError(f"--data={config.data} is not the transformed dataset that every member was trained on, with "
                          "the same frames of its videos")
     if config.overwrite:
         storage.clear(config.output)
-    members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
     module = tf.Module()
     module.members = members
 

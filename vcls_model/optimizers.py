@@ -56,14 +56,18 @@ class FusedAdam(keras.optimizers.Adam):
         weight_decay: decoupled weight decay (Loshchilov and Hutter 2019); spares biases and other vectors.
         clip_norm: the largest global norm of the gradients; None does not clip.
         rate_scales: a factor on the learning rate for each variable that `build` is handed, in that order; None is 1.
+        first_steps: the step, counted from 0, from which each of these variables learns; None is 0. Its moments are
+            empty until then, and Adam's correction for that is counted from there.
     """
 
     def __init__(self, learning_rate: Any = 0.001, *, weight_decay: float | None = None, clip_norm: float | None = None,
-                 rate_scales: Sequence[float] | None = None, **options: Any) -> None:
+                 rate_scales: Sequence[float] | None = None, first_steps: Sequence[int] | None = None,
+                 **options: Any) -> None:
         super().__init__(learning_rate, **options)
         self.decoupled_decay = weight_decay
         self.clip_norm = clip_norm
         self.rate_scales = list(rate_scales) if rate_scales is not None else None
+        self.first_steps = list(first_steps) if first_steps is not None else None
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         # Overridden so that gradients are summed over the replicas before they are clipped.
@@ -83,7 +87,11 @@ class FusedAdam(keras.optimizers.Adam):
             rate *= self.rate_scales[index]
         if self.decoupled_decay and len(variable.shape) > 1:
             variable.assign_sub(variable * (self.decoupled_decay * rate))
-        step = tf.cast(self.iterations + 1, variable.dtype)
+        done = self.iterations
+        if self.first_steps is not None:
+            # Steps that loss scaling skipped are not counted, so that the first may come before its number.
+            done = tf.maximum(done - self.first_steps[index], 0)
+        step = tf.cast(done + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle, m=self._momentums[index].value.handle, v=self._velocities[index].value.handle,
             beta1_power=self.beta_1**step, beta2_power=self.beta_2**step, lr=rate, beta1=self.beta_1,
@@ -91,7 +99,7 @@ class FusedAdam(keras.optimizers.Adam):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "weight_decay": self.decoupled_decay, "clip_norm": self.clip_norm,
-                "rate_scales": self.rate_scales}
+                "rate_scales": self.rate_scales, "first_steps": self.first_steps}
 
 
 class WeightAverage:

@@ -1,5 +1,7 @@
 """Files of a training run, on a disk or an object store, through TensorFlow's file systems."""
 
+import contextlib
+import fnmatch
 import json
 import os
 import uuid
@@ -8,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from vcls_model.commands import JobError, UsageError, spare_inputs
+from vcls_model.commands import JobError, UsageError, check_writable, spare_inputs
 
 
 def join(directory: str, *parts: str) -> str:
@@ -21,9 +23,12 @@ def exists(path: str) -> bool:
     return tf.io.gfile.exists(path)
 
 
-def list_files(pattern: str) -> list[str]:
-    """Paths that match a glob, sorted; [] when there are none."""
-    return sorted(tf.io.gfile.glob(pattern))
+def list_files(directory: str, pattern: str) -> list[str]:
+    """Paths of the entries of a directory whose names match a glob, sorted; [] when there are none or no directory."""
+    if not exists(directory):
+        return []
+    names = (name.rstrip("/") for name in tf.io.gfile.listdir(directory))
+    return sorted(join(directory, name) for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
 def read_bytes(path: str) -> bytes:
@@ -50,15 +55,18 @@ def read_json(path: str) -> Any:
 
 def write_atomically(path: str, data: bytes) -> None:
     """Writes `data` under a temporary name and renames it: a reader sees all of it or nothing."""
-    tf.io.gfile.makedirs(os.path.dirname(path))
     temporary = f"{path}.tmp-{uuid.uuid4().hex[:12]}"
     try:
+        tf.io.gfile.makedirs(os.path.dirname(path))
         with tf.io.gfile.GFile(temporary, "wb") as stream:
             stream.write(data)
         tf.io.gfile.rename(temporary, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
+    except BaseException as error:
+        with contextlib.suppress(tf.errors.OpError):
+            if tf.io.gfile.exists(temporary):
+                tf.io.gfile.remove(temporary)
+        if isinstance(error, tf.errors.OpError):
+            raise JobError(f"{path} cannot be written: {error.message}") from error
         raise
 
 
@@ -86,10 +94,9 @@ def check_output(directory: str, *, resume: bool, overwrite: bool, inputs: Itera
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    check_writable(directory)
     if not exists(directory):
         return
-    if not tf.io.gfile.isdir(directory):
-        raise UsageError(f"output {directory} is a file, not a directory")
     if not tf.io.gfile.listdir(directory):
         return
     if overwrite:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import UsageError, main, nearest, option_names
+from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
 from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
 from vcls_model.options import (
     DECAYS,
@@ -30,6 +30,9 @@ from vcls_model.options import (
     TrainOptions,
     default_gamma,
 )
+
+# What a finished run is continued for, when it has changed.
+LENGTH_OPTIONS = ("epochs", "patience", "average_checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class TrainConfig:
         for name in ("data", "output", "resume", "overwrite", "verbose", "distribution", "devices"):
             del value[name]
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
-            del value["options"][name]
+            del value["options"][name]  # a run that continues may change them
         if self.options.schedule.decay != "cosine":
             del value["options"]["epochs"]  # only a cosine depends on where the run ends
         value["data_hash"] = data_info.get("config_hash")
@@ -92,7 +95,7 @@ class TrainConfig:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = TrainOptions(ReadOptions(64))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vcls_model.train", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="hyperparameters:\n" + "\n".join(f"  {name:18s} {text}" for name, text in MEANINGS.items())
@@ -268,6 +271,7 @@ def idle_flags(argv: Sequence[str] | None) -> list[str]:
         (("teacher_weight",), bool(args.teacher), "without --teacher"),
         (("weight_decay",), args.optimizer == "adamw", "without --optimizer=adamw"),
         (("decay_rate", "decay_examples"), args.decay == "exponential", "without --decay=exponential"),
+        (("class_prior",), args.new_head or not args.init_from, "with --init_from without --new_head"),
         (("final_rate",), args.decay == "cosine", "without --decay=cosine"),
         (("frames", "max_frames"), framed, f"with --model={args.model}, a video-level model"),
         (("unfreeze_after",), args.unfreeze_after < args.epochs, f"with --epochs={args.epochs}"),
@@ -301,7 +305,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.models import build_model
-    from vcls_model.training import FineTuning, Trainer, make_strategy, worker_number
+    from vcls_model.training import FineTuning, Trainer, make_strategy, worker_count, worker_number
     from vcls_model.transfer import Pretrained, class_prior, load_teacher, take_over, training_knowledge
     from vcls_model.transformed import open_transformed
 
@@ -309,6 +313,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
+    data.training_shards()
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
     chief = worker_number(strategy) == 0
@@ -321,7 +326,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if info.get("config_hash") != config.fingerprint(data.info):
             raise UsageError(f"--resume: {config.output} holds a model trained with other options or other data; "
                              "repeat its flags, or start again with --overwrite")
-        if info["training"]["options"]["epochs"] == config.options.epochs:
+        if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
             return info
     keras.utils.set_random_seed(config.options.read.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -356,6 +361,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if not trainer.is_chief:
             return {}
         return _export(config, trainer, history, time.monotonic() - started)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if worker_count(strategy) == 1:
+            raise
+        raise JobError("another worker of TF_CONFIG has ended, or cannot be reached: see what it printed") from error
     finally:
         keras.config.set_dtype_policy("float32")
 

@@ -1,5 +1,6 @@
 """The training loop: several steps a call into the compiled graph, checkpoints that let a killed run continue."""
 
+import contextlib
 import csv
 import dataclasses
 import fnmatch
@@ -7,7 +8,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -94,6 +95,11 @@ def _tasks(strategy: tf.distribute.Strategy) -> dict[str, int]:
     return {kind: len(cluster.get(kind, [])) for kind in ("chief", "worker")}
 
 
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """How many processes train together."""
+    return max(1, sum(_tasks(strategy).values()))
+
+
 def worker_number(strategy: tf.distribute.Strategy) -> int:
     """This process among those that train together, from 0: the one that writes the outputs."""
     resolver = strategy.cluster_resolver
@@ -156,15 +162,13 @@ class Trainer:
         self.progress = Progress()
         # Epochs whose mean is exported, once `fit` is done; none when it is the best epoch alone.
         self.averaged_epochs: list[int] = []
-        self.shards = data.shards("train")
+        self.shards = data.training_shards()
         self.replicas = self.strategy.num_replicas_in_sync
         self.distributed = self.replicas > 1 or self._workers() > 1
         self.batch_size = options.read.batch_size
         if self.batch_size % self.replicas:
             raise UsageError(f"batch_size {self.batch_size} must be a multiple of the {self.replicas} devices")
         self.records = data.records.get("train", 0)
-        if not self.records or not self.shards:
-            raise JobError(f"{data.directory} holds no training video")
         self.drop_remainder = self.records >= self.batch_size
         if self.distributed and not self.drop_remainder:
             raise JobError(f"{self.records} training videos do not fill one batch of {self.batch_size}")
@@ -183,7 +187,7 @@ class Trainer:
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _workers(self) -> int:
-        return max(1, sum(_tasks(self.strategy).values()))
+        return worker_count(self.strategy)
 
     def _worker(self) -> int:
         return worker_number(self.strategy)
@@ -201,7 +205,7 @@ class Trainer:
             if not matching:
                 names = ", ".join(layer.name for layer in self.model.layers if layer.weights)
                 raise UsageError(f"--freeze={glob} matches no layer (layers with weights: {names})")
-            body = [layer for layer in matching if not layer.name.startswith(HEAD_PREFIX)]
+            body = [layer for layer in matching if not (layer.path or layer.name).startswith(HEAD_PREFIX)]
             frozen += body if self.fine_tuning.new_head and body else matching
         return frozen
 
@@ -233,7 +237,11 @@ class Trainer:
                                      f"(variables: {', '.join(variable.path for variable in variables)})")
             scales = [next((factor for glob, factor in self.fine_tuning.rate_scales if _matches(glob, variable.path)),
                            1.0) for variable in variables]
+        learning_now = {id(variable) for variable in self.model.trainable_variables}
+        thaw = self.fine_tuning.unfreeze_after * self.steps
+        first_steps = [0 if id(variable) in learning_now else thaw for variable in variables]
         optimizer: Any = FusedAdam(schedule, clip_norm=options.clip_norm or None, rate_scales=scales,
+                                   first_steps=first_steps if any(first_steps) else None,
                                    weight_decay=options.weight_decay if options.optimizer == "adamw" else None)
         if self.model.dtype_policy.name == "mixed_float16":
             if self.distributed:
@@ -248,8 +256,9 @@ class Trainer:
         """Losses (B,) and logits (B, C) of a batch; videos without labels weigh nothing."""
         features = decode_features(batch["features"], self.modalities)
         labels, weights = batch["labels"], None
-        known = tf.cast(tf.reduce_any(labels >= 0, axis=1), tf.float32)
+        known = tf.reduce_any(labels >= 0, axis=1)
         if shares is not None:
+            shares = tf.where(tf.reverse(known, [0]), shares, 1.0)  # nothing is mixed in whose labels are not known
             labels, weights = mix_labels(labels, shares)
             for modality in self.modalities:
                 value = features[modality.name]
@@ -263,7 +272,7 @@ class Trainer:
             probabilities = tf.add_n([tf.sigmoid(teacher(features)) for teacher in self.teachers]) / len(self.teachers)
             share = self.options.teacher_weight
             losses = (1 - share) * losses + share * distillation_loss(logits, tf.stop_gradient(probabilities))
-        return losses * known, logits
+        return losses * tf.cast(known, losses.dtype), logits
 
     def _predict_batch(self, batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         losses, logits = self._losses(batch, None, training=False)
@@ -356,34 +365,43 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Runs what is left of the epoch that `progress` points at."""
         progress, options = self.progress, self.options
-        bar = keras.utils.Progbar(self.steps, stateful_metrics=["loss"], unit_name="step") if self.verbose else None
         iterator = iter(self._epoch_batches(progress.epoch, progress.step))
         saved = time.monotonic()
-        while progress.step < self.steps:
-            started = time.monotonic()
-            count = min(options.steps_per_call - progress.step % options.steps_per_call, self.steps - progress.step)
-            try:
-                total, bad, failed, sound = self.run_steps(iterator, tf.constant(count))
-            except (tf.errors.OutOfRangeError, StopIteration):
-                raise JobError(f"the training shards of {self.data.directory} hold fewer videos than the "
-                               f"{self.records} that its info.json counts: preprocess again") from None
-            except tf.errors.OpError as error:
-                raise shard_error(error) or error from None
-            total = float(total)
-            if int(failed) >= 0:
-                self._stop_at_nan(int(bad), progress.step + int(failed))
-            if not bool(sound):
-                self._stop_at_overflow(progress.step + count)
-            progress.step += count
-            progress.loss_sum += total
-            progress.epoch_seconds += time.monotonic() - started
-            if bar is not None:
-                bar.update(progress.step, [("loss", progress.loss_sum / progress.step)], finalize=False)
-            if time.monotonic() - saved >= options.checkpoint_seconds and progress.step < self.steps:
-                self._save_last()
-                saved = time.monotonic()
-        if bar is not None:
-            print()
+        with self._progress_bar() as bar:
+            while progress.step < self.steps:
+                started = time.monotonic()
+                count = min(options.steps_per_call - progress.step % options.steps_per_call, self.steps - progress.step)
+                try:
+                    total, bad, failed, sound = self.run_steps(iterator, tf.constant(count))
+                except (tf.errors.OutOfRangeError, StopIteration):
+                    raise JobError(f"the training shards of {self.data.directory} hold fewer videos than the "
+                                   f"{self.records} that its info.json counts: preprocess again") from None
+                except tf.errors.OpError as error:
+                    raise shard_error(error) or error from None
+                total = float(total)
+                if int(failed) >= 0:
+                    self._stop_at_nan(int(bad), progress.step + int(failed))
+                if not bool(sound):
+                    self._stop_at_overflow(progress.step + count)
+                progress.step += count
+                progress.loss_sum += total
+                progress.epoch_seconds += time.monotonic() - started
+                if bar is not None:
+                    bar.update(progress.step, [("loss", progress.loss_sum / progress.step)], finalize=False)
+                if time.monotonic() - saved >= options.checkpoint_seconds and progress.step < self.steps:
+                    self._save_last()
+                    saved = time.monotonic()
+
+    @contextlib.contextmanager
+    def _progress_bar(self) -> Iterator[Any]:
+        """An epoch's progress bar, or None when none is wanted; ends its line, also before an error."""
+        if not self.verbose:
+            yield None
+            return
+        try:
+            yield keras.utils.Progbar(self.steps, stateful_metrics=["loss"], unit_name="step")
+        finally:
+            print(flush=True)
 
     def _stop_at_nan(self, shard: int, step: int) -> None:
         shards = self.shards[self._worker()::self._workers()]
@@ -490,14 +508,21 @@ class Trainer:
 
     def _keep_epoch(self, number: int) -> None:
         """Keeps the weights of the best few epochs for averaging."""
-        history = self.progress.history
-        ranked = sorted(history, key=lambda row: -row.get("val_map", row["epoch"]))[:self.options.average_checkpoints]
-        kept = {f"epoch-{row['epoch']:03d}.npz" for row in ranked}
-        if f"epoch-{number:03d}.npz" in kept:
-            checkpoints.save(self._path(f"epoch-{number:03d}.npz"), {"model": self.model.variables}, {"epoch": number})
-        for path in storage.list_files(self._path("epoch-*.npz")):
-            if path.rsplit("/", 1)[-1] not in kept:
+        best = self._epochs_to_average()
+        if number in best:
+            checkpoints.save(self._epoch_path(number), {"model": self.model.variables}, {"epoch": number})
+        kept = {self._epoch_path(epoch) for epoch in best}
+        for path in storage.list_files(self._path(""), "epoch-*.npz"):
+            if path not in kept:
                 tf.io.gfile.remove(path)
+
+    def _epochs_to_average(self) -> list[int]:
+        """The best few epochs so far, in their order; the last ones where there is no validation."""
+        ranked = sorted(self.progress.history, key=lambda row: -row.get("val_map", row["epoch"]))
+        return sorted(int(row["epoch"]) for row in ranked[:self.options.average_checkpoints])
+
+    def _epoch_path(self, number: int) -> str:
+        return self._path(f"epoch-{number:03d}.npz")
 
     def _write_history(self, row: dict[str, Any]) -> None:
         stream = io.StringIO()
@@ -544,14 +569,21 @@ class Trainer:
         groups, _ = checkpoints.load(self._path("best.npz"))
         best = groups["model"]
         checkpoints.restore(self.model.variables, best, self._path("best.npz"))
-        paths = storage.list_files(self._path("epoch-*.npz"))
-        if len(paths) < 2:
+        if self.options.average_checkpoints < 2:
             return
-        loaded = [checkpoints.load(path)[0]["model"] for path in paths]
+        wanted = self._epochs_to_average()
+        epochs = [number for number in wanted if storage.exists(self._epoch_path(number))]
+        if len(epochs) < len(wanted):
+            print(f"warning: of the epochs to average ({', '.join(map(str, wanted))}) only the weights of "
+                  f"{', '.join(map(str, epochs)) or 'none'} were kept: --average_checkpoints came later",
+                  file=sys.stderr)
+        if len(epochs) < 2:
+            return
+        loaded = [checkpoints.load(self._epoch_path(number))[0]["model"] for number in epochs]
         mean = [np.mean(values, axis=0).astype(values[0].dtype) if values[0].dtype.kind == "f" else values[0]
                 for values in zip(*loaded, strict=True)]
         checkpoints.restore(self.model.variables, mean, "the mean of the checkpoints")
         if self.has_validation and self._validate().get("val_map", math.inf) < self.progress.best_map:
             checkpoints.restore(self.model.variables, best, self._path("best.npz"))
             return
-        self.averaged_epochs = [int(checkpoints.load(path)[1]["epoch"]) for path in paths]
+        self.averaged_epochs = epochs

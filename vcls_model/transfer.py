@@ -1,6 +1,8 @@
 """What a model starts from: pretrained weights, teachers to distil, what is counted in the training data beforehand."""
 
+import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +15,11 @@ from vcls_model.batching import Plan, array_batches
 from vcls_model.commands import JobError, UsageError
 from vcls_model.export import open_model_info, transformed_signature
 from vcls_model.input import decode_features, make_batches, readable, refuse_not_finite
-from vcls_model.layers import NeighbourVote
+from vcls_model.layers import LabelProjection, NeighbourVote
 from vcls_model.models.assembly import HEAD_PREFIX, PROJECTION
 from vcls_model.models.graph import count_label_graph
 from vcls_model.models.label_directions import LabelDirections, find_label_directions
-from vcls_model.models.memory import remember
+from vcls_model.models.memory import MEMORY_LIMIT, remember
 from vcls_model.options import ReadOptions
 from vcls_model.schema import Modality
 from vcls_model.transformed import TransformedData, TransformedModality, modality_from_dict
@@ -29,14 +31,18 @@ _OF_HEAD = frozenset({"mixtures", "head", "linear_skip", "gate_scores", "stages"
 
 
 def class_prior(data: TransformedData) -> np.ndarray:
-    """Fraction of the training videos that carry each class, float (C,), from one pass over the labels alone."""
+    """Fraction of the labelled training videos that carry each class, float (C,).
+
+    From what preprocess counted, or from one pass over the labels alone.
+    """
     counts = data.class_counts()
-    if counts is not None:
+    if counts is not None and data.all_labelled():
         return np.asarray(counts, np.float64) / max(data.records.get("train", 0), 1)
-    totals = np.zeros(data.class_count, np.int64)
-    for values, _ in iterate_labels(data):
+    totals, videos = np.zeros(data.class_count, np.int64), 0
+    for values, lengths in iterate_labels(data):
         totals += np.bincount(values, minlength=data.class_count)
-    return totals / max(data.records.get("train", 0), 1)
+        videos += int(np.count_nonzero(lengths))
+    return totals / max(videos, 1)
 
 
 def iterate_labels(data: TransformedData, split: str = "train") -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -67,6 +73,9 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
         knowledge["label_directions"] = label_directions or find_label_directions(
             _training_videos(data, modalities, read), modalities, data.class_count, hyperparameters["modality_norm"])
     if hyperparameters["neighbours"]:
+        if data.records["train"] > MEMORY_LIMIT:
+            print(f"note: --neighbours compares with the first {MEMORY_LIMIT:,} of {data.records['train']:,} training "
+                  "videos", file=sys.stderr)
         knowledge["memory"] = remember(
             _training_videos(data, modalities, read), modalities, data.class_count,
             directions=knowledge.get("label_directions"), modality_norm=hyperparameters["modality_norm"])
@@ -75,18 +84,25 @@ def training_knowledge(data: TransformedData, modalities: Sequence[TransformedMo
 
 def _training_videos(data: TransformedData, modalities: Sequence[TransformedModality],
                      read: ReadOptions) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-    """Features, labels and labels a video of the training split, in the order of the files.
+    """Features, labels and labels a video of the training split's labelled videos, in the order of the files.
+
+    Which frames of them is what the model sees later: nothing is drawn.
 
     Raises:
         JobError: a feature is not finite; the message names the shard.
     """
     shards = data.shards("train")
+    read = dataclasses.replace(read, frames=read.evaluation_frames())
     for batch in readable(make_batches(shards, modalities, read)):
         refuse_not_finite(batch, shards)
         features = decode_features(batch["features"], modalities)
         labels = batch["labels"].numpy()
+        known = (labels >= 0).any(axis=1)
+        if not known.any():
+            continue
+        labels = labels[known]
         present = labels >= 0
-        yield {name: value.numpy() for name, value in features.items()}, labels[present], present.sum(axis=1)
+        yield {name: value.numpy()[known] for name, value in features.items()}, labels[present], present.sum(axis=1)
 
 
 class Pretrained:
@@ -166,7 +182,9 @@ def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> 
         JobError: it is no single model, or a layer has other sizes.
     """
     for layer in model.layers:
-        if not layer.weights or isinstance(layer, NeighbourVote) or (new_head and layer.name.startswith(HEAD_PREFIX)):
+        # A projection is made from the pretrained model's already; its copy for neighbours may be new.
+        if not layer.weights or isinstance(layer, NeighbourVote | LabelProjection) \
+                or (new_head and layer.name.startswith(HEAD_PREFIX)):
             continue
         other = pretrained.layers.get(layer.name)
         shapes = [tuple(weight.shape) for weight in layer.weights]

@@ -50,7 +50,26 @@ class TransformedData:
 
     def shards(self, split: str) -> list[str]:
         """Paths of the split's TFRecord files, sorted."""
-        return storage.list_files(storage.join(self.directory, split, "*.tfrecord"))
+        return storage.list_files(storage.join(self.directory, split), "*.tfrecord")
+
+    def training_shards(self) -> list[str]:
+        """Paths of the training split's files.
+
+        Raises:
+            JobError: it holds no video, or none with a label.
+        """
+        shards = self.shards("train")
+        if not shards or not self.records.get("train", 0):
+            raise JobError(f"{self.directory} holds no training video")
+        counts = self.class_counts()
+        if counts is not None and not any(counts):
+            raise JobError(f"no training video of {self.directory} has a label")
+        return shards
+
+    def all_labelled(self) -> bool:
+        """Whether every video has a label, as far as preprocess counted them."""
+        counts = self.info.get("statistics", {}).get("labels_per_video")
+        return bool(counts) and counts[0] == 0
 
     def class_counts(self, split: str = "train") -> list[int] | None:
         """Videos of the split that carry each class, when preprocess counted them."""

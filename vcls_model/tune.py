@@ -9,10 +9,10 @@ What is not searched is given as for `python -m vcls_model.train`. Trials are co
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from vcls_model.commands import JobError, UsageError, main, unknown_choice
+from vcls_model.commands import JobError, Parser, UsageError, main, unknown_choice
 from vcls_model.train import SWITCHES, TrainConfig, parse_config, train
 
 KINDS = ("choice", "float", "int", "log")
@@ -28,11 +28,13 @@ class Dimension:
         flag: name without dashes: a flag of training or a hyperparameter of the model.
         kind: `choice` of values, `int` or `float` between two ends, `log` between two ends on a logarithmic scale.
         values: the choices as text, or the two ends.
+        whole: `log` draws whole numbers.
     """
 
     flag: str
     kind: str
     values: tuple[str, ...]
+    whole: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Dimension":
@@ -62,9 +64,9 @@ class Dimension:
         if self.kind == "choice":
             return str(hyperparameters.Choice(self.flag, list(self.values)))
         low, high = (float(value) for value in self.values)
-        if self.kind == "int":
-            return str(hyperparameters.Int(self.flag, int(low), int(high)))
         sampling = "log" if self.kind == "log" else "linear"
+        if self.kind == "int" or self.whole:
+            return str(hyperparameters.Int(self.flag, int(low), int(high), sampling=sampling))
         return repr(float(hyperparameters.Float(self.flag, low, high, sampling=sampling)))
 
 
@@ -107,7 +109,7 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
     Raises:
         UsageError: nothing to search, or an argument that neither the search nor training knows.
     """
-    parser = argparse.ArgumentParser(prog="python -m vcls_model.tune", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="python -m vcls_model.tune", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="directory for the search")
     parser.add_argument("--search", action="append", default=[], metavar="FLAG=KIND:…",
@@ -133,15 +135,39 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
     config = TuneConfig(args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume,
                         args.overwrite)
     first = {dimension.flag: dimension.values[0] for dimension in dimensions}
+
+    def configured(flag: str, value: str) -> TrainConfig:
+        flags = [_flag(name, chosen) for name, chosen in (first | {flag: value}).items()]
+        return parse_config([*fixed, f"--output={args.output}", *filter(None, flags)])
+
     for dimension in dimensions:
         for value in dimension.values:
-            training = parse_config([*fixed, f"--output={args.output}",
-                                     *(_flag(name, chosen) for name, chosen in (first | {dimension.flag: value}).items()
-                                       if _flag(name, chosen))])
+            training = configured(dimension.flag, value)
+    dimensions = tuple(_whole_where_needed(dimension, configured) for dimension in dimensions)
+    config = dataclasses.replace(config, dimensions=dimensions)
     if len(training.devices) > 1 or training.distribution in ("mirrored", "multi_worker"):
         raise UsageError("trials run one after the other in this process, on one device: leave out --distribution and "
                          "--devices")
     return dataclasses.replace(config, training=training)
+
+
+def _whole_where_needed(dimension: Dimension, configured: Callable[[str, str], TrainConfig]) -> Dimension:
+    """The dimension, of whole numbers where training takes no others: the ends alone do not tell.
+
+    Raises:
+        UsageError: `float` is searched where only whole numbers will do.
+    """
+    if dimension.kind not in ("float", "log"):
+        return dimension
+    low, high = (float(value) for value in dimension.values)
+    try:
+        configured(dimension.flag, repr(low + (high - low) / 3 + 0.01 * min(1.0, high - low)))
+    except UsageError:
+        if dimension.kind == "log" and low.is_integer() and high.is_integer():
+            return dataclasses.replace(dimension, whole=True)
+        raise UsageError(f"--search={dimension.flag}={dimension.kind}:{':'.join(dimension.values)}: training takes "
+                         "whole numbers only, which int draws, or log between whole numbers") from None
+    return dimension
 
 
 def _flag(name: str, value: str) -> str:
@@ -161,7 +187,11 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         JobError: every trial failed.
     """
     config = parse_tune_config(argv)
-    import keras_tuner
+    from vcls_model.quiet import quiet_start_up, start_tensorflow
+
+    start_tensorflow()
+    with quiet_start_up():
+        import keras_tuner
 
     from vcls_model import storage
     from vcls_model.transformed import open_transformed

@@ -94,6 +94,17 @@ def test_two_workers_train_a_single_epoch_with_averages(video_data, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_others_say_so_when_a_worker_ends(video_data, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("in use")
+    arguments = [f"--data={video_data}", f"--output={tmp_path / 'm'}", *FLAGS]
+    codes, outputs = run_together(*cluster_of_two(False), arguments)
+    assert codes == [2, 1], outputs
+    assert "is not empty" in outputs[0]
+    assert "error: another worker of TF_CONFIG has ended" in outputs[1] and "Traceback" not in outputs[1]
+
+
+@pytest.mark.slow
 def test_every_worker_stops_at_a_loss_that_is_not_finite(graphs, tmp_path):
     data = tmp_path / "data"
     synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=80, graph=graphs["video"])

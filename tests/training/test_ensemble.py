@@ -69,3 +69,20 @@ def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
     (other / "info.json").write_text(json.dumps({**info, "class_count": 11}))
     with pytest.raises(UsageError, match="class_count differs"):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={tmp_path / 'm'}"])
+
+
+def test_ensembles_of_differently_transformed_members_join(trained, second, graphs, tmp_path):
+    """Two ensembles without transformed features in common are still joined over raw records."""
+    data = tmp_path / "data"
+    synthetic.write_transformed(data, synthetic.VIDEO_SCHEMA, train=60, graph=graphs["video"])
+    info = json.loads((data / "info.json").read_text())
+    (data / "info.json").write_text(json.dumps(info | {"config_hash": "another"}))
+    train.run([f"--data={data}", f"--output={tmp_path / 'c'}", "--model=logistic", "--epochs=1", "--batch_size=20",
+               "--quiet"])
+    for name, member in (("ac", trained), ("bc", second)):
+        ensemble.run([f"--model={member}", f"--model={tmp_path / 'c'}", f"--output={tmp_path / name}",
+                      "--combine=logit"])
+    ensemble.run([f"--model={tmp_path / 'ac'}", f"--model={tmp_path / 'bc'}", f"--output={tmp_path / 'all'}",
+                  "--combine=logit"])
+    expected = (logits_of(trained) + logits_of(second) + 2 * logits_of(tmp_path / "c")) / 4
+    np.testing.assert_allclose(logits_of(tmp_path / "all"), expected, atol=1e-5)

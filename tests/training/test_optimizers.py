@@ -44,6 +44,23 @@ def test_rate_scales_are_by_variable():
     np.testing.assert_allclose(slow[1] - start[1], 0.1 * (fast[1] - start[1]), atol=1e-6)
 
 
+def test_a_variable_that_learns_later_moves_as_if_it_began_then():
+    early, late = keras.Variable(np.zeros(2, np.float32)), keras.Variable(np.zeros(2, np.float32))
+    optimizer = FusedAdam(0.01, first_steps=[0, 200])
+    optimizer.build([early, late])
+    alone, other = FusedAdam(0.01), keras.Variable(np.zeros(2, np.float32))
+    alone.build([other])
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        optimizer.apply([tf.ones(2)], [early])
+    for _ in range(30):
+        grad = tf.constant(random.normal(size=2).astype(np.float32))
+        optimizer.apply([tf.ones(2), grad], [early, late])
+        alone.apply([grad], [other])
+        np.testing.assert_allclose(late.numpy(), other.numpy(), rtol=1e-5, atol=1e-7)
+    assert early.numpy() == pytest.approx(-2.3, rel=1e-3)  # a step of the rate each: its correction was not restarted
+
+
 def test_works_inside_a_compiled_step_with_a_schedule():
     schedule = ExampleSchedule(ScheduleOptions(0.01, "cosine", total_examples=50), 10)
     optimizer = FusedAdam(schedule)

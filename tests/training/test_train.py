@@ -13,7 +13,10 @@ from tests.conftest import ROOT
 from tests.training import synthetic
 from vcls_model import checkpoints, train, training
 from vcls_model.commands import JobError, UsageError
+from vcls_model.models import build_model
+from vcls_model.options import ReadOptions, TrainOptions
 from vcls_model.training import Trainer
+from vcls_model.transformed import open_transformed
 
 SMALL = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
 
@@ -284,6 +287,47 @@ def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
     assert info["training"]["epochs"] == 1
 
 
+def test_mixup_mixes_nothing_into_a_video_whose_partner_has_no_labels(video_data, tmp_path):
+    data = open_transformed(str(video_data))
+    model = build_model("logistic", data.modalities, data.class_count)
+    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(4), mixup=1.0), str(tmp_path))
+    random = np.random.default_rng(2)
+    features = {modality.name: tf.constant(random.normal(size=(4, modality.width)), tf.float32)
+                for modality in data.modalities}
+    batch = {"features": features, "labels": tf.constant([[1, 2], [3, -1], [4, -1], [-1, -1]])}
+    shares = tf.constant([0.3, 0.3, 0.3, 0.3])
+    mixed, plain = (trainer._losses(batch, given, training=False)[0].numpy() for given in (shares, None))
+    assert mixed[0] == pytest.approx(plain[0]) and mixed[3] == 0 == plain[3]
+    assert mixed[1] != pytest.approx(plain[1])
+
+
+def test_a_finished_run_goes_on_with_more_patience(video_data, tmp_path):
+    arguments = [f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=logistic", "--batch_size=20",
+                 "--learning_rate=1e-12", "--epochs=4", "--quiet"]
+    assert train.run([*arguments, "--patience=1"])["training"]["epochs"] == 2
+    assert train.run([*arguments, "--patience=0", "--resume"])["training"]["epochs"] == 4
+
+
+def test_only_epochs_that_are_to_be_averaged_are(graphs, tmp_path, capsys):
+    synthetic.write_transformed(tmp_path / "data", synthetic.VIDEO_SCHEMA, train=40, validate=0, graph=graphs["video"])
+    arguments = [f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out[1]'}", *SMALL]
+    averaged = train.run([*arguments, "--epochs=4", "--average_checkpoints=3"])["training"]["averaged_epochs"]
+    assert averaged == [2, 3, 4]
+    kept = sorted(path.name for path in (tmp_path / "out[1]" / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-002.npz", "epoch-003.npz", "epoch-004.npz"]
+    assert train.run([*arguments, "--epochs=6", "--resume"])["training"]["averaged_epochs"] == []
+    info = train.run([*arguments, "--epochs=7", "--average_checkpoints=3", "--resume"])
+    assert info["training"]["averaged_epochs"] == []
+    assert "of the epochs to average (5, 6, 7) only the weights of 7 were kept" in capsys.readouterr().err
+
+
+def test_shards_of_a_directory_named_like_a_glob_are_found(video_data, tmp_path):
+    data = tmp_path / "video[1]*"
+    shutil.copytree(video_data, data)
+    names = [path.rsplit("/", 1)[1] for path in open_transformed(str(data)).shards("train")]
+    assert names == [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)]
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +366,7 @@ def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss
     ("--margin=0.1", "without --loss=asymmetric", "--loss=asymmetric"),
     ("--alpha=0.3", "without --loss=focal", "--loss=focal"),
     ("--teacher_weight=0.9", "without --teacher", "--teacher=m"),
+    ("--init_from=m --class_prior", "with --init_from without --new_head", "--new_head"),
     ("--weight_decay=0.1", "without --optimizer=adamw", "--optimizer=adamw"),
     ("--decay_rate=0.5", "without --decay=exponential", "--decay=exponential"),
     ("--final_rate=0.1", "without --decay=cosine", "--decay=cosine"),
@@ -329,8 +374,8 @@ def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss
     ("--unfreeze_after=5", "with --epochs=5", "--epochs=6"),
 ])
 def test_flags_without_effect_are_told(idle, reason, remedy):
-    name = idle.partition("=")[0]
-    given = ["--data=d", "--output=m", idle]
+    given = ["--data=d", "--output=m", *idle.split()]
+    name = given[-1].partition("=")[0]
     assert train.idle_flags(given) == [f"{name} has no effect {reason}"]
     assert train.idle_flags([*given, remedy]) == []
 

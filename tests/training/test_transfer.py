@@ -9,7 +9,9 @@ from tests.training import synthetic
 from vcls_model import checkpoints, ensemble, train
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input import make_batches
-from vcls_model.options import ReadOptions
+from vcls_model.models import build_model
+from vcls_model.options import ReadOptions, TrainOptions
+from vcls_model.training import FineTuning, Trainer
 from vcls_model.transfer import load_teacher
 from vcls_model.transformed import open_transformed
 
@@ -61,6 +63,41 @@ def test_the_average_follows_layers_that_thaw(trained, other_classes, tmp_path):
     assert [value.shape for value in groups["average"]] == [value.shape for value in groups["model"]][:4]
     assert not np.allclose(groups["average"][0], groups["model"][0], atol=1e-6)
     assert not np.array_equal(groups["average"][0], weights(trained)[0])
+
+
+def test_thawed_layers_begin_with_steps_of_the_learning_rate(trained, other_classes, tmp_path):
+    output = tmp_path / "m"
+    arguments = [f"--data={other_classes}", f"--output={output}", f"--init_from={trained}", "--new_head",
+                 "--freeze=hidden*", "--unfreeze_after=30", *FLAGS]
+    train.run([*arguments, "--epochs=30", "--patience=0"])
+    before_thaw = weights(output, "last.npz")
+    train.run([*arguments, "--epochs=31", "--patience=0", "--resume"])
+    moved = np.abs(weights(output, "last.npz")[0] - before_thaw[0])
+    # 3 steps of 0.01 at most; with moments corrected for 90 steps that never were, they moved up to 0.08.
+    assert 0.015 < moved.max() < 0.0301
+
+
+def test_a_glob_for_all_layers_spares_all_of_the_classifier(frame_data):
+    data = open_transformed(str(frame_data))
+    model = build_model("netvlad", data.modalities, data.class_count, clusters=4, hidden_units=8)
+    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(20)), "nowhere",
+                      fine_tuning=FineTuning(("*",), 1, (), True))
+    frozen = {layer.path for layer in trainer.frozen if layer.weights}
+    assert frozen and not any(path.startswith("classifier") for path in frozen)
+    learning = {variable.path.split("/")[0] for variable in model.trainable_variables}
+    assert learning == {"classifier_scores", "classifier_gating"}
+    assert any("normalise" in variable.path for variable in model.trainable_variables)
+
+
+def test_a_pretrained_projection_can_get_neighbours(video_data, tmp_path):
+    arguments = [f"--data={video_data}", "--label_projection=0.75", "--epochs=1", *FLAGS]
+    train.run([*arguments, f"--output={tmp_path / 'a'}"])
+    info = train.run([*arguments, f"--output={tmp_path / 'b'}", f"--init_from={tmp_path / 'a'}", "--neighbours=3"])
+    assert info["model"]["hyperparameters"]["neighbours"] == 3
+    models = [keras.models.load_model(tmp_path / name / "model.keras") for name in "ab"]
+    for one, key in zip(models[0].get_layer("label_projection").weights,
+                        models[1].get_layer("classifier_neighbour_key").weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(key))
 
 
 def test_averages_do_not_depend_on_steps_a_call_and_learn_in_a_short_run(video_data, tmp_path):

@@ -28,6 +28,8 @@ def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path
     ("learning_rat=choice:1:2", "did you mean --learning_rate"),
     ("dropout=choice:0.1:1.5", "dropout must lie in"),
     ("class_prior=choice:true:perhaps", "is a switch"),
+    ("batch_size=float:8:64", "whole numbers only, which int draws"),
+    ("batch_size=log:8.5:64", "whole number|invalid int"),
 ])
 def test_a_wrong_search_is_refused_before_a_trial(text, message, tmp_path):
     with pytest.raises(UsageError, match=message):
@@ -42,6 +44,20 @@ def test_dimensions_draw_from_their_range():
     assert float(tune.Dimension.parse("--b=log:0.001:0.1").draw(space)) == pytest.approx(0.001)
     assert tune.Dimension.parse("c=choice:1024x512:7").draw(space) == "1024x512"
     assert [value.name for value in space.space] == ["a", "b", "c"]
+
+
+def test_a_logarithmic_search_of_whole_numbers_draws_them():
+    import keras_tuner
+
+    config = tune.parse_tune_config(["--data=d", "--output=o", "--search=batch_size=log:8:64",
+                                     "--search=hidden_units=log:16:4096", "--search=learning_rate=log:0.001:1"])
+    assert [dimension.whole for dimension in config.dimensions] == [True, True, False]
+    space = keras_tuner.HyperParameters()
+    for dimension in config.dimensions:
+        dimension.draw(space)
+    drawn = [space.space[1].random_sample(seed) for seed in range(200)]
+    assert all(isinstance(value, int) and 16 <= value <= 4096 for value in drawn)
+    assert 80 < sum(value < 256 for value in drawn) < 120  # half of the range on a logarithmic scale
 
 
 def test_a_search_that_cannot_be_compared_is_refused_before_a_trial(video_data, graphs, tmp_path):

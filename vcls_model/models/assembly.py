@@ -77,7 +77,8 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
         scores = _vote(scores, modalities, inputs, frame_mask, options, memory, label_directions)
     model = keras.Model(inputs, scores, name=name)
     if class_prior is not None:
-        _start_at_prior(model, class_prior, class_count)
+        # A gate lets half of each probability through before it has learnt anything.
+        _start_at_prior(model, np.asarray(class_prior) * (2 if options.get("gate_scores") else 1), class_count)
     return model
 
 
@@ -222,7 +223,10 @@ def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any]
 
 
 def _start_at_prior(model: keras.Model, class_prior: np.ndarray, class_count: int) -> None:
-    """Sets the biases of all linear classifiers and mixtures of `model` so that it predicts the prior on zero input."""
+    """Sets the biases of all linear classifiers and mixtures of `model` so that each gives the prior on zero input.
+
+    A chain's later stages see random links besides, and start near the prior.
+    """
     prior = np.asarray(class_prior, np.float64)
     if prior.shape != (class_count,):
         raise ValueError(f"class_prior must have shape ({class_count},), got {prior.shape}")
