@@ -98,6 +98,7 @@ def quiet_runner() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+        logger.addFilter(_is_critical)  # an import meanwhile sets absl's level anew
     # A worker in this process prints the traceback of every error, past any logger; the error itself is raised anyway.
     worker = vars(importlib.import_module("apache_beam.runners.worker.sdk_worker"))
     worker["print"] = lambda *_, **__: None
@@ -139,6 +140,11 @@ def quiet_runner() -> Iterator[None]:
             threading.excepthook = usual
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+            logger.removeFilter(_is_critical)
+
+
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
 
 
 def _end_worker_processes() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from pipelines.s3_clients import share_clients
-from vcls_model.commands import JobError, UsageError, spare_inputs
+from vcls_model.commands import JobError, UsageError, check_writable, spare_inputs
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
@@ -286,27 +286,30 @@ def _listdir(directory: str) -> Sequence[str]:
         return ()
 
 
-def prepare_output(directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = ()) -> None:
+def prepare_output(directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = (),
+                   resumable: bool = True) -> None:
     """Enforces the rule for output directories before a graph exists.
 
     Args:
         directory: where the job writes.
         resume, overwrite: what the user asked for.
         inputs: what the job reads, which `overwrite` must not delete.
+        resumable: the job has a --resume, for the message.
 
     Raises:
         UsageError: `directory` holds something and neither `resume` nor `overwrite` is set, or both are, or it holds
-            an input.
+            an input, or cannot be written.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    check_writable(directory)
     if not _holds_anything(directory):
         return
     if overwrite:
         spare_inputs(directory, inputs)
         delete(directory)
     elif not resume:
-        raise UsageError(f"output directory {directory} is not empty: continue with --resume, "
+        raise UsageError(f"output directory {directory} is not empty: {'continue with --resume, ' if resumable else ''}"
                          "replace it with --overwrite, or name another")
 
 

@@ -9,13 +9,14 @@ rejected record.
 import dataclasses
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import numpy as np
 
 from pipelines.files import is_object_store, open_for_reading
 from vcls_model import record_kernels as kernels
+from vcls_model.commands import JobError
 from vcls_model.record_kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
 
 CHUNK_BYTES = 8 << 20
@@ -28,7 +29,7 @@ class Damage:
 
     Attributes:
         offset: where it begins, in bytes of the (decompressed) shard.
-        reason: `corrupt_payload`, `corrupt_length`, `truncated`, `not_tfrecord`, `corrupt_gzip` or `unreadable`.
+        reason: `corrupt_payload`, `corrupt_length`, `truncated`, `not_tfrecord` or `corrupt_gzip`.
         message: for a person.
     """
 
@@ -95,10 +96,7 @@ class ByteSource:
         try:
             return self._stream.read(count) or b""
         except OSError as error:
-            if is_object_store(self._path):
-                raise  # may well pass: for the runner to retry
-            self.damage = "unreadable", f"reading failed: {error.strerror or error}"
-            return b""
+            raise _unreadable(self._path, error) from error
 
     def readinto(self, target: np.ndarray) -> int:
         """Fills `target` as far as the shard goes; less than its size means the end."""
@@ -119,7 +117,7 @@ class ByteSource:
             while filled < target.size and (count := self._stream.readinto(target[filled:].data)):  # type: ignore
                 filled += count
         except OSError as error:
-            self.damage = "unreadable", f"reading failed: {error.strerror or error}"
+            raise _unreadable(self._path, error) from error
         return filled
 
     def _next_piece(self, limit: int) -> bytes:
@@ -154,6 +152,19 @@ class ByteSource:
         return b""
 
 
+def _unreadable(path: str, error: OSError) -> Exception:
+    return error if is_object_store(path) else JobError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
+    """For a person: that files lack their ends, which no count of records shows; empty when none does."""
+    count = rejected.get("truncated", 0) + rejected.get("corrupt_gzip", 0)
+    if not count:
+        return ""
+    return (f"warning: input that ends too early or cannot be decompressed to its end, {count:,} "
+            f"{'file' if count == 1 else 'files'}: what is missing is in no count; see {where}")
+
+
 def _begins_gzip(head: bytes) -> bool:
     """Whether `head` can be inflated: two damaged bytes of a plain shard may look like gzip's magic number."""
     if head[:2] != b"\x1f\x8b":
@@ -181,21 +192,17 @@ def read_chunks(path: str, chunk_bytes: int = CHUNK_BYTES,
     """Reads a shard of TFRecords in chunks of about `chunk_bytes`; memory does not grow with the shard.
 
     The chunks, and so everything computed per chunk, depend on nothing but the file and `chunk_bytes`.
+
+    Raises:
+        JobError: the file cannot be opened or read. That is no damaged record: what it holds may be whole.
+        OSError: the same on an object store, for the runner to try again.
     """
     try:
         stream = open_shard(path)
     except OSError as error:
-        if is_object_store(path):
-            raise
-        yield _nothing(Damage(0, "unreadable", f"cannot be opened: {error.strerror or error}"))
-        return
+        raise _unreadable(path, error) from error
     with stream:
         yield from _Reader(ByteSource(stream, path), chunk_bytes).chunks()
-
-
-def _nothing(damage: Damage) -> FramedChunk:
-    empty = np.zeros(0, np.int64)
-    return FramedChunk(np.zeros(0, np.uint8), empty, empty, 0, [damage])
 
 
 class _Reader:

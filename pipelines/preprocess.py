@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import files
 from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options
-from vcls_model.commands import main
+from vcls_model.commands import Parser, main
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pipelines.preprocess", description=__doc__.split("\n")[0],
         epilog="Other flags are Beam's. On this machine the shards are shared out over threads, one a core; the work "
                "on records runs in compiled code that lets other threads run, so all cores are used. "
@@ -48,7 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
                         help="what to do with a record that lacks one modality: reject, or fill with 0 "
                              "(default: %(default)s)")
     parser.add_argument("--allow_unlabelled", action="store_true",
-                        help="keep records without labels, as belonging to no class, instead of rejecting them")
+                        help="keep records without labels, which training and metrics leave out, instead of rejecting "
+                             "them")
     parser.add_argument("--max_rejected_fraction", type=float, default=0.01,
                         help="fail above this fraction of unusable records (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="do only what an interrupted run left undone")
@@ -129,6 +130,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with GraphWriter(import_early=affine and not args.dry_run) as writer:
         options = pipeline_options(parser, args.runner, beam_argv)
 
+        from pipelines.framing import cut_short_note
         from pipelines.preprocessing import job
         from pipelines.preprocessing.card import render_card
         from pipelines.preprocessing.execution import execute
@@ -137,13 +139,14 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if args.dry_run:
             print(job.describe(config))
             return {"config": config.flags}
-        files.prepare_output(config.output, resume=args.resume, overwrite=args.overwrite,
-                             inputs=[*(shard.path for shard in config.shards), args.vocabulary])
+        job.open_output(config, resume=args.resume, overwrite=args.overwrite)
         print(job.describe(config), file=sys.stderr)
         job.clear_stale(config)
         summary, features = execute(config, options, build_pipeline, writer)
     job.clear_temporaries(config)
     print(job.table(summary))
+    if note := cut_short_note(summary.rejected, files.join(config.output, "dead_letter")):
+        print(note, file=sys.stderr)
     job.check_rejected(config, summary)
     files.write_atomically(files.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())
     info = job.make_info(config, summary, features, time.monotonic() - started)

@@ -7,11 +7,11 @@ from typing import Any
 
 from pipelines import files
 from vcls_model import __version__
-from vcls_model.commands import UsageError, main, parse_all, spare_inputs
+from vcls_model.commands import Parser, UsageError, main, parse_all, spare_inputs
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pipelines.report",
         description="Writes report.html (opens from disk, needs no network), figures/ (PNG, SVG and the numbers behind "
         "each), tables/ (CSV) and info.json.",
@@ -60,7 +60,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"--classes draws at most four classes, got {len(wanted)}")
     spare_inputs(args.output, [args.scores, args.model, args.data, args.baseline])
     if not args.overwrite:
-        files.prepare_output(args.output, resume=False, overwrite=False)
+        files.prepare_output(args.output, resume=False, overwrite=False, resumable=False)
     report, facts = job.build(
         scores_path=args.scores,
         model_path=args.model,

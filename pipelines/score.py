@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import files
 from pipelines.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
-from vcls_model.commands import JobError, UsageError, main
+from vcls_model.commands import JobError, Parser, UsageError, main
 from vcls_model.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ FRAME_BATCH_RECORDS = 64
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of this job."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pipelines.score",
         description="Scores raw records with an exported model: writes the best classes of each record and, where "
                     "records carry labels, metrics over all of them.")
@@ -265,6 +265,7 @@ def _print_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
+    from pipelines.framing import cut_short_note
     from pipelines.preprocessing.job import versions
     from pipelines.scoring.merging import model_names, total_counts, write_metrics
     from pipelines.scoring.planning import read_manifests, runs_of
@@ -278,6 +279,8 @@ def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, A
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["rejected_by_reason"].items())
         raise JobError(f"{rejected} of {read} records were rejected ({reasons}), more than --max_rejected_fraction="
                        f"{args.max_rejected_fraction}; they are listed in {files.join(config.output, 'dead_letter')}")
+    if note := cut_short_note(counts["rejected_by_reason"], files.join(config.output, "dead_letter")):
+        print(note, file=sys.stderr)
     names = model_names([model.path for model in plan.models])
     measured = write_metrics(config.output, manifests, plan.models, names, segments=config.schema.segments,
                              slice_by=config.slice_by)

@@ -2,7 +2,10 @@
 
 import argparse
 import dataclasses
+import hashlib
+import json
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +23,7 @@ from vcls_model.vocabulary import ClassInfo, read_vocabulary, unnamed_classes, w
 # tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
 TEMPORARY = ("analysis_tmp", "transform_tmp")
 _SUMMARY = "summary"
+_SETTINGS = "settings.json"
 _GIVEN = ("train_input", "validate_input", "test_input")
 
 
@@ -62,7 +66,7 @@ def plan_schema(name: str, shards: Sequence[Shard]) -> RecordSchema:
             return resolve_schema(name, shard.path)
         except UsageError as error:
             failure = failure or error
-    raise failure or UsageError(f"all {len(shards)} input files are empty")
+    raise failure or UsageError(f"all {len(shards)} input files are empty, {shards[0].path} the first")
 
 
 def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo]:
@@ -78,6 +82,8 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
         classes = read_vocabulary(text, vocabulary)
         if schema.class_count and len(classes) < schema.class_count:
             # Names may be missing at the end; a label of a nameless class is still a label.
+            print(f"warning: {vocabulary} names {len(classes):,} of the {schema.class_count:,} classes of schema "
+                  f"{schema.name}: is it this data's?", file=sys.stderr)
             classes = read_vocabulary(text, vocabulary, schema.class_count)
         return classes
     if schema.class_count is None:
@@ -123,8 +129,8 @@ def describe(config: JobConfig) -> str:
     size = sum(shard.size_bytes for shard in config.shards)
     modalities = ", ".join(f"{modality.name} ({modality.width})" for modality in schema.modalities)
     split = "hash of the id, " + "/".join(map(str, _ratios(config) or [])) if config.transform.ratios else "as given"
-    operations = f"PCA whitening to {config.transform.pca_dims}" if config.transform.pca_dims \
-        else config.transform.normalise
+    widths = ", ".join(f"{config.transform.width_of(modality)} of {modality.name}" for modality in schema.modalities)
+    operations = f"PCA whitening, {widths}" if config.transform.pca_dims else config.transform.normalise
     return (f"{len(config.shards)} shards, {size / 1e6:,.1f} MB, schema {schema.name} "
             f"({schema.level}-level: {modalities}), {config.transform.class_count} classes\n"
             f"split: {split}; normalise: {operations}"
@@ -134,6 +140,32 @@ def describe(config: JobConfig) -> str:
 def _ratios(config: JobConfig) -> list[float] | None:
     ratios = config.transform.ratios
     return [ratios.train, ratios.validate, ratios.test] if ratios else None
+
+
+def open_output(config: JobConfig, *, resume: bool, overwrite: bool) -> None:
+    """Readies the output directory, and keeps there what the job is about.
+
+    Raises:
+        UsageError: the directory is in use and may not be continued or replaced, or it was begun with other settings or
+            other input files: to continue would undo what is done.
+    """
+    settings = files.join(config.output, manifests.DIRECTORY, _SETTINGS)
+    mine = {"input": hashlib.sha256("\n".join(shard.path for shard in config.shards).encode()).hexdigest(),
+            "files": len(config.shards), **config.transform.to_dict()}
+    mine = json.loads(json.dumps(mine))  # lists for tuples, as in the file
+    if resume and not overwrite:
+        if files.exists(settings):
+            begun = files.read_json(settings)
+            if different := sorted(key for key in {*begun, *mine} if begun.get(key) != mine.get(key)):
+                said = ", ".join(f"another {key}" if key == "input" or isinstance(mine.get(key), dict)
+                                 else f"{key} {begun.get(key)} then, {mine.get(key)} now" for key in different)
+                raise UsageError(f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
+                                 "another output, or start over with --overwrite")
+        elif files.list_names(config.output) and not files.list_names(files.join(config.output, manifests.DIRECTORY)):
+            raise UsageError(f"--resume: {config.output} holds no preprocess job to continue")
+    files.prepare_output(config.output, resume=resume, overwrite=overwrite,
+                         inputs=[*(shard.path for shard in config.shards), config.vocabulary])
+    files.write_json(settings, mine)
 
 
 def clear_stale(config: JobConfig) -> None:
@@ -154,7 +186,7 @@ def clear_stale(config: JobConfig) -> None:
                                 (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX])):
         kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
         for name in files.list_names(files.join(config.output, directory)):
-            if name not in kept:
+            if name not in kept and name != _SETTINGS:
                 files.delete(files.join(config.output, directory, name))
 
 
@@ -183,7 +215,8 @@ def check_rejected(config: JobConfig, summary: Summary) -> None:
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
     where = f"; see {files.join(config.output, 'dead_letter')}" if summary.rejected else ""
     if not summary.records_written:
-        raise JobError(f"no usable record among {summary.records_read:,} read from {len(config.shards)} files"
+        raise JobError(f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
+                       f"{config.shards[0].path} the first"
                        + (f" ({reasons})" if reasons else "") + where)
     fraction = summary.records_rejected / summary.records_read
     if fraction > config.max_rejected_fraction:

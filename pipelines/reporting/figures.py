@@ -367,14 +367,14 @@ def confusion_figure(scores: Scores) -> Figure | None:
         [_short(name, 22) for name in names],
         shares,
     )
-    off = np.where(np.eye(len(names), dtype=bool), -1.0, np.nan_to_num(shares, nan=-1.0))
-    # Only rows with enough behind them are worth a sentence.
-    off[totals[:, 0] < analysis.FEW_POSITIVES] = -1
+    # By number, not by share: where most can be won. The shares are what the picture shows.
+    off = np.where(np.eye(len(names), dtype=bool), 0, counts)
     row, column = np.unravel_index(int(np.argmax(off)), off.shape)
     correct = np.trace(counts) / counts.sum()
     alternative = f"{100 * correct:.0f} % of all labels are answered within their {what}."
     if off[row, column] > 0:
-        alternative += f" The largest leak: {100 * shares[row, column]:.0f} % of {names[row]} goes to {names[column]}."
+        alternative += (f" Most labels go astray from {names[row]} to {names[column]}: {int(off[row, column]):,}, "
+                        f"{100 * shares[row, column]:.0f} % of {names[row]}.")
     numbers = Table(
         "confusion", (f"true_{what}", *names), [[name, *map(int, counts[i])] for i, name in enumerate(names)]
     )

@@ -138,6 +138,9 @@ def read_scores(path: str) -> Scores:
             raise JobError(f"there is no scores directory {path}")
         raise JobError(f"{path} has no info.json: the score job did not finish there; run it again with --resume")
     info = _read_object(info_path)
+    if "training" in info or "statistics" in info:
+        what = "a model" if "training" in info else "a transformed dataset"
+        raise JobError(f"{path} is {what}, not a scores directory: name what pipelines.score wrote")
     labels = _read_table(path, "labels.csv")
     if not files.exists(files.join(path, "metrics.json")):
         if info.get("records_labelled"):

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
+from pipelines.scoring.blocks import NO_VALUE
 from pipelines.scoring.exported import THRESHOLDS, ExportedModel
 from pipelines.scoring.group_scores import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
@@ -79,6 +81,8 @@ def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Seq
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
         slices[feature] = merged.result()
+        if set(slices[feature]) == {NO_VALUE}:
+            print(f"warning: --slice_by={feature}: no labelled record has such a feature", file=sys.stderr)
     return slices
 
 

@@ -263,3 +263,35 @@ def test_metrics_by_a_feature_of_the_videos(tmp_path, case, truth):
         rows = np.array([row for row, each in enumerate(values) if each == value])
         assert found[value]["videos"] == rows.size
         assert found[value]["gap_at_20"] == pytest.approx(oracles.gap_at_20(case[0][rows], truth[rows]), abs=1e-9)
+
+
+@pytest.mark.parametrize("flag", ["predictions", "labels"])
+def test_no_input_is_replaced(case, tmp_path, flag):
+    paths = {"predictions": tmp_path / "p.csv", "labels": tmp_path / "l.csv"}
+    write_kaggle(paths["predictions"], case)
+    write_labels_csv(paths["labels"], case)
+    before = paths[flag].read_bytes()
+    arguments = [f"--{name}={path}" for name, path in paths.items()]
+    with pytest.raises(UsageError, match="is also an input"):
+        run([*arguments, f"--output={paths[flag]}"])
+    with pytest.raises(UsageError, match="--details=.* holds the input"):
+        run([*arguments, f"--output={tmp_path / 'm.json'}", f"--details={tmp_path}"])
+    with pytest.raises(UsageError, match="is a directory: name a file"):
+        run([*arguments, f"--output={tmp_path}"])
+    assert paths[flag].read_bytes() == before and sorted(tmp_path.iterdir()) == sorted(paths.values())
+
+
+def test_what_makes_metrics_other_than_they_seem_is_told(case, tmp_path, capsys):
+    write_parquet(tmp_path / "all.parquet", case)
+    run([f"--predictions={tmp_path / 'all.parquet'}", f"--output={tmp_path / 'm.json'}"])
+    assert capsys.readouterr().err == ""
+    write_parquet(tmp_path / "top.parquet", case, top=20)
+    (tmp_path / "slices.csv").write_text("id,year\nnobody,2015\n")
+    run([f"--predictions={tmp_path / 'top.parquet'}", f"--output={tmp_path / 'm.json'}",
+         f"--slices={tmp_path / 'slices.csv'}"])
+    told = capsys.readouterr().err
+    assert "predictions name at most 20 of 30 classes" in told and "no video of the predictions has a value" in told
+    table = pq.read_table(tmp_path / "all.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(0, 3)]), tmp_path / "twice.parquet")
+    run([f"--predictions={tmp_path / 'twice.parquet'}", f"--output={tmp_path / 'm.json'}"])
+    assert "3 of 53 predictions are of a video that came before" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_files_must_agree_on_their_columns(tmp_path: Path) -> None:
     assert len(batch) == 0 and [item.error for item in rejected] == ["wrong_columns"]
 
 
-@pytest.mark.parametrize("header", ["", "a,b,c", "id,labels", "id,mean_rgb_0"])
+@pytest.mark.parametrize("header", ["", "a,b,c", "id,labels", "id,mean_rgb_0", "id,labels,f1,f1"])
 def test_a_table_of_something_else_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(UsageError, match="is not a CSV of features"):
         detect_schema(str(write(tmp_path / "a.csv", [], header)))

@@ -1,6 +1,7 @@
 """TFRecord framing: checksums against google-crc32c, and what survives each kind of damage."""
 
 import gzip
+import io
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines.framing import frame_record, read_chunks
 from tests.preprocess.synthetic import read_payloads, record_starts, write_shard
 from vcls_model import record_kernels as kernels
+from vcls_model.commands import JobError
 
 PAYLOADS = [bytes([index]) * (20 + 7 * index) for index in range(6)]
 
@@ -116,8 +118,28 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
     assert read(tmp_path / "empty") == ([], [], [])
 
 
-def test_a_missing_file_is_one_rejection(tmp_path: Path) -> None:
-    assert read(tmp_path / "absent")[1] == [(0, "unreadable")]
+def test_a_file_that_cannot_be_read_is_no_rejected_record(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="absent cannot be read: No such file"):
+        read(tmp_path / "absent")
+
+    class Broken(io.RawIOBase):
+        """A disk that fails after the first 4,096 bytes."""
+
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, target) -> int:  # type: ignore[no-untyped-def]
+            if self.given >= 4096:
+                raise OSError(5, "Input/output error")
+            count = min(len(target), 4096)
+            target[:count] = bytes(count)
+            self.given += count
+            return count
+
+    with pytest.raises(JobError, match="shard cannot be read: Input/output error"):
+        list(read_chunks("shard", open_shard=lambda path: Broken()))  # type: ignore[arg-type, return-value]
 
 
 def test_a_length_beyond_reason_is_damage(tmp_path: Path) -> None:

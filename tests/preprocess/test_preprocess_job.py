@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tensorflow_transform import impl_helper
 
-from pipelines import files
+from pipelines import files, framing
 from pipelines.encoding import CodeMap, CodesColumn, encode_examples
 from pipelines.preprocess import run
 from pipelines.preprocessing import graph, manifests
@@ -192,13 +193,66 @@ def test_resuming_does_only_what_is_missing(video_job, capsys) -> None:  # type:
     assert again["records_written"] == info["records_written"]
 
 
-def test_a_changed_input_or_flag_is_done_anew(tmp_path: Path) -> None:
+def test_a_changed_input_is_done_anew(tmp_path: Path) -> None:
     made = make_input(tmp_path, VIDEO, shards=2, count=12)
     job(tmp_path)
     write_shard(tmp_path / "in1.tfrecord", [video.example() for video in made[12:20]])
-    job(tmp_path, "out", "--resume", "--normalise=minmax")
-    job(tmp_path, "fresh", "--normalise=minmax")
+    job(tmp_path, "out", "--resume")
+    job(tmp_path, "fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_resuming_with_other_settings_or_files_undoes_nothing(tmp_path: Path) -> None:
+    make_input(tmp_path, VIDEO, shards=2, count=12)
+    job(tmp_path)
+    before = content(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"other settings \(normalise zscore then, minmax now\)"):
+        job(tmp_path, "out", "--resume", "--normalise=minmax")
+    (tmp_path / "in0.tfrecord").rename(tmp_path / "elsewhere.tfrecord")
+    with pytest.raises(UsageError, match=r"other settings \(files 2 then, 1 now, another input\)"):
+        job(tmp_path, "out", "--resume")
+    assert content(tmp_path / "out") == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="holds no preprocess job to continue"):
+        job(tmp_path, "notes", "--resume")
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_that_cannot_be_read_fails_the_job_and_a_short_one_is_told(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    make_input(tmp_path, VIDEO, shards=2, count=120)
+    path = tmp_path / "in1.tfrecord"
+    path.write_bytes(path.read_bytes()[:-30])
+    job(tmp_path)
+    assert "warning: input that ends too early or cannot be decompressed to its end, 1 file:" in capsys.readouterr().err
+    opened = framing.open_for_reading
+
+    def refuse(path: str) -> Any:
+        if path.endswith("in1.tfrecord"):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path)
+
+    monkeypatch.setattr(framing.read_chunks, "__defaults__", (framing.CHUNK_BYTES, refuse))
+    with pytest.raises(JobError, match="in1.tfrecord cannot be read: Permission denied"):
+        job(tmp_path, "denied")
+
+
+def test_a_vocabulary_of_fewer_classes_is_told(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    make_input(tmp_path, VIDEO, shards=1, count=30)
+    (tmp_path / "vocabulary.csv").write_text("Index,Name\n0,Speech\n1,Music\n")
+    job(tmp_path, "out", f"--vocabulary={tmp_path / 'vocabulary.csv'}")
+    assert "names 2 of the 10 classes of schema small-video: is it this data's?" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    make_input(tmp_path, VIDEO, shards=1, count=30)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="file is a file, not a directory"):
+        job(tmp_path, "file/out")
+    done = start(tmp_path, "/proc/nowhere/out")
+    _, errors = done.communicate(timeout=100)
+    assert done.returncode in (1, 2) and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith(("error: /proc/nowhere", "usage error: output /proc/nowhere"))
 
 
 def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: Path) -> None:
@@ -492,7 +546,7 @@ def test_every_kind_of_damage_in_one_run(tmp_path: Path) -> None:
 def test_nothing_usable_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "in0").write_bytes(b"not a record" * 20)
     (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
-    with pytest.raises(JobError, match=r"no usable record among 1 read from 1 files \(not_tfrecord: 1\)"):
+    with pytest.raises(JobError, match=r"no usable record among 1 read from 1 files, .*/in0 the first \(not_tf"):
         job(tmp_path)
 
 

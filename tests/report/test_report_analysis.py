@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.reporting import analysis
 from pipelines.reporting.analysis import METRICS, Estimate, Requirement
+from pipelines.reporting.figures import confusion_figure
 from pipelines.reporting.scores import read_scores
 from tests.report.synthetic import make_scores
 from vcls_model.commands import UsageError
@@ -202,3 +203,16 @@ def test_chosen_classes_by_name_and_index():
     assert analysis.choose_classes(scores, ["car", "0"]) == [1, 0]
     with pytest.raises(UsageError, match="did you mean 'Game'"):
         analysis.choose_classes(scores, ["Gamee"])
+
+
+def test_the_confusion_picture_names_where_most_labels_go_astray():
+    """By number: 6 of 20 labels are a larger share than 20 of 100, but less to win."""
+    scores = make_scores(
+        support=[20, 100, 50],
+        ap=[0.5] * 3,
+        names=["few", "many", "other"],
+        confusion=[(0, 0, 14), (0, 1, 6), (1, 1, 80), (1, 2, 20), (2, 2, 50)],
+    )
+    figure = confusion_figure(scores)
+    assert figure is not None
+    assert "Most labels go astray from many to other: 20, 20 % of many." in figure.alternative

@@ -192,6 +192,8 @@ def _edit_json(path: Path, **values: object) -> None:
             "names a class outside 0 … 5",
             id="confusion",
         ),
+        pytest.param(lambda path: _edit_json(path / "info.json", training={}), "is a model, not a scores", id="model"),
+        pytest.param(lambda path: _edit_json(path / "info.json", statistics={}), "is a transformed dataset", id="data"),
         pytest.param(lambda path: shutil.rmtree(path), "there is no scores directory", id="absent"),
         pytest.param(lambda path: (path / "curves.npz").write_bytes(b"PK"), "curves.npz cannot be read", id="npz"),
         pytest.param(lambda path: (path / "per_class.csv").write_bytes(b"index\xff"), "is not a CSV", id="encoding"),

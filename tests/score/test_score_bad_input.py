@@ -46,12 +46,14 @@ def test_not_a_tfrecord(score: Callable[..., dict], tmp_path: Path) -> None:
     assert [letter["error"] for letter in dead_letters(tmp_path / "scores")] == ["not_tfrecord"]
 
 
-def test_truncated_shard(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
+def test_truncated_shard(score: Callable[..., dict], shards: Path, tmp_path: Path,
+                         capsys: pytest.CaptureFixture[str]) -> None:
     data = (shards / "part00.tfrecord").read_bytes()
     (tmp_path / "cut.tfrecord").write_bytes(data[:-100])
     info = score(tmp_path / "cut.tfrecord", "--max_rejected_fraction=0.1")
     assert (info["records_written"], info["rejected_by_reason"]) == (39, {"truncated": 1})
     assert reconciles(info)
+    assert "warning: input that ends too early" in capsys.readouterr().err
 
 
 def test_unusable_records(score: Callable[..., dict], tmp_path: Path) -> None:

@@ -195,6 +195,12 @@ def with_feature(video: Video, values: list) -> bytes:
     return record.SerializeToString()
 
 
+def test_a_slice_that_no_record_belongs_to_is_told(score: Callable[..., dict], shards: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    score(shards / "part00.tfrecord", "--slice_by=nope")
+    assert "warning: --slice_by=nope: no labelled record has such a feature" in capsys.readouterr().err
+
+
 def test_metrics_by_a_context_feature(score: Callable[..., dict], videos: list[list[Video]], tmp_path: Path) -> None:
     years = ([2015], [2016], [], [b"a", b"b"])
     names = ("2015", "2016", "(none)", "a|b")

@@ -8,11 +8,12 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcls_model.commands import JobError, UsageError, main, parse_all
+from vcls_model.commands import JobError, Parser, UsageError, check_writable, main, parse_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vcls_model.metrics", description="Metrics of given predictions.")
+    parser = Parser(prog="python -m vcls_model.metrics", description="Metrics of given predictions.")
     parser.add_argument("--predictions", required=True, metavar="FILE",
                         help=".parquet (id, class_index, probability, labels; or a directory of such files), Kaggle "
                              ".csv (VideoId,LabelConfidencePairs), or .npz (logits, ids, label_flat, label_lens)")
@@ -66,6 +67,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"--class_count must be at least 1, got {args.class_count}")
     if args.ratings and (args.labels or args.slices):
         raise UsageError("--labels and --slices are of videos, --ratings of segments: give one kind")
+    _spare_inputs(args)
     classes = None
     if args.vocabulary:
         from vcls_model.vocabulary import read_vocabulary
@@ -78,10 +80,27 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return _measure_segments(args, classes) if args.ratings else _measure_videos(args, classes)
 
 
+def _spare_inputs(args: argparse.Namespace) -> None:
+    """Raises `UsageError` when what is written would replace what is read, or cannot be written."""
+    read = {os.path.realpath(path): path for path in (args.predictions, args.labels, args.slices, args.ratings,
+                                                      args.vocabulary) if path}
+    if os.path.realpath(args.output) in read:
+        raise UsageError(f"--output={args.output} is also an input: name another file")
+    if os.path.isdir(args.output):
+        raise UsageError(f"--output={args.output} is a directory: name a file, such as {args.output}/metrics.json")
+    check_writable(os.path.dirname(os.path.abspath(args.output)))
+    if args.details:
+        place = os.path.realpath(args.details)
+        if inside := [path for real, path in read.items() if os.path.dirname(real) == place]:
+            raise UsageError(f"--details={args.details} holds the input {inside[0]}: name another directory")
+        check_writable(args.details)
+
+
 def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
     from vcls_model.metrics.slices import SliceAccumulator
+    from vcls_model.splits import hashes_of_ids
     from vcls_model.vocabulary import unnamed_classes
 
     predictions = Path(args.predictions)
@@ -90,16 +109,23 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
     accumulator = MetricAccumulator(class_count, threshold=args.threshold)
     feature, value_of = read_slices(Path(args.slices)) if args.slices else ("", {})
     slices = SliceAccumulator(class_count, feature) if args.slices else None
-    unlabelled = 0
+    unlabelled, named = 0, 0
+    hashes: list[np.ndarray] = []
     for batch in read_predictions(predictions):
         batch.check(class_count)
+        rows = batch.logits if batch.indices is None else batch.indices
+        named = max([named, *map(len, rows)])
+        hashes.append(hashes_of_ids(batch.ids))
         unlabelled += _add(accumulator, slices, value_of, batch, labels)
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
+    _warn(hashes, named, class_count)
     files = accumulator.result().to_files(classes or unnamed_classes(class_count))
     summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
     if slices is not None:
         summary["slices"][feature] = slices.result()
+        if set(summary["slices"][feature]) == {"(none)"}:
+            print(f"warning: no video of the predictions has a value of {feature} in {args.slices}", file=sys.stderr)
     _write(Path(args.output), (json.dumps(summary, indent=1) + "\n").encode())
     if args.details:
         for name, content in files.items():
@@ -178,6 +204,21 @@ def _add_scored_segments(accumulator: "SegmentAccumulator", path: Path,
             _, classes, found, logits = zip(*pairs, strict=True)
             accumulator.update(classes, logits, found)
     return added
+
+
+def _warn(hashes: "Sequence[np.ndarray]", named: int, class_count: int) -> None:
+    """Tells what of the predictions makes the metrics other than they seem."""
+    import numpy as np
+
+    joined = np.concatenate(hashes)
+    repeated = len(joined) - len(np.unique(joined))
+    if repeated:
+        print(f"warning: {repeated:,} of {len(joined):,} predictions are of a video that came before; each counts",
+              file=sys.stderr)
+    if named < class_count:
+        print(f"warning: predictions name at most {named:,} of {class_count:,} classes a video. The others count as "
+              "scored below all that are named, also those of other videos: map and its bounds are of that ranking, "
+              "not of the model's", file=sys.stderr)
 
 
 def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> int:
