@@ -1,5 +1,6 @@
 """Beam's RunInference over exported models: one copy of each a process, fed with whole blocks of decoded records."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,18 +26,24 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
     give the same bits; use it `with_no_batching()`, each element a list of one block.
     """
 
-    def __init__(self, model_paths: Sequence[str], class_count: int) -> None:
+    def __init__(self, model_paths: Sequence[str], class_count: int, *, one_thread: bool = False) -> None:
         """Args:
         model_paths: exported models, on any file system that Beam knows.
         class_count: number of classes that they all have.
+        one_thread: in a process that has not used TensorFlow yet, compute each matrix product by one thread. Among
+            workers enough for all cores more gain nothing; and on some processors the last bits depend on their number,
+            so that a machine with more cores would give other scores.
         """
         super().__init__()
+        self._one_thread = one_thread
         self._model_paths = tuple(model_paths)
         self._class_count = class_count
 
     def load_model(self) -> LoadedModels:
         """Loads the models: RunInference calls this once a process, and all threads share the result."""
         give_back_large_blocks()
+        if self._one_thread:
+            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         return LoadedModels([LoadedModel(path, self._class_count) for path in self._model_paths])
 
     def share_model_across_processes(self) -> bool:

@@ -8,6 +8,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
 from pipelines import files
+from pipelines.runners import is_local
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.group_scores import GroupScores
@@ -27,7 +28,8 @@ class ScoreGroups(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Builds the one stage: read, score, write."""
-        handler = ExportedModelHandler(self.config.model_paths, self.config.class_count)
+        handler = ExportedModelHandler(self.config.model_paths, self.config.class_count,
+                                       one_thread=not is_local(pcoll.pipeline.options))
         return (
             pcoll
             | "ReadBlocks" >> beam.FlatMap(self.read_blocks).with_output_types(list[Block])

@@ -1,6 +1,7 @@
 """Object-store emulators and other servers that the tests of distributed runs start, on the loopback interface only."""
 
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# What the score job sets, here and on workers, where TensorFlow has not begun: scores are compared to the last bit.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 
 def free_port() -> int:

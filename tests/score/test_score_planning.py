@@ -1,8 +1,12 @@
 """How the work is divided."""
 
+import os
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.scoring import handler
 from pipelines.scoring.planning import SMALL_BYTES, Shard, plan_groups
 
 
@@ -30,3 +34,13 @@ def test_equal_base_names_in_two_folders_do_not_meet() -> None:
     first, second = Shard("/monday/a.tfrecord", 1), Shard("/tuesday/a.tfrecord", 1)
     assert first.name != second.name
     assert first.name.startswith("a-")
+
+
+@pytest.mark.parametrize(("one_thread", "preset", "found"), [(True, None, "1"), (True, "4", "4"), (False, None, None)])
+def test_workers_of_a_cluster_multiply_matrices_by_one_thread(
+        one_thread: bool, preset: str | None, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler, "LoadedModel", lambda path, class_count: os.environ.get("TF_NUM_INTRAOP_THREADS"))
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", preset or "")
+    if preset is None:
+        monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    assert handler.ExportedModelHandler(["m"], 3, one_thread=one_thread).load_model().models == (found,)
