@@ -66,7 +66,7 @@ def csv_schema(path: str) -> RecordSchema:
 def _layout(header: bytes) -> _Layout:
     names = next(csv.reader([header.decode("utf-8-sig", "replace")]), [])
     plain = [name.strip().lower() for name in names]
-    if twice := sorted({name for name in plain if plain.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(plain).items() if count > 1):
         raise RecordError("wrong_columns", f"the header names {', '.join(map(repr, twice))} twice", stage="parse")
     ids = [plain.index(name) for name in _ID_COLUMNS if name in plain]
     if not ids or _LABELS_COLUMN not in plain:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 from pipelines.s3_clients import share_clients
@@ -194,6 +194,19 @@ def read_json(path: str) -> Any:
         raise JobError(f"{path} is not JSON: {error}") from None
 
 
+def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs from the settings that an earlier run kept: (then, now) by key; {} when it kept none.
+
+    Args:
+        path: JSON that `write_json` wrote of settings like these.
+        now: this run's settings.
+    """
+    if not exists(path):
+        return {}
+    then, now = read_json(path), json.loads(json.dumps(now))  # lists for tuples, as in the file
+    return {key: (then.get(key), now.get(key)) for key in sorted({*then, *now}) if then.get(key) != now.get(key)}
+
+
 @contextlib.contextmanager
 def local_copy(directory: str) -> Iterator[str]:
     """A path at which a program that only knows disks finds the files of `directory`; a copy lasts while in use."""
@@ -317,8 +330,6 @@ def _holds_anything(directory: str) -> bool:
     if is_object_store(directory):
         with _object_store(directory) as file_systems:
             return bool(file_systems.match([directory.rstrip("/") + "/**"], [1])[0].metadata_list)
-    if os.path.exists(directory) and not os.path.isdir(directory):
-        raise UsageError(f"output {directory} is a file, not a directory")
     return bool(_listdir(directory))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vcls_model.commands import JobError, UsageError, option_names, reject_unknown_flags
+from vcls_model.commands import JobError, Parser, UsageError, option_names, reject_unknown_flags
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -61,7 +61,7 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
     if runner.lower() not in _RUNNERS:
         from vcls_model.commands import unknown_choice
         raise unknown_choice("runner", runner, ["DirectRunner", "Dataflow", "FlinkRunner", "PortableRunner"])
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known = Parser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         if "_add_argparse_args" in vars(options):
             try:
@@ -70,7 +70,7 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
                 continue
     try:
         _, rest = known.parse_known_args(list(beam_argv))
-    except SystemExit:
+    except UsageError:
         raise UsageError(f"Beam does not accept {' '.join(beam_argv)}") from None
     reject_unknown_flags(rest, [*option_names(parser), *option_names(known)])
     name = _RUNNERS[runner.lower()]

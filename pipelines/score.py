@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -225,7 +224,7 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
 
     from pipelines.execution import explained_failures, quiet_runner
     from pipelines.progress import shown_progress
-    from pipelines.runners import check_runner, is_local, worker_count
+    from pipelines.runners import check_runner, is_local
     from pipelines.scoring.group_scores import DEAD_LETTER
     from pipelines.scoring.planning import STATE
     from pipelines.scoring.predictions import LOGITS, PREDICTIONS
@@ -234,9 +233,6 @@ def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
 
     check_runner(options)
     if is_local(options):
-        if worker_count(options) >= (os.cpu_count() or 1):
-            # As many workers as cores: a matrix product that another one's threads share gains nothing, and waits.
-            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         start_tensorflow()  # the workers' threads would import it a moment later
     # RunInference warns, for every process, that it cannot measure memory where PyTorch is not installed.
     logging.getLogger().addFilter(lambda record: "Resource module is not available" not in record.getMessage())

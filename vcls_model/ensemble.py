@@ -46,7 +46,7 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
         UsageError: fewer than two members, or weights that do not fit them.
     """
     parser = Parser(prog="python -m vcls_model.ensemble", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="an exported model; give two or more")
     parser.add_argument("--output", required=True, help="directory for the ensemble")
     parser.add_argument("--data", default="", help="transformed dataset: thresholds are chosen on its validation split")

@@ -313,7 +313,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
-    data.training_shards()
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
     chief = worker_number(strategy) == 0

@@ -45,9 +45,9 @@ def class_prior(data: TransformedData) -> np.ndarray:
     return totals / max(videos, 1)
 
 
-def iterate_labels(data: TransformedData, split: str = "train") -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The labels of a split in batches: class indices of all videos int32 (n,), and how many each has, int64 (B,)."""
-    for batch in array_batches(Plan(data.shards(split), (), ReadOptions(4096))):
+def iterate_labels(data: TransformedData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The labels of the training split in batches: class indices of all videos int32 (n,), lengths int64 (B,)."""
+    for batch in array_batches(Plan(data.training_shards(), (), ReadOptions(4096))):
         present = batch["labels"] >= 0
         yield batch["labels"][present], present.sum(axis=1)
 
@@ -91,7 +91,7 @@ def _training_videos(data: TransformedData, modalities: Sequence[TransformedModa
     Raises:
         JobError: a feature is not finite; the message names the shard.
     """
-    shards = data.shards("train")
+    shards = data.training_shards()
     read = dataclasses.replace(read, frames=read.evaluation_frames())
     for batch in readable(make_batches(shards, modalities, read)):
         refuse_not_finite(batch, shards)

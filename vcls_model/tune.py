@@ -94,7 +94,7 @@ class TuneConfig:
     fixed: tuple[str, ...]
     resume: bool
     overwrite: bool
-    training: TrainConfig | None = None
+    training: TrainConfig
 
     def facts(self) -> dict[str, Any]:
         """What decides the result: a search of others must not be continued."""
@@ -110,7 +110,7 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
         UsageError: nothing to search, or an argument that neither the search nor training knows.
     """
     parser = Parser(prog="python -m vcls_model.tune", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="directory for the search")
     parser.add_argument("--search", action="append", default=[], metavar="FLAG=KIND:…",
                         help=f"a flag to search; kinds: {', '.join(KINDS)}; repeat for several")
@@ -132,8 +132,6 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
         raise UsageError(f"--search names a flag twice: {', '.join(flags)}")
     fixed = (*rest, f"--seed={args.seed}")
     # Every value goes through training's own parser now, not when its trial starts.
-    config = TuneConfig(args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume,
-                        args.overwrite)
     first = {dimension.flag: dimension.values[0] for dimension in dimensions}
 
     def configured(flag: str, value: str) -> TrainConfig:
@@ -144,11 +142,11 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
         for value in dimension.values:
             training = configured(dimension.flag, value)
     dimensions = tuple(_whole_where_needed(dimension, configured) for dimension in dimensions)
-    config = dataclasses.replace(config, dimensions=dimensions)
     if len(training.devices) > 1 or training.distribution in ("mirrored", "multi_worker"):
         raise UsageError("trials run one after the other in this process, on one device: leave out --distribution and "
                          "--devices")
-    return dataclasses.replace(config, training=training)
+    return TuneConfig(args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume,
+                      args.overwrite, training)
 
 
 def _whole_where_needed(dimension: Dimension, configured: Callable[[str, str], TrainConfig]) -> Dimension:
@@ -197,7 +195,6 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from vcls_model.transformed import open_transformed
 
     training = config.training
-    assert training is not None
     if not open_transformed(training.data).records.get("validate", 0):
         raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
     storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite,

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import hashlib
-import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -152,16 +151,13 @@ def open_output(config: JobConfig, *, resume: bool, overwrite: bool) -> None:
     settings = files.join(config.output, manifests.DIRECTORY, _SETTINGS)
     mine = {"input": hashlib.sha256("\n".join(shard.path for shard in config.shards).encode()).hexdigest(),
             "files": len(config.shards), **config.transform.to_dict()}
-    mine = json.loads(json.dumps(mine))  # lists for tuples, as in the file
     if resume and not overwrite:
-        if files.exists(settings):
-            begun = files.read_json(settings)
-            if different := sorted(key for key in {*begun, *mine} if begun.get(key) != mine.get(key)):
-                said = ", ".join(f"another {key}" if key == "input" or isinstance(mine.get(key), dict)
-                                 else f"{key} {begun.get(key)} then, {mine.get(key)} now" for key in different)
-                raise UsageError(f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
-                                 "another output, or start over with --overwrite")
-        elif files.list_names(config.output) and not files.list_names(files.join(config.output, manifests.DIRECTORY)):
+        if changed := files.changed_settings(settings, mine):
+            said = ", ".join(f"another {key}" if key == "input" or isinstance(now, dict)
+                             else f"{key} {then} then, {now} now" for key, (then, now) in changed.items())
+            raise UsageError(f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
+                             "another output, or start over with --overwrite")
+        if files.list_names(config.output) and not files.list_names(files.join(config.output, manifests.DIRECTORY)):
             raise UsageError(f"--resume: {config.output} holds no preprocess job to continue")
     files.prepare_output(config.output, resume=resume, overwrite=overwrite,
                          inputs=[*(shard.path for shard in config.shards), config.vocabulary])

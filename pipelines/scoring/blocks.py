@@ -13,14 +13,13 @@ from pipelines.scoring.planning import Group, Shard
 from pipelines.scoring.predictions import Labels, printable_id
 from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from pipelines.shards import FrameBatch, RawBatch, Rejected, read_batches
+from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.schema import FRAME_LEVEL
 from vcls_model.splits import SPLITS, SplitRatios, split_of
 
 # Frame-level codes of one model call: 16 MB of bytes become 64 MB of float32 in the model, and as much again inside it.
 FRAME_BATCH_BYTES = 16 << 20
 VIDEO_BATCH_BYTES = 8 << 20
-# Of a record that lacks the context feature.
-NO_VALUE = "(none)"
 
 
 @dataclasses.dataclass(frozen=True)

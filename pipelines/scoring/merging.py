@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines import files
-from pipelines.scoring.blocks import NO_VALUE
 from pipelines.scoring.exported import THRESHOLDS, ExportedModel
 from pipelines.scoring.group_scores import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
@@ -20,6 +19,7 @@ from vcls_model.metrics import (
     SliceAccumulator,
     best_thresholds,
 )
+from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.vocabulary import write_labels_csv
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")

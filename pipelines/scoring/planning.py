@@ -7,7 +7,6 @@ the result. A group is done when its manifest, written last, is there.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -124,16 +123,13 @@ def open_output(config: ScoringConfig, shards: Sequence[Shard], *, resume: bool,
             settings, so that its scores and new ones would not be comparable.
     """
     settings = files.join(config.output, STATE, SETTINGS)
-    if not overwrite and files.exists(settings):
-        begun = files.read_json(settings)
-        wanted = json.loads(json.dumps(config.fingerprint()))  # lists for tuples, as in the file
-        different = sorted(key for key in {*begun, *wanted} if begun.get(key) != wanted.get(key))
-        if resume and different:
-            key = different[0]
-            raise UsageError(f"{config.output} was begun with other settings ({', '.join(different)}: {begun.get(key)} "
-                             f"then, {wanted.get(key)} now): name another output, or start over with --overwrite")
-    elif resume and not overwrite and files.list_names(config.output):
-        raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
+    if resume and not overwrite:
+        if changed := files.changed_settings(settings, config.fingerprint()):
+            then, now = next(iter(changed.values()))
+            raise UsageError(f"{config.output} was begun with other settings ({', '.join(changed)}: {then} then, {now} "
+                             "now): name another output, or start over with --overwrite")
+        if files.list_names(config.output) and not files.exists(settings):
+            raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
     if not (dry_run and overwrite):
         files.prepare_output(config.output, resume=resume, overwrite=overwrite,
                              inputs=[*(shard.path for shard in shards), *config.model_paths])

@@ -1,5 +1,6 @@
 """The Beam steps of batch scoring: one stage, so that features and logits never leave the worker that read them."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
 from pipelines import files
-from pipelines.runners import is_local
+from pipelines.runners import is_local, worker_count
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.group_scores import GroupScores
@@ -28,8 +29,10 @@ class ScoreGroups(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Builds the one stage: read, score, write."""
-        handler = ExportedModelHandler(self.config.model_paths, self.config.class_count,
-                                       one_thread=not is_local(pcoll.pipeline.options))
+        options = pcoll.pipeline.options
+        # As many workers as cores: a matrix product that another one's threads share gains nothing, and waits.
+        one_thread = not is_local(options) or worker_count(options) >= (os.cpu_count() or 1)
+        handler = ExportedModelHandler(self.config.model_paths, self.config.class_count, one_thread=one_thread)
         return (
             pcoll
             | "ReadBlocks" >> beam.FlatMap(self.read_blocks).with_output_types(list[Block])

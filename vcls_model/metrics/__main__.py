@@ -97,10 +97,11 @@ def _spare_inputs(args: argparse.Namespace) -> None:
 
 
 def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
+    import numpy as np
+
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
-    from vcls_model.metrics.slices import SliceAccumulator
-    from vcls_model.splits import hashes_of_ids
+    from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
     from vcls_model.vocabulary import unnamed_classes
 
     predictions = Path(args.predictions)
@@ -115,7 +116,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
         batch.check(class_count)
         rows = batch.logits if batch.indices is None else batch.indices
         named = max([named, *map(len, rows)])
-        hashes.append(hashes_of_ids(batch.ids))
+        hashes.append(np.fromiter(map(hash, batch.ids), np.int64, len(batch.ids)))
         unlabelled += _add(accumulator, slices, value_of, batch, labels)
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
@@ -124,7 +125,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
     summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
     if slices is not None:
         summary["slices"][feature] = slices.result()
-        if set(summary["slices"][feature]) == {"(none)"}:
+        if set(summary["slices"][feature]) == {NO_VALUE}:
             print(f"warning: no video of the predictions has a value of {feature} in {args.slices}", file=sys.stderr)
     _write(Path(args.output), (json.dumps(summary, indent=1) + "\n").encode())
     if args.details:
@@ -236,6 +237,8 @@ def _add(accumulator: "MetricAccumulator", slices: "SliceAccumulator | None", va
     """Adds the labelled videos of a batch; returns how many have no labels."""
     import numpy as np
 
+    from vcls_model.metrics.slices import NO_VALUE
+
     found = [labels.get(video_id) for video_id in batch.ids] if labels is not None else batch.labels
     if found is None:
         return len(batch.ids)
@@ -247,7 +250,7 @@ def _add(accumulator: "MetricAccumulator", slices: "SliceAccumulator | None", va
             flat, lengths = np.concatenate(values), np.array([value.size for value in values])
             accumulator.update(logits, flat, lengths, ids)
             if slices is not None:
-                slices.update(logits, flat, lengths, [value_of.get(video_id, "(none)") for video_id in ids])
+                slices.update(logits, flat, lengths, [value_of.get(video_id, NO_VALUE) for video_id in ids])
         except ValueError as error:
             raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
     return len(batch.ids) - len(rows)

@@ -10,6 +10,8 @@ from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
 
 MOST_VALUES = 64
+# Of a video that lacks the feature.
+NO_VALUE = "(none)"
 _BUDGET = 1 << 14
 
 
