@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from vcls_model.schema import (
+from vcls_model.records.schema import (
     DEQUANTISE_OFFSET,
     DEQUANTISE_SCALE,
     FRAME_LEVEL,
@@ -15,7 +15,7 @@ from vcls_model.schema import (
     Modality,
     RecordSchema,
 )
-from vcls_model.splits import SPLITS, SplitRatios
+from vcls_model.records.splits import SPLITS, SplitRatios
 
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
@@ -139,13 +139,17 @@ class TransformConfig:
         for modality in self.schema.modalities:
             width = self.width_of(modality)
             if modality.level == FRAME_LEVEL:
-                features.append(TransformedFeature(modality.name, width, modality.level, "uint8",
-                                                   *self.code_range(modality)))
+                features.append(
+                    TransformedFeature(modality.name, width, modality.level, "uint8", *self.code_range(modality))
+                )
             else:
                 features.append(TransformedFeature(modality.name, width, modality.level, "float32"))
         if self.pool_frames:
-            features += [TransformedFeature(f"{modality.name}_{pool}", self.width_of(modality), "video", "float32")
-                         for modality in self.schema.modalities for pool in POOLS]
+            features += [
+                TransformedFeature(f"{modality.name}_{pool}", self.width_of(modality), "video", "float32")
+                for modality in self.schema.modalities
+                for pool in POOLS
+            ]
         return features
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from vcls_model.schema import RecordSchema
-from vcls_model.splits import SplitRatios
+from vcls_model.records.schema import RecordSchema
+from vcls_model.records.splits import SplitRatios
 
 
 @dataclasses.dataclass(frozen=True)

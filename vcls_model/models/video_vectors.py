@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAME_LEVEL, Modality
 
 
 def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
@@ -28,6 +28,7 @@ def joined_vectors(vectors: Sequence[np.ndarray], modality_norm: str) -> np.ndar
     if modality_norm == "unit":
         vectors = [values * np.sqrt(values.shape[1]) for values in vectors]
     elif modality_norm == "l2":
-        vectors = [values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12))
-                   for values in vectors]
+        vectors = [
+            values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12)) for values in vectors
+        ]
     return np.concatenate(vectors, axis=1)
