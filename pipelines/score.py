@@ -205,7 +205,6 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
     """
     from pipelines.scoring import planning
     from pipelines.scoring.config import ScoringConfig
-    from vcls_model.records.schema import FRAME_LEVEL
     from vcls_model.serving.exported import check_same_task, read_exported_model
 
     _check_ranges(args)
@@ -221,7 +220,7 @@ def make_plan(args: argparse.Namespace, options: "PipelineOptions") -> Plan:
         raise UsageError("--slice_by needs TFRecords: the columns of a CSV are id, labels and values of one modality")
     if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
         raise UsageError(f"--slice_by={args.slice_by}: each feature once, and none called frequency or vertical")
-    frames = schema.level == FRAME_LEVEL
+    frames = schema.has_frames
     config = ScoringConfig(
         output=storage.absolute(args.output),
         model_paths=tuple(map(storage.absolute, args.model)),

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.records.schema import VECTOR
+from vcls_model.records.transformed import TransformedModality, modality_from_dict
 
 COMBINATIONS = ("logit", "probability")
 
@@ -118,7 +120,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from vcls_model import storage
     from vcls_model.input.dataset import decode_features
     from vcls_model.metrics import best_thresholds
-    from vcls_model.records.transformed import modality_from_dict, open_transformed
+    from vcls_model.records.transformed import open_transformed
     from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
     from vcls_model.serving.export import open_model_info, save_module
     from vcls_model.training.evaluation import evaluate
@@ -145,8 +147,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # Ensembles of differently transformed members have no such signature, and so no transformed features in common.
     same_features = (
         all("transformed" in member.signatures for member in members)
-        and len({str((info["transformed"], info["data"].get("config_hash"), _frames_seen(info))) for info in infos})
-        == 1
+        and len({str((_modalities(info), info["data"].get("config_hash"), _frames_seen(info))) for info in infos}) == 1
     )
     if data and (not same_features or first["data"].get("config_hash") != data.info.get("config_hash")):
         raise UsageError(
@@ -184,7 +185,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     thresholds, validation = None, {}
     if data:
         frames, max_frames = _frames_seen(first)
-        modalities = tuple(modality_from_dict(entry) for entry in first["transformed"])
+        modalities = _modalities(first)
         transformed = signatures["transformed"]
 
         @tf.function(reduce_retracing=True)
@@ -198,7 +199,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             modalities,
             frames=frames,
             max_frames=max_frames,
-            batch_size=512 if modalities[0].level == "video" else 64,
+            batch_size=512 if all(modality.kind == VECTOR for modality in modalities) else 64,
         )
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
@@ -243,11 +244,16 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
+def _modalities(info: Any) -> tuple[TransformedModality, ...]:
+    """The transformed features that a member takes."""
+    return tuple(modality_from_dict(entry) for entry in info["transformed"])
+
+
 def _frames_seen(info: Any) -> tuple[str, int]:
     """Which frames of a video a member's serving sees, and how many at most; alike for video-level members."""
     from vcls_model.training.options import ReadOptions
 
-    if all(entry["level"] == "video" for entry in info["transformed"]):
+    if all(modality_from_dict(entry).kind == VECTOR for entry in info["transformed"]):
         return "all", 1
     read = info["training"]["options"]["read"]
     options = ReadOptions(1, read.get("frames", "all"), int(read["max_frames"]))

@@ -523,7 +523,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
         "schema": data.schema.to_dict(),
         "split": data.info.get("split"),
         "class_count": data.class_count,
-        "transformed": [dataclasses.asdict(modality) for modality in trainer.modalities],
+        "transformed": [modality.to_dict() for modality in trainer.modalities],
         "model": {
             "name": config.model,
             "hyperparameters": config.hyperparameters,

@@ -14,7 +14,7 @@ from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.moments import Moments
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError, unknown_choice
-from vcls_model.records.schema import FRAME_LEVEL, RecordSchema
+from vcls_model.records.schema import RecordSchema
 from vcls_model.records.shards import resolve_schema
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_classes, write_labels_csv
@@ -118,7 +118,7 @@ def plan(args: argparse.Namespace) -> tuple[JobConfig, list[ClassInfo]]:
     ratios = SplitRatios.parse(args.split_ratios)
     shards = plan_shards(args)
     schema = plan_schema(args.schema, shards)
-    if args.pool_frames and schema.level != FRAME_LEVEL:
+    if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs frame-level records; {schema.name!r} is video-level")
     classes = plan_classes(args.vocabulary, schema)
     transform = TransformConfig(
@@ -154,7 +154,7 @@ def describe(config: JobConfig) -> str:
     operations = f"PCA whitening, {widths}" if config.transform.pca_dims else config.transform.normalise
     return (
         f"{len(config.shards)} shards, {size / 1e6:,.1f} MB, schema {schema.name} "
-        f"({schema.level}-level: {modalities}), {config.transform.class_count} classes\n"
+        f"({'frame' if schema.has_frames else 'video'}-level: {modalities}), {config.transform.class_count} classes\n"
         f"split: {split}; normalise: {operations}"
         f"{', pooled frames' if config.transform.pool_frames else ''}; output: {config.output}"
     )
@@ -283,7 +283,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
             for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))
         },
         "schema": transform.schema.to_dict(),
-        "transformed": [vars(feature) for feature in transform.transformed()],
+        "transformed": [feature.to_dict() for feature in transform.transformed()],
         "class_count": transform.class_count,
         "split": {"method": "hash" if transform.ratios else "given", "ratios": _ratios(config)},
         "config": config.flags,

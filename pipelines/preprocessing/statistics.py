@@ -15,7 +15,7 @@ from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
 
 # Digits of 32 bits: squares of float32 reach 2**256, and 2**50 of them still fit.
 _FLOAT_DIGITS, _FLOAT_EXPONENT = 20, -320
@@ -45,7 +45,7 @@ class ModalitySums:
     @classmethod
     def of_nothing(cls, modality: Modality) -> "ModalitySums":
         """The sums of no values."""
-        frames = modality.level == FRAME_LEVEL
+        frames = modality.kind == FRAMES
         shape = modality.width, _CODE_DIGITS if frames else _FLOAT_DIGITS
         return cls(
             0,
@@ -113,7 +113,7 @@ class ShardMeter:
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._counts = dict.fromkeys((modality.name for modality in schema.modalities), 0)
         for modality in schema.modalities:
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 width = modality.width
                 self._arrays[modality.name] = [
                     np.zeros(width, np.int64),
@@ -200,7 +200,7 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
         ]
     )
     found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
-    if modality.level != FRAME_LEVEL:
+    if modality.kind != FRAMES:
         return found
     return Moments(
         count,

@@ -34,7 +34,7 @@ from vcls_model.records.encoding import (
     IntegerColumn,
     encode_by_split,
 )
-from vcls_model.records.schema import FRAME_LEVEL, RecordSchema
+from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.shards import read_batches
 from vcls_model.records.splits import SPLITS, splits_of
 
@@ -245,7 +245,7 @@ class ShardTransformer:
         self._config = config
         self._transform = transform
         self._sampling = sampling
-        self._frames = config.schema.level == FRAME_LEVEL
+        self._frames = config.schema.has_frames
         self.summary = Summary(
             class_counts=np.zeros((len(SPLITS), config.class_count), np.int64),
             frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64),
@@ -275,7 +275,7 @@ class ShardTransformer:
                 values = transformed[feature.name]
                 columns[feature.name] = (
                     BytesColumn.of(values.tolist())
-                    if feature.level == FRAME_LEVEL
+                    if feature.kind == FRAMES
                     else FloatColumn(np.ascontiguousarray(values))
                 )
         if self._frames:

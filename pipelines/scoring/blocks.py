@@ -12,7 +12,6 @@ from pipelines.scoring.predictions import Labels, printable_id
 from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records import examples
-from vcls_model.records.schema import FRAME_LEVEL
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
 from vcls_model.records.splits import SPLITS, SplitRatios, split_of
 from vcls_model.serving.exported import frame_strings
@@ -74,7 +73,7 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             config.schema,
             class_count=config.class_count,
             batch_records=config.batch_size,
-            batch_bytes=FRAME_BATCH_BYTES if config.schema.level == FRAME_LEVEL else VIDEO_BATCH_BYTES,
+            batch_bytes=FRAME_BATCH_BYTES if config.schema.has_frames else VIDEO_BATCH_BYTES,
             max_frames=config.max_frames,
             missing_modality=config.missing_modality,
             require_labels=False,

@@ -58,7 +58,7 @@ def make_input(directory: Path, schema: RecordSchema, shards: int = 3, count: in
     made = []
     for shard in range(shards):
         some = videos(count, schema, seed=shard, prefix=f"{shard}-")
-        payloads = [video.example() if schema.level == "video" else video.sequence() for video in some]
+        payloads = [video.example() if not schema.has_frames else video.sequence() for video in some]
         write_shard(directory / f"in{shard}.tfrecord", payloads)
         made += some
     (directory / "schema.json").write_text(json.dumps(schema.to_dict()))
@@ -371,7 +371,7 @@ def test_pooled_features_are_numpys(frame_job) -> None:  # type: ignore[no-untyp
 def test_the_kernels_do_what_the_graph_does(tmp_path: Path, normalise: str) -> None:
     """What was written without TensorFlow against running the transform graph on the same raw records, to the bit."""
     for schema in (VIDEO, FRAME):
-        directory = tmp_path / schema.level
+        directory = tmp_path / schema.name
         made = make_input(directory, schema, shards=2)
         job(directory, "out", f"--normalise={normalise}", "--max_frames=9")
         by_id = {

@@ -99,7 +99,7 @@ def test_model_that_does_not_fit(score: Callable[..., dict], shards: Path, tmp_p
         score(f"{shards}/*.tfrecord", models=[frames])
     with pytest.raises(UsageError, match="cannot be averaged"):
         score(f"{shards}/*.tfrecord", models=[model, frames])
-    wide = RecordSchema("own", "example", "id", "labels", (Modality("mean_rgb", 2048, "video", "float32"),), CLASSES)
+    wide = RecordSchema("own", "example", "id", "labels", (Modality("mean_rgb", 2048, "vector", "float32"),), CLASSES)
     other = shutil.copytree(model, tmp_path / "wide")
     info = json.loads((other / "info.json").read_text())
     (other / "info.json").write_text(json.dumps({**info, "schema": wide.to_dict()}))

@@ -14,7 +14,7 @@ import numpy as np
 
 from vcls_model.input.blocks import Block, Layout, is_remote, read_blocks
 from vcls_model.records import kernels
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.training.options import ReadOptions
 
 SHARDS_OPEN = 16
@@ -83,7 +83,7 @@ class _Batch:
         self.steps = steps
         self.features = {
             modality.name: _aligned((size, steps, modality.width), np.uint8)
-            if modality.level == FRAME_LEVEL
+            if modality.kind == FRAMES
             else _aligned((size, modality.width), np.float32)
             for modality in layout.modalities
         }
@@ -106,7 +106,7 @@ class _Batch:
             longest = max(1, int(kept.max()))
             if not _fixed_steps(plan.options) and longest < self.steps:
                 for modality in layout.modalities:
-                    if modality.level == FRAME_LEVEL:
+                    if modality.kind == FRAMES:
                         shorter = _aligned((rows, longest, modality.width), np.uint8)
                         shorter[:] = features[modality.name][:, :longest]
                         features[modality.name] = shorter
@@ -231,7 +231,7 @@ class _Cutter:
         for number, modality in enumerate(self._layout.modalities):
             target = batch.features[modality.name].reshape(-1).view(np.uint8)
             begins = index[:, kernels.INDEX_COLUMNS + number]
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 kernels.copy_frames(source, begins, places, positions, kept, modality.width, batch.steps, target)
             else:
                 kernels.copy_vectors(source, begins, places, 4 * modality.width, target)

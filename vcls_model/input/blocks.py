@@ -20,7 +20,7 @@ import numpy as np
 
 from vcls_model.commands import JobError
 from vcls_model.records import kernels
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 _PIECE_RECORDS = 512
 _STOPPED = {
@@ -52,7 +52,7 @@ class Layout:
     def __init__(self, modalities: Sequence[Modality], with_ids: bool) -> None:
         self.modalities = tuple(modalities)
         self.with_ids = with_ids
-        self.has_frames = any(modality.level == FRAME_LEVEL for modality in modalities)
+        self.has_frames = any(modality.kind == FRAMES for modality in modalities)
         names = [
             b"id" if with_ids else b"",
             b"labels",
@@ -62,7 +62,7 @@ class Layout:
         self.names = np.frombuffer(bytearray().join(names), np.uint8)
         self.name_ends = np.cumsum([len(name) for name in names])
         self.kinds = np.array(
-            [kernels.BYTE_MATRIX if modality.level == FRAME_LEVEL else kernels.FLOAT_VECTOR for modality in modalities],
+            [kernels.BYTE_MATRIX if modality.kind == FRAMES else kernels.FLOAT_VECTOR for modality in modalities],
             np.int64,
         )
         self.widths = np.array([modality.width for modality in modalities], np.int64)
@@ -105,7 +105,7 @@ class Layout:
                 raise ValueError(f"feature 'num_frames' of a record is {frames}")
             target["num_frames"].int64_list.value[:] = [frames]
         for modality in self.modalities:
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 size = frames * modality.width
                 codes = _values(features, modality.name, "bytes_list", 1)[0]
                 target[modality.name].bytes_list.value[:] = [codes[:size].ljust(size, b"\0")]

@@ -16,7 +16,7 @@ import tensorflow as tf
 from vcls_model.commands import JobError
 from vcls_model.input.batches import Plan, array_batches
 from vcls_model.input.blocks import ShardError
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.training.options import ReadOptions
 
@@ -26,7 +26,7 @@ def _signature(plan: Plan) -> dict[str, Any]:
     steps = plan.options.max_frames if plan.options.fixed_frames or plan.options.frames != "all" else None
     features = {}
     for modality in plan.modalities:
-        if modality.level == FRAME_LEVEL:
+        if modality.kind == FRAMES:
             features[modality.name] = tf.TensorSpec([rows, steps, modality.width], tf.uint8)
             features["num_frames"] = tf.TensorSpec([rows], tf.int32)
         else:
@@ -118,7 +118,7 @@ def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[Transfo
     """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), zero where there is no frame."""
     decoded = dict(features)
     for modality in modalities:
-        if modality.level == FRAME_LEVEL:
+        if modality.kind == FRAMES:
             codes = features[modality.name]
             values = tf.cast(codes, tf.float32) * modality.scale + modality.offset
             mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])

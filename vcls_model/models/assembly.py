@@ -23,7 +23,7 @@ from vcls_model.models.branch import Branch
 from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
@@ -101,7 +101,7 @@ def _join(tensors: Sequence[Any], name: str) -> Any:
 
 def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any], Any]:
     """The model's inputs; each modality's features, cleared of padding and normalised; the frames' mask or None."""
-    framed = modalities[0].level == FRAME_LEVEL
+    framed = modalities[0].kind == FRAMES
     inputs = {
         modality.name: keras.Input((None, modality.width) if framed else (modality.width,), name=modality.name)
         for modality in modalities

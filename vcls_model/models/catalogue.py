@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.records.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
+VIDEO_LEVEL = "video"
+FRAME_LEVEL = "frame"
 FUSIONS = ("early", "late", "score")
 MODALITY_NORMS = ("none", "l2", "unit")
 HEADS = ("none", "label_graph")
@@ -274,7 +276,8 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
         UsageError: unknown model, or the data set has no modality of the model's level.
     """
     level = model_info(name).level
-    chosen = tuple(modality for modality in modalities if modality.level == level)
+    kind = FRAMES if level == FRAME_LEVEL else VECTOR
+    chosen = tuple(modality for modality in modalities if modality.kind == kind)
     if chosen:
         return chosen
     held = ", ".join(modality.name for modality in modalities) or "nothing"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 
 def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
@@ -16,7 +16,7 @@ def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.nd
         inputs: a model's input dict.
     """
     values = np.asarray(inputs[modality.name], np.float32)
-    if modality.level != FRAME_LEVEL:
+    if modality.kind != FRAMES:
         return values
     counts = np.asarray(inputs["num_frames"])
     real = np.arange(values.shape[1])[None, :] < counts[:, None]

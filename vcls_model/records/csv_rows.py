@@ -21,7 +21,7 @@ from vcls_model.commands import UsageError
 from vcls_model.records.decoding import FrameBatch, RawBatch, ReadOptions, RecordError, Rejected, in_batches
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
-from vcls_model.records.schema import VIDEO_LEVEL, Modality, RecordSchema
+from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.storage import open_for_reading
 
 _ID_COLUMNS = ("id", "video_id")
@@ -58,9 +58,7 @@ def csv_schema(path: str) -> RecordSchema:
         layout = _layout(header)
     except RecordError as error:
         raise UsageError(f"{path} is not a CSV of features: {error}") from None
-    modalities = tuple(
-        Modality(name, len(columns), VIDEO_LEVEL, "float32") for name, columns in layout.modalities.items()
-    )
+    modalities = tuple(Modality(name, len(columns), VECTOR, "float32") for name, columns in layout.modalities.items())
     return RecordSchema("csv", "csv", layout.names[layout.id], layout.names[layout.labels], modalities)
 
 

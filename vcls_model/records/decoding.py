@@ -9,7 +9,7 @@ import numpy as np
 
 from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
 
 # A missing modality that is filled gets the value nearest to 0, which is the middle of what whitened features hold.
 FILL_CODE = 128
@@ -175,7 +175,7 @@ class Decoder:
         self._sequence = schema.container == "sequence_example"
 
     def _kind(self, modality: Modality) -> int:
-        if modality.level != FRAME_LEVEL:
+        if modality.kind != FRAMES:
             return kernels.FLOAT_VECTOR if modality.encoding == "float32" else kernels.BYTE_VECTOR
         return kernels.BYTE_FRAMES if self.schema.container == "sequence_example" else kernels.BYTE_MATRIX
 
@@ -266,7 +266,7 @@ class Decoder:
         notes: Counter = Counter()
         for position, modality in enumerate(self.schema.modalities):
             begins = np.ascontiguousarray(index.values[:, position, 0])
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 frames = index.values[:, position, 1]
                 kept = np.minimum(frames, self.options.max_frames)
                 features[modality.name] = FrameBatch(
@@ -410,7 +410,7 @@ class Decoder:
         name, width = modality.name, modality.width
         if not self._sequence:
             values = _one_vector(record.features[name], modality)
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 if not values or len(values) % width:
                     raise RecordError("wrong_width", f"{name!r} holds {len(values)} codes, not a multiple of {width}")
                 return [values[at : at + width] for at in range(0, len(values), width)]
@@ -495,7 +495,7 @@ def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:
             raise RecordError("wrong_width", f"{name!r} must hold 1 byte string, got {len(feature.values)}")
         value = feature.values[0]
         assert isinstance(value, bytes)
-        if modality.level != FRAME_LEVEL and len(value) != modality.width:
+        if modality.kind != FRAMES and len(value) != modality.width:
             raise RecordError("wrong_width", f"{name!r} must hold {modality.width} codes, got {len(value)}")
         return value
     if len(feature.values) != modality.width:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
 
-VIDEO_LEVEL = "video"
-FRAME_LEVEL = "frame"
+VECTOR = "vector"
+FRAMES = "frames"
+# What schema files and manifests call the kinds under the key `level`.
+_LEVELS = {"video": VECTOR, "frame": FRAMES}
 
 # YouTube-8M and AudioSet quantise features to uint8 over [-2, 2]; a code x stands for x * SCALE + OFFSET (youtube-8m's
 # `Dequantize`, which centres each code in its cell).
@@ -25,23 +28,55 @@ class Modality:
 
     Attributes:
         name: feature name in the record, e.g. `mean_rgb`.
-        width: values a vector, D.
-        level: `"video"` (one vector a video) or `"frame"` (one vector a second).
+        width: values per vector, D.
+        kind: `"vector"` (one vector per video) or `"frames"` (one vector per second).
         encoding: `"float32"`, or `"uint8"`: codes that dequantise to [-2, 2].
     """
 
     name: str
     width: int
-    level: str
+    kind: str
     encoding: str
 
     def __post_init__(self) -> None:
-        if self.level not in (VIDEO_LEVEL, FRAME_LEVEL):
-            raise UsageError(f"modality {self.name!r}: level must be 'video' or 'frame', got {self.level!r}")
+        if self.kind not in (VECTOR, FRAMES):
+            raise UsageError(f"modality {self.name!r}: kind must be 'vector' or 'frames', got {self.kind!r}")
         if self.encoding not in ("float32", "uint8"):
             raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
         if not isinstance(self.width, int) or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; `modality_fields` reads it back."""
+        return with_level(vars(self))
+
+
+def with_level(modality: Mapping[str, Any]) -> dict[str, Any]:
+    """A modality's entry in a manifest: its fields, and the kind once more as the `level` that older readers know."""
+    levels = {kind: level for level, kind in _LEVELS.items()}
+    entry = {}
+    for key, value in modality.items():
+        entry[key] = value
+        if key == "kind":
+            entry["level"] = levels[value]
+    return entry
+
+
+def modality_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a modality from an entry that gives its `kind`, its `level` (`video` or `frame`), or both.
+
+    Raises:
+        UsageError: the two contradict each other, or the level is neither.
+    """
+    fields = dict(entry)
+    if "level" not in fields:
+        return fields
+    level = fields.pop("level")
+    if level not in _LEVELS:
+        raise UsageError(f"modality {fields.get('name')!r}: level must be 'video' or 'frame', got {level!r}")
+    if fields.setdefault("kind", _LEVELS[level]) != _LEVELS[level]:
+        raise UsageError(f"modality {fields.get('name')!r}: level {level!r} contradicts kind {fields['kind']!r}")
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +112,24 @@ class RecordSchema:
         names = [modality.name for modality in self.modalities]
         if len(set(names)) != len(names):
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
-        if len({modality.level for modality in self.modalities}) != 1:
+        if len({modality.kind for modality in self.modalities}) != 1:
             raise UsageError(f"schema {self.name!r} mixes video-level and frame-level modalities")
 
     @property
-    def level(self) -> str:
-        """`"video"` or `"frame"`: the same for all modalities."""
-        return self.modalities[0].level
+    def has_frames(self) -> bool:
+        """Whether any modality is a sequence of frames."""
+        return any(modality.kind == FRAMES for modality in self.modalities)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `schema_from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        return {**vars(self), "modalities": [modality.to_dict() for modality in self.modalities]}
+
+    def settings(self) -> dict[str, Any]:
+        """`to_dict` with the keys of the first manifests, which --resume and `config_hash` compare."""
+        described = self.to_dict()
+        for modality in described["modalities"]:
+            del modality["kind"]
+        return described
 
 
 def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
@@ -97,7 +139,7 @@ def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
         UsageError: a key is missing, unknown or out of range.
     """
     try:
-        modalities = tuple(Modality(**modality) for modality in value["modalities"])
+        modalities = tuple(Modality(**modality_fields(modality)) for modality in value["modalities"])
         return RecordSchema(**{**value, "modalities": modalities})
     except KeyError as error:
         raise UsageError(f"the schema lacks {error.args[0]!r}") from None
@@ -106,16 +148,16 @@ def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
 
 
 def _video(name: str, id_feature: str, rgb: str, classes: int) -> RecordSchema:
-    modalities = [Modality(rgb, 1024, VIDEO_LEVEL, "float32")]
+    modalities = [Modality(rgb, 1024, VECTOR, "float32")]
     if rgb == "mean_rgb":
-        modalities.append(Modality("mean_audio", 128, VIDEO_LEVEL, "float32"))
+        modalities.append(Modality("mean_audio", 128, VECTOR, "float32"))
     return RecordSchema(name, "example", id_feature, "labels", tuple(modalities), classes)
 
 
 def _frame(name: str, id_feature: str, rgb: str, classes: int, segments: bool = False) -> RecordSchema:
-    modalities = [Modality(rgb, 1024, FRAME_LEVEL, "uint8")]
+    modalities = [Modality(rgb, 1024, FRAMES, "uint8")]
     if rgb == "rgb":
-        modalities.append(Modality("audio", 128, FRAME_LEVEL, "uint8"))
+        modalities.append(Modality("audio", 128, FRAMES, "uint8"))
     return RecordSchema(name, "sequence_example", id_feature, "labels", tuple(modalities), classes, segments)
 
 
@@ -134,7 +176,7 @@ BUILT_IN = {
             "sequence_example",
             "video_id",
             "labels",
-            (Modality("audio_embedding", 128, FRAME_LEVEL, "uint8"),),
+            (Modality("audio_embedding", 128, FRAMES, "uint8"),),
             527,
         ),
     )

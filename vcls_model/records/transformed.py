@@ -6,7 +6,14 @@ from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.records.schema import REQUANTISE_OFFSET, REQUANTISE_SCALE, Modality, RecordSchema, schema_from_dict
+from vcls_model.records.schema import (
+    REQUANTISE_OFFSET,
+    REQUANTISE_SCALE,
+    Modality,
+    RecordSchema,
+    modality_fields,
+    schema_from_dict,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,18 +21,19 @@ class TransformedModality(Modality):
     """A modality of a transformed dataset.
 
     Attributes:
-        scale: a one-byte code x of a frame-level feature stands for x * scale + offset.
+        scale: where the encoding is `uint8`, a code x stands for x * scale + offset.
         offset: see `scale`.
     """
 
-    scale: float = REQUANTISE_SCALE
-    offset: float = REQUANTISE_OFFSET
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 def modality_from_dict(entry: Mapping[str, Any]) -> TransformedModality:
     """Reads an entry of `transformed` in an `info.json`; keys that it does not know are left."""
+    fields = {"scale": REQUANTISE_SCALE, "offset": REQUANTISE_OFFSET, **modality_fields(entry)}
     known = [field.name for field in dataclasses.fields(TransformedModality)]
-    return TransformedModality(**{key: entry[key] for key in known if key in entry})
+    return TransformedModality(**{key: fields[key] for key in known if key in fields})
 
 
 @dataclasses.dataclass(frozen=True)

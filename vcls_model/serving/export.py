@@ -14,7 +14,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, RecordSchema
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, RecordSchema
 from vcls_model.records.transformed import TransformedModality
 
 Features = dict[str, tf.Tensor]
@@ -34,7 +34,7 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
     """
-    if schema.level != FRAME_LEVEL:
+    if not schema.has_frames:
         spec: dict[str, Any] = {}
         for modality in schema.modalities:
             if modality.encoding == "float32":
@@ -128,7 +128,7 @@ class ServingModule(tf.Module):
         """Logits (B, C) of raw features."""
         transformed = self.transform(raw)
         features = {modality.name: transformed[modality.name] for modality in self._modalities}
-        frames = [modality for modality in self._modalities if modality.level == FRAME_LEVEL]
+        frames = [modality for modality in self._modalities if modality.kind == FRAMES]
         if frames:
             held = tf.cast(transformed["num_frames"], tf.int32)
             counts = tf.minimum(held, self._max_frames)
@@ -210,7 +210,7 @@ def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
     return {
         modality.name: (
             tf.TensorSpec([None], tf.string, name=modality.name)
-            if modality.level == FRAME_LEVEL
+            if modality.kind == FRAMES
             else tf.TensorSpec([None, modality.width], tf.float32, name=modality.name)
         )
         for modality in schema.modalities
@@ -221,13 +221,13 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
     """The arguments of the signature `transformed`."""
     specs = {
         modality.name: tf.TensorSpec(
-            [None, None, modality.width] if modality.level == FRAME_LEVEL else [None, modality.width],
+            [None, None, modality.width] if modality.kind == FRAMES else [None, modality.width],
             tf.float32,
             name=modality.name,
         )
         for modality in modalities
     }
-    if any(modality.level == FRAME_LEVEL for modality in modalities):
+    if any(modality.kind == FRAMES for modality in modalities):
         specs["num_frames"] = tf.TensorSpec([None], tf.int32, name="num_frames")
     return specs
 

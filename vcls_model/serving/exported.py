@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.scoring.planning import SETTINGS, STATE
 from vcls_model import storage
 from vcls_model.commands import UsageError
-from vcls_model.records.schema import Modality, RecordSchema, schema_from_dict
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
 
@@ -146,7 +146,7 @@ def check_same_task(models: Sequence[ExportedModel]) -> None:
 def describe(modalities: Sequence[Modality]) -> str:
     """`mean_rgb[1024] + mean_audio[128] (video-level)`, for messages."""
     names = " + ".join(f"{modality.name}[{modality.width}]" for modality in modalities)
-    return f"{names} ({modalities[0].level}-level)"
+    return f"{names} ({'frame' if any(modality.kind == FRAMES for modality in modalities) else 'video'}-level)"
 
 
 def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSchema:

@@ -19,7 +19,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import decode_features, make_batches, shard_error
 from vcls_model.models.assembly import HEAD_PREFIX
-from vcls_model.records.schema import FRAME_LEVEL
+from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality
 from vcls_model.training import checkpoints
 from vcls_model.training.evaluation import evaluate
@@ -521,7 +521,7 @@ class Trainer:
         )
 
     def _evaluation_batch(self) -> int:
-        if any(modality.level == FRAME_LEVEL for modality in self.modalities):
+        if any(modality.kind == FRAMES for modality in self.modalities):
             return max(16, min(128, self.batch_size))
         return 512
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.moments import Moments
 from vcls_model.records.encoding import CodeMap
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES
 
 if TYPE_CHECKING:
     from pipelines.preprocessing.transform.graph import TransformGraph
@@ -56,7 +56,7 @@ class AffineTransform:
         affine, codes = {}, {}
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 codes[modality.name] = CodeMap.of(
                     fitted, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), config.code_range(modality)
                 )

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.preprocessing.config import POOLS, TransformConfig, TransformedFeature
+from pipelines.preprocessing.config import POOLS, TransformConfig
 from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
 from vcls_model import storage
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -41,12 +41,12 @@ def transformed_feature_spec(config: TransformConfig) -> dict[str, Any]:
     import tensorflow as tf
 
     spec = _feature_spec(config.transformed())
-    if config.schema.level == FRAME_LEVEL:
+    if config.schema.has_frames:
         spec["num_frames"] = tf.io.FixedLenFeature([], tf.int64)
     return spec
 
 
-def _feature_spec(features: Iterable[Modality | TransformedFeature]) -> dict[str, Any]:
+def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
     """Of `id`, `labels` and these: frames as one byte string, video-level features as vectors."""
     import tensorflow as tf
 
@@ -54,7 +54,7 @@ def _feature_spec(features: Iterable[Modality | TransformedFeature]) -> dict[str
     for feature in features:
         spec[feature.name] = (
             tf.io.FixedLenFeature([], tf.string)
-            if feature.level == FRAME_LEVEL
+            if feature.kind == FRAMES
             else tf.io.FixedLenFeature([feature.width], tf.float32)
         )
     return spec
@@ -75,7 +75,7 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
         normalisers: dict[str, Callable[[Any], Any]] = {}
         for modality in config.schema.modalities:
             raw = inputs[modality.name]
-            if modality.level != FRAME_LEVEL:
+            if modality.kind != FRAMES:
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
                 continue
             normalisers[modality.name] = _normaliser(config, modality, fit, raw)
@@ -95,7 +95,7 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
 
     if config.pca_dims:
         width = config.width_of(modality)
-        values = _all_frames(raw, modality) if modality.level == FRAME_LEVEL else raw
+        values = _all_frames(raw, modality) if modality.kind == FRAMES else raw
         centre, _ = fit(modality, raw)
         components = tft.pca(values, output_dim=width, dtype=tf.float32, name=f"{modality.name}_pca")
         projected = tf.matmul(values - centre, components)
@@ -131,7 +131,7 @@ def _frame_outputs(
     import tensorflow as tf
 
     modalities = [modality for modality in config.schema.modalities if modality.name in raw]
-    features = [feature for feature in config.transformed() if feature.level == FRAME_LEVEL or config.pool_frames]
+    features = [feature for feature in config.transformed() if feature.kind == FRAMES or config.pool_frames]
 
     def one_video(codes: dict[str, Any]) -> dict[str, Any]:
         outputs = {}
@@ -154,14 +154,14 @@ def _frame_outputs(
         raw,
         fn_output_signature={
             feature.name: tf.TensorSpec([], tf.string)
-            if feature.level == FRAME_LEVEL
+            if feature.kind == FRAMES
             else tf.TensorSpec([feature.width], tf.float32)
             for feature in features
         },
     )
     return {
         feature.name: outputs[feature.name]
-        if feature.level == FRAME_LEVEL
+        if feature.kind == FRAMES
         else tf.ensure_shape(outputs[feature.name], [None, feature.width])
         for feature in features
     }
@@ -284,7 +284,7 @@ class TransformGraph:
         loader = saved_transform_io_v2.SavedModelLoader(directory)
         signature = {
             modality.name: tf.TensorSpec([None], tf.string)
-            if modality.level == FRAME_LEVEL
+            if modality.kind == FRAMES
             else tf.TensorSpec([None, modality.width], tf.float32)
             for modality in config.schema.modalities
         }

@@ -12,7 +12,7 @@ from pipelines.preprocessing.steps import read_shard
 from pipelines.preprocessing.transform.affine import affine_of
 from pipelines.preprocessing.transform.graph import graph_analyzer, make_preprocessing_fn, raw_feature_spec
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import FRAME_LEVEL
+from vcls_model.records.schema import FRAMES
 
 
 class SelectAffine(beam.PTransform):
@@ -40,7 +40,7 @@ def placeholder_record(config: TransformConfig) -> dict[str, Any]:
     record: dict[str, Any] = {"id": b"placeholder", "labels": np.zeros(0, np.int64)}
     for modality in config.schema.modalities:
         record[modality.name] = (
-            bytes(modality.width) if modality.level == FRAME_LEVEL else np.zeros(modality.width, np.float32)
+            bytes(modality.width) if modality.kind == FRAMES else np.zeros(modality.width, np.float32)
         )
     return record
 

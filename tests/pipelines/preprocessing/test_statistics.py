@@ -20,14 +20,14 @@ from tests.fixtures.records import FRAME, VIDEO
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
 from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, VECTOR, RecordSchema
 
 
 def batch_of(schema: RecordSchema, rng: np.random.Generator, count: int, scale: float = 1.0) -> RawBatch:
     features: dict[str, np.ndarray | FrameBatch] = {}
     lengths = rng.integers(1, 9, count)
     for modality in schema.modalities:
-        if modality.level == "video":
+        if modality.kind == VECTOR:
             features[modality.name] = (rng.normal(0.3, 1, (count, modality.width)) * scale).astype(np.float32)
         else:
             features[modality.name] = FrameBatch.of(

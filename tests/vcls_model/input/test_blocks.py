@@ -14,7 +14,7 @@ from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
 from vcls_model.records import examples
 from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
-from vcls_model.records.schema import Modality
+from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training.options import ReadOptions
 
@@ -26,7 +26,7 @@ def parsed(shards, modalities):
     """What TensorFlow reads: id -> (labels, features); codes of frames as (T, D)."""
     spec = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
     for modality in modalities:
-        if modality.level == "frame":
+        if modality.kind == FRAMES:
             spec["num_frames"] = tf.io.FixedLenFeature([], tf.int64)
             spec[modality.name] = tf.io.FixedLenFeature([], tf.string)
         else:
@@ -37,7 +37,7 @@ def parsed(shards, modalities):
         features = {}
         for modality in modalities:
             value = record[modality.name]
-            if modality.level == "frame":
+            if modality.kind == FRAMES:
                 size = int(record["num_frames"]) * modality.width
                 value = tf.io.decode_raw(value, tf.uint8, fixed_length=size) if size else np.zeros(0, np.uint8)
                 value = np.reshape(value, (-1, modality.width))
@@ -143,7 +143,7 @@ def test_other_file_systems_give_the_same(dataset, monkeypatch):
 
 def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
-    modalities = (Modality("clip", 5, "video", "float32"), Modality("rgb", 4, "frame", "uint8"))
+    modalities = (Modality("clip", 5, "vector", "float32"), Modality("rgb", 4, "frames", "uint8"))
     frames = random.integers(0, 9, 40)
     ends = np.cumsum(frames)
     codes = random.integers(0, 256, (ends[-1], 4)).astype(np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from vcls_model.models import build_model
-from vcls_model.records.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 WIDTH = 8
 
@@ -30,7 +30,7 @@ def ordered_videos(count: int, seed: int) -> tuple[dict[str, np.ndarray], np.nda
 def average_precision(name: str, **options: Any) -> float:
     """Of class 0 on new videos, after training."""
     keras.utils.set_random_seed(0)
-    model = build_model(name, [Modality("rgb", WIDTH, FRAME_LEVEL, "float32")], 2, **options)
+    model = build_model(name, [Modality("rgb", WIDTH, FRAMES, "float32")], 2, **options)
     inputs, labels = ordered_videos(1024, 1)
     model.compile(keras.optimizers.Adam(5e-3), keras.losses.BinaryCrossentropy(from_logits=True))
     model.fit(inputs, labels, batch_size=128, epochs=12, verbose=0)

@@ -14,7 +14,7 @@ from vcls_model.models.neighbour_memory import remember
 from vcls_model.models.video_vectors import joined_vectors
 from vcls_model.records.schema import Modality
 
-VIDEO = (Modality("sight", 6, "video", "float32"), Modality("sound", 3, "video", "float32"))
+VIDEO = (Modality("sight", 6, "vector", "float32"), Modality("sound", 3, "vector", "float32"))
 CLASSES = 4
 
 
@@ -90,7 +90,7 @@ def test_few_videos_do_not_make_noise_look_strong() -> None:
     carried = x[:, 0] + 0.3 * random.normal(size=100) > 0
     found = find_label_directions(
         [({"sight": x}, np.zeros(int(carried.sum()), np.int64), carried.astype(np.int64))],
-        (Modality("sight", 90, "video", "float32"),),
+        (Modality("sight", 90, "vector", "float32"),),
         1,
         "none",
     )

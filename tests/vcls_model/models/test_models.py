@@ -20,10 +20,11 @@ from vcls_model.models import (
     resolve_hyperparameters,
     select_modalities,
 )
+from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
 from vcls_model.models.label_directions import find_label_directions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import remember
-from vcls_model.records.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
 CLASSES, BATCH, STEPS = 7, 6, 5
 FRAME_MODELS = [name for name in MODEL_NAMES if MODELS[name].level == FRAME_LEVEL]
@@ -201,7 +202,7 @@ def test_dense_is_the_formula_of_the_brief() -> None:
     features = np.concatenate([batch["rgb"], batch["audio"]], axis=1)
     expected = np.maximum(features @ hidden + hidden_bias, 0) @ kernel + bias
     np.testing.assert_allclose(model(batch), expected, rtol=1e-4, atol=1e-5)
-    full = build_model("dense", [Modality("mean_rgb", 1024, VIDEO_LEVEL, "float32")], 3862)
+    full = build_model("dense", [Modality("mean_rgb", 1024, VECTOR, "float32")], 3862)
     assert full.count_params() == 1024 * 1024 + 1024 + 1024 * 3862 + 3862
 
 
@@ -265,7 +266,7 @@ def test_what_is_wrong_with_a_hyperparameter_is_said(name: str, given: dict[str,
 
 
 def test_data_of_the_wrong_level_is_refused() -> None:
-    frames, video = Modality("rgb", 4, FRAME_LEVEL, "float32"), Modality("rgb_mean", 4, VIDEO_LEVEL, "float32")
+    frames, video = Modality("rgb", 4, FRAMES, "float32"), Modality("rgb_mean", 4, VECTOR, "float32")
     with pytest.raises(UsageError, match="'nextvlad' reads sequences of frames, but .* only video-level features "):
         build_model("nextvlad", [video], 3)
     with pytest.raises(UsageError, match="'dense' reads one vector a video, but .* preprocess it again with pooled"):

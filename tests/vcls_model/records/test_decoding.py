@@ -259,7 +259,7 @@ def test_frames_beyond_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
 
 
 def test_codes_in_one_byte_string_are_frames_too(tmp_path: Path) -> None:
-    schema = RecordSchema("flat", "example", "id", "labels", (Modality("rgb", 6, "frame", "uint8"),), 10)
+    schema = RecordSchema("flat", "example", "id", "labels", (Modality("rgb", 6, "frames", "uint8"),), 10)
     made = videos(4, schema)
     payloads = [
         Video(video.id, video.labels, {}).example(rgb=bytes_feature(video.values["rgb"].tobytes())) for video in made
@@ -271,7 +271,7 @@ def test_codes_in_one_byte_string_are_frames_too(tmp_path: Path) -> None:
 
 
 def test_a_video_level_modality_of_codes_is_dequantised(tmp_path: Path) -> None:
-    schema = RecordSchema("codes", "example", "id", "labels", (Modality("embedding", 4, "video", "uint8"),), 10)
+    schema = RecordSchema("codes", "example", "id", "labels", (Modality("embedding", 4, "vector", "uint8"),), 10)
     video = Video(b"x", (1,), {})
     found, rejected, _ = read(
         write_shard(tmp_path / "a", [video.example(embedding=bytes_feature(bytes([0, 1, 128, 255])))]), schema
@@ -338,7 +338,7 @@ def test_every_edition_is_recognised_and_read(tmp_path, name, id_feature, rgb, a
     payloads = []
     for video in made:
         rename = {"id": None, id_feature: bytes_feature(video.id)}
-        payloads.append(video.example(**rename) if schema.level == "video" else video.sequence(rename))
+        payloads.append(video.example(**rename) if not schema.has_frames else video.sequence(rename))
     path = write_shard(tmp_path / "a", payloads)
     assert [modality.name for modality in schema.modalities] == [part for part in (rgb, audio) if part]
     assert detect_schema(str(path)) == schema
