@@ -45,11 +45,6 @@ class Modality:
             raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
         if not isinstance(self.width, int) or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
-        if self.kind == FRAMES and self.encoding != "uint8":
-            raise UsageError(
-                f"modality {self.name!r}: frames must be encoded as 'uint8'; quantise frames of {self.encoding}, "
-                "or give the mean over them as a vector"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `modality_fields` reads it back."""
@@ -119,6 +114,12 @@ class RecordSchema:
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
         if self.container == "csv" and self.has_frames:
             raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
+        for modality in self.modalities:
+            if modality.kind == FRAMES and modality.encoding != "uint8":
+                raise UsageError(
+                    f"schema {self.name!r}: the frames of {modality.name!r} must be encoded as 'uint8'; "
+                    f"quantise frames of {modality.encoding}, or give the mean over them as a vector"
+                )
 
     @property
     def has_frames(self) -> bool:
