@@ -304,8 +304,8 @@ class Decoder:
         """
         try:
             record = examples.parse_record(payload)
-        except examples.WireError as error:
-            raise RecordError("unparsable", f"not a tf.train.Example: {error}", stage="parse") from None
+        except examples.ExampleError as error:
+            raise RecordError("unparsable", str(error), stage="parse") from None
         video_id = self._id(record)
         try:
             return self._checked(record, video_id)
@@ -476,7 +476,7 @@ class Decoder:
         for modality in self.schema.modalities:
             rows = values[modality.name]
             if self._in_lists(modality):
-                lists[modality.name] = [examples.bytes_feature(row) for row in rows]
+                lists[modality.name] = rows
             elif modality.encoding == "float32":
                 context[modality.name] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
             else:
