@@ -1,4 +1,4 @@
-"""From framed records to arrays: what a record must satisfy, and why one is rejected."""
+"""From framed records to arrays: what a record must satisfy, and why it is rejected."""
 
 import dataclasses
 import functools
@@ -20,12 +20,12 @@ _ANY_CLASS = 1 << 62
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What is asked of a record.
+    """What a record must satisfy, and what is read of it.
 
     Attributes:
         class_count: labels must lie in [0, class_count); None takes any that is not negative.
-        max_frames: frames beyond are cut, at least 1.
-        fill_missing: a record that lacks one modality but not all is filled up instead of rejected.
+        max_frames: most frames per video, at least 1; the rest is cut off.
+        fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
     """
@@ -39,15 +39,15 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A record that cannot be used, or a stretch of a shard that holds none: one line of a dead letter.
+    """A record that cannot be used, or a corrupt stretch of a shard: one line of a dead-letter file.
 
     Attributes:
         shard: path of the file.
-        offset: where it begins, bytes into the (decompressed) file; for a CSV the line number.
-        id: of the video where it could be read, else empty; bytes that are not UTF-8 appear escaped.
+        offset: where it begins, in bytes of the (decompressed) file; for a CSV its line number.
+        id: of the video, empty where it could not be read; bytes that are not UTF-8 are escaped.
         stage: `"framing"`, `"parse"` or `"validate"`.
         error: the reason, a short code; `rejected_by_reason` counts these.
-        message: for a person; never holds the payload.
+        message: explanation for a reader; never contains the payload.
     """
 
     shard: str
@@ -64,12 +64,12 @@ class Rejected:
 
 @dataclasses.dataclass
 class FrameBatch:
-    """Frames of B videos, where they lie: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
+    """Frames of B videos in place: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
 
     Attributes:
-        buffer: uint8; of the shard's bytes, it is only valid until the next batch is asked for.
+        buffer: uint8; it is valid only until the next batch is requested.
         begins, strides: int64 (B,).
-        lengths: int64 (B,), frames a video, at least 1.
+        lengths: int64 (B,), frames per video, at least 1.
         width: D.
     """
 
@@ -136,13 +136,13 @@ class RawBatch:
         split_id_column: what decides the split: the id of the video.
         offsets: int64 (B,), where the record begins in its shard.
         label_values: int64, the labels of all records one after another; no label twice in a record.
-        label_lengths: int64 (B,), labels a record.
+        label_lengths: int64 (B,), labels per record.
         labelled: bool (B,), whether the record says what its labels are. A video without any label does not; a rated
-            segment does even when no class was found in it.
+            segment does, even when the raters saw no class in it.
         features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones.
-        filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled up.
-        notes: counts of what was repaired: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
-        payloads: the serialized records, when asked for.
+        filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
+        notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
+        payloads: the serialized records, if requested.
         ratings: of segment records: what raters said of the segments, else None.
         context: by name of `ReadOptions.context_features`: the values in each record, none where it lacks the feature.
     """
@@ -184,7 +184,7 @@ class RecordError(Exception):
         self.stage = stage
 
     def rejected(self, shard: str, offset: int) -> Rejected:
-        """The dead letter of this record."""
+        """This record as an entry of a dead-letter file."""
         return Rejected(shard, offset, printable_id(self.video_id), self.stage, self.reason, str(self))
 
 
@@ -210,13 +210,13 @@ class _CanonicalRecord:
 
 
 class Decoder:
-    """Turns framed records into `RawBatch`es: kernels for nearly all, `_careful` for the rest."""
+    """Turns framed records into a `RawBatch`: kernels for nearly all, `_careful` for the rest."""
 
     def __init__(self, schema: RecordSchema, options: ReadOptions) -> None:
         self.schema = schema
         self.options = options
         self._sequence = schema.container == "sequence_example"
-        # The kernels look for the features of the context first, then for the feature lists.
+        # The kernels look for features of the context first, then for the feature lists.
         self._modalities = sorted(schema.modalities, key=self._in_lists)
         in_context = sum(not self._in_lists(modality) for modality in schema.modalities)
         self._context_names = 2 + len(options.context_features) + in_context
@@ -303,16 +303,16 @@ class Decoder:
 
     def _context(self, buffer: np.ndarray, index: "_Index") -> dict[str, list[Values]]:
         """Values of the context features of canonical records; a record with a damaged one is no longer canonical."""
-        found: dict[str, list[Values]] = {}
+        context: dict[str, list[Values]] = {}
         for position, name in enumerate(self.options.context_features):
-            found[name] = [[] for _ in range(len(index.canonical))]
+            context[name] = [[] for _ in range(len(index.canonical))]
             for record in np.flatnonzero(index.canonical & (index.context[:, position, 0] >= 0)).tolist():
                 begin, end = index.context[record, position]
                 try:
-                    found[name][record] = examples.parse_feature(buffer[begin:end].tobytes()).values
+                    context[name][record] = examples.parse_feature(buffer[begin:end].tobytes()).values
                 except examples.ExampleError:
                     index.canonical[record] = False
-        return found
+        return context
 
     def _index(self, buffer: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "_Index":
         count = len(starts)
@@ -456,7 +456,7 @@ class Decoder:
         return items
 
     def _labels(self, record: examples.Record) -> tuple[list[int], int]:
-        """The labels in ascending order without repetition, and how many were repetitions."""
+        """The distinct labels in ascending order, and the number of repetitions."""
         name = self.schema.labels_feature
         feature = record.features.get(name)
         values: list[int] = []
@@ -586,11 +586,11 @@ def _filling(modality: Modality) -> bytes:
 
 
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:
-    wanted = "float" if modality.encoding == "float32" else "bytes"
+    kind = "float" if modality.encoding == "float32" else "bytes"
     name = modality.name
-    if feature.kind != wanted:
+    if feature.kind != kind:
         raise RecordError("wrong_type", f"{name!r} must hold {modality.encoding}, got {feature.kind}")
-    if wanted == "bytes":
+    if kind == "bytes":
         if len(feature.values) != 1:
             raise RecordError("wrong_width", f"{name!r} must hold 1 byte string, got {len(feature.values)}")
         value = feature.values[0]
@@ -637,7 +637,7 @@ def _bytes_column(buffer: np.ndarray, spans: np.ndarray) -> BytesColumn:
 def records_in(payloads: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays payloads out as `Decoder.decode` takes them: (buffer, starts, lengths)."""
     lengths = np.array([len(payload) for payload in payloads], np.int64)
-    # A writable array, as chunks are: numba compiles a kernel anew for one that is not.
+    # A writable array, as chunks are: numba compiles a kernel a second time for one that is not.
     return np.frombuffer(bytearray(b"".join(payloads) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths
 
 
