@@ -62,8 +62,7 @@ def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch
             splits = np.full(len(batch), shard.split)
         else:
             assert config.ratios is not None
-            ids = batch.split_id_column
-            splits = splits_of(ids.data, ids.begins, ids.lengths, config.ratios)
+            splits = splits_of(batch.split_ids, config.ratios)
         yield batch, rejected, splits
 
 
@@ -210,7 +209,7 @@ def transform_shard(
         }
         for batch, rejected, splits in read_shard(shard, config):
             for record in rejected:
-                dead_letters += json.dumps(vars(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                dead_letters += record.to_json()
             for split, data in transformer.transform(batch, rejected, splits):
                 streams[split].write(data.data)
                 sizes[outputs[split]] += data.size
@@ -354,8 +353,4 @@ def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: Affine
 
 
 def _graph_input(values: np.ndarray | FrameBatch) -> np.ndarray | list[bytes]:
-    if not isinstance(values, FrameBatch):
-        return values
-    ends = np.cumsum(values.lengths).tolist()
-    codes = values.codes
-    return [codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return values.strings() if isinstance(values, FrameBatch) else values
