@@ -340,7 +340,7 @@ def _print_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
-    from pipelines.preprocessing.job import versions
+    from pipelines.running.outputs import versions
     from pipelines.scoring.merging import model_names, total_counts, write_metrics
     from pipelines.scoring.planning import read_manifests, runs_of
     from vcls_model.records.framing import cut_short_note
