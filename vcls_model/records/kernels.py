@@ -392,7 +392,7 @@ def index_records(
     buffer,
     starts,
     lengths,
-    sequence,
+    context_names,
     names,
     name_ends,
     kinds,
@@ -408,7 +408,8 @@ def index_records(
 
     Args:
         buffer, starts, lengths: the payloads, see `FramedChunk`.
-        sequence: modalities are in the feature lists of a SequenceExample (else in its features).
+        context_names: how many of the names are features of the record (or of its context); those after them are
+            feature lists of a SequenceExample.
         names, name_ends: names of id, labels and the modalities, concatenated (uint8), and where each ends.
         kinds, widths: of each modality.
         class_count: labels must be below.
@@ -428,13 +429,12 @@ def index_records(
         features, features_end = _message(buffer, at, end, _TAG_1)
         if features < 0:
             continue
-        context_names = 2 if sequence else 2 + modalities
         if not _find_features(buffer, features, features_end, names, name_ends, 0, context_names, spans):
             continue
         if features_end != end:
             # Feature lists: of a SequenceExample; an Example's writer may leave empty ones.
             lists, lists_end = _message(buffer, features_end, end, _TAG_2)
-            if lists_end != end or not (sequence or lists == lists_end):
+            if lists_end != end or not (context_names < 2 + modalities or lists == lists_end):
                 continue
             if not _find_features(buffer, lists, lists_end, names, name_ends, context_names, 2 + modalities, spans):
                 continue
@@ -449,6 +449,7 @@ def index_records(
         if labels[record, 0] < 0 or (labels_wanted and labels[record, 2] == 0):
             continue
         good = True
+        record_frames = np.int64(-1)
         for modality in range(modalities):
             at, end = spans[2 + modality, 0], spans[2 + modality, 1]
             width = widths[modality]
@@ -472,9 +473,11 @@ def index_records(
             values[record, modality, 0] = code
             values[record, modality, 1] = frames
             values[record, modality, 2] = stride
-            if frames != values[record, 0, 1]:
-                good = False
-                break
+            if kinds[modality] == BYTE_FRAMES or kinds[modality] == BYTE_MATRIX:
+                if record_frames >= 0 and frames != record_frames:
+                    good = False
+                    break
+                record_frames = frames
         usual[record] = good
 
 
