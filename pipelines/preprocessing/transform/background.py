@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.outputs import moments_path, read_moments
 from pipelines.preprocessing.transform.graph import write_transform
-from pipelines.preprocessing.transform.lean_import import import_transform
 from vcls_model import storage
+from vcls_model.quiet import start_tensorflow
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -67,7 +67,8 @@ def serve() -> None:
 
         FileSystems.set_options(PipelineOptions.from_dictionary(flags))
 
-    import_transform()
+    start_tensorflow()
+    import tensorflow_transform  # noqa: F401
 
     pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
     parent = os.getppid()
