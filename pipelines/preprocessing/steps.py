@@ -16,9 +16,9 @@ from pipelines.preprocessing.statistics import (
     Moments,
     ShardMeter,
     Statistics,
+    empty_statistics,
     merge_statistics,
     moments,
-    no_statistics,
     statistics_hash,
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
@@ -81,7 +81,7 @@ class MergeStatistics(beam.CombineFn):
         self._schema = schema
 
     def create_accumulator(self) -> Statistics:
-        return no_statistics(self._schema)
+        return empty_statistics(self._schema)
 
     def add_input(self, accumulator: Statistics, meter: ShardMeter) -> Statistics:
         meter.add_to(accumulator)
