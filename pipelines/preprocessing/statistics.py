@@ -6,13 +6,14 @@ integers: sums of codes are whole numbers, and sums of float32 values and of the
 
 import dataclasses
 import hashlib
+import io
 import math
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
@@ -20,6 +21,31 @@ from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME
 # Sums of float32 values and of their squares are whole numbers of 2**-298.
 _FLOAT_EXPONENT = -320
 _PARTS = ("total", "squares", "lowest", "highest")
+
+
+def arrays_to_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as the content of an `.npz` file."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray]:
+    """Reads what `arrays_to_bytes` wrote.
+
+    Raises:
+        ValueError: `data` is damaged or cut short.
+    """
+    stream = io.BytesIO(data)
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            if damaged := archive.testzip():  # before numpy believes what a header says of the size
+                raise ValueError(f"damaged array {damaged}")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as stored:
+            return dict(stored)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"damaged arrays: {error}") from None
 
 
 @dataclasses.dataclass
@@ -126,7 +152,7 @@ class ShardMeter:
 
     def to_bytes(self) -> bytes:
         """The sums as a small file that `from_bytes` reads back exactly."""
-        return pack_arrays(
+        return arrays_to_bytes(
             {
                 "counts": np.array(list(self._counts.values()), np.int64),
                 **{
@@ -145,7 +171,7 @@ class ShardMeter:
             ValueError: `data` is damaged.
         """
         meter = cls(schema)
-        stored = unpack_arrays(data)
+        stored = arrays_from_bytes(data)
         try:
             for name, count in zip(meter._counts, stored["counts"].tolist(), strict=True):
                 meter._counts[name] = count

@@ -11,6 +11,8 @@ from pipelines.preprocessing.statistics import (
     ModalitySums,
     ShardMeter,
     Statistics,
+    arrays_from_bytes,
+    arrays_to_bytes,
     empty_statistics,
     merge_statistics,
     moments,
@@ -142,6 +144,24 @@ def test_saved_statistics_come_back(schema: RecordSchema) -> None:
     meter.add(batch, np.ones(9, np.bool_))
     again = ShardMeter.from_bytes(meter.to_bytes(), schema)
     assert statistics_hash(again.statistics()) == statistics_hash(meter.statistics())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_a_value_error(data: st.DataObject) -> None:
+    whole = arrays_to_bytes({"rgb/total": np.arange(5), "counts": np.zeros(2)})
+    spoilt = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        spoilt[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    del spoilt[data.draw(st.integers(0, len(whole))) or len(whole) :]
+    try:
+        arrays = arrays_from_bytes(bytes(spoilt))
+    except ValueError:
+        return
+    # The zip's own fields (dates, flags) may change without harm; the arrays may not.
+    for name, values in {"rgb/total": np.arange(5), "counts": np.zeros(2)}.items():
+        if name in arrays:
+            np.testing.assert_array_equal(arrays[name], values)
 
 
 def test_codes_of_millions_of_frames_do_not_overflow() -> None:
