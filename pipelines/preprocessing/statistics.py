@@ -16,7 +16,7 @@ import numpy as np
 
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
 # Sums of float32 values and of their squares are whole numbers of 2**-298.
 _FLOAT_EXPONENT = -320
@@ -239,12 +239,13 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
     found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
     if modality.kind != FRAMES:
         return found
+    codes = modality.quantisation
     return Moments(
         count,
-        found.mean * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.std * DEQUANTISE_SCALE,
-        found.lowest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.highest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+        codes.values(found.mean),
+        found.std * codes.scale,
+        codes.values(found.lowest),
+        codes.values(found.highest),
     )
 
 

@@ -14,7 +14,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.transformed import TransformedModality
 
 Features = dict[str, tf.Tensor]
@@ -45,7 +45,8 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         for modality in schema.modalities:
             if modality.encoding != "float32":
                 codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
-                parsed[modality.name] = _dequantise(tf.ensure_shape(codes, [None, modality.width]))
+                codes = tf.cast(tf.ensure_shape(codes, [None, modality.width]), tf.float32)
+                parsed[modality.name] = modality.quantisation.values(codes)
         return parsed
     frames = {modality.name: tf.io.RaggedFeature(tf.string) for modality in schema.modalities}
     if schema.container == "sequence_example":
@@ -54,10 +55,6 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
     else:
         parsed = tf.io.parse_example(serialized, frames)
     return {name: tf.strings.reduce_join(value, axis=1) for name, value in parsed.items()}
-
-
-def _dequantise(codes: tf.Tensor) -> tf.Tensor:
-    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
 
 
 class TransformGraph(tf.Module):
@@ -182,7 +179,7 @@ class ServingModule(tf.Module):
 
 
 def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:
-    """Positions int32 (B, K) of the frames to see, as `record_kernels.choose_frames` has them; filled with the last."""
+    """Positions int32 (B, K) of the frames to see, as `kernels.choose_frames` has them; filled with the last."""
     step = tf.range(tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1))[tf.newaxis]
     held, counts = held[:, tf.newaxis], counts[:, tf.newaxis]
     middles = (2 * step + 1) * held // tf.maximum(2 * counts, 1)
@@ -207,14 +204,7 @@ def teaching_logits(model: keras.Model) -> Callable[[Features], tf.Tensor] | Non
 
 def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `features`."""
-    return {
-        modality.name: (
-            tf.TensorSpec([None], tf.string, name=modality.name)
-            if modality.kind == FRAMES
-            else tf.TensorSpec([None, modality.width], tf.float32, name=modality.name)
-        )
-        for modality in schema.modalities
-    }
+    return {name: tf.TensorSpec([None, *shape], dtype, name=name) for name, (dtype, shape) in schema.elements().items()}
 
 
 def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.statistics import Moments
 from vcls_model.records.encoding import CodeMap
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES
+from vcls_model.records.schema import FRAMES
 
 
 def affine_of(normalise: str, moments: Moments) -> np.ndarray:
@@ -54,9 +54,7 @@ class AffineTransform:
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])
             if modality.kind == FRAMES:
-                codes[modality.name] = CodeMap.of(
-                    fitted, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), config.code_range(modality)
-                )
+                codes[modality.name] = CodeMap.of(fitted, modality.quantisation, config.code_range(modality))
             else:
                 affine[modality.name] = fitted
         return cls(affine, codes)
