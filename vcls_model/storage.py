@@ -179,7 +179,7 @@ def local_copy(directory: str) -> Iterator[str]:
     It holds none of the characters that TensorFlow reads as a pattern: such a directory is shown by a symbolic link.
     """
     if not is_object_store(directory):
-        with _plain_name(_local(directory)) as plain:
+        with plain_name(_local(directory)) as plain:
             yield plain
         return
     root = directory.rstrip("/") + "/"
@@ -216,15 +216,19 @@ def replace_directory(path: str) -> Iterator[str]:
     temporary = f"{path}.tmp"
     delete(temporary)  # of a process that was killed
     os.makedirs(temporary)
-    with _plain_name(temporary) as plain:
+    with plain_name(temporary) as plain:
         yield plain
     delete(path)
     os.rename(temporary, path)
 
 
 @contextlib.contextmanager
-def _plain_name(directory: str) -> Iterator[str]:
-    if not any(character in directory for character in _PATTERN_CHARACTERS + "\\"):
+def plain_name(directory: str) -> Iterator[str]:
+    """A path of a local directory, on this machine, without the characters that TensorFlow reads as a pattern.
+
+    That of a symbolic link, if need be, which lasts as long as the block. Addresses of object stores stay as they are.
+    """
+    if is_object_store(directory) or not any(character in directory for character in _PATTERN_CHARACTERS + "\\"):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
