@@ -24,9 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m pipelines.preprocess",
         description=__doc__.split("\n")[0],
-        epilog="Other flags are Beam's. On this machine the shards are shared out over threads, one a core; the work "
-        "on records runs in compiled code that lets other threads run, so all cores are used. "
-        "--direct_num_workers=N changes their number, --direct_running_mode=multi_processing takes processes.",
+        epilog="Other flags are Beam's. On this machine, shards are processed by one thread per core, in compiled code "
+        "that uses all cores; --direct_num_workers=N changes the number of threads.",
     )
     parser.add_argument(
         "--input", help="glob(s) of records, split by a hash of the id: TFRecord (plain or gzip), or a CSV"

@@ -1,7 +1,8 @@
 """Running the pipeline: temporary directories, what goes wrong on the way, and the counts at the end."""
 
 import contextlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipelines.preprocessing.config import JobConfig
@@ -11,8 +12,9 @@ from pipelines.preprocessing.moments import Moments, moments_from_json
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.transform.background import GraphWriter
 from pipelines.preprocessing.transform.lean_import import import_transform
-from pipelines.running.failures import explained_failures, quick_handover, quiet_runner
+from pipelines.running.failures import explained_failures
 from pipelines.running.progress import shown_progress
+from pipelines.running.quiet import quick_handover, quiet_runner
 from pipelines.running.runners import check_runner
 from vcls_model import storage
 
@@ -55,10 +57,15 @@ def execute(
     )
 
 
-def analysis_context(config: JobConfig, temporary: str) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def analysis_context(config: JobConfig, temporary: str) -> Iterator[None]:
     """Where tf.Transform's own analyzers, which only PCA needs, keep their intermediate results."""
     if not config.transform.pca_dims:
-        return contextlib.nullcontext()
+        yield
+        return
     import tensorflow_transform.beam as tft_beam
 
-    return tft_beam.Context(temp_dir=temporary)
+    if not storage.is_object_store(temporary):
+        os.makedirs(temporary, exist_ok=True)
+    with storage.plain_name(temporary) as plain, tft_beam.Context(temp_dir=plain):
+        yield
