@@ -27,9 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m pipelines.preprocess",
         description=__doc__.split("\n")[0],
-        epilog="Other flags are passed to Beam. On this machine one thread per core processes shards "
-        "(--direct_num_workers=N changes their number); the work on records runs in compiled code outside Python's "
-        "lock, so all cores are used.",
+        epilog="Other flags are Beam's. On this machine, shards are processed by one thread per core, in compiled code "
+        "that uses all cores; --direct_num_workers=N changes the number of threads.",
     )
     add = parser.add_argument
     add("--input", help="glob(s) of records, split by a hash of the id: TFRecord (plain or gzip), or a CSV")

@@ -295,8 +295,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     import apache_beam as beam
 
-    from pipelines.running.failures import explained_failures, quiet_runner
+    from pipelines.running.failures import explained_failures
     from pipelines.running.progress import shown_progress
+    from pipelines.running.quiet import quiet_runner
     from pipelines.running.runners import check_runner, is_local
     from pipelines.scoring.groups import DEAD_LETTER
     from pipelines.scoring.planning import STATE

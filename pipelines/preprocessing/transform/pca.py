@@ -1,6 +1,7 @@
 """tf.Transform's analysis over the training records themselves, which PCA alone needs."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,11 @@ def analysis_directories(config: JobConfig) -> Iterator[None]:
     """Where tf.Transform's analyzers keep intermediate results, while a pipeline with PCA is built and runs."""
     import tensorflow_transform.beam as tft_beam
 
+    directory = storage.join(config.output, TEMPORARY[0])
     try:
-        with tft_beam.Context(temp_dir=storage.join(config.output, TEMPORARY[0])):
+        if not storage.is_object_store(directory):
+            os.makedirs(directory, exist_ok=True)
+        with storage.plain_name(directory) as plain, tft_beam.Context(temp_dir=plain):
             yield
     finally:
         for name in TEMPORARY:
