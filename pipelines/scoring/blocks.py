@@ -8,13 +8,13 @@ import numpy as np
 
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.planning import Group, Shard
-from pipelines.scoring.predictions import Labels, printable_id
+from pipelines.scoring.predictions import Labels
 from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records import examples
+from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
 from vcls_model.records.splits import SPLITS, SplitRatios, split_of
-from vcls_model.serving.exported import frame_strings
 
 # Frame-level codes of one model call: 16 MB of bytes become 64 MB of float32 in the model, and as much again inside it.
 FRAME_BATCH_BYTES = 16 << 20
@@ -109,8 +109,7 @@ def make_block(
     ids: Sequence[bytes] = batch.ids
     offsets = batch.offsets
     features = {
-        name: frame_strings(values.codes, values.lengths) if isinstance(values, FrameBatch) else values
-        for name, values in batch.features.items()
+        name: values.strings() if isinstance(values, FrameBatch) else values for name, values in batch.features.items()
     }
     contexts = context_values(batch.payloads or [], config.slice_by)
     outside = 0

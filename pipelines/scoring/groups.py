@@ -11,11 +11,12 @@ import numpy as np
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.planning import STATE, manifest_path
-from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
+from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
+from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import Rejected
 from vcls_model.serving.ranking import mean_of_models, top_k
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vcls_model import storage
+from vcls_model.records.ids import printable_id
 from vcls_model.serving.ranking import sigmoid
 
 PREDICTIONS = "predictions"
@@ -18,11 +19,6 @@ LOGIT_TYPES = ("none", "float16", "float32")
 # A part is held in memory until it is whole: some 16 MB of predictions, at most 64 MB of logits.
 PART_RECORDS = 1 << 16
 PART_LOGIT_BYTES = 64 << 20
-
-
-def printable_id(video_id: bytes) -> str:
-    """The id as text: UTF-8, other bytes as `\\xNN`."""
-    return video_id.decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)

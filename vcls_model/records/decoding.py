@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.ids import printable_id
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
 SEGMENT_SECONDS = 5
@@ -52,6 +54,10 @@ class Rejected:
     error: str
     message: str
 
+    def to_json(self) -> bytes:
+        """The record as one line of a dead-letter file, line break included."""
+        return json.dumps(vars(self), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
 
 @dataclasses.dataclass
 class FrameBatch:
@@ -84,6 +90,12 @@ class FrameBatch:
         codes = np.empty((int(self.lengths.sum()), self.width), np.uint8)
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
+
+    def strings(self) -> list[bytes]:
+        """The codes of each video as one byte string, frame after frame: how graphs take them."""
+        codes = self.codes.reshape(-1)
+        ends = (np.cumsum(self.lengths) * self.width).tolist()
+        return [codes[begin:end].tobytes() for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 @dataclasses.dataclass
@@ -140,12 +152,7 @@ class RecordError(Exception):
 
     def rejected(self, shard: str, offset: int) -> Rejected:
         """The dead letter of this record."""
-        return Rejected(shard, offset, readable_id(self.video_id), self.stage, self.reason, str(self))
-
-
-def readable_id(video_id: bytes) -> str:
-    """An id as text; bytes that are not UTF-8 are escaped."""
-    return video_id.decode("utf-8", "backslashreplace")
+        return Rejected(shard, offset, printable_id(self.video_id), self.stage, self.reason, str(self))
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """Records to arrays: what TensorFlow wrote is what comes out, and every kind of bad record costs itself alone."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -324,6 +325,23 @@ def test_a_video_level_modality_of_codes_is_dequantised(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         found[0].values["embedding"], np.array([0, 1, 128, 255]) * 4 / 255 + 4 / 512 - 2, atol=1e-6
     )
+
+
+def test_the_codes_of_a_video_as_one_string(tmp_path: Path) -> None:
+    made = videos(5, FRAME)
+    ((batch, _),) = read_batches(
+        str(write_shard(tmp_path / "a", [video.sequence() for video in made])), FRAME, class_count=10, max_frames=4
+    )
+    for name, rows in batch.features.items():
+        assert isinstance(rows, FrameBatch)
+        assert rows.strings() == [video.values[name][:4].tobytes() for video in made]
+
+
+def test_a_rejected_record_is_a_line_of_json() -> None:
+    rejected = Rejected("shard", 7, "名\udcff", "parse", "unparsable", 'not a "record"')
+    line = rejected.to_json()
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert Rejected(**json.loads(line)) == rejected
 
 
 SEGMENTS = RecordSchema("small-segment", "sequence_example", "id", "labels", FRAME.modalities, 10, segments=True)
