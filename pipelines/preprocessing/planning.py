@@ -10,7 +10,7 @@ from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.shards import resolve_schema
 from vcls_model.records.splits import SPLITS, SplitRatios
-from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_classes
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
 # `--schema=auto` looks at no more shards than this before it gives up.
 _PROBED_SHARDS = 8
@@ -127,8 +127,7 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
     if vocabulary:
         if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        text = storage.read_bytes(vocabulary).decode("utf-8-sig", "replace")
-        classes = read_vocabulary(text, vocabulary)
+        classes = load_vocabulary(vocabulary)
         if schema.class_count and len(classes) < schema.class_count:
             # Names may be missing at the end; a label of a nameless class is still a label.
             print(
@@ -136,7 +135,7 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
                 f"{schema.name}: does it belong to this dataset?",
                 file=sys.stderr,
             )
-            classes = read_vocabulary(text, vocabulary, schema.class_count)
+            classes = load_vocabulary(vocabulary, schema.class_count)
         return classes
     if schema.class_count is None:
         raise UsageError(f"schema {schema.name!r} does not say how many classes there are: name them with --vocabulary")

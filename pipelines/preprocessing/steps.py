@@ -1,4 +1,4 @@
-"""The two steps that touch records, measuring a shard and transforming one: each reads it and writes its outputs."""
+"""The steps of the pipeline. Two touch records, measuring a shard and transforming one; both read all of the shard."""
 
 import contextlib
 import dataclasses
@@ -23,6 +23,7 @@ from pipelines.preprocessing.statistics import (
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
 from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.running.counters import inc_counter
 from vcls_model import storage
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch, Rejected
@@ -38,11 +39,9 @@ from vcls_model.records.encoding import (
 from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.splits import SPLITS
 
-_COUNTERS = "preprocess"
-# Pairs of labels kept for each shard: the data card shows the most frequent ones.
+# Most pairs of labels stored per batch: the data card shows the most frequent ones only.
 _MOST_PAIRS = 4096
-# The data card is drawn from the transformed values of so many shards at most, records of each, and frames of each of
-# these.
+# The data card samples transformed values: at most this many shards, records per shard, and frames per record.
 _SAMPLED_SHARDS = 32
 _SAMPLED_RECORDS = 32
 _SAMPLED_FRAMES = 8
@@ -57,7 +56,7 @@ def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
 
 
 class MeasureShard(beam.DoFn):
-    """Shard -> its `ShardMeter`; reads it unless that was done before. Shards without training records are not read."""
+    """Shard -> its `ShardMeter`, stored or measured now. Shards without training records are not read."""
 
     def __init__(self, output: str, config: TransformConfig) -> None:
         self._output = output
@@ -70,7 +69,7 @@ class MeasureShard(beam.DoFn):
         if meter is None:
             meter = measure_shard(shard, self._config)
             manifests.save_statistics(self._output, shard, self._config, meter)
-            beam.metrics.Metrics.counter(_COUNTERS, "shards_measured").inc()
+            inc_counter(self, "shards_measured")
         yield meter
 
 
@@ -99,7 +98,7 @@ class FittedStatistics:
     """What shards are normalised with.
 
     Attributes:
-        identity: `statistics_hash`: shards transformed with others are done again.
+        identity: `statistics_hash`; shards transformed with other statistics are transformed again.
         moments: by modality.
     """
 
@@ -120,10 +119,10 @@ def moments_of(fitted: FittedStatistics) -> dict[str, Moments]:
 
 
 class TransformShard(beam.DoFn):
-    """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
+    """Shard -> its `Summary`, once its transformed records, its dead letters and, last, its manifest are written.
 
     Skips a shard whose manifest says that it was done with the same input, configuration and statistics. Side inputs:
-    the statistics to normalise with; where the transform graph is, for configurations that are not affine.
+    the statistics to normalise with and, for configurations that are not affine, the directory of the graph.
     """
 
     def __init__(self, output: str, config: TransformConfig) -> None:
@@ -144,10 +143,10 @@ class TransformShard(beam.DoFn):
             transform = self._transform(fitted, graph_directory)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
             manifests.save_manifest(self._output, shard, self._config, fitted.identity, sizes, summary)
-            beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
-            beam.metrics.Metrics.counter(_COUNTERS, "records_written").inc(summary.records_written)
+            inc_counter(self, "shards_transformed")
+            inc_counter(self, "records_written", summary.records_written)
             for reason, count in summary.rejected.items():
-                beam.metrics.Metrics.counter(_COUNTERS, f"rejected_{reason}").inc(count)
+                inc_counter(self, f"rejected_{reason}", count)
         yield summary
 
 
@@ -171,15 +170,14 @@ class MergeSummaries(beam.CombineFn):
 
 
 def write_summary(summary: Summary, path: str) -> None:
-    """Leaves the counts of the whole job where `run` finds them."""
-    with storage.open_atomically(path) as stream:
-        stream.write(summary.to_bytes())
+    """Writes the counts of the whole job to `path` for the launcher; see `outputs.finish`."""
+    storage.write_atomically(path, summary.to_bytes())
 
 
 def transform_shard(
     output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | TransformGraph
 ) -> tuple[Summary, dict[str, int]]:
-    """Transforms one shard and writes one file a split and its dead letters.
+    """Transforms one shard and writes one file per split and its dead letters.
 
     Returns:
         What the shard contains, and the bytes of each file by its path below `output`.
@@ -203,7 +201,7 @@ def transform_shard(
     if dead_letters:
         with storage.open_atomically(dead_letter) as stream:
             stream.write(dead_letters)
-    elif storage.exists(dead_letter):  # from a run whose input or flags were others
+    elif storage.exists(dead_letter):  # of an earlier run with another input or other flags
         storage.delete(dead_letter)
     summary = transformer.summary
     summary.shards = 1
@@ -298,7 +296,7 @@ class ShardTransformer:
             self.summary.pairs.add(codes, counts)
 
     def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
-        """Looks at transformed values of some training records, for the data card."""
+        """Sums the transformed values of some training records, for the data card."""
         for feature in self._config.transformed():
             column = columns[feature.name]
             if isinstance(column, FloatColumn):
