@@ -295,8 +295,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _score_groups(plan: Plan, options: "PipelineOptions") -> None:
     import apache_beam as beam
 
-    from pipelines.running.failures import explained_failures, quiet_runner
+    from pipelines.running.failures import explained_failures
     from pipelines.running.progress import shown_progress
+    from pipelines.running.quiet import quiet_runner
     from pipelines.running.runners import check_runner, is_local
     from pipelines.scoring.groups import DEAD_LETTER
     from pipelines.scoring.planning import STATE
@@ -340,7 +341,7 @@ def _print_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _finish(args: argparse.Namespace, plan: Plan, started: float) -> dict[str, Any]:
-    from pipelines.preprocessing.job import versions
+    from pipelines.running.outputs import versions
     from pipelines.scoring.merging import model_names, total_counts, write_metrics
     from pipelines.scoring.planning import read_manifests, runs_of
     from vcls_model.records.framing import cut_short_note

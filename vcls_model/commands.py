@@ -58,36 +58,6 @@ def reject_unknown_flags(rest: Sequence[str], known: Iterable[str]) -> None:
     raise UsageError(f"unrecognised argument {rest[0]!r}{hint}")
 
 
-def spare_inputs(output: str, inputs: Iterable[str | None]) -> None:
-    """Raises `UsageError` when the output directory is, or holds, one of the inputs, which --overwrite would delete.
-
-    Args:
-        output: a local path or an object store's address.
-        inputs: files and directories that the job reads; None and empty ones do not count.
-    """
-    stored = "://" in output
-    own = output if stored else os.path.realpath(output)
-    holder = own.rstrip("/") + "/"
-    for path in inputs:
-        if path and ("://" in path) == stored:
-            place = path if stored else os.path.realpath(path)
-            if f"{place.rstrip('/')}/".startswith(holder):
-                raise UsageError(f"--output={output} holds the input {path}: name another directory")
-
-
-def check_writable(output: str) -> None:
-    """Raises `UsageError` when a local directory can neither be written to nor made."""
-    if "://" in output:
-        return
-    place = os.path.abspath(output)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UsageError(f"output {output}: {place} is a file, not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"output {output}: there is no permission to write in {place}")
-
-
 def parse_all(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line without Beam options: anything left over is a `UsageError`."""
     parser.allow_abbrev = False

@@ -122,7 +122,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from vcls_model.metrics import best_thresholds
     from vcls_model.records.transformed import open_transformed
     from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
-    from vcls_model.serving.export import open_model_info, save_module
+    from vcls_model.serving.export import load_saved_model, open_model_info, save_module
     from vcls_model.training.evaluation import evaluate
     from vcls_model.training.losses import sparse_loss
     from vcls_model.training.options import LossOptions
@@ -143,7 +143,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if theirs != names[0]:
             raise UsageError(f"{path} and {config.models[0]} cannot be joined: their labels.csv name other classes")
     data = open_transformed(config.data) if config.data else None
-    members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
+    members = [load_saved_model(path) for path in config.models]
     # Ensembles of differently transformed members have no such signature, and so no transformed features in common.
     same_features = (
         all("transformed" in member.signatures for member in members)
@@ -155,7 +155,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "the same frames of its videos"
         )
     if config.overwrite:
-        storage.delete(config.output)
+        storage.empty_directory(config.output)
     module = tf.Module()
     module.members = members
 

@@ -447,7 +447,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             verbose=config.verbose,
         )
         if chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.delete(config.output)
+            storage.empty_directory(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()

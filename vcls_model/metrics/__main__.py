@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vcls_model.commands import JobError, Parser, UsageError, check_writable, main, parse_all
+from vcls_model.commands import JobError, Parser, UsageError, main, parse_all
+from vcls_model.storage import check_writable
 
 if TYPE_CHECKING:
     import numpy as np

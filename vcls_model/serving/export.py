@@ -70,8 +70,9 @@ class TransformGraph(tf.Module):
         from tensorflow_transform.saved import saved_transform_io_v2
 
         try:
-            output = tft.TFTransformOutput(directory)
-            loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
+            with storage.local_copy(directory) as local:
+                output = tft.TFTransformOutput(local)
+                loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
         except (OSError, ValueError) as error:
             raise JobError(f"{directory} holds no transform graph that can be loaded: {error}") from None
         self._loader = loader
@@ -224,13 +225,14 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
 
 def save_module(module: tf.Module, signatures: Mapping[str, Any], output: str) -> None:
     """Writes `saved_model/` of an exported model directory; replaces an older one."""
-    final = storage.join(output, "saved_model")
-    temporary = storage.join(output, "saved_model.tmp")
-    for path in (temporary, final):
-        if storage.exists(path):
-            tf.io.gfile.rmtree(path)
-    tf.saved_model.save(module, temporary, signatures=dict(signatures))
-    tf.io.gfile.rename(temporary, final)
+    with storage.replace_directory(storage.join(output, "saved_model")) as directory:
+        tf.saved_model.save(module, directory, signatures=dict(signatures))
+
+
+def load_saved_model(directory: str) -> Any:
+    """TensorFlow's object for the `saved_model/` of an exported model directory."""
+    with storage.local_copy(storage.join(directory, "saved_model")) as local:
+        return tf.saved_model.load(local)
 
 
 def open_model_info(directory: str) -> Mapping[str, Any]:

@@ -2,9 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -174,12 +171,8 @@ class LoadedModel:
         self._class_count = class_count
         self._path = path
         directory = storage.join(path, SAVED_MODEL)
-        if storage.is_object_store(path):
-            with tempfile.TemporaryDirectory(prefix="vcls-model-") as local:
-                copy_directory(directory, local)
-                self._model = tf.saved_model.load(local)
-        else:
-            self._model = tf.saved_model.load(directory)
+        with storage.local_copy(directory) as local:
+            self._model = tf.saved_model.load(local)
         signature = self._model.signatures.get(FEATURES_SIGNATURE)
         if signature is None:
             raise UsageError(
@@ -203,18 +196,6 @@ class LoadedModel:
 
         result = self._features(**{name: tf.constant(value) for name, value in features.items()})
         return result["logits"].numpy()
-
-
-def copy_directory(source: str, target: str) -> None:
-    """Copies all files below `source`, on any file system, to a local directory."""
-    from apache_beam.io.filesystems import FileSystems
-
-    prefix = source.rstrip("/") + "/"
-    for match in FileSystems.match([prefix + "**"])[0].metadata_list:
-        local = os.path.join(target, match.path[len(prefix) :])
-        os.makedirs(os.path.dirname(local), exist_ok=True)
-        with storage.open_for_reading(match.path) as stream, open(local, "wb") as copy:
-            shutil.copyfileobj(stream, copy)
 
 
 def frame_strings(codes: np.ndarray, lengths: np.ndarray) -> list[bytes]:

@@ -22,7 +22,7 @@ from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary
-from vcls_model.serving.export import open_model_info, transformed_signature
+from vcls_model.serving.export import load_saved_model, open_model_info, transformed_signature
 from vcls_model.training.options import ReadOptions
 
 # Hyperparameters that shape no layer which is taken over; with a new head, those of the head alone besides.
@@ -298,7 +298,7 @@ def load_teacher(
             f"--teacher={directory} was trained on another transformed dataset "
             f"({info['data'].get('path')}): its features are scaled otherwise"
         )
-    loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
+    loaded = load_saved_model(directory)
     # An ensemble has neither, when its members were trained on differently transformed data or frames.
     name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
     if name is None:

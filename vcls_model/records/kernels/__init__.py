@@ -67,8 +67,6 @@ from vcls_model.records.kernels.gather import (
 from vcls_model.records.kernels.moments import (
     add_code_moments,
     add_float_moments,
-    add_floats_exactly,
-    add_integers_exactly,
     count_pairs,
 )
 
@@ -104,8 +102,6 @@ __all__ = [
     "add_code_moments",
     "add_feature_bytes",
     "add_float_moments",
-    "add_floats_exactly",
-    "add_integers_exactly",
     "choose_frames",
     "copy_frames",
     "copy_labels",
