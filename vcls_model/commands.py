@@ -6,7 +6,6 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import atexit
 import difflib
-import gc
 import logging
 import os
 import sys
@@ -73,7 +72,6 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     Programming errors keep their traceback: those are ours to fix.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
-    gc.set_threshold(100_000, 50, 50)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _leave(_exit_code(run))
 
