@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model import storage
@@ -180,5 +180,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()
