@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model import __version__, storage
 from vcls_model.commands import Parser, UsageError, main, parse_all
@@ -88,5 +88,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from vcls_model import storage
@@ -415,5 +415,10 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None
         )
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
 from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
@@ -577,5 +577,10 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()
