@@ -87,6 +87,16 @@ class FrameBatch:
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
 
+    def select(self, rows: "slice | np.ndarray") -> "FrameBatch":
+        """The videos of a slice, or those that a bool mask (B,) keeps; the buffer is shared."""
+        return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
+
+    def strings(self) -> list[bytes]:
+        """The codes of each video as one bytes string, frame after frame."""
+        codes = self.codes
+        ends = np.cumsum(self.lengths)
+        return [codes[end - length : end].tobytes() for end, length in zip(ends, self.lengths, strict=True)]
+
 
 @dataclasses.dataclass
 class RawBatch:
