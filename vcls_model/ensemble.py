@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.metrics.catalogue import describe
 from vcls_model.records.schema import VECTOR
 from vcls_model.records.transformed import TransformedModality, modality_from_dict
 
@@ -239,8 +240,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
-    shown = [f"{key} {validation[key]:.4f}" for key in ("map", "gap_at_20") if key in validation]
-    print(f"{len(members)} models joined in {config.output}; validation {', '.join(shown) or 'not asked for'}")
+    print(f"{len(members)} models joined in {config.output}; validation {describe(validation) or 'not asked for'}")
     return info
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
+from vcls_model.metrics.catalogue import describe
 from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
 from vcls_model.training.options import (
     DECAYS,
@@ -566,14 +567,12 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
     if config.verbose:
-        keys = [key for key in ("map", "gap_at_20", "hit_at_1", "perr") if key in validation]
-        shown = [f"{key} {validation[key]:.4f}" for key in keys]
         chosen = (
             f"mean of epochs {', '.join(map(str, trainer.averaged_epochs))}"
             if trainer.averaged_epochs
             else f"best epoch {trainer.progress.best_epoch}"
         )
-        print(f"{chosen}: validation {', '.join(shown) or 'none'}; model in {config.output}", flush=True)
+        print(f"{chosen}: validation {describe(validation) or 'none'}; model in {config.output}", flush=True)
     return info
 
 

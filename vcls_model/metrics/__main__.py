@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.commands import JobError, Parser, UsageError, check_writable, main, parse_all
+from vcls_model.metrics.catalogue import HEADLINE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,7 +161,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
         for name, content in files.items():
             if name != "metrics.json":
                 _write(Path(args.details) / name, content)
-    for name in ("videos", "gap_at_20", "map", "hit_at_1", "perr"):
+    for name in ("videos", *(metric.key for metric in HEADLINE)):
         print(f"{name}: {summary[name]}")
     return summary
 
