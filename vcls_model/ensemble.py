@@ -120,7 +120,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.input.dataset import decode_features
-    from vcls_model.metrics import best_thresholds
+    from vcls_model.metrics.result import best_thresholds, compute_result
     from vcls_model.records.transformed import open_transformed
     from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
     from vcls_model.serving.export import open_model_info, save_module
@@ -204,7 +204,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
-            summary = accumulator.result().summary
+            summary = compute_result(accumulator).summary
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes, thresholds))

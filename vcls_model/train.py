@@ -473,7 +473,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.metrics import best_thresholds
+    from vcls_model.metrics.result import best_thresholds, compute_result
     from vcls_model.records.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
     from vcls_model.serving.export import ServingModule, TransformGraph, save_module, teaching_logits
 
@@ -483,7 +483,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
         accumulator, loss = trainer.evaluate()
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float)
-            summary = accumulator.result().summary
+            summary = compute_result(accumulator).summary
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     vocabulary = storage.join(data.directory, "labels.csv")

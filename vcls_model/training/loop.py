@@ -19,6 +19,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import decode_features, make_batches, shard_error
 from vcls_model.metrics.catalogue import IN_HISTORY, history_column
+from vcls_model.metrics.result import compute_result
 from vcls_model.models.assembly import HEAD_PREFIX
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality
@@ -501,7 +502,7 @@ class Trainer:
                     file=sys.stderr,
                 )
             return {}
-        summary = accumulator.result().summary
+        summary = compute_result(accumulator).summary
         return {"val_loss": loss, **{history_column(metric.key): float(summary[metric.key]) for metric in IN_HISTORY}}
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[Any, float]:

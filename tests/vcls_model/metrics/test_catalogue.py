@@ -5,13 +5,14 @@ import numpy as np
 
 from vcls_model.metrics import catalogue
 from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import compute_result
 from vcls_model.training.loop import HISTORY_COLUMNS
 
 
 def test_every_metric_of_the_catalogue_is_computed():
     accumulator = MetricAccumulator(3)
     accumulator.update(np.array([[2.0, -1.0, -3.0]], np.float32), np.array([0]), np.array([1]), [b"a"])
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     assert [metric.key for metric in catalogue.METRICS if metric.key not in summary] == []
     assert len({metric.key for metric in catalogue.METRICS}) == len(catalogue.METRICS)
 
