@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from vcls_model import storage
 from vcls_model.commands import JobError, Parser, UsageError, main
+from vcls_model.metrics.catalogue import describe
 from vcls_model.records.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -404,14 +405,7 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None
     if metrics is None:
         print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
     else:
-        print(
-            ", ".join(
-                f"{key} {metrics[key]:.4f}"
-                for key in ("gap_at_20", "map", "hit_at_1", "perr")
-                if metrics[key] is not None
-            ),
-            file=sys.stderr,
-        )
+        print(describe(metrics), file=sys.stderr)
 
 
 if __name__ == "__main__":

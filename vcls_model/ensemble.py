@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.metrics.catalogue import describe
 from vcls_model.records.schema import VECTOR
 from vcls_model.records.transformed import TransformedModality, modality_from_dict
 from vcls_model.serving.combining import COMBINATIONS
@@ -95,7 +96,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.input.dataset import decode_features
-    from vcls_model.metrics import best_thresholds
+    from vcls_model.metrics.result import best_thresholds, compute_result
     from vcls_model.records.transformed import open_transformed
     from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
     from vcls_model.serving.combining import combined_in_graph
@@ -184,7 +185,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
-            summary = accumulator.result().summary
+            summary = compute_result(accumulator).summary
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes, thresholds))
@@ -220,8 +221,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
-    shown = [f"{key} {validation[key]:.4f}" for key in ("map", "gap_at_20") if key in validation]
-    print(f"{len(members)} models joined in {config.output}; validation {', '.join(shown) or 'not asked for'}")
+    print(f"{len(members)} models joined in {config.output}; validation {describe(validation) or 'not asked for'}")
     return info
 
 

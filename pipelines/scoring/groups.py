@@ -15,7 +15,9 @@ from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import SliceAccumulator
 from vcls_model.records.shards import Rejected
 from vcls_model.serving.ranking import mean_of_models, top_k
 

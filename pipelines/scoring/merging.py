@@ -11,14 +11,10 @@ from pipelines.scoring.groups import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.metrics import (
-    MetricAccumulator,
-    MetricResult,
-    SegmentAccumulator,
-    SliceAccumulator,
-    best_thresholds,
-)
-from vcls_model.metrics.slices import NO_VALUE
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.exported import THRESHOLDS, ExportedModel
 
@@ -136,7 +132,7 @@ def write_metrics(
     merged = merge_aggregates(output, manifests, 0)
     if merged is None:
         return {"metrics": None, "models": []}
-    result = merged.result()
+    result = compute_result(merged)
     result.summary["slices"].update(merge_slices(output, manifests, slice_by))
     contents = result.to_files(models[0].classes)
     if segments:
@@ -155,7 +151,7 @@ def write_metrics(
     for number in range(1, len(models) + 1):
         single = merge_aggregates(output, manifests, number)
         assert single is not None
-        singles.append(single.result())
+        singles.append(compute_result(single))
     storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
     return {"metrics": result.summary, "models": [single.summary for single in singles]}
 
