@@ -8,6 +8,8 @@ from vcls_model.records.splits import SplitRatios
 
 VIDEO_BATCH_RECORDS = 1024
 FRAME_BATCH_RECORDS = 64
+PREDICTION_FORMATS = ("parquet", "kaggle_csv")
+FULL_LOGITS = ("none", "float16", "float32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,8 +64,12 @@ class MetricResult:
         verticals = {name: slice_figures(self.per_class, np.array(members[name])) for name in sorted(members)}
         return {**self.summary, "slices": {**self.summary["slices"], "vertical": verticals}}
 
-    def to_files(self, classes: "Sequence[ClassInfo]") -> dict[str, bytes]:
+    def to_files(self, classes: "Sequence[ClassInfo]", segments: dict[str, Any] | None = None) -> dict[str, bytes]:
         """File contents by name: metrics.json, per_class.csv, curves.npz, confusion.csv, examples.json.
+
+        Args:
+            classes: names and verticals of the classes counted.
+            segments: figures of `SegmentAccumulator`, which metrics.json has as `segments`.
 
         Raises:
             ValueError: `classes` are not the classes counted here.
@@ -73,7 +77,7 @@ class MetricResult:
         curves = io.BytesIO()
         np.savez_compressed(curves, **self.curves)  # type: ignore[arg-type]
         return {
-            "metrics.json": _json(self.with_verticals(classes)),
+            "metrics.json": _json(self.with_verticals(classes) | ({"segments": segments} if segments else {})),
             "per_class.csv": self._per_class_csv(classes),
             "curves.npz": curves.getvalue(),
             "confusion.csv": self._confusion_csv(classes),

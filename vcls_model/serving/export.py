@@ -231,8 +231,8 @@ class ServingModule(tf.Module):
     def _code_tables(self) -> dict[str, np.ndarray]:
         """The transformed code of each raw code, uint8 (D, 256) by frames modality.
 
-        The transform graph is run to fill them, on frames that hold one code each, and run again on random frames to see
-        whether the tables are all there is to it. {} where they are not (PCA, scaling to length 1), where the model
+        The transform graph is run to fill them, on frames that hold one code each, and run again on random frames to
+        see whether the tables are all there is to it. {} where they are not (PCA, scaling to length 1), where the model
         takes something else that is made of frames (pooled frames), or where it takes no frames.
         """
         raw = {modality.name: modality for modality in self._schema.modalities}
