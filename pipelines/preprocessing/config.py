@@ -7,8 +7,6 @@ import json
 from typing import Any
 
 from vcls_model.records.schema import (
-    DEQUANTISE_OFFSET,
-    DEQUANTISE_SCALE,
     FRAMES,
     REQUANTISE_OFFSET,
     REQUANTISE_SCALE,
@@ -121,7 +119,8 @@ class TransformConfig:
             return REQUANTISE_SCALE, REQUANTISE_OFFSET
         if self.normalise == "minmax":
             return 1 / 255, 0.0
-        return DEQUANTISE_SCALE, DEQUANTISE_OFFSET
+        scale, offset = modality.quantisation
+        return scale, offset
 
     def transformed(self) -> list[TransformedModality]:
         """The features of a transformed record besides `id`, `labels` and `num_frames`."""

@@ -15,7 +15,7 @@ from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
 # Digits of 32 bits: squares of float32 reach 2**256, and 2**50 of them still fit.
 _FLOAT_DIGITS, _FLOAT_EXPONENT = 20, -320
@@ -202,12 +202,13 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
     found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
     if modality.kind != FRAMES:
         return found
+    codes = modality.quantisation
     return Moments(
         count,
-        found.mean * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.std * DEQUANTISE_SCALE,
-        found.lowest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.highest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+        codes.values(found.mean),
+        found.std * codes.scale,
+        codes.values(found.lowest),
+        codes.values(found.highest),
     )
 
 

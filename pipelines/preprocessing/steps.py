@@ -62,8 +62,7 @@ def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch
             splits = np.full(len(batch), shard.split)
         else:
             assert config.ratios is not None
-            ids = batch.split_id_column
-            splits = splits_of(ids.data, ids.begins, ids.lengths, config.ratios)
+            splits = splits_of(batch.split_ids, config.ratios)
         yield batch, rejected, splits
 
 

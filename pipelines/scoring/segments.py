@@ -38,7 +38,7 @@ def read_ratings(path: str, schema: RecordSchema) -> ShardRatings:
         for start, length in zip(chunk.starts.tolist(), chunk.lengths.tolist(), strict=True):
             try:
                 record = examples.parse_record(chunk.buffer[start : start + length].tobytes())
-            except examples.WireError:
+            except examples.ExampleError:
                 continue
             if schema.id_feature in record.features:
                 _add_ratings(record, schema, ratings)

@@ -9,10 +9,8 @@ import numpy as np
 
 from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
-# A missing modality that is filled gets the value nearest to 0, which is the middle of what whitened features hold.
-FILL_CODE = 128
 SEGMENT_SECONDS = 5
 _ANY_CLASS = 1 << 62
 
@@ -301,7 +299,7 @@ class Decoder:
             else:
                 once = np.ones(len(begins), np.int64)
                 codes = FrameBatch(buffer, begins, once, once, modality.width).codes
-                features[modality.name] = codes * np.float32(DEQUANTISE_SCALE) + np.float32(DEQUANTISE_OFFSET)
+                features[modality.name] = modality.quantisation.values(codes.astype(np.float32))
         labelled = label_lengths > 0 if not self.schema.segments else np.ones(len(label_lengths), np.bool_)
         ids = _bytes_column(buffer, index.ids)
         return RawBatch(ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes)
@@ -314,8 +312,8 @@ class Decoder:
         """
         try:
             record = examples.parse_record(payload)
-        except examples.WireError as error:
-            raise RecordError("unparsable", f"not a tf.train.Example: {error}", stage="parse") from None
+        except examples.ExampleError as error:
+            raise RecordError("unparsable", str(error), stage="parse") from None
         video_id = self._id(record)
         try:
             return self._checked(record, video_id)
@@ -362,10 +360,8 @@ class Decoder:
             )
         for modality in self.schema.modalities:
             if modality.name in lacking:
-                filling = (
-                    bytes([FILL_CODE]) * modality.width if modality.encoding == "uint8" else bytes(4 * modality.width)
-                )
-                values[modality.name] = [filling] * (next(iter(frames.values())) if modality.kind == FRAMES else 1)
+                rows = next(iter(frames.values())) if modality.kind == FRAMES else 1
+                values[modality.name] = [_filling(modality)] * rows
         filled = tuple(lacking)
         if not self.schema.segments:
             return [_Usual(self._write(video_id, labels, values), video_id, filled, repeated)]
@@ -486,7 +482,7 @@ class Decoder:
         for modality in self.schema.modalities:
             rows = values[modality.name]
             if self._in_lists(modality):
-                lists[modality.name] = [examples.bytes_feature(row) for row in rows]
+                lists[modality.name] = rows
             elif modality.encoding == "float32":
                 context[modality.name] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
             else:
@@ -504,6 +500,13 @@ class _Index:
     ids: np.ndarray
     labels: np.ndarray
     values: np.ndarray
+
+
+def _filling(modality: Modality) -> bytes:
+    """Zeros, or the nearest to 0 that codes can say: the middle of what whitened features hold."""
+    if modality.encoding == "uint8":
+        return bytes([modality.fill_code]) * modality.width
+    return bytes(4 * modality.width)
 
 
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:

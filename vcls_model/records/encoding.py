@@ -1,7 +1,7 @@
 """Arrays to framed, serialized tf.train.Example records, a batch at a time."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -79,8 +79,8 @@ class CodeMap:
     levels: np.ndarray
 
     @classmethod
-    def of(cls, affine: np.ndarray, read: tuple[float, float], written: tuple[float, float]) -> "CodeMap":
-        """From the (scale, offset) of the codes read and of those written: a value is code * scale + offset."""
+    def of(cls, affine: np.ndarray, read: Iterable[float], written: Iterable[float]) -> "CodeMap":
+        """From the quantisation of the codes read and of those written, each a `Quantisation` or (scale, offset)."""
         scale, offset = written
         return cls(affine, np.array([*read, offset, offset + 255 * scale, 1 / scale], np.float32))
 

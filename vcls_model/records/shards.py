@@ -96,7 +96,7 @@ def detect_schema(path: str) -> RecordSchema:
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
-        except examples.WireError:
+        except examples.ExampleError:
             continue
         found = found or record
         for schema in reversed(BUILT_IN.values()):  # the segment layout before the frame layout that it extends

@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.moments import Moments
 from vcls_model.records.encoding import CodeMap
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES
+from vcls_model.records.schema import FRAMES
 
 if TYPE_CHECKING:
     from pipelines.preprocessing.transform.graph import TransformGraph
@@ -57,9 +57,7 @@ class AffineTransform:
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])
             if modality.kind == FRAMES:
-                codes[modality.name] = CodeMap.of(
-                    fitted, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), config.code_range(modality)
-                )
+                codes[modality.name] = CodeMap.of(fitted, modality.quantisation, config.code_range(modality))
             else:
                 affine[modality.name] = fitted
         return cls(affine, codes)

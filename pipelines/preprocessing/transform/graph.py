@@ -18,7 +18,7 @@ from pipelines.preprocessing.config import POOLS, TransformConfig
 from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
 from vcls_model import storage
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -52,11 +52,8 @@ def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
 
     spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
     for feature in features:
-        spec[feature.name] = (
-            tf.io.FixedLenFeature([], tf.string)
-            if feature.kind == FRAMES
-            else tf.io.FixedLenFeature([feature.width], tf.float32)
-        )
+        dtype, shape = feature.element
+        spec[feature.name] = tf.io.FixedLenFeature(shape, tf.as_dtype(dtype))
     return spec
 
 
@@ -110,10 +107,10 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
     return lambda rows: (rows - location) * factor
 
 
-def _dequantised(codes: Any) -> Any:
+def _dequantised(codes: Any, modality: Modality) -> Any:
     import tensorflow as tf
 
-    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+    return modality.quantisation.values(tf.cast(codes, tf.float32))
 
 
 def _all_frames(raw: Any, modality: Modality) -> Any:
@@ -121,7 +118,7 @@ def _all_frames(raw: Any, modality: Modality) -> Any:
     import tensorflow as tf
 
     joined = tf.strings.reduce_join(raw)
-    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]))
+    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]), modality)
 
 
 def _frame_outputs(
@@ -138,7 +135,7 @@ def _frame_outputs(
         for modality in modalities:
             name = modality.name
             rows = tf.reshape(tf.io.decode_raw(codes[name], tf.uint8), [-1, modality.width])  # (T, D)
-            values = normalisers[name](_dequantised(rows))
+            values = normalisers[name](_dequantised(rows, modality))
             scale, offset = config.code_range(modality)
             clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
             outputs[name] = _as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))
@@ -153,10 +150,7 @@ def _frame_outputs(
         one_video,
         raw,
         fn_output_signature={
-            feature.name: tf.TensorSpec([], tf.string)
-            if feature.kind == FRAMES
-            else tf.TensorSpec([feature.width], tf.float32)
-            for feature in features
+            feature.name: tf.TensorSpec(feature.element[1], feature.element[0]) for feature in features
         },
     )
     return {
@@ -283,10 +277,7 @@ class TransformGraph:
         del tft  # imported because loading needs its ops
         loader = saved_transform_io_v2.SavedModelLoader(directory)
         signature = {
-            modality.name: tf.TensorSpec([None], tf.string)
-            if modality.kind == FRAMES
-            else tf.TensorSpec([None, modality.width], tf.float32)
-            for modality in config.schema.modalities
+            name: tf.TensorSpec([None, *shape], dtype) for name, (dtype, shape) in config.schema.elements().items()
         }
 
         @tf.function(input_signature=[signature], autograph=False)

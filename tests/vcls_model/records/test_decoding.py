@@ -10,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures import wire
 from tests.fixtures.records import (
     FRAME,
     MIXED,
@@ -22,7 +23,6 @@ from tests.fixtures.records import (
     write_shard,
 )
 from vcls_model.commands import UsageError
-from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, ReadOptions, records_in
 from vcls_model.records.framing import frame_record
 from vcls_model.records.schema import Modality, RecordSchema, schema_by_name
@@ -179,26 +179,26 @@ def test_a_bad_record_costs_itself(tmp_path, schema, name, spoil, reason) -> Non
 
 
 def unpacked(video: Video) -> bytes:
-    """The record in an encoding that is allowed but unusual: unpacked numbers, split messages, unknown fields."""
+    """The record in an encoding that is allowed but not canonical: unpacked numbers, split messages, unknown fields."""
     floats = {
-        name: b"".join(examples.write_varint(1 << 3 | 5) + np.float32(value).tobytes() for value in values)
+        name: b"".join(wire.write_varint(1 << 3 | 5) + np.float32(value).tobytes() for value in values)
         for name, values in video.values.items()
     }
-    labels = b"".join(examples.write_varint(1 << 3) + examples.write_varint(label) for label in video.labels)
+    labels = b"".join(wire.write_varint(1 << 3) + wire.write_varint(label) for label in video.labels)
     features = {
-        "id": examples.bytes_feature(video.id),
-        "labels": examples.write_message(3, labels),
-        **{name: examples.write_message(2, packed) for name, packed in floats.items()},
+        "id": wire.bytes_feature(video.id),
+        "labels": wire.write_message(3, labels),
+        **{name: wire.write_message(2, packed) for name, packed in floats.items()},
     }
     entries = [
-        examples.write_message(1, examples.write_message(2, value) + examples.write_message(1, name.encode()))
+        wire.write_message(1, wire.write_message(2, value) + wire.write_message(1, name.encode()))
         for name, value in features.items()
     ]
-    payload = examples.write_message(1, b"".join(entries[:2])) + examples.write_message(1, b"".join(entries[2:]))
-    return payload + examples.write_message(9, b"unknown") + examples.write_varint(10 << 3) + b"\x05"
+    payload = wire.write_message(1, b"".join(entries[:2])) + wire.write_message(1, b"".join(entries[2:]))
+    return payload + wire.write_message(9, b"unknown") + wire.write_varint(10 << 3) + b"\x05"
 
 
-def test_unusual_encodings_are_understood(tmp_path: Path) -> None:
+def test_encodings_that_are_not_canonical_are_understood(tmp_path: Path) -> None:
     made = videos(5, VIDEO)
     payloads = [unpacked(video) if index % 2 else video.example() for index, video in enumerate(made)]
     assert tf.train.Example.FromString(payloads[1]).features.feature["id"].bytes_list.value[0] == made[1].id

@@ -71,7 +71,6 @@ from vcls_model.records.kernels.moments import (
     add_integers_exactly,
     count_pairs,
 )
-from vcls_model.records.kernels.sha256 import sha256_prefixes
 
 __all__ = [
     "ALL_FRAMES",
@@ -132,5 +131,4 @@ __all__ = [
     "put_integers",
     "put_mapped_codes",
     "scan_records",
-    "sha256_prefixes",
 ]
