@@ -8,10 +8,10 @@ codes are whole numbers anyway.
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
@@ -181,6 +181,35 @@ class ShardMeter:
         found = no_statistics(self._schema)
         self.add_to(found)
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Statistics of the values of one modality over the training records, each float64 (D,); codes are dequantised.
+
+    `std` is that of the population, as `tft.scale_to_z_score` has it. All are 0 when there was no value.
+    """
+
+    count: int
+    mean: np.ndarray
+    std: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description that `from_dict` reads back exactly."""
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "lowest": self.lowest.tolist(),
+            "highest": self.highest.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Moments":
+        """Reads what `to_dict` wrote."""
+        return cls(value["count"], *(np.array(value[key]) for key in ("mean", "std", "lowest", "highest")))
 
 
 def moments(sums: ModalitySums, modality: Modality) -> Moments:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import apache_beam as beam
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.reading import read_shard
 from pipelines.preprocessing.statistics import (
+    Moments,
     ShardMeter,
     Statistics,
     merge_statistics,
@@ -35,8 +36,7 @@ from vcls_model.records.encoding import (
     encode_by_split,
 )
 from vcls_model.records.schema import FRAMES, RecordSchema
-from vcls_model.records.shards import read_batches
-from vcls_model.records.splits import SPLITS, splits_of
+from vcls_model.records.splits import SPLITS
 
 _COUNTERS = "preprocess"
 # Pairs of labels kept for each shard: the data card shows the most frequent ones.
@@ -46,24 +46,6 @@ _MOST_PAIRS = 4096
 _SAMPLED_SHARDS = 32
 _SAMPLED_RECORDS = 32
 _SAMPLED_FRAMES = 8
-
-
-def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch, list[Rejected], np.ndarray]]:
-    """Batches of a shard, what was rejected, and the split (index into `SPLITS`) of each record, int64 (B,)."""
-    for batch, rejected in read_batches(
-        shard.path,
-        config.schema,
-        class_count=config.class_count,
-        max_frames=config.max_frames,
-        missing_modality=config.missing_modality,
-        require_labels=not config.allow_unlabelled,
-    ):
-        if shard.split is not None:
-            splits = np.full(len(batch), shard.split)
-        else:
-            assert config.ratios is not None
-            splits = splits_of(batch.split_ids, config.ratios)
-        yield batch, rejected, splits
 
 
 def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
@@ -126,11 +108,15 @@ class FittedStatistics:
 
 
 def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
-    """`Moments` of every modality, which are also left at `path`, where `run` finds them."""
-    found = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
-    with storage.open_atomically(path) as stream:
-        stream.write(json.dumps({name: value.to_dict() for name, value in found.items()}).encode())
-    return FittedStatistics(statistics_hash(statistics), found)
+    """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`."""
+    fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+    storage.write_atomically(path, json.dumps({name: value.to_dict() for name, value in fitted.items()}).encode())
+    return FittedStatistics(statistics_hash(statistics), fitted)
+
+
+def moments_of(fitted: FittedStatistics) -> dict[str, Moments]:
+    """The moments alone."""
+    return fitted.moments
 
 
 class TransformShard(beam.DoFn):

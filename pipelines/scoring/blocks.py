@@ -14,7 +14,7 @@ from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records import examples
 from vcls_model.records.decoding import readable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
-from vcls_model.records.splits import SPLITS, SplitRatios, split_of
+from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
 # Bytes of a shard that are decoded together.
 FRAME_BATCH_BYTES = 16 << 20
@@ -164,5 +164,4 @@ def _text(value: bytes | int | np.floating) -> str:
 
 def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:
     """Bool (B,): which ids belong to `split`."""
-    number = SPLITS.index(split)
-    return np.fromiter((split_of(video_id, ratios) == number for video_id in ids), np.bool_, len(ids))
+    return splits_of(ids, ratios) == SPLITS.index(split)

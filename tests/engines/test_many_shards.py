@@ -124,7 +124,7 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
 
     from apache_beam.io.filesystems import FileSystems
 
-    from pipelines.preprocessing import job
+    from pipelines.preprocessing import outputs
     from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
     from vcls_model.records.schema import schema_by_name
 
@@ -136,7 +136,7 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
         unittest.mock.patch.object(FileSystems, "match", wraps=FileSystems.match) as match,
         unittest.mock.patch.object(FileSystems, "exists", wraps=FileSystems.exists) as exists,
     ):
-        job.clear_stale(config)
+        outputs.clear_stale(config)
     assert 0 < match.call_count + exists.call_count < 50
 
 

@@ -4,20 +4,32 @@ Importing TensorFlow keeps one core busy for seconds, and Python to itself all t
 its own, from the start of the job on. Where TensorFlow is imported already, this process does it.
 """
 
+import contextlib
 import gc
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from pipelines.preprocessing.config import TransformConfig
-from pipelines.preprocessing.moments import Moments, moments_from_json
+from pipelines.preprocessing.config import JobConfig, TransformConfig
+from pipelines.preprocessing.outputs import moments_path, read_moments
+from pipelines.preprocessing.statistics import Moments
 from vcls_model import storage
 
 _LOCAL_SECONDS, _OBJECT_STORE_SECONDS = 0.02, 20.0
+
+
+@contextlib.contextmanager
+def graph_in_background(config: JobConfig, options: Any) -> Iterator[None]:
+    """While the block runs the pipeline: the graph is written as soon as the pipeline has fitted the statistics."""
+    with GraphWriter() as writer:
+        writer.start(moments_path(config), config.transform, config.output, options)
+        yield
+        writer.finish()
 
 
 class GraphWriter:
@@ -79,7 +91,7 @@ class GraphWriter:
             while not storage.exists(path):
                 if self._pipeline_over.wait(pause) and not storage.exists(path):
                     return
-            self._write(moments_from_json(storage.read_bytes(path)), config, output, options)
+            self._write(read_moments(path), config, output, options)
         except BaseException as error:  # raised again by `finish`
             self._error = error
 
