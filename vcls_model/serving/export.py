@@ -182,7 +182,7 @@ class ServingModule(tf.Module):
 
 
 def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:
-    """Positions int32 (B, K) of the frames to see, as `record_kernels.choose_frames` has them; filled with the last."""
+    """Positions int32 (B, K) of the frames to see, as `kernels.choose_frames` has them; filled with the last."""
     step = tf.range(tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1))[tf.newaxis]
     held, counts = held[:, tf.newaxis], counts[:, tf.newaxis]
     middles = (2 * step + 1) * held // tf.maximum(2 * counts, 1)
