@@ -7,15 +7,7 @@ from vcls_model.metrics.kernels.cells import distinct_by_level, fold_cells, fold
 from vcls_model.metrics.kernels.counting import carry_counts, count_keys, count_positives, count_scores, score_keys
 from vcls_model.metrics.kernels.curves import class_curves, resampled_precisions
 from vcls_model.metrics.kernels.labels import Best, Labels, confused_classes, count_best, count_labels, mark_hits
-from vcls_model.metrics.kernels.packing import (
-    GROUPS_OF_COUNTS,
-    group_changes,
-    large_changes,
-    pack_low_bits,
-    restore_counts,
-    symbols_of,
-    unpack_low_bits,
-)
+from vcls_model.metrics.kernels.packing2 import GROUPS_OF_COUNTS, restore_counts, unpack_low_bits
 from vcls_model.metrics.kernels.precision import (
     cell_precisions,
     class_statistics,
@@ -43,18 +35,14 @@ __all__ = [
     "exact_statistics",
     "fold_cells",
     "fold_pairs",
-    "group_changes",
     "harmonic",
-    "large_changes",
     "mark_hits",
     "merge_cells",
-    "pack_low_bits",
     "pair_keys",
     "resampled_precisions",
     "restore_counts",
     "score_keys",
     "select_top",
-    "symbols_of",
     "tied_terms",
     "unpack_low_bits",
 ]
