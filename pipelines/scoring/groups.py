@@ -83,11 +83,6 @@ class _Aggregate:
             return self._accumulator.to_bytes()
 
 
-def dead_letter(rejected: Rejected) -> dict[str, Any]:
-    """The line of `dead_letter/` for a rejected record: where it is and why, never what it holds."""
-    return dataclasses.asdict(rejected)
-
-
 @dataclasses.dataclass
 class _ShardCounts:
     records_read: int = 0

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,12 +64,12 @@ class MetricResult:
         verticals = {name: slice_figures(self.per_class, np.array(members[name])) for name in sorted(members)}
         return {**self.summary, "slices": {**self.summary["slices"], "vertical": verticals}}
 
-    def to_files(self, classes: "Sequence[ClassInfo]", segments: dict[str, Any] | None = None) -> dict[str, bytes]:
+    def to_files(self, classes: "Sequence[ClassInfo]", more: Mapping[str, Any] | None = None) -> dict[str, bytes]:
         """File contents by name: metrics.json, per_class.csv, curves.npz, confusion.csv, examples.json.
 
         Args:
-            classes: names and verticals of the classes counted.
-            segments: figures of `SegmentAccumulator`, which metrics.json has as `segments`.
+            classes: C classes, by index.
+            more: further entries of metrics.json, such as `segments`.
 
         Raises:
             ValueError: `classes` are not the classes counted here.
@@ -77,11 +77,11 @@ class MetricResult:
         curves = io.BytesIO()
         np.savez_compressed(curves, **self.curves)  # type: ignore[arg-type]
         return {
-            "metrics.json": _json(self.with_verticals(classes) | ({"segments": segments} if segments else {})),
+            "metrics.json": to_json({**self.with_verticals(classes), **(more or {})}),
             "per_class.csv": self._per_class_csv(classes),
             "curves.npz": curves.getvalue(),
             "confusion.csv": self._confusion_csv(classes),
-            "examples.json": _json(self.examples),
+            "examples.json": to_json(self.examples),
         }
 
     def _check(self, classes: "Sequence[ClassInfo]") -> None:
@@ -483,7 +483,8 @@ def _csv(header: list[str], rows: Any) -> bytes:
     return text.getvalue().encode()
 
 
-def _json(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
+    """A file's content; NaN and infinities become null."""
     return (json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 
