@@ -12,7 +12,7 @@ from pipelines.scoring.predictions import Labels
 from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records import examples
-from vcls_model.records.decoding import readable_id
+from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
 from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
@@ -158,7 +158,7 @@ def context_values(payloads: Sequence[bytes], names: Sequence[str]) -> dict[str,
 
 def _text(value: bytes | int | np.floating) -> str:
     if isinstance(value, bytes):
-        return readable_id(value)
+        return printable_id(value)
     return f"{value:g}" if isinstance(value, np.floating) else str(value)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -52,6 +53,10 @@ class Rejected:
     error: str
     message: str
 
+    def to_json(self) -> bytes:
+        """The record as one line of a dead-letter file, line break included."""
+        return json.dumps(vars(self), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
 
 @dataclasses.dataclass
 class FrameBatch:
@@ -90,10 +95,10 @@ class FrameBatch:
         return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
 
     def strings(self) -> list[bytes]:
-        """The codes of each video as one bytes string, frame after frame."""
-        codes = self.codes
-        ends = np.cumsum(self.lengths)
-        return [codes[end - length : end].tobytes() for end, length in zip(ends, self.lengths, strict=True)]
+        """The codes of each video as one byte string, frame after frame: how graphs take them."""
+        codes = self.codes.reshape(-1)
+        ends = (np.cumsum(self.lengths) * self.width).tolist()
+        return [codes[begin:end].tobytes() for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 @dataclasses.dataclass
