@@ -165,7 +165,7 @@ class GroupScores:
         predictions.add(ids, *best, labels, combined)
         self._counts.records_written += len(ids)
         if self._segments is not None and ratings is not None:
-            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.found)
+            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.present)
         labelled = labels.labelled
         if not labelled.any():
             return

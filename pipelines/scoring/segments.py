@@ -15,23 +15,23 @@ ShardRatings = Mapping[bytes, Mapping[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Ratings:
-    """Rated pairs of the segments of a block: row of the segment, class, and 1 or 0, int64 (n,) each."""
+    """Rated pairs of the segments of a block: row of the segment, class, and 1 (present) or 0, int64 (n,) each."""
 
     rows: np.ndarray
     classes: np.ndarray
-    found: np.ndarray
+    present: np.ndarray
 
     def select(self, rows: np.ndarray) -> "Ratings":
-        """The pairs of the segments that a bool mask (B,) keeps, their rows counted anew."""
+        """The pairs of the segments that a bool mask (B,) keeps, their rows renumbered."""
         kept = rows[self.rows]
-        return Ratings((np.cumsum(rows) - 1)[self.rows[kept]], self.classes[kept], self.found[kept])
+        return Ratings((np.cumsum(rows) - 1)[self.rows[kept]], self.classes[kept], self.present[kept])
 
 
 def read_ratings(path: str, schema: RecordSchema) -> ShardRatings:
     """All ratings of a shard of segment records.
 
     Records that cannot be read are passed over: reading the features rejects them. A class rated twice in a segment
-    counts as found if it was found once.
+    counts as present if one rating says so.
     """
     ratings: dict[bytes, dict[int, int]] = {}
     for chunk in read_chunks(path):
@@ -64,6 +64,6 @@ def _values(record: examples.Record, name: str) -> list[float]:
 def ratings_of(ids: Sequence[bytes], ratings: ShardRatings) -> Ratings:
     """The rated pairs of a block of segments."""
     pairs = [
-        (row, label, found) for row, segment in enumerate(ids) for label, found in ratings.get(segment, {}).items()
+        (row, label, present) for row, segment in enumerate(ids) for label, present in ratings.get(segment, {}).items()
     ]
     return Ratings(*np.array(pairs, np.int64).reshape(-1, 3).T)

@@ -123,7 +123,7 @@ class Pretrained:
     """An exported model to start from; loaded once, when it is asked for.
 
     Raises:
-        JobError: the directory holds no model.
+        UsageError: the directory does not hold a finished model.
     """
 
     def __init__(self, directory: str) -> None:
@@ -282,9 +282,8 @@ def load_teacher(
     """A function from decoded transformed features to the logits (B, C) of an exported model.
 
     Raises:
-        JobError: the directory holds no model.
-        UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
-            was transformed otherwise.
+        UsageError: the directory does not hold a finished model; or the model has other classes, takes features that
+            the data lacks, or was trained on a dataset that was transformed otherwise.
     """
     info = read_model_info(directory, ("class_count", "model", "transformed"))
     check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
