@@ -120,13 +120,7 @@ def _models(scores: Scores) -> list[Mapping[str, Any]]:
 
 def _manifests(scores: Scores, model_path: str | None, data_path: str | None) -> Manifests:
     models = _models(scores)
-    model = (
-        read_model_info(model_path)
-        if model_path
-        else dict(models[0].get("info") or {})
-        if models
-        else {}
-    )
+    model = read_model_info(model_path) if model_path else dict(models[0].get("info") or {}) if models else {}
     data: dict[str, Any] = {}
     if data_path:
         data = read_manifest(data_path, "the data directory")

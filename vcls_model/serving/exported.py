@@ -165,7 +165,7 @@ class LoadedModel:
     def _logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
         import tensorflow as tf
 
-        inputs: dict[str, "np.ndarray | list[bytes]"] = {}
+        inputs: dict[str, np.ndarray | list[bytes]] = {}
         for name, values in features.items():
             if not isinstance(values, FrameBatch):
                 inputs[name] = values
