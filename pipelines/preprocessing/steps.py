@@ -195,7 +195,7 @@ def transform_shard(
         }
         for batch, rejected, splits in read_shard(shard, config):
             for record in rejected:
-                dead_letters += json.dumps(vars(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                dead_letters += record.to_json()
             for split, data in transformer.transform(batch, rejected, splits):
                 streams[split].write(data.data)
                 sizes[outputs[split]] += data.size
@@ -339,8 +339,4 @@ def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: Affine
 
 
 def _graph_input(values: np.ndarray | FrameBatch) -> np.ndarray | list[bytes]:
-    if not isinstance(values, FrameBatch):
-        return values
-    ends = np.cumsum(values.lengths).tolist()
-    codes = values.codes
-    return [codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return values.strings() if isinstance(values, FrameBatch) else values

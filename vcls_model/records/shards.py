@@ -1,7 +1,7 @@
 """Reading shards of records in any known layout, and finding out which layout a shard has."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vcls_model.commands import UsageError
 from vcls_model.records import examples
@@ -27,6 +27,7 @@ def read_batches(
     missing_modality: str = "reject",
     require_labels: bool = True,
     keep_payloads: bool = False,
+    context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
 
@@ -44,8 +45,9 @@ def read_batches(
         missing_modality: `"reject"` or `"fill"` records that lack a modality.
         require_labels: reject records without labels.
         keep_payloads: also hand over the serialized records.
+        context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
-    options = ReadOptions(class_count, max_frames, missing_modality == "fill", require_labels)
+    options = ReadOptions(class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features))
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
 

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 
 _INDEX_COLUMNS = ("index", "label_id")
@@ -72,16 +74,44 @@ def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> l
     return [known.get(index) or ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def read_class_indices(text: str, origin: str) -> list[int]:
-    """The class indices that a file names, ascending: for the segment task's list of 1,000 classes.
+def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo]:
+    """Reads a vocabulary file; see `read_vocabulary`.
 
     Raises:
-        UsageError: as for `read_vocabulary`.
+        UsageError: as there, or the file is not UTF-8.
+        OSError: there is no such file.
     """
-    indices = {_class_info(row, f"vocabulary {origin}, line {line}").index for line, row in _rows(text, origin)}
-    if not indices:
-        raise UsageError(f"vocabulary {origin} names no class")
-    return sorted(indices)
+    try:
+        text = storage.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"vocabulary {path} is not UTF-8: {error}") from None
+    return read_vocabulary(text, path, class_count)
+
+
+def check_same_classes(
+    what: str, names: Sequence[str], other: str, other_names: Sequence[str], advice: str = ""
+) -> None:
+    """Checks that two things speak of the same classes in the same order.
+
+    A class that one of them leaves without a name (`class 17`) is the same class as the other's.
+
+    Args:
+        what, other: what has the classes, for the message: `--teacher=models/big`, `the data`.
+        names, other_names: names by class index.
+        advice: the end of the message: what to do about it.
+
+    Raises:
+        UsageError: they have different numbers of classes, or a class has different names.
+    """
+    if len(names) != len(other_names):
+        raise UsageError(
+            f"{what} and {other} have different numbers of classes: {len(names)} and {len(other_names)}{advice}"
+        )
+    for index, (one, two) in enumerate(zip(names, other_names, strict=True)):
+        unnamed = rf"class {index}( \(.*\))?"
+        if one != two and not re.fullmatch(unnamed, one) and not re.fullmatch(unnamed, two):
+            difference = f"class {index} is {one!r} in one, {two!r} in the other"
+            raise UsageError(f"{what} and {other} have different classes: {difference}{advice}")
 
 
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
