@@ -94,6 +94,10 @@ class FrameBatch:
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
 
+    def select(self, rows: "slice | np.ndarray") -> "FrameBatch":
+        """The videos of a slice, or those that a bool mask (B,) keeps; the buffer is shared."""
+        return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
+
     def strings(self) -> list[bytes]:
         """The codes of each video as one byte string, frame after frame: how graphs take them."""
         codes = self.codes.reshape(-1)
