@@ -1,13 +1,15 @@
 """What a model directory says of itself, and what a loaded model makes of raw features."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fixtures import training_data
+from tests.fixtures import records, training_data
 from tests.fixtures.scoring import write_model
 from vcls_model.commands import UsageError
 from vcls_model.records.decoding import FrameBatch
@@ -54,9 +56,16 @@ def test_codes_are_looked_up_by_column() -> None:
 
 
 def export(
-    graph: Path, schema: RecordSchema, output: Path, *, max_frames: int = 300, frames: str = "all"
+    graph: Any, schema: RecordSchema, output: Path, *, max_frames: int = 300, frames: str = "all"
 ) -> dict[str, np.ndarray]:
-    """Exports a linear model over the mean of the frames and the vectors; returns its weights by modality."""
+    """Exports a linear model over the mean of the frames and the vectors; returns its weights by modality.
+
+    Args:
+        graph: directory of a transform graph, or a transform.
+        schema: layout of the raw records.
+        output: the model directory.
+        max_frames, frames: which frames the model sees.
+    """
     import tensorflow as tf
 
     from vcls_model.records.schema import FRAMES
@@ -81,9 +90,8 @@ def export(
             total += values @ tf.constant(kernels[each.name])
         return total
 
-    module = ServingModule(
-        logits, schema, modalities, TransformGraph(str(graph)), [], max_frames=max_frames, frames=frames
-    )
+    transform = TransformGraph(str(graph)) if isinstance(graph, Path) else graph
+    module = ServingModule(logits, schema, modalities, transform, [], max_frames=max_frames, frames=frames)
     save_module(module, module.signatures(), str(output))
     return kernels
 
@@ -146,3 +154,44 @@ def test_other_graphs_than_the_directory_promises(tmp_path: Path) -> None:
     assert json.loads((directory / "info.json").read_text())["class_count"] == 12
     with pytest.raises(UsageError, match="gives 12 logits per record, its info.json says 11 classes"):
         LoadedModel(str(directory), 11)
+
+
+def test_a_mixture_is_served_by_records_by_strings_and_by_codes(tmp_path: Path) -> None:
+    """Frames and a vector of the whole video: each signature gives the same logits."""
+    import tensorflow as tf
+
+    class Transform(tf.Module):
+        """Moves the vector, leaves the frames; as tf.Transform's graphs, without what it is not given."""
+
+        def __call__(self, raw: dict) -> dict:
+            outputs = {name: raw[name] for name in ("rgb", "audio") if name in raw}
+            if "rgb" in raw:
+                outputs["num_frames"] = tf.cast(tf.strings.length(raw["rgb"]) // 6, tf.int64)
+            if "title" in raw:
+                outputs["title"] = raw["title"] * 2 - 1
+            return outputs
+
+    schema = dataclasses.replace(training_data.FRAME_SCHEMA, modalities=MIXED)
+    export(Transform(), schema, tmp_path)
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 9, 20)
+    codes = {
+        each.name: [rng.integers(0, 256, (length, each.width)).astype(np.uint8) for length in lengths]
+        for each in MIXED[:2]
+    }
+    title = rng.normal(size=(20, 4)).astype(np.float32)
+    loaded = LoadedModel(str(tmp_path), 7)
+    assert set(loaded._inputs) == {"rgb", "audio", "title", "num_frames"}
+    logits = loaded.logits({"title": title, **{name: frames_of(rows) for name, rows in codes.items()}})
+    strings = {name: tf.constant([rows.tobytes() for rows in videos]) for name, videos in codes.items()}
+    signatures = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
+    by_strings = signatures["features"](title=tf.constant(title), **strings)["logits"].numpy()
+    np.testing.assert_allclose(logits, by_strings, atol=1e-5)
+    videos = [
+        records.Video(b"v", (), {"title": title[row], **{name: rows[row] for name, rows in codes.items()}})
+        for row in range(20)
+    ]
+    serialized = tf.constant([video.sequence() for video in videos])
+    np.testing.assert_allclose(signatures["serving_default"](serialized)["logits"].numpy(), by_strings, atol=1e-5)
+    changed = loaded.logits({"title": title + 1, **{name: frames_of(rows) for name, rows in codes.items()}})
+    assert (np.abs(changed - logits).max(axis=1) > 0.1).all()
