@@ -9,10 +9,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.analysis import FEW_POSITIVES, Z95, ClassChanges, ConfusedPair
+from pipelines.reporting.findings.comparison import ClassChanges
+from pipelines.reporting.findings.confusion import ConfusedPair
+from pipelines.reporting.findings.groups import frequency, size_groups, span
+from pipelines.reporting.findings.intervals import (
+    FEW_POSITIVES,
+    Z95,
+    average_precision_interval,
+    class_intervals,
+    difference_interval,
+    wilson_interval,
+)
+from pipelines.reporting.inputs.predictions import Cooccurrence
 from pipelines.reporting.inputs.scores import Scores
-from pipelines.reporting.page.tables import Table, many, signed
+from pipelines.reporting.tables import Table, pluralise, signed
 
 # Two classes "nearly always occur together" when of the videos with either, at least this share carries both.
 _TOGETHER = 0.8
@@ -44,13 +54,6 @@ class Recommendation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cooccurrence:
-    """In how many scored videos the labels hold both classes of a pair, and either: {(a, b): (both, either)}."""
-
-    pairs: dict[tuple[int, int], tuple[int, int]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Rival:
     """Another model that scored the same videos, with its average precision by class (C,)."""
 
@@ -61,6 +64,7 @@ class Rival:
 def recommend(
     scores: Scores,
     *,
+    pairs: Sequence[ConfusedPair],
     cooccurrence: Cooccurrence | None,
     against: ClassChanges | None,
     baseline_path: str,
@@ -69,7 +73,6 @@ def recommend(
     """All that the results support, cheapest to do first."""
     if not scores.labelled:
         return []
-    pairs = analysis.confused_pairs(scores, 200)
     candidates = [
         _thresholds(scores),
         _calibration(scores),
@@ -114,7 +117,7 @@ def _thresholds(scores: Scores) -> Recommendation | None:
         "thresholds",
         "Decide with a threshold of its own for each class",
         f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the "
-        f"validation split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
+        f"validation split, {pluralise(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
         f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the scores; nothing "
         "has to be trained.",
         f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) on the "
@@ -165,7 +168,7 @@ def _calibration(scores: Scores) -> Recommendation | None:
             "The ranking, and so AP, does not change.",
             Table("badly_calibrated", ("Class", "Positives", "Positives expected", "Ratio"), rows),
         )
-    _, high = analysis.wilson_interval(tp, tp + fp)
+    _, high = wilson_interval(tp, tp + fp)
     bad = np.flatnonzero((tp + fp >= FEW_POSITIVES) & (high < threshold))
     if len(bad) == 0:
         return None
@@ -178,7 +181,7 @@ def _calibration(scores: Scores) -> Recommendation | None:
         "calibration",
         f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
         f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
-        f"{many(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
+        f"{pluralise(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
         f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); "
         f"honest probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
         Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
@@ -186,7 +189,7 @@ def _calibration(scores: Scores) -> Recommendation | None:
 
 
 def _whom(count: int, scores: Scores) -> str:
-    return "the whole model" if count > scores.class_count / 2 else many(count, "class", "classes")
+    return "the whole model" if count > scores.class_count / 2 else pluralise(count, "class", "classes")
 
 
 def _labels(scores: Scores) -> Recommendation | None:
@@ -236,7 +239,7 @@ def _labels(scores: Scores) -> Recommendation | None:
     gains = []
     if added:
         gains.append(
-            f"precision of the {many(len(missing), 'class', 'classes')} rises by up to "
+            f"precision of the {pluralise(len(missing), 'class', 'classes')} rises by up to "
             f"{added / max(sum(columns['tp'][i] + columns['fp'][i] for i in missing), 1):.3f}, micro precision by "
             f"{added / max(tp + fp, 1):.4f}"
         )
@@ -244,7 +247,7 @@ def _labels(scores: Scores) -> Recommendation | None:
         gains.append(f"micro recall rises by up to {spurious / max(columns['support'].sum(), 1):.4f}")
     return Recommendation(
         "labels",
-        f"Look at {many(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
+        f"Look at {pluralise(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
         "The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
         f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} positives and "
         "more). Only the most confident examples kept by the score job are listed; similar ones will exist.",
@@ -276,12 +279,12 @@ def _together(
         return None
     return Recommendation(
         "together",
-        f"Settle {many(len(rows), 'pair')} of classes that nearly always occur together",
+        f"Settle {pluralise(len(rows), 'pair')} of classes that nearly always occur together",
         f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
         "label carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part "
         "of the other: complete the labels, or predict both together.",
-        f"{many(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the most "
-        "confused pairs; settled, recall over all labels rises by up to "
+        f"{pluralise(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the "
+        "most confused pairs; settled, recall over all labels rises by up to "
         f"{confused / max(float(support.sum()), 1.0):.4f}.",
         Table(
             "confused_and_together",
@@ -321,7 +324,7 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
     ]
     return Recommendation(
         "baseline",
-        f"Find out why {many(len(worse), 'class', 'classes')} got worse than in the previous run",
+        f"Find out why {pluralise(len(worse), 'class', 'classes')} got worse than in the previous run",
         f"Their average precision fell beyond the interval of the difference; of {against.compared.sum():,} compared "
         f"classes chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
         "can serve them.",
@@ -356,9 +359,9 @@ def _one_model(scores: Scores) -> Recommendation | None:
 def _rival_wins(scores: Scores, rival: Rival, number: int) -> Recommendation | None:
     """Classes where another model of the run beats the one reported."""
     ap, support = scores.columns["ap"], scores.columns["support"]
-    theirs_low, theirs_high = analysis.average_precision_interval(rival.ap, support)
-    low, high = analysis.class_intervals(scores)
-    below, _ = analysis.difference_interval(ap, low, high, rival.ap, theirs_low, theirs_high)
+    theirs_low, theirs_high = average_precision_interval(rival.ap, support)
+    low, high = class_intervals(scores)
+    below, _ = difference_interval(ap, low, high, rival.ap, theirs_low, theirs_high)
     with np.errstate(invalid="ignore"):
         wins = np.flatnonzero(below > 0)
     if not len(wins):
@@ -369,7 +372,7 @@ def _rival_wins(scores: Scores, rival: Rival, number: int) -> Recommendation | N
     rows = [[scores.name(i), int(support[i]), ap[i], rival.ap[i], delta[i]] for i in wins[:_ROWS]]
     return Recommendation(
         "rival",
-        f"Let the model “{rival.name}” decide {many(len(wins), 'class', 'classes')}",
+        f"Let the model “{rival.name}” decide {pluralise(len(wins), 'class', 'classes')}",
         "On the same videos it has the higher average precision there, beyond the interval of the difference.",
         f"mAP {signed(gain, 4)}. The classes were chosen on these videos: expect somewhat less on others.",
         Table(f"other_model_wins_{number}", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows),
@@ -452,12 +455,12 @@ def _overfitting(scores: Scores) -> Recommendation | None:
 def _too_few(scores: Scores) -> Recommendation | None:
     """More examples for rare classes, when classes with up to ten times as many do better beyond chance."""
     ap = scores.columns["ap"]
-    count, what = analysis.frequency(scores)
+    count, what = frequency(scores)
     measured = np.isfinite(ap)
     if what != "training examples" or not measured.any():
         return None  # the positives scored here are no measure of what the model learnt from
     best: tuple[float, int, np.ndarray, np.ndarray] | None = None
-    for _, edge, _ in analysis.size_groups(scores):
+    for _, edge, _ in size_groups(scores):
         few, more = measured & (count < edge), measured & (count >= edge) & (count < 10 * edge)
         if min(few.sum(), more.sum()) < FEW_POSITIVES or ap[few].mean() >= ap[measured].mean():
             continue
@@ -470,16 +473,15 @@ def _too_few(scores: Scores) -> Recommendation | None:
     difference, edge, few, more = best
     unmeasured = int(((count < edge) & ~measured).sum())
     rows: list[list[object]] = [
-        [analysis.span(low, high), int(members.sum()), float(ap[members].mean())]
-        for low, high, members in analysis.size_groups(scores)
+        [span(low, high), int(members.sum()), float(ap[members].mean())] for low, high, members in size_groups(scores)
     ]
     return Recommendation(
         "too_few",
-        f"Get more examples of the {many(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
+        f"Get more examples of the {pluralise(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
         f"Their mean average precision is {ap[few].mean():.3f}; that of the {int(more.sum()):,} classes with {edge:,} "
         f"to {10 * edge - 1:,} examples is {ap[more].mean():.3f}, higher beyond chance."
         + (
-            f" Another {many(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
+            f" Another {pluralise(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
             if unmeasured
             else ""
         ),
@@ -498,7 +500,7 @@ def _rejected(scores: Scores) -> Recommendation | None:
     rows = [[reason, count, count / read] for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
     return Recommendation(
         "rejected",
-        f"Mend the input: {many(rejected, 'record was', 'records were')} rejected",
+        f"Mend the input: {pluralise(rejected, 'record was', 'records were')} rejected",
         f"The most frequent reason is {rows[0][0]} ({rows[0][1]:,}). The directory dead_letter names each record.",
         f"{100 * rejected / read:.2g} % more videos get a prediction.",
         Table("rejected_in_scoring", ("Reason", "Records", "Share of records read"), rows),
@@ -510,7 +512,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
     assert scores.summary is not None
     support = scores.columns["support"]
     videos = int(scores.summary.get("videos", 0))
-    counts, _ = analysis.frequency(scores)
+    counts, _ = frequency(scores)
     can_learn = counts > 0
     thin = int((can_learn & (support < FEW_POSITIVES)).sum())
     if not videos or thin <= 0.5 * can_learn.sum():

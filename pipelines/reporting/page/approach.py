@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.reporting.inputs.scores import Scores
-from pipelines.reporting.page.tables import Table
+from pipelines.reporting.tables import Table
 
 Facts = list[tuple[str, str]]
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.analysis import ClassChanges, Group
+from pipelines.reporting.findings.comparison import ClassChanges
+from pipelines.reporting.findings.confusion import class_confusion, vertical_confusion
+from pipelines.reporting.findings.groups import Group, frequency, size_groups, span
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page import plots
-from pipelines.reporting.page.tables import Table, columns_table, many, signed
+from pipelines.reporting.tables import Table, columns_table, pluralise, signed
 from vcls_model.metrics.catalogue import IN_HISTORY, history_column
 
 # Pixels an inch of the PNGs: a figure 4.8 inches wide gives 1,056 pixels, twice what the page shows.
@@ -185,10 +186,10 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
 
 def size_figure(scores: Scores) -> Figure | None:
     """Average precision against the number of examples."""
-    count, what = analysis.frequency(scores)
+    count, what = frequency(scores)
     ap = scores.columns["ap"]
     measured = np.isfinite(ap) & (count > 0)
-    groups = [group for group in analysis.size_groups(scores) if group[0] > 0]
+    groups = [group for group in size_groups(scores) if group[0] > 0]
     if measured.sum() < 5 or not groups:
         return None
     means = np.array([float(ap[members].mean()) for _, _, members in groups])
@@ -204,9 +205,7 @@ def size_figure(scores: Scores) -> Figure | None:
         "Mean average precision by number of "
         + what
         + ": "
-        + "; ".join(
-            f"{analysis.span(low, high)}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True)
-        )
+        + "; ".join(f"{span(low, high)}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True))
         + "."
     )
     numbers = columns_table(
@@ -277,7 +276,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
                 "best_thresholds",
                 "Best threshold of each class",
                 alternative
-                + f" Chosen on the validation split; {many(int(unchosen.sum()), 'class', 'classes')} without a "
+                + f" Chosen on the validation split; {pluralise(int(unchosen.sum()), 'class', 'classes')} without a "
                 "positive there keep 0.5 and are left out.",
                 alternative,
                 plots.plot_histogram,
@@ -350,10 +349,10 @@ def calibration_figures(scores: Scores) -> list[Figure]:
 def confusion_figure(scores: Scores) -> Figure | None:
     """Truth against prediction, by vertical; by class where the vocabulary has no verticals."""
     if scores.has_verticals:
-        names, counts = analysis.vertical_confusion(scores)
+        names, counts = vertical_confusion(scores)
         title, what = "Verticals against each other", "vertical"
     else:
-        names, counts = analysis.class_confusion(scores)
+        names, counts = class_confusion(scores)
         title, what = "The classes confused most, against each other", "class"
     if len(names) < 2 or not counts.sum():
         return None
@@ -428,8 +427,8 @@ def training_figures(scores: Scores) -> list[Figure]:
             _make(
                 name,
                 title,
-                f"Over {many(length, 'epoch')}.",
-                f"{title} over {many(length, 'epoch')}: {ends}.",
+                f"Over {pluralise(length, 'epoch')}.",
+                f"{title} over {pluralise(length, 'epoch')}: {ends}.",
                 plots.plot_series,
                 data,
                 columns_table(name, {"epoch": epoch, **dict(lines)}),

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.recommendations import Cooccurrence, Recommendation, Rival, recommend
+from pipelines.reporting.findings.comparison import class_changes
+from pipelines.reporting.findings.confusion import confused_pairs
+from pipelines.reporting.findings.recommendations import Recommendation, Rival, recommend
+from pipelines.reporting.inputs.predictions import Cooccurrence
 from pipelines.reporting.inputs.scores import Example, Scores
 from tests.fixtures.scores import make_scores
 
@@ -21,8 +23,9 @@ def _of(
 ) -> Recommendation | None:
     found = recommend(
         scores,
+        pairs=confused_pairs(scores, 200) if scores.labelled else [],
         cooccurrence=Cooccurrence(pairs) if pairs is not None else None,
-        against=analysis.class_changes(scores, baseline) if baseline else None,
+        against=class_changes(scores, baseline) if baseline else None,
         baseline_path="previous",
         rivals=rivals,
     )
@@ -45,7 +48,7 @@ def test_nothing_is_recommended_without_evidence():
         train_count=[1000] * 20,
         info={"records_read": 1000, "rejected_by_reason": {}},
     )
-    assert recommend(scores, cooccurrence=Cooccurrence({}), against=None, baseline_path="", rivals=[]) == []
+    assert recommend(scores, pairs=[], cooccurrence=Cooccurrence({}), against=None, baseline_path="", rivals=[]) == []
 
 
 def test_threshold_gain_is_the_mean_gain_over_measured_classes():

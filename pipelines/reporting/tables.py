@@ -69,7 +69,7 @@ def probability(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-4 or value == 0 else "< 0.0001"
 
 
-def many(count: int, singular: str, plural: str = "") -> str:
+def pluralise(count: int, singular: str, plural: str = "") -> str:
     """`1 class`, `2,000 classes`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
