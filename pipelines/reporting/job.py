@@ -13,15 +13,18 @@ from pipelines.reporting.findings.confusion import confused_pairs
 from pipelines.reporting.findings.groups import choose_classes
 from pipelines.reporting.findings.recommendations import Recommendation, Rival, recommend
 from pipelines.reporting.inputs import predictions
-from pipelines.reporting.inputs.scores import (
-    Scores,
-    check_same_classes,
+from pipelines.reporting.inputs.manifests import (
+    read_classes,
     read_dead_letters,
     read_history,
     read_manifest,
+    train_counts,
+)
+from pipelines.reporting.inputs.scores import (
+    Scores,
+    check_same_classes,
     read_per_model,
     read_scores,
-    read_train_count,
 )
 from pipelines.reporting.page import page
 from pipelines.reporting.page.approach import Manifests
@@ -160,7 +163,7 @@ def _complete(scores: Scores, config: ReportConfig) -> Scores:
         history = read_history(config.model)
     for path in (config.model, config.data):
         if path and not np.isfinite(train_count).any():
-            train_count = read_train_count(path, scores.class_count)
+            train_count = train_counts(read_classes(path), scores.class_count)
     return dataclasses.replace(scores, history=history, train_count=train_count)
 
 
