@@ -7,8 +7,6 @@ from typing import Any
 from pipelines.reporting.findings.verdict import Requirement
 from vcls_model.commands import UsageError
 
-_MOST_CHOSEN_CLASSES = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
@@ -46,8 +44,8 @@ def plan(args: argparse.Namespace) -> ReportConfig:
         UsageError: a requirement cannot be read, or there are too many classes.
     """
     classes = tuple(name.strip() for name in args.classes.split(",") if name.strip())
-    if len(classes) > _MOST_CHOSEN_CLASSES:
-        raise UsageError(f"--classes draws at most {_MOST_CHOSEN_CLASSES} classes, got {len(classes)}")
+    if len(classes) > 4:  # as many as the colours of the curves tell apart
+        raise UsageError(f"--classes draws at most four classes, got {len(classes)}")
     return ReportConfig(
         args.scores,
         args.output,

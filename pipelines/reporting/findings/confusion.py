@@ -9,7 +9,7 @@ from pipelines.reporting.inputs.scores import Scores
 
 @dataclasses.dataclass(frozen=True)
 class ConfusedPair:
-    """A class that was missed and one that was predicted in its stead, in `count` videos."""
+    """A class that was missed and one that was predicted in its place, in `count` videos."""
 
     true_index: int
     predicted_index: int

@@ -12,7 +12,7 @@ from vcls_model.commands import UsageError, unknown_choice
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class ClassGroup:
     """Classes taken together: mean AP over those with positives, its 95 % interval over classes, and sizes."""
 
     name: str
@@ -26,14 +26,14 @@ class Group:
     f1: float
 
 
-def _group(name: str, note: str, members: np.ndarray, scores: Scores) -> Group:
+def _group(name: str, note: str, members: np.ndarray, scores: Scores) -> ClassGroup:
     ap, support = scores.columns["ap"][members], scores.columns["support"][members]
     measured = np.isfinite(ap)
     count = int(measured.sum())
     mean = float(ap[measured].mean()) if count else math.nan
     half = Z95 * float(ap[measured].std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
     f1 = scores.columns["f1"][members][measured]
-    return Group(
+    return ClassGroup(
         name,
         note,
         int(members.sum()),
@@ -53,7 +53,7 @@ def frequency(scores: Scores) -> tuple[np.ndarray, str]:
     return scores.columns["support"], "positives in the scored videos"
 
 
-def frequency_groups(scores: Scores) -> list[Group]:
+def frequency_groups(scores: Scores) -> list[ClassGroup]:
     """Head, torso and tail, as `metrics.json` slices them.
 
     Of the classes with positives, by falling number of positives in the scored videos, the first tenth, the next four
@@ -76,8 +76,8 @@ def frequency_groups(scores: Scores) -> list[Group]:
     return groups
 
 
-def vertical_groups(scores: Scores) -> list[Group]:
-    """One group a vertical, most positives first (a class counts in each of its verticals); [] without verticals."""
+def vertical_groups(scores: Scores) -> list[ClassGroup]:
+    """One group per vertical, most positives first (a class counts in each of its verticals); [] without verticals."""
     members: dict[str, np.ndarray] = {}
     for index, verticals in enumerate(scores.verticals):
         for name in verticals:
@@ -113,10 +113,10 @@ class Ranking:
 
 
 def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking]:
-    """Classes that are surely good and surely bad: highest lower end, and lowest upper end, of the interval of AP.
+    """Classes that are reliably good and reliably bad: highest lower end, and lowest upper end, of the interval of AP.
 
-    So a class with few positives, whose AP may be luck, enters neither list; nor does one whose interval holds the mean
-    of all classes. Where no class is surely so, the list holds the nearest to it.
+    A class with few positives, whose AP may be chance, enters neither list; nor does one whose interval holds the mean
+    of all classes. Where no class is reliably so, the list holds the closest ones.
     """
     low, high = class_intervals(scores)
     ap = scores.columns["ap"]
@@ -131,7 +131,7 @@ def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking
 
 
 def choose_classes(scores: Scores, wanted: Sequence[str]) -> list[int]:
-    """The classes whose curves are drawn: `wanted` (names or indices), else a frequent, a middling and a weak one.
+    """The classes whose curves are drawn: `wanted` (names or indices), else a frequent, a median and a weak one.
 
     Raises:
         UsageError: a name is not in the vocabulary.

@@ -13,7 +13,7 @@ FEW_POSITIVES = 10
 
 
 def wilson_interval(successes: np.ndarray | float, trials: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """95 % score interval of a share (Wilson 1927); NaN without trials."""
+    """95 % score interval of a fraction (Wilson 1927); NaN without trials."""
     n = np.asarray(trials, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.asarray(successes, np.float64) / n

@@ -115,8 +115,8 @@ def _thresholds(scores: Scores) -> Recommendation | None:
     threshold = scores.info.get("threshold", 0.5)
     return Recommendation(
         "thresholds",
-        "Decide with a threshold of its own for each class",
-        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the "
+        "Use a separate threshold for each class",
+        f"One threshold of {threshold:g} for all classes gives away F1: with the thresholds chosen on the "
         f"validation split, {pluralise(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
         f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the scores; nothing "
         "has to be trained.",
@@ -132,11 +132,11 @@ def _thresholds(scores: Scores) -> Recommendation | None:
 
 
 def _calibration(scores: Scores) -> Recommendation | None:
-    """Classes whose probabilities are surely wrong.
+    """Classes whose probabilities are wrong beyond doubt.
 
     With `mean_probability` the number of positives that the model expects is held against the number there is;
-    otherwise only over-confidence shows, as a precision surely below the threshold: of honest predictions above a
-    threshold t, at least a share t is right.
+    otherwise only over-confidence shows, as a precision certain to be below the threshold: of calibrated predictions
+    above a threshold t, at least a fraction t is correct.
     """
     assert scores.summary is not None
     tp, fp, support = (scores.columns[key] for key in ("tp", "fp", "support"))
@@ -180,10 +180,10 @@ def _calibration(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "calibration",
         f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
-        f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
-        f"{pluralise(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
-        f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); "
-        f"honest probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
+        f"Of calibrated predictions above {threshold:g} at least {100 * threshold:.0f} % are correct. For "
+        f"{pluralise(len(bad), 'class', 'classes')} fewer are for certain: over-confident.",
+        f"They cause {int(wrong):,} of {int(fp.sum()):,} false positives ({100 * wrong / max(fp.sum(), 1):.0f} %); "
+        f"calibrated probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
         Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
     )
 
@@ -247,10 +247,10 @@ def _labels(scores: Scores) -> Recommendation | None:
         gains.append(f"micro recall rises by up to {spurious / max(columns['support'].sum(), 1):.4f}")
     return Recommendation(
         "labels",
-        f"Look at {pluralise(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
-        "The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
+        f"Review {pluralise(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} probably wrong",
+        "The model is all but certain where the label says otherwise, in classes where it is otherwise reliable "
         f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} positives and "
-        "more). Only the most confident examples kept by the score job are listed; similar ones will exist.",
+        "more). Only the most confident examples kept by the score job are listed; similar ones are likely to exist.",
         "If all of these labels are wrong, " + " and ".join(gains) + ".",
         Table("labels_to_review", ("Video", "Class", "Doubt", "Probability", "Class has"), rows),
     )
@@ -259,7 +259,7 @@ def _labels(scores: Scores) -> Recommendation | None:
 def _together(
     scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Cooccurrence | None
 ) -> Recommendation | None:
-    """Pairs that are confused, either way, and whose labels nearly always come together."""
+    """Pairs that are confused, in either direction, and whose labels nearly always occur together."""
     if cooccurrence is None:
         return None
     times: dict[tuple[int, int], int] = {}
@@ -280,8 +280,8 @@ def _together(
     return Recommendation(
         "together",
         f"Settle {pluralise(len(rows), 'pair')} of classes that nearly always occur together",
-        f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
-        "label carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part "
+        f"One is predicted in place of the other, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
+        "label carry the other as well. Either the labels of the few exceptions are incomplete, or one class is part "
         "of the other: complete the labels, or predict both together.",
         f"{pluralise(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the "
         "most confused pairs; settled, recall over all labels rises by up to "
@@ -291,7 +291,7 @@ def _together(
             (
                 "Class",
                 "Confused with",
-                "Times, either way",
+                "Times, either direction",
                 "Videos with both",
                 "Videos with either",
                 "Share of the rarer",
@@ -446,19 +446,19 @@ def _overfitting(scores: Scores) -> Recommendation | None:
         "Regularise: dropout, weight decay, or more data",
         f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to {validation[-1]:.4f} "
         f"while the training loss fell from {train[best]:.4f} to {train[-1]:.4f}.",
-        "Not to be had from these figures beyond the loss itself: "
-        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the final validation loss is over-fitting.",
+        "These figures show only the loss: "
+        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the final validation loss is overfitting.",
         Table("losses", ("Epoch", "Training loss", "Validation loss"), rows[-_ROWS:]),
     )
 
 
 def _too_few(scores: Scores) -> Recommendation | None:
-    """More examples for rare classes, when classes with up to ten times as many do better beyond chance."""
+    """More examples for rare classes, when classes with up to ten times as many do better than chance explains."""
     ap = scores.columns["ap"]
     count, what = frequency(scores)
     measured = np.isfinite(ap)
     if what != "training examples" or not measured.any():
-        return None  # the positives scored here are no measure of what the model learnt from
+        return None  # the positives scored here are no measure of what the model was trained on
     best: tuple[float, int, np.ndarray, np.ndarray] | None = None
     for _, edge, _ in size_groups(scores):
         few, more = measured & (count < edge), measured & (count >= edge) & (count < 10 * edge)
@@ -492,7 +492,7 @@ def _too_few(scores: Scores) -> Recommendation | None:
 
 
 def _rejected(scores: Scores) -> Recommendation | None:
-    """Mend the input, when records were rejected."""
+    """Fix the input, when records were rejected."""
     reasons = scores.info.get("rejected_by_reason") or {}
     read, rejected = scores.info.get("records_read") or 0, sum(reasons.values())
     if not rejected or not read:
@@ -500,7 +500,7 @@ def _rejected(scores: Scores) -> Recommendation | None:
     rows = [[reason, count, count / read] for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
     return Recommendation(
         "rejected",
-        f"Mend the input: {pluralise(rejected, 'record was', 'records were')} rejected",
+        f"Fix the input: {pluralise(rejected, 'record was', 'records were')} rejected",
         f"The most frequent reason is {rows[0][0]} ({rows[0][1]:,}). The directory dead_letter names each record.",
         f"{100 * rejected / read:.2g} % more videos get a prediction.",
         Table("rejected_in_scoring", ("Reason", "Records", "Share of records read"), rows),
@@ -527,7 +527,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
         "measure",
         "Score more labelled videos before judging single classes",
         f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the {videos:,} "
-        "scored videos; their figures are mostly luck.",
+        "scored videos; their figures are mostly chance.",
         f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}, and those that "
         "only then turn up.",
         Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows),

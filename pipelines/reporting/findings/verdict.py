@@ -15,10 +15,10 @@ from vcls_model.metrics.catalogue import HEADLINE, METRICS, Metric
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """A bar that the model must reach: a metric of `METRICS` and its least (or greatest) value."""
+    """A value that a metric of `METRICS` must reach (or, for an error, must not exceed)."""
 
     metric: Metric
-    bar: float
+    limit: float
 
     @classmethod
     def parse(cls, text: str) -> "Requirement":
@@ -29,15 +29,15 @@ class Requirement:
         """
         key, equals, value = text.partition("=")
         try:
-            bar = float(value)
+            limit = float(value)
         except ValueError:
-            bar = math.nan
-        if not equals or not math.isfinite(bar):
+            limit = math.nan
+        if not equals or not math.isfinite(limit):
             raise UsageError(f"--require takes METRIC=NUMBER like gap_at_20=0.7, got {text!r}")
         known = {metric.key: metric for metric in METRICS}
         if key not in known:
             raise unknown_choice("metric", key, known)
-        return cls(known[key], bar)
+        return cls(known[key], limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +60,23 @@ class Verdict:
 
 
 def check_requirement(requirement: Requirement, found: Sequence[Estimate]) -> Check:
-    """Whether a bar is reached for certain, missed for certain, or neither."""
+    """Whether a requirement is met for certain, missed for certain, or neither."""
     estimate = estimate_of(found, requirement.metric.key)
     sign = "≥" if requirement.metric.higher_is_better else "≤"
-    title = f"{requirement.metric.title} {sign} {requirement.bar:g}"
+    title = f"{requirement.metric.title} {sign} {requirement.limit:g}"
     if estimate is None:
         return Check("bad", title, "This run has no such metric.")
     low, high = (estimate.low, estimate.high) if estimate.has_interval else (estimate.value, estimate.value)
     worse, better = (low, high) if requirement.metric.higher_is_better else (-high, -low)
-    bar = requirement.bar if requirement.metric.higher_is_better else -requirement.bar
+    limit = requirement.limit if requirement.metric.higher_is_better else -requirement.limit
     interval = f"{estimate.value:.3f} ({low:.3f} to {high:.3f})" if estimate.has_interval else f"{estimate.value:.3f}"
-    if worse >= bar:
-        return Check("good", title, f"Reached: {interval}.")
-    if better < bar:
-        return Check("bad", title, f"Missed: {interval}.")
-    return Check("attention", title, f"Undecided: the interval {interval} holds the bar. More videos would decide.")
+    if worse >= limit:
+        return Check("good", title, f"Met: {interval}.")
+    if better < limit:
+        return Check("bad", title, f"Not met: {interval}.")
+    return Check(
+        "attention", title, f"Undecided: the interval {interval} contains the requirement. More videos would decide."
+    )
 
 
 def decide(
@@ -86,14 +88,14 @@ def decide(
     *,
     same_labels: bool = True,
 ) -> Verdict:
-    """The answer to "does it ship", from bars and baseline where there are any, and what to mind in any case.
+    """The answer to "does it ship", from requirements and baseline where there are any, and what to check in any case.
 
     Args:
         scores: this run.
         found: its headline metrics.
         against: their changes against a baseline, if there is one.
         by_class: changes by class, if there is one.
-        requirements: bars that the model must reach.
+        requirements: what the metrics must reach.
         same_labels: the baseline was measured on as many positives of each class, as the same videos would have.
     """
     checks = [check_requirement(requirement, found) for requirement in requirements]
@@ -104,18 +106,22 @@ def decide(
         headline = f"{lead.metric.title} {lead.value:.3f}"
         headline += f" ({lead.low:.3f} to {lead.high:.3f})" if lead.has_interval else ""
         text = (
-            "No bar (--require) and no previous run (--baseline) was given, so there is nothing to pass or fail: the "
-            "figures below say what the model can do."
+            "No requirement (--require) and no previous run (--baseline) was given, so there is nothing to pass or "
+            "fail: the figures below say what the model can do."
         )
     states, titles, texts = [], [], []
     if checks:
-        bars = {check.state for check in checks}
-        states.append("bad" if "bad" in bars else "attention" if "attention" in bars else "good")
+        outcomes = {check.state for check in checks}
+        states.append("bad" if "bad" in outcomes else "attention" if "attention" in outcomes else "good")
         titles.append(
-            {"good": "Every bar is reached", "bad": "A bar is missed", "attention": "A bar is undecided"}[states[0]]
+            {
+                "good": "Every requirement is met",
+                "bad": "A requirement is not met",
+                "attention": "A requirement is undecided",
+            }[states[0]]
         )
-        reached = sum(check.state == "good" for check in checks)
-        texts.append(f"{reached} of {pluralise(len(checks), 'bar')} reached for certain; {headline}.")
+        met = sum(check.state == "good" for check in checks)
+        texts.append(f"{met} of {pluralise(len(checks), 'requirement')} met for certain; {headline}.")
     if against:
         change = next((entry for entry in against if lead and entry.now.metric == lead.metric), against[0])
         states.append("attention" if not change.exceeds else "good" if change.improves else "bad")
@@ -163,7 +169,7 @@ def _standing_checks(scores: Scores) -> list[Check]:
                 (
                     "Only videos of the test split were scored."
                     if split == "test"
-                    else "Scored on the validation split, which chose the thresholds: the figures flatter a little."
+                    else "Scored on the validation split, which chose the thresholds: slightly optimistic figures."
                 ),
             )
         )
@@ -173,10 +179,10 @@ def _standing_checks(scores: Scores) -> list[Check]:
                 "attention",
                 "Held out",
                 (
-                    "The training split was scored: the figures flatter."
+                    "The training split was scored: the figures are optimistic."
                     if split == "train"
-                    else "Every video of the input was scored. If the model learnt from some, the figures flatter; "
-                    "--split=test of the score job keeps the held-out ones."
+                    else "Every video of the input was scored. If the model was trained on some of them, the "
+                    "figures are optimistic; --split=test scores only the held-out ones."
                 ),
             )
         )
@@ -185,7 +191,7 @@ def _standing_checks(scores: Scores) -> list[Check]:
             Check(
                 "note",
                 "Segments",
-                f"These records are segments of which raters saw {scores.segments.summary['rated_pairs']:,} pairs of "
+                f"These records are segments; raters judged {scores.segments.summary['rated_pairs']:,} pairs of "
                 "segment and class. Judge by MAP@K over those pairs: every other figure counts a class that nobody "
                 "was asked about as absent, and is too low.",
             )
@@ -198,7 +204,7 @@ def _standing_checks(scores: Scores) -> list[Check]:
             "Evidence",
             f"{measured:,} of {scores.class_count:,} classes have a positive among the scored videos; {enough:,} have "
             f"at least {FEW_POSITIVES} and hold {100 * share:.0f} % of the labels. "
-            + ("" if enough == scores.class_count else "This run says little of the others."),
+            + ("" if enough == scores.class_count else "This run says little about the others."),
         )
     )
     read, rejected = info.get("records_read"), info.get("records_rejected", 0)

@@ -47,7 +47,7 @@ class ClassName(str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ScoredExample:
     """One prediction worth looking at: a video id, the class, its probability and the video's true labels."""
 
     video_id: str
@@ -99,7 +99,7 @@ class Scores:
     columns: dict[str, np.ndarray]
     curves: dict[str, np.ndarray]
     confusion: np.ndarray
-    examples: dict[str, list[Example]]
+    examples: dict[str, list[ScoredExample]]
     history: dict[str, np.ndarray]
     segments: SegmentScores | None = None
 
@@ -288,15 +288,15 @@ def _read_confusion(path: str, class_count: int) -> np.ndarray:
     return rows
 
 
-def _read_examples(path: str, class_count: int) -> dict[str, list[Example]]:
+def _read_examples(path: str, class_count: int) -> dict[str, list[ScoredExample]]:
     file = storage.join(path, "examples.json")
     if not storage.exists(file):
         return {}
-    examples: dict[str, list[Example]] = {}
+    examples: dict[str, list[ScoredExample]] = {}
     for kind, entries in read_object(file).items():
         try:
             found = [
-                Example(
+                ScoredExample(
                     str(entry["id"]),
                     int(entry["class_index"]),
                     float(entry["probability"]),

@@ -19,7 +19,7 @@ from pipelines.reporting.findings.comparison import (
 )
 from pipelines.reporting.findings.confusion import ConfusedPair
 from pipelines.reporting.findings.groups import (
-    Group,
+    ClassGroup,
     best_and_worst,
     frequency_groups,
     segment_rows,
@@ -101,8 +101,8 @@ class Findings:
     same_labels: bool
     verdict: Verdict
     overall: float
-    frequency: Sequence[Group]
-    verticals: Sequence[Group]
+    frequency: Sequence[ClassGroup]
+    verticals: Sequence[ClassGroup]
 
 
 def _findings(inputs: Inputs) -> Findings:

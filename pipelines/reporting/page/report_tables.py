@@ -7,10 +7,10 @@ import numpy as np
 
 from pipelines.reporting.findings.comparison import Change, ClassChanges, Estimate
 from pipelines.reporting.findings.confusion import ConfusedPair
-from pipelines.reporting.findings.groups import Group
+from pipelines.reporting.findings.groups import ClassGroup
 from pipelines.reporting.findings.intervals import class_intervals
 from pipelines.reporting.findings.recommendations import Recommendation
-from pipelines.reporting.inputs.scores import Example, Scores
+from pipelines.reporting.inputs.scores import ScoredExample, Scores
 from pipelines.reporting.tables import Table
 from vcls_model.metrics.catalogue import HEADLINE, METRICS
 
@@ -39,7 +39,7 @@ def class_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(name, keys, [[row[key] for key in keys] for row in rows])
 
 
-def example_rows(scores: Scores, examples: Sequence[Example]) -> list[dict[str, Any]]:
+def example_rows(scores: Scores, examples: Sequence[ScoredExample]) -> list[dict[str, Any]]:
     return [
         {
             "id": example.video_id,
@@ -120,7 +120,7 @@ def segment_table(scores: Scores, name: str, chosen: Sequence[int]) -> Table:
     return Table(name, columns, rows)
 
 
-def group_table(name: str, groups: Sequence[Group]) -> Table:
+def group_table(name: str, groups: Sequence[ClassGroup]) -> Table:
     return Table(
         name,
         ("group", "classes", "measured", "positives", "mean_ap", "low_95", "high_95", "mean_f1"),
@@ -168,7 +168,7 @@ def threshold_table(scores: Scores) -> Table | None:
         return None
     threshold = scores.info.get("threshold", 0.5)
     rows: list[list[Any]] = []
-    for label, suffix in ((f"{threshold:g} for all classes", ""), ("each class its own", "_best")):
+    for label, suffix in ((f"{threshold:g} for all classes", ""), ("one per class", "_best")):
         rows.append(
             [
                 label,
@@ -182,7 +182,7 @@ def threshold_table(scores: Scores) -> Table | None:
 
 
 def slice_tables(scores: Scores) -> list[Table]:
-    """One table for each feature of the videos by which the score job sliced its metrics (verticals have their own)."""
+    """One table per context feature that the score job sliced its metrics by (verticals have their own)."""
     slices = (scores.summary or {}).get("slices")
     tables = []
     for feature, values in (slices or {}).items():
@@ -214,7 +214,9 @@ def pair_table(scores: Scores, pairs: Sequence[ConfusedPair]) -> Table:
         for pair in pairs
     ]
     return Table(
-        "confused_pairs", ("True class, missed", "Predicted instead", "Times", "Misses in all", "Share of them"), rows
+        "confused_pairs",
+        ("True class, missed", "Predicted instead", "Times", "False negatives", "Fraction of them"),
+        rows,
     )
 
 

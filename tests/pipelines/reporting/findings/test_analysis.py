@@ -128,9 +128,9 @@ def _gap(value: float, low: float = math.nan, high: float = math.nan) -> Estimat
     return Estimate(METRICS[0], value, low, high)
 
 
-@pytest.mark.parametrize(("bar", "state"), [(0.6, "good"), (0.65, "attention"), (0.7, "bad")])
-def test_a_bar_is_decided_by_the_interval(bar: float, state: str):
-    assert check_requirement(Requirement.parse(f"gap_at_20={bar}"), [_gap(0.65, 0.62, 0.68)]).state == state
+@pytest.mark.parametrize(("limit", "state"), [(0.6, "good"), (0.65, "attention"), (0.7, "bad")])
+def test_a_requirement_is_decided_by_the_interval(limit: float, state: str):
+    assert check_requirement(Requirement.parse(f"gap_at_20={limit}"), [_gap(0.65, 0.62, 0.68)]).state == state
 
 
 def test_a_bar_on_an_error_is_an_upper_one():
@@ -144,12 +144,12 @@ def test_a_bar_on_an_error_is_an_upper_one():
     ("text", "message"),
     [("gap_at_20", "METRIC=NUMBER"), ("gap_at_20=x", "METRIC=NUMBER"), ("gap_at_2=0.5", "did you mean 'gap_at_20'")],
 )
-def test_a_bar_that_is_none(text: str, message: str):
+def test_a_requirement_that_cannot_be_read(text: str, message: str):
     with pytest.raises(UsageError, match=message):
         Requirement.parse(text)
 
 
-def test_verdict_without_bar_or_baseline_passes_nothing():
+def test_verdict_without_requirement_or_baseline_passes_nothing():
     scores = make_scores(support=[20, 20], ap=[0.6, 0.4])
     verdict = decide(scores, [_gap(0.65, 0.62, 0.68)], None, None, [])
     assert verdict.state == "note"
@@ -170,7 +170,7 @@ def test_verdict_is_as_bad_as_the_worse_of_bar_and_baseline():
     against = changes(found, [_gap(0.65, 0.63, 0.67)])
     verdict = decide(scores, found, against, None, [Requirement.parse("gap_at_20=0.5")])
     assert verdict.state == "bad"
-    assert verdict.title == "Every bar is reached, and worse than the baseline, beyond chance"
+    assert verdict.title == "Every requirement is met, and worse than the baseline, beyond chance"
 
 
 def test_slices_by_a_feature_of_the_videos_become_tables():

@@ -9,7 +9,7 @@ from pipelines.reporting.findings.comparison import class_changes
 from pipelines.reporting.findings.confusion import confused_pairs
 from pipelines.reporting.findings.recommendations import Recommendation, Rival, recommend
 from pipelines.reporting.inputs.predictions import Cooccurrence
-from pipelines.reporting.inputs.scores import Example, Scores
+from pipelines.reporting.inputs.scores import ScoredExample, Scores
 from tests.fixtures.scores import make_scores
 
 
@@ -90,17 +90,17 @@ def test_calibration_from_precision_when_probabilities_were_not_summed():
     found = _of(make_scores(support=[50, 50], ap=[0.5, 0.5], tp=[10, 40], fp=[90, 10]), "calibration")
     assert found is not None
     assert [str(row[0]) for row in found.evidence.rows] == ["Thing 0"]
-    assert "90 of 100 false alarms" in found.gain
+    assert "90 of 100 false positives" in found.gain
 
 
 def test_labels_contradicted_by_a_dependable_class():
     examples = {
         "false_alarms": [
-            Example("sure", 0, 0.99, (1,)),
-            Example("unsure", 0, 0.9, ()),
-            Example("poor class", 1, 0.99, ()),
+            ScoredExample("sure", 0, 0.99, (1,)),
+            ScoredExample("unsure", 0, 0.9, ()),
+            ScoredExample("poor class", 1, 0.99, ()),
         ],
-        "misses": [Example("lost", 0, 0.001, (0,)), Example("poor class", 1, 0.001, (1,))],
+        "misses": [ScoredExample("lost", 0, 0.001, (0,)), ScoredExample("poor class", 1, 0.001, (1,))],
     }
     found = _of(
         make_scores(
