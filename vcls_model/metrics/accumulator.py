@@ -162,7 +162,7 @@ class MetricAccumulator:
     def _update(self, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, ids: Sequence[bytes]) -> None:
         batch = lengths.size
         keep = min(TOP, self.class_count)
-        truth = kernels.Labels(labels, _starts(lengths))
+        truth = kernels.LabelRows(labels, _starts(lengths))
         best, predicted = self._select_best(logits, np.maximum(lengths, keep), ids)
         hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
@@ -201,10 +201,10 @@ class MetricAccumulator:
 
     def _select_best(
         self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes]
-    ) -> tuple[kernels.Best, np.ndarray]:
+    ) -> tuple[kernels.BestRows, np.ndarray]:
         """As many best classes of each row as `sizes` says, and (T, C) counts of the scores that reach a threshold."""
         starts = _starts(sizes)
-        best = kernels.Best(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
+        best = kernels.BestRows(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
         predicted = np.zeros(self.predicted.shape, np.int32)
         row, column = kernels.select_top(logits, starts, best.classes, best.logits, self._logit_thresholds, predicted)
         if row >= 0:
@@ -226,7 +226,7 @@ class MetricAccumulator:
         chosen: np.ndarray,
         sign: float,
         logits: np.ndarray,
-        truth: kernels.Labels,
+        truth: kernels.LabelRows,
         ids: Sequence[bytes],
     ) -> None:
         rows = np.flatnonzero(chosen >= 0)

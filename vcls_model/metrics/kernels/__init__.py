@@ -6,7 +6,7 @@ They release the interpreter lock, so that threads use all cores. Callers take t
 from vcls_model.metrics.kernels.cells import distinct_by_level, fold_cells, fold_pairs, merge_cells, pair_keys
 from vcls_model.metrics.kernels.counting import carry_counts, count_keys, count_positives, count_scores, score_keys
 from vcls_model.metrics.kernels.curves import class_curves, resampled_precisions
-from vcls_model.metrics.kernels.labels import Best, Labels, confused_classes, count_best, count_labels, mark_hits
+from vcls_model.metrics.kernels.labels import BestRows, LabelRows, confused_classes, count_best, count_labels, mark_hits
 from vcls_model.metrics.kernels.packing2 import GROUPS_OF_COUNTS, restore_counts, unpack_low_bits
 from vcls_model.metrics.kernels.precision import (
     cell_precisions,
@@ -19,8 +19,8 @@ from vcls_model.metrics.kernels.ranking import select_top
 
 __all__ = [
     "GROUPS_OF_COUNTS",
-    "Best",
-    "Labels",
+    "BestRows",
+    "LabelRows",
     "carry_counts",
     "cell_precisions",
     "class_curves",

@@ -10,7 +10,7 @@ from vcls_model.metrics.kernels.bins import bin_of, coarse_bin, ordered_bits
 njit = njit_of(__package__)
 
 
-class Labels(NamedTuple):
+class LabelRows(NamedTuple):
     """True classes of B videos: those of video r are `classes[starts[r] : starts[r + 1]]`.
 
     Attributes:
@@ -22,8 +22,8 @@ class Labels(NamedTuple):
     starts: np.ndarray
 
 
-class Best(NamedTuple):
-    """Best classes of B videos in descending order of score, laid out as in `Labels`; no fewer than labels.
+class BestRows(NamedTuple):
+    """BestRows classes of B videos in descending order of score, laid out as in `LabelRows`; no fewer than labels.
 
     Attributes:
         classes: (m,) int32.
@@ -41,8 +41,8 @@ def mark_hits(labels, best, class_count):
     """Compares the best classes with the labels.
 
     Args:
-        labels: `Labels`.
-        best: `Best`.
+        labels: `LabelRows`.
+        best: `BestRows`.
         class_count: number of classes C.
 
     Returns:
@@ -69,7 +69,7 @@ def count_labels(logits, labels, groups, thresholds, edges, true_positives, grou
 
     Args:
         logits: (B, C) float32.
-        labels: `Labels`.
+        labels: `LabelRows`.
         groups: (B,) int64, bootstrap group of each video.
         thresholds: (T, C) float32 logits.
         edges: upper ends of the coarse cells, logits.
@@ -97,7 +97,7 @@ def count_best(best, hits, keep, groups, edges, group_negatives, pooled_hits, po
     """Adds the `keep` best classes of every video to counts.
 
     Args:
-        best: `Best`, at least `keep` classes per video.
+        best: `BestRows`, at least `keep` classes per video.
         hits: (m,) bool of `mark_hits`.
         keep: how many of a video's best classes count.
         groups: (B,) int64, bootstrap group of each video.
@@ -141,8 +141,8 @@ def confused_classes(labels, best, hits, recalled, class_count):
     A label among them is paired with itself, any other with each of them that is not a label.
 
     Args:
-        labels: `Labels`.
-        best: `Best`.
+        labels: `LabelRows`.
+        best: `BestRows`.
         hits, recalled: as `mark_hits` gives them.
         class_count: number of classes C.
 
