@@ -24,7 +24,7 @@ from tests.fixtures.records import (
     videos,
     write_shard,
 )
-from vcls_model.records.decoding import Decoder, ReadOptions, records_in
+from vcls_model.records.decoding import Decoder, RecordOptions, records_in
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.shards import FrameBatch, Rejected, read_batches
 
@@ -186,7 +186,7 @@ def test_mutated_payloads_are_read_as_protocol_buffers_read_them(which: int, dat
     changed = bytearray(video.example())
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    decoder = Decoder(VIDEO, ReadOptions(class_count=10))
+    decoder = Decoder(VIDEO, RecordOptions(class_count=10))
     buffer, starts, lengths = records_in([bytes(changed)])
     batch, rejected = decoder.decode("s", buffer, starts, lengths, starts)
     assert len(batch) + len(rejected) == 1
