@@ -144,7 +144,7 @@ class RawBatch:
         notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
         payloads: the serialized records, if requested.
         ratings: of segment records: what raters said of the segments, else None.
-        context: by name of `RecordOptions.context_features`: the values in each record, none where it lacks the feature.
+        context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
     """
 
     id_column: BytesColumn
