@@ -12,7 +12,7 @@ from vcls_model.input import batches, blocks
 from vcls_model.input.batches import Plan, array_batches
 from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
-from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
+from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_by_split
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training.options import ReadOptions
@@ -161,7 +161,7 @@ def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkey
         "num_frames": IntegerColumn.of_lengths(frames, np.ones(40, np.int64)),
     }
     path = tmp_path / "shard"
-    path.write_bytes(encode_examples(columns, np.arange(40)).tobytes())
+    path.write_bytes(encode_by_split(columns, np.zeros(40, np.int64))[0][1].tobytes())
     monkeypatch.setattr(Layout, "rewritten", None)  # would fail
     batches = list(array_batches(plan([path], modalities, epoch=0)))
     check(batches, parsed([path], modalities))
