@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import Parser, main
@@ -137,5 +137,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return outputs.finish(config, started)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

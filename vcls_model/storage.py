@@ -466,7 +466,7 @@ def _part_expression(part: str) -> str:
             inside = part[at + 1 : closing]
             escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
             members = f"[{'^' if inside.startswith('!') else ''}{escaped}]"
-            with contextlib.suppress(re.error):  # of a range like [z-a], which then is no set but these characters
+            with contextlib.suppress(re.error):  # a range like [z-a]: then these are characters, not a set
                 re.compile(members)
                 written += f"(?!/){members}"
                 at = closing + 1

@@ -31,6 +31,10 @@ _MESSAGES: dict[str, list[tuple[str, int | str, str]]] = {
 }
 
 
+# What a Feature holds: byte strings, whole numbers, or float32 (n,).
+Values = list[bytes] | list[int] | np.ndarray
+
+
 class ExampleError(ValueError):
     """The bytes are not the message they should be."""
 
@@ -95,7 +99,7 @@ class Feature:
         return name and name.removesuffix("_list")
 
     @property
-    def values(self) -> "list[bytes] | list[int] | np.ndarray":
+    def values(self) -> Values:
         """List of bytes, float32 array, or list of int; empty when it holds no list."""
         kind = self.kind
         if kind is None:

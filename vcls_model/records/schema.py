@@ -1,4 +1,4 @@
-"""What an input record holds: its id, its labels and its modalities. Pure Python: every job reads it quickly."""
+"""What an input record holds: its id, its labels and its modalities. Pure Python, so that it loads fast."""
 
 import dataclasses
 import json
@@ -143,12 +143,12 @@ class RecordSchema:
     """The layout of one input record.
 
     Attributes:
-        name: `yt8m-video`, … or the user's own.
+        name: `yt8m-video`, … or a user's own.
         container: `"example"` (tf.train.Example), `"sequence_example"` (tf.train.SequenceExample) or `"csv"`.
-        id_feature: bytes feature that names the video.
-        labels_feature: int64 list of class indices; for segment records the video-level labels.
+        id_feature: bytes feature that identifies the video.
+        labels_feature: int64 list of class indices; in segment records the labels of the video.
         modalities: in the order in which they are written and fed to a model.
-        class_count: number of classes C when the edition fixes it, else None (the vocabulary decides).
+        class_count: number of classes C if the edition fixes it, else None (the vocabulary decides).
         segments: the records carry YouTube-8M segment ratings (`segment_start_times`, `segment_labels`, …).
     """
 
@@ -202,7 +202,7 @@ class RecordSchema:
 
 
 def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
-    """Reads what `RecordSchema.to_dict` wrote, or a schema file of the user's.
+    """Reads what `RecordSchema.to_dict` wrote, or a user's schema file.
 
     Raises:
         UsageError: a key is missing, unknown or out of range.
@@ -213,7 +213,7 @@ def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
     except KeyError as error:
         raise UsageError(f"the schema lacks {error.args[0]!r}") from None
     except TypeError as error:
-        raise UsageError(f"the schema is not one: {error}") from None
+        raise UsageError(f"the schema has unknown or missing keys: {error}") from None
 
 
 def _video(name: str, id_feature: str, rgb: str, classes: int) -> RecordSchema:
@@ -256,7 +256,7 @@ def schema_by_name(name: str) -> RecordSchema:
     """The built-in schema called `name`.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none of that name; the message suggests the nearest.
     """
     if name not in BUILT_IN:
         raise unknown_choice("schema", name, BUILT_IN)

@@ -15,7 +15,7 @@ SPLITS = ("train", "validate", "test")
 
 @dataclasses.dataclass(frozen=True)
 class SplitRatios:
-    """Fractions of the videos that go to train, validate and test; they add to 1."""
+    """Fractions of the videos that go to train, validate and test; they sum to 1."""
 
     train: float = 0.7
     validate: float = 0.2

@@ -1,4 +1,4 @@
-"""A transformed dataset on disk: what its `info.json` says and where its shards are."""
+"""A transformed dataset on disk: what its `info.json` says, and where its shards are."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class TransformedModality(Modality):
 
 
 def modality_from_dict(entry: Mapping[str, Any]) -> TransformedModality:
-    """Reads an entry of `transformed` in an `info.json`; keys that it does not know are left."""
+    """Reads an entry of `transformed` in an `info.json`; unknown keys are ignored."""
     fields = {**vars(REQUANTISE), **modality_fields(entry)}
     known = [field.name for field in dataclasses.fields(TransformedModality)]
     return TransformedModality(**{key: fields[key] for key in known if key in fields})
@@ -95,7 +95,7 @@ def open_transformed(directory: str) -> TransformedData:
     """Reads the description of a transformed dataset.
 
     Raises:
-        JobError: there is no `info.json` (preprocess did not finish), or it describes no transformed dataset.
+        JobError: there is no `info.json` (preprocess did not finish), or it does not describe a transformed dataset.
     """
     path = storage.join(directory, "info.json")
     if not storage.exists(path):

@@ -22,10 +22,10 @@ class ClassInfo:
 
     Attributes:
         index: position in a model's output.
-        name: for people; `class 17` where the vocabulary has none.
+        name: display name; `class 17` where the vocabulary has none.
         verticals: up to three broad topics.
-        train_count: number of training videos, when the vocabulary says it.
-        best_threshold: probability with the best F1 on validation, when a model has chosen it.
+        train_count: number of training videos, if the vocabulary says so.
+        best_threshold: probability with the best F1 on validation, if a model has chosen one.
     """
 
     index: int
@@ -36,15 +36,15 @@ class ClassInfo:
 
 
 def unnamed_classes(class_count: int) -> list[ClassInfo]:
-    """A vocabulary for data that came without one."""
+    """A vocabulary for data without one."""
     return [ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
 def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
-    Columns are found by name, in any order and case; only the index is needed. Indices may come in any order and leave
-    gaps, which become unnamed classes.
+    Columns are identified by name, in any order and case; only the index is required. Indices may come in any order and
+    leave gaps, which become unnamed classes.
 
     Args:
         text: the file's content, with or without a byte order mark.
@@ -62,7 +62,7 @@ def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> l
     for line, row in _rows(text, origin):
         info = _class_info(row, f"vocabulary {origin}, line {line}")
         if info.index in known:
-            raise UsageError(f"vocabulary {origin}, line {line}: class {info.index} is there twice")
+            raise UsageError(f"vocabulary {origin}, line {line}: class {info.index} is listed twice")
         known[info.index] = info
     if not known:
         raise UsageError(f"vocabulary {origin} names no class")
@@ -122,7 +122,7 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         thresholds: C best thresholds, probabilities; by default those that `classes` carry.
 
     Raises:
-        ValueError: another number of thresholds than of classes.
+        ValueError: the numbers of thresholds and classes differ.
     """
     if thresholds is None:
         chosen: Sequence[float | None] = [info.best_threshold for info in classes]

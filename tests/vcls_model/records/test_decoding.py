@@ -372,6 +372,57 @@ def test_segments_become_records_of_five_seconds(tmp_path: Path) -> None:
     assert [item.error for item in rejected] == ["segment_out_of_range"]
     assert batches[0].split_ids == [b"v0000", b"v0000", b"v0001"]
     assert batches[0].labelled.all()
+    ratings = batches[0].ratings
+    assert ratings is not None
+    pairs = zip(ratings.rows.tolist(), ratings.classes.tolist(), ratings.present.tolist(), strict=True)
+    assert list(pairs) == [(0, 4, 0), (1, 3, 1), (1, 6, 1), (2, 7, 1)]
+    chosen = ratings.select(np.array([False, True, True]))
+    assert (chosen.rows.tolist(), chosen.classes.tolist(), chosen.present.tolist()) == ([0, 0, 1], [3, 6, 7], [1, 1, 1])
+
+
+def test_a_class_rated_twice_is_present_if_it_was_seen_once(tmp_path: Path) -> None:
+    video = videos(1, FRAME, frames=(20, 21))[0]
+    path = write_shard(tmp_path / "a", [segment_record(video, [5, 5, 5], [3, 3, 4], [1.0, 0.0, 0.25])])
+    _, _, (batch,) = read(path, SEGMENTS)
+    assert batch.ratings is not None and batch.label_values.tolist() == [3]
+    assert (batch.ratings.classes.tolist(), batch.ratings.present.tolist()) == ([3, 4], [1, 0])
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_features_of_the_context_are_handed_over_as_they_are(tmp_path: Path, segments: bool) -> None:
+    made = videos(3, FRAME, frames=(10, 11))
+    context = {
+        "year": int64_feature(2017),
+        "score": float_feature(0.5, 0.25),
+        "segment_start_times": int64_feature(0),
+        "segment_labels": int64_feature(3),
+    }
+    payloads = [
+        made[0].sequence({**context, "language": bytes_feature(b"de", b"\xff")}),
+        made[1].sequence({**context, "labels": int64_feature(3, 3, 1)}),  # rewritten by the careful reader
+        made[2].sequence({"segment_start_times": int64_feature(0), "segment_labels": int64_feature(3)}),
+    ]
+    schema = SEGMENTS if segments else FRAME
+    names = ("year", "language", "score", "labels")
+    _, rejected, (batch,) = read(write_shard(tmp_path / "a", payloads), schema, context_features=names)
+    assert rejected == []
+    assert batch.context["year"] == [[2017], [2017], []]
+    assert batch.context["language"] == [[b"de", b"\xff"], [], []]
+    assert [list(values) for values in batch.context["score"]] == [[0.5, 0.25], [0.5, 0.25], []]
+    assert batch.context["labels"] == [list(made[0].labels), [3, 3, 1], list(made[2].labels)]
+
+
+def test_a_damaged_feature_of_the_context_costs_its_record(tmp_path: Path) -> None:
+    made = videos(3, FRAME)
+    payloads = [video.sequence({"year": bytes_feature(b"\x01\x02\x03")}) for video in made]
+    # The length of the byte string becomes wrong: the record is still a map of features to the kernels.
+    payloads[1] = payloads[1].replace(b"\x0a\x03\x01\x02\x03", b"\x0a\x09\x01\x02\x03")
+    path = write_shard(tmp_path / "a", payloads)
+    assert len(read(path, FRAME)[0]) == 3
+    found, rejected, (batch,) = read(path, FRAME, context_features=("year",))
+    assert [item.error for item in rejected] == ["unparsable"]
+    assert [video.id for video in found] == [made[0].id, made[2].id]
+    assert batch.context["year"] == [[b"\x01\x02\x03"]] * 2
 
 
 def test_every_segment_of_a_mixture_has_the_vector_of_its_video(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_labels_csv_reads_back():
         ("index,name\n", "names no class"),
         ("index,name\nx,a\n", "line 2: the index 'x' is not a number"),
         ("index,name\n-1,a\n", "outside"),
-        ("index,name\n0,a\n0,b\n", "line 3: class 0 is there twice"),
+        ("index,name\n0,a\n0,b\n", "line 3: class 0 is listed twice"),
         ("index\n99999999\n", "outside"),
         ("index,name,train_count\n0,a,many\n", "line 2"),
     ],

@@ -1,6 +1,5 @@
 """Sums over the features of many records: for statistics."""
 
-
 import numpy as np
 
 from vcls_model.compiled import njit_of
