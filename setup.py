@@ -50,6 +50,7 @@ setup(
         "numba>=0.61,<1",
         "numpy>=2.1,<3",
         "pandas>=2.2,<4",
+        "protobuf>=4.25,<7",
         "pyarrow>=18",
         "scikit-learn>=1.5,<2",
         "tensorflow>=2.21,<2.22",

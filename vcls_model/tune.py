@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vcls_model.commands import JobError, Parser, UsageError, main, unknown_choice
+from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
 from vcls_model.train import SWITCHES, TrainConfig, parse_config, train
 
 KINDS = ("choice", "float", "int", "log")
 STRATEGIES = ("bayesian", "grid", "random")
-OBJECTIVE = "val_map"
+OBJECTIVE = history_column(SELECTION_METRIC)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 
 
@@ -32,14 +31,3 @@ def quiet_runner() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
             logger.removeFilter(_is_critical)
-
-
-@contextlib.contextmanager
-def quick_handover() -> Iterator[None]:
-    """Shortens the interpreter's thread switch interval: our threads need the GIL often but briefly."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(interval / 10)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)

@@ -122,7 +122,7 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
     """A fresh output directory: what an earlier run may have left is one listing a folder."""
     import unittest.mock
 
-    from pipelines.preprocessing import job
+    from pipelines.preprocessing import outputs
     from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
     from vcls_model import object_stores
     from vcls_model.records.schema import schema_by_name
@@ -135,7 +135,7 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
         unittest.mock.patch.object(object_stores, "list_prefix", wraps=object_stores.list_prefix) as listed,
         unittest.mock.patch.object(object_stores, "exists", wraps=object_stores.exists) as exists,
     ):
-        job.clear_stale(config)
+        outputs.clear_stale(config)
     assert 0 < listed.call_count + exists.call_count < 50
 
 

@@ -276,7 +276,8 @@ def test_a_directory_is_replaced_when_its_writer_succeeds(name: str, tmp_path: P
 def test_a_saved_model_is_written_to_and_read_from_a_directory_named_like_a_pattern(tmp_path: Path) -> None:
     import tensorflow as tf
 
-    from vcls_model.serving.export import load_saved_model, save_module
+    from vcls_model.serving.export import save_module
+    from vcls_model.serving.exported import load_saved_model
 
     module = tf.Module()
     module.value = tf.Variable([1.0, 2.0])

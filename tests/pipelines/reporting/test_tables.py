@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipelines.reporting.page.tables import number
+from pipelines.reporting.tables import number
 
 
 @pytest.mark.parametrize(

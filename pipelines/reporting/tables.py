@@ -42,7 +42,7 @@ def _plain(cell: Any) -> Any:
 
 
 def number(cell: Any) -> str:
-    """A cell as shown: 1,234 for counts, three decimals for scores (none above nought rounded to it), – for what is
+    """A cell as shown: 1,234 for counts, three decimals for scores (none above zero rounded to it), – for what is
     unknown, text as it is."""
     cell = _plain(cell)
     if _is_unknown(cell):
@@ -65,11 +65,11 @@ def signed(value: float, places: int = 3) -> str:
 
 
 def probability(value: float) -> str:
-    """A probability to four decimals, never rounded to nought."""
+    """A probability to four decimals, never rounded to zero."""
     return f"{value:.4f}" if value >= 1e-4 or value == 0 else "< 0.0001"
 
 
-def many(count: int, singular: str, plural: str = "") -> str:
+def pluralise(count: int, singular: str, plural: str = "") -> str:
     """`1 class`, `2,000 classes`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
