@@ -134,7 +134,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "the same frames of its videos"
         )
     if config.overwrite:
-        storage.delete(config.output)
+        storage.empty_directory(config.output)
     module = tf.Module()
     module.members = members
 

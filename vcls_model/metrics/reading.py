@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -241,7 +242,7 @@ def _npz(path: Path) -> np.lib.npyio.NpzFile:
     return data
 
 
-def _parquet(path, read):
+def _parquet(path: Path, read: Callable[[], Any]) -> Any:
     import pyarrow
 
     try:

@@ -77,8 +77,9 @@ class TransformGraph(tf.Module):
         from tensorflow_transform.saved import saved_transform_io_v2
 
         try:
-            output = tft.TFTransformOutput(directory)
-            loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
+            with storage.local_copy(directory) as local:
+                output = tft.TFTransformOutput(local)
+                loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
         except (OSError, ValueError) as error:
             raise JobError(f"{directory} holds no transform graph that can be loaded: {error}") from None
         self._loader = loader
