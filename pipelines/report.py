@@ -3,10 +3,10 @@
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model import storage
-from vcls_model.commands import Parser, main, parse_all, spare_inputs
+from vcls_model.commands import Parser, main, parse_all
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipelines.reporting.config import plan
 
     config = plan(args)
-    spare_inputs(config.output, [config.scores, config.model, config.data, config.baseline])
+    storage.forbid_inputs_inside_output(config.output, [config.scores, config.model, config.data, config.baseline])
     if not config.overwrite:
         storage.prepare_output(config.output, resume=False, overwrite=False, resumable=False)
     report, facts = job.build(config)
@@ -66,5 +66,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

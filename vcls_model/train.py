@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
 from vcls_model.metrics.catalogue import describe
@@ -448,7 +448,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             verbose=config.verbose,
         )
         if chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.delete(config.output)
+            storage.empty_directory(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()
@@ -576,5 +576,10 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -223,7 +223,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         inputs=[training.data, training.init_from, *training.teachers],
     )
     if config.overwrite:
-        storage.delete(config.output)
+        storage.empty_directory(config.output)
     begun = storage.join(config.output, "search.json")
     if storage.exists(begun) and storage.read_json(begun) != config.facts():
         raise UsageError(

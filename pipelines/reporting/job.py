@@ -31,6 +31,7 @@ from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
 from vcls_model import __version__, storage
 from vcls_model.commands import JobError
+from vcls_model.serving.exported import read_model_info
 
 _DEAD_LETTERS_SHOWN = 20
 # The most confused pairs, of which it is counted how often their labels come together.
@@ -134,13 +135,7 @@ def _models(scores: Scores) -> list[Mapping[str, Any]]:
 
 def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
     models = _models(scores)
-    model = (
-        read_manifest(config.model, "the model directory")
-        if config.model
-        else dict(models[0].get("info") or {})
-        if models
-        else {}
-    )
+    model = read_model_info(config.model) if config.model else dict(models[0].get("info") or {}) if models else {}
     data: dict[str, Any] = {}
     if config.data:
         data = read_manifest(config.data, "the data directory")

@@ -9,8 +9,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import Parser, UsageError, check_writable, main, parse_all
+from vcls_model.commands import Parser, UsageError, main, parse_all
 from vcls_model.metrics.catalogue import HEADLINE
+from vcls_model.storage import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
 from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, GROUPS
+from vcls_model.records.ids import printable_id
 
 if TYPE_CHECKING:
     from vcls_model.records.vocabulary import ClassInfo
@@ -440,7 +441,7 @@ def _examples(accumulator: MetricAccumulator) -> dict[str, list[dict[str, Any]]]
     return {
         kind: [
             {
-                "id": example.id.decode("utf-8", "backslashreplace"),
+                "id": printable_id(example.id),
                 "class_index": example.class_index,
                 "probability": float(probability_of(example.logit)),
                 "labels": list(example.labels),
