@@ -28,6 +28,12 @@ class LabelGraphHead(keras.layers.Layer):
 
     Raises:
         ValueError: the graph's shape is not (C, K) (when the layer is built).
+
+    Example:
+        >>> import numpy as np
+        >>> graph = {"neighbours": np.array([[1], [0]], "int32"), "strength": np.array([[2.0], [0.0]], "float32")}
+        >>> np.array(LabelGraphHead(degree=1, steps=1, **graph)(np.zeros((1, 2)))).tolist()  # 0 + 2 · sigmoid(0)
+        [[1.0, 0.0]]
     """
 
     def __init__(

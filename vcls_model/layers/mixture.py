@@ -21,6 +21,11 @@ class MixtureOfExperts(keras.layers.Layer):
         mixtures: experts a class, M, without the one that says no.
 
     Input shape: float (B, D). Output shape: logits float32 (B, C).
+
+    Example:
+        >>> import numpy as np
+        >>> tuple(MixtureOfExperts(classes=5, mixtures=2)(np.ones((2, 4))).shape)
+        (2, 5)
     """
 
     def __init__(self, classes: int, mixtures: int = 2, **kwargs: Any) -> None:

@@ -23,6 +23,12 @@ class MemoryKey(keras.layers.Layer):
         features: list of float (B, D_m), one a modality.
 
     Output shape: float32 (B, sum of D_m).
+
+    Example:
+        >>> import numpy as np
+        >>> key = MemoryKey([0.64, 0.36])([np.array([[2.0]]), np.array([[0.0, 5.0]])])
+        >>> np.array(key).round(3).tolist()
+        [[0.800000011920929, 0.0, 0.6000000238418579]]
     """
 
     def __init__(self, shares: Sequence[float], **kwargs: Any) -> None:
@@ -82,6 +88,14 @@ class NeighbourVote(keras.layers.Layer):
         query: float (B, D) of unit length.
 
     Output shape: logits float32 (B, C).
+
+    Example:
+        >>> import numpy as np
+        >>> keys, labels = np.eye(2, dtype="float32"), np.array([[0], [1]], "int32")
+        >>> vote = NeighbourVote(2, 1, neighbours=1, weight=0.5, keys=keys, labels=labels)
+        >>> logits = vote(np.zeros((1, 3)), keys[:1])  # the first video's label is 0
+        >>> [round(1 / (1 + float(np.exp(-value))), 2) for value in np.array(logits)[0]]
+        [0.75, 0.25, 0.25]
     """
 
     def __init__(

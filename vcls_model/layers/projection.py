@@ -25,6 +25,13 @@ class LabelProjection(keras.layers.Layer):
         width: K, where they are not given.
 
     Input shape: float (…, D). Output shape: (…, K).
+
+    Example:
+        >>> mean, directions = np.zeros(2, "float32"), np.eye(2, dtype="float32")
+        >>> strengths = np.array([1.0, 0.25], "float32")
+        >>> layer = LabelProjection(power=1.0, unit=True, mean=mean, directions=directions, strengths=strengths)
+        >>> np.array(layer(np.array([[3.0, 16.0]]))).round(1).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
     """
 
     def __init__(
