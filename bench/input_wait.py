@@ -27,10 +27,11 @@ TARGET = 0.02
 def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, Any]:
     """A trainer and an endless stream of batches."""
     from vcls_model.input.dataset import make_batches
+    from vcls_model.input.options import ReadOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
-    from vcls_model.training.options import ReadOptions, TrainOptions
+    from vcls_model.training.options import TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model(model_name, data.modalities, data.class_count)

@@ -84,10 +84,11 @@ def write_info(directory: Path, schema: Any, videos: int, shards: int) -> None:
 
 
 def make_trainer(directory: Path, batch_size: int) -> Any:
+    from vcls_model.input.options import ReadOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
-    from vcls_model.training.options import ReadOptions, TrainOptions
+    from vcls_model.training.options import TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model("dense", data.modalities, data.class_count)
@@ -155,8 +156,8 @@ def fit_function(videos: int) -> Callable[[], Any]:
 
 def read_function(directory: Path, batch_size: int) -> Callable[[], Any]:
     from vcls_model.input.dataset import make_batches
+    from vcls_model.input.options import ReadOptions
     from vcls_model.records.transformed import open_transformed
-    from vcls_model.training.options import ReadOptions
 
     data = open_transformed(str(directory))
     options = ReadOptions(batch_size, max_frames=FRAMES)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vcls_model.input.blocks import Block, Layout, is_remote, read_blocks
+from vcls_model.input.options import ReadOptions
 from vcls_model.records import kernels
 from vcls_model.records.schema import FRAMES, Modality
-from vcls_model.training.options import ReadOptions
 
 SHARDS_OPEN = 16
 # A block of video-level records stays in the processor's cache from disk to batch. One of frames must hold a few

@@ -16,9 +16,9 @@ import tensorflow as tf
 from vcls_model.commands import JobError
 from vcls_model.input.batches import Plan, array_batches
 from vcls_model.input.blocks import ShardError
+from vcls_model.input.options import ReadOptions
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedModality
-from vcls_model.training.options import ReadOptions
 
 
 def _signature(plan: Plan) -> dict[str, Any]:

@@ -64,9 +64,7 @@ def assemble(
             for tensor, modality in zip(features, modalities, strict=True)
             if modality.kind == VECTOR
         ]
-        features = [
-            tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES
-        ]
+        features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
     else:
         trunk_modalities = list(modalities)

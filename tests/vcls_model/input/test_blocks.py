@@ -12,11 +12,11 @@ from vcls_model.input import batches, blocks
 from vcls_model.input.batches import Plan, array_batches
 from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
+from vcls_model.input.options import ReadOptions
 from vcls_model.records import examples
 from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
-from vcls_model.training.options import ReadOptions
 
 VIDEO = training_data.VIDEO_SCHEMA.modalities  # mean_rgb 12, mean_audio 4
 FRAME = training_data.FRAME_SCHEMA.modalities  # rgb 6, audio 3

@@ -6,9 +6,9 @@ from tests.fixtures import training_data
 from vcls_model.commands import UsageError
 from vcls_model.input import batches
 from vcls_model.input.dataset import decode_features, make_batches
+from vcls_model.input.options import ReadOptions
 from vcls_model.records import kernels
 from vcls_model.records.transformed import open_transformed
-from vcls_model.training.options import ReadOptions
 
 
 def collect(dataset):

@@ -16,11 +16,11 @@ from vcls_model.models import (
     MODEL_NAMES,
     MODELS,
     build_model,
+    catalogue,
     default_hyperparameters,
     resolve_hyperparameters,
     select_modalities,
 )
-from vcls_model.models import catalogue
 from vcls_model.models.assembly import TRUNKS
 from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
 from vcls_model.models.head import depends_on_classes
@@ -246,8 +246,6 @@ def test_models_of_one_kind_have_the_layers_they_always_had() -> None:
         "classifier_link_1",
         "classifier_stage_2",
     ]
-
-
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tests.fixtures import training_data
 from vcls_model.commands import JobError
+from vcls_model.input.options import ReadOptions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.records.transformed import open_transformed
 from vcls_model.train import run
-from vcls_model.training.options import ReadOptions
 from vcls_model.training.starting_points import class_prior, iterate_labels, training_knowledge
 
 

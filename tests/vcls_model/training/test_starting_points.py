@@ -9,11 +9,13 @@ from tests.fixtures import training_data
 from vcls_model import ensemble, train
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import make_batches
+from vcls_model.input.options import ReadOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints
-from vcls_model.training.loop import FineTuning, Trainer
-from vcls_model.training.options import ReadOptions, TrainOptions
+from vcls_model.training.fine_tuning import FineTuning
+from vcls_model.training.loop import Trainer
+from vcls_model.training.options import TrainOptions
 from vcls_model.training.starting_points import load_teacher
 
 FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
