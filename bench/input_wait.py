@@ -1,4 +1,4 @@
-"""How long training waits for its input, from TensorFlow's own profile of the loop that trains, one line a model.
+"""How long training waits for its input, from TensorFlow's own profile of the loop that trains, one line per model.
 
     python bench/input_wait.py [--profile=DIR]
 
@@ -40,7 +40,7 @@ def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, A
 
 
 def waiting_seconds(profile: Path) -> float:
-    """Time in which the step loop asked for a batch."""
+    """Time that the step loop spent waiting for batches."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (path,) = profile.glob("plugins/profile/*/*.xplane.pb")

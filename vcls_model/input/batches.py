@@ -51,7 +51,7 @@ class Plan:
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array whose values are not set."""
+    """An uninitialised array that TensorFlow can take over without a copy."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
@@ -127,12 +127,12 @@ class _Cutter:
         self._layout = layout
         self._pool = pool
         self._skip = plan.skip_batches * plan.options.batch_size
-        self._videos = 0  # of the epoch, those passed over included: numbers the draws of frames
+        self._videos = 0  # of the epoch, skipped ones included: part of the seed of each video's frames
         self._blocks = 0
         self._batch: _Batch | None = None
 
     def batches(self, block: Block) -> Iterator[dict[str, Any]]:
-        """The batches that a block completes. When this ends, the block is no longer needed."""
+        """The batches that a block completes. When this ends, the block may be reused."""
         plan, size = self._plan, self._plan.options.batch_size
         rows = np.arange(len(block.index))
         if plan.epoch is not None:
@@ -157,7 +157,7 @@ class _Cutter:
             copy.result()
 
     def rest(self) -> Iterator[dict[str, Any]]:
-        """The last batch, which is not full, unless it is to be left out."""
+        """The last batch, which is not full, unless the plan drops it."""
         if self._batch is not None and not self._plan.drop_remainder:
             yield self._batch.element(self._layout, self._plan)
 
@@ -170,7 +170,7 @@ class _Cutter:
         return max(1, min(limit, int(block.index[rows[:size], kernels.FRAMES].max())))
 
     def _fill(self, batch: _Batch, block: Block, rows: np.ndarray) -> None:
-        """Adds records to a batch: what is small here, what is large in the threads."""
+        """Adds records to a batch: small values here, large ones in the threads."""
         options = self._plan.options
         index = block.index[rows]
         places = np.arange(batch.filled, batch.filled + len(rows))
@@ -241,7 +241,7 @@ def array_batches(plan: Plan) -> Iterator[dict[str, Any]]:
     """The batches of a plan as numpy arrays, see `vcls_model.input.dataset.make_batches`.
 
     Raises:
-        ShardError: a shard is damaged or holds something else.
+        ShardError: a shard is corrupt or holds something else.
     """
     layout = Layout(plan.modalities, plan.with_ids)
     remote = any(map(is_remote, plan.shards))

@@ -119,7 +119,7 @@ class NeXtVLAD(_ClusterPool):
     Lin, Xiao and Fan 2018, "NeXtVLAD: An Efficient Neural Network to Aggregate Frame-level Features for Large-scale
     Video Classification", equations 5 to 8. The frame is expanded to λD values and cut into G groups of λD/G; each
     group g has an attention sigmoid(x U)_g and assignments softmax(BN(x W))_gk to the K clusters. Descriptors have
-    unit length a cluster.
+    unit length per cluster.
 
     Args:
         clusters: number of clusters K.

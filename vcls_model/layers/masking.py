@@ -1,4 +1,4 @@
-"""Frames beyond a video's last one are padding: these layers say which they are and keep them out of every pool."""
+"""Frames beyond a video's last one are padding: these layers mark them and keep them out of every pool."""
 
 from typing import Any
 

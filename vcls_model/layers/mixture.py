@@ -1,4 +1,4 @@
-"""Mixture of experts: several linear classifiers a class, and a gate that chooses among them."""
+"""Mixture of experts: several linear classifiers per class, and a gate that weighs them."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class MixtureOfExperts(keras.layers.Layer):
 
     Args:
         classes: number of classes C.
-        mixtures: experts a class, M, without the one that says no.
+        mixtures: experts per class, M, without the one that says no.
 
     Input shape: float (B, D). Output shape: logits float32 (B, C).
 

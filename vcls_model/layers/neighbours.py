@@ -1,4 +1,4 @@
-"""A head that asks the most similar training videos what their labels are."""
+"""A head that mixes in the labels of the most similar training videos."""
 
 import contextlib
 import contextvars
@@ -17,10 +17,10 @@ class MemoryKey(keras.layers.Layer):
     """Joins the modalities' vectors into one of unit length, in which modality m decides `shares[m]` of a similarity.
 
     Args:
-        shares: one a modality; they add to 1.
+        shares: one per modality; they add to 1.
 
     Call arguments:
-        features: list of float (B, D_m), one a modality.
+        features: list of float (B, D_m), one per modality.
 
     Output shape: float32 (B, sum of D_m).
 
@@ -71,8 +71,8 @@ class NeighbourVote(keras.layers.Layer):
     Khandelwal et al. 2020, "Generalization through Memorization: Nearest Neighbor Language Models", equations 2 and 3:
     votes are weighted by softmax(sharpness · cosine similarity). As there, only predictions are mixed: in training the
     scores pass unchanged, so that the network learns as if it were alone (a training video would find itself). A video
-    that is in the memory votes for itself in prediction too: figures on training videos say nothing, and a teacher
-    must be asked `without_votes`.
+    that is in the memory votes for itself in prediction too: metrics on training videos say nothing, and a teacher
+    must be called `without_votes`.
 
     Args:
         videos: number of remembered videos N.
@@ -80,8 +80,8 @@ class NeighbourVote(keras.layers.Layer):
         neighbours: k, how many vote.
         sharpness: inverse temperature of the votes.
         weight: λ in [0, 1).
-        keys: float (N, D) of unit length; kept with the weights, not in the config.
-        labels: int (N, L), filled with C; kept with the weights, not in the config.
+        keys: float (N, D) of unit length; stored with the weights, not in the config.
+        labels: int (N, L), filled with C; stored with the weights, not in the config.
 
     Call arguments:
         logits: (B, C).

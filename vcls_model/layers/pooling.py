@@ -36,7 +36,7 @@ class MeanPool(FrameLayer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaxPool(FrameLayer):
-    """Maximum over the real frames, a value at a time; 0 for a video without frames.
+    """Elementwise maximum over the real frames; 0 for a video without frames.
 
     Call arguments:
         frames: float (B, T, D), values above -30,000.

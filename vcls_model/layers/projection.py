@@ -1,4 +1,4 @@
-"""Features turned towards what tells labels apart."""
+"""Supervised projection of the features."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from vcls_model.layers.masking import PACKAGE
 class LabelProjection(keras.layers.Layer):
     """h = ((x - mean) directions) · strengths^power, scaled to a root mean square of mean(x²).
 
-    Directions that tell labels apart become large and the others small, as in a linear discriminant analysis for many
-    labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and, as the
+    Directions that discriminate between labels become large and the others small, as in a linear discriminant analysis
+    for many labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and, as the
     square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector stays zero.
 
     Args:
-        power: how far strong directions stand out; 0 only turns the features.
+        power: how far strong directions stand out; 0 only rotates the features.
         unit: scale to a length of 1 instead.
-        mean, directions, strengths: float (D,), (D, K) and (K,), see `LabelDirections`; kept with the weights, not in
+        mean, directions, strengths: float (D,), (D, K) and (K,), see `LabelDirections`; stored with the weights, not in
             the config. They are not trained.
         width: K, where they are not given.
 

@@ -1,4 +1,4 @@
-"""Layers that keep the order of frames: masked convolution, position encoding, transformer block."""
+"""Layers that use the order of frames: masked convolution, position encoding, transformer block."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class MaskedConvolution(FrameLayer):
 
     Args:
         filters: output width F.
-        kernel_size: frames a filter sees.
+        kernel_size: frames that a filter sees.
         dilation: distance between those frames.
 
     Call arguments:

@@ -67,7 +67,7 @@ def build_model(
     Returns:
         A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
         (B, T, D) for each frames modality and, when there are frames, `num_frames` int32 (B,); no other keys. Output:
-        logits float32 (B, C). `models.head.depends_on_classes` tells which layers depend on the classes.
+        logits float32 (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
 
     Raises:
         UsageError: unknown model or hyperparameter, a value out of range, or data without frames for a frame-level

@@ -374,9 +374,9 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
     pooled_from = {f"{name}_{pool}": name for name in frames for pool in POOLS}
     present = {modality.name for modality in modalities if modality.kind == VECTOR}
     if model_info(name).level == VIDEO_LEVEL:
-        spare = {source for vector, source in pooled_from.items() if vector in present}
+        unread = {source for vector, source in pooled_from.items() if vector in present}
     elif frames:
-        spare = set(pooled_from) & present
+        unread = set(pooled_from) & present
     else:
         held = ", ".join(sorted(present)) or "nothing"
         others = ", ".join(other for other in MODEL_NAMES if MODELS[other].level == VIDEO_LEVEL)
@@ -384,4 +384,4 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
             f"model {name!r} reads sequences of frames, but the dataset holds one vector per video only "
             f"({held}): preprocess frame-level records, or choose one of {others}"
         )
-    return tuple(modality for modality in modalities if modality.name not in spare)
+    return tuple(modality for modality in modalities if modality.name not in unread)

@@ -1,7 +1,7 @@
 """From a trunk's output to logits: every layer that depends on the classes, except the neighbours' vote.
 
 The contract that fine-tuning relies on: **a layer depends on the classes exactly when its name starts with
-`HEAD_PREFIX`**. Names are kept with the weights in `model.keras`, so that the contract holds for loaded models, too.
+`HEAD_PREFIX`**. Names are stored with the weights in `model.keras`, so that the contract holds for loaded models, too.
 `Head` gives such names to all that it makes.
 """
 
@@ -46,7 +46,7 @@ class Head:
         Args:
             features: what the trunks made, (B, F).
             skipped: branches whose features `linear_skip` joins.
-            name: tells the classifiers of a modality from another one's.
+            name: distinguishes the classifiers of one modality from those of another.
         """
         prefix = f"{HEAD_PREFIX}_{name}"
         if "stages" in self.options:

@@ -306,7 +306,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        """Meanwhile the model has the moving average of its weights, where one is kept."""
+        """Gives the model the moving average of its weights, if there is one, and takes it back at the end."""
         if self.average is None:
             yield
             return
@@ -325,8 +325,8 @@ class Trainer:
             self.has_validation = False
             if self.is_chief:
                 print(
-                    "warning: no video of the validation split has a label: the last epoch is kept, as without "
-                    "validation",
+                    "warning: no video of the validation split has a label: the last epoch counts as the best, as "
+                    "without validation",
                     file=sys.stderr,
                 )
             return {}
@@ -338,7 +338,7 @@ class Trainer:
         return evaluate(self._predict, self.data, self.modalities, self.options.read, class_thresholds=class_thresholds)
 
     def _epochs_to_average(self) -> list[int]:
-        """The best few epochs so far, in their order; the last ones where there is no validation."""
+        """The best few epochs so far, in chronological order; the last ones where there is no validation."""
         ranked = sorted(self.progress.history, key=lambda row: -float(row.get("val_map", row["epoch"])))
         return sorted(int(row["epoch"]) for row in ranked[: self.options.average_checkpoints])
 

@@ -209,7 +209,7 @@ class Pretrained:
                 self.directory,
                 self.info["class_count"],
                 data,
-                ": --new_head gives the model a classifier of its own",
+                ": --new_head gives the model a new classifier",
             )
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))

@@ -171,7 +171,7 @@ def shard_to_blame(batch: Batch, losses: tf.Tensor, loss: tf.Tensor) -> tf.Tenso
     """Index of the shard that holds the first video with a non-finite loss, or -1 where the loss is finite.
 
     One such video spoils the batch's loss, by mixup another video's, by batch normalisation everyone's: so a video
-    whose own features are not finite goes before one whose loss is not. The features are looked at in any case, as a
+    whose own features are not finite goes before one whose loss is not. The features are checked in any case, as a
     ReLU turns NaN into 0 and only the gradients would carry it on.
     """
     shards = batch["shard"]

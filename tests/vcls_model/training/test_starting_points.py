@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_refused(trained, video_data, other_classes, frame_
     output = f"--output={tmp_path / 'm'}"
     with pytest.raises(UsageError, match="10 classes and the data 6: --new_head"):
         train.run([f"--data={other_classes}", output, f"--init_from={trained}", *FLAGS])
-    with pytest.raises(JobError, match="other sizes.*--hidden_units=16"):
+    with pytest.raises(JobError, match="has other hyperparameters: .*--hidden_units=16"):
         train.run([f"--data={video_data}", output, f"--init_from={trained}", "--hidden_units=8", "--quiet"])
     with pytest.raises(JobError, match="not a finished model"):
         train.run([f"--data={video_data}", output, f"--init_from={tmp_path}", *FLAGS])
@@ -283,7 +283,7 @@ def test_forgotten_hyperparameters_and_another_architecture_are_refused(trained,
         train.run([*arguments, f"--init_from={source}", *FLAGS])
     with pytest.raises(JobError, match="modality_norm is none there and l2 here"):
         train.run([*arguments, f"--init_from={trained}", "--modality_norm=l2", *FLAGS])
-    with pytest.raises(JobError, match="is a dense, not a logistic"):
+    with pytest.raises(JobError, match="is of the architecture dense, not logistic"):
         train.run([*arguments, f"--init_from={trained}", "--model=logistic", "--quiet"])
 
 
@@ -335,7 +335,7 @@ def test_an_ensemble_over_different_data_is_no_teacher(trained, video_data, tmp_
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}", f"--data={video_data}"])
     assert not joined.exists()
     ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}"])
-    with pytest.raises(UsageError, match="give its members"):
+    with pytest.raises(UsageError, match="name the members"):
         train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--teacher={joined}", *FLAGS])
     with pytest.raises(UsageError, match="holds the input"):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={other}", "--overwrite"])
