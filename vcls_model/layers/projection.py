@@ -14,8 +14,9 @@ class LabelProjection(keras.layers.Layer):
     """h = ((x - mean) directions) · strengths^power, scaled to a root mean square of mean(x²).
 
     Directions that discriminate between labels become large and the others small, as in a linear discriminant analysis
-    for many labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and, as the
-    square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector stays zero.
+    for many labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and,
+    as the square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector
+    stays zero.
 
     Args:
         power: how far strong directions stand out; 0 only rotates the features.
