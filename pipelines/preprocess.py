@@ -158,7 +158,6 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         from pipelines.preprocessing import job
         from pipelines.preprocessing.card import render_card
         from pipelines.preprocessing.execution import execute
-        from vcls_model.records.framing import cut_short_note
 
         config, classes = job.plan(args)
         if args.dry_run:
@@ -170,11 +169,9 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         summary, features = execute(config, options, build_pipeline, writer)
     job.clear_temporaries(config)
     print(job.table(summary))
-    if note := cut_short_note(summary.rejected, storage.join(config.output, "dead_letter")):
-        print(note, file=sys.stderr)
-    job.check_rejected(config, summary)
+    job.check_summary(config, summary)
     storage.write_atomically(storage.join(config.output, "labels.csv"), job.labels_csv(classes, summary).encode())
-    info = job.make_info(config, summary, features, time.monotonic() - started)
+    info = job.make_info(config, summary, features, started)
     card = render_card(config, info, summary, classes, features)
     storage.write_atomically(storage.join(config.output, "data_card.html"), card.encode())
     storage.write_json(storage.join(config.output, "info.json"), info)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
 from vcls_model.records.transformed import TransformedData, open_transformed
+from vcls_model.serving.combining import COMBINATIONS
 
 if TYPE_CHECKING:
     from vcls_model.training.joining import Member
-
-COMBINATIONS = ("logit", "probability")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +99,8 @@ def make_plan(config: EnsembleConfig) -> Plan:
     """Starts TensorFlow, loads the members and checks the output directory.
 
     Raises:
-        UsageError: the members' records, classes or splits differ, or `data` is not what they were trained on.
-        JobError: a member is not an exported model.
+        UsageError: a member is not an exported model, their records, classes or splits differ, or `data` is not what
+            they were trained on.
     """
     from vcls_model.quiet import start_tensorflow
 
@@ -122,8 +121,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Writes the ensemble; returns the content of its `info.json`.
 
     Raises:
-        UsageError: the members do not fit each other or the data.
-        JobError: a member is not an exported model.
+        UsageError: a member is not an exported model, or they do not fit each other or the data.
     """
     plan = make_plan(parse_config(argv))
     from vcls_model.training.joining import join_members

@@ -238,6 +238,35 @@ def local_copy(directory: str) -> Iterator[str]:
         yield scratch
 
 
+@contextlib.contextmanager
+def open_directory_atomically(directory: str) -> Iterator[str]:
+    """A path for a program that only knows disks to write a directory to: it becomes `directory`, and replaces an older
+    one, if the block ends without an error.
+
+    On an object store its files appear one after the other: a reader must wait for a file that is written later.
+    """
+    if is_object_store(directory):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield scratch
+            delete(directory)
+            for folder, _, names in os.walk(scratch):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    parts = os.path.relpath(path, scratch).split(os.sep)
+                    with open(path, "rb") as source:
+                        _upload(join(directory, *parts), source, os.path.getsize(path))
+        return
+    final = directory.removeprefix("file://")
+    temporary = _temporary_name(final)
+    os.makedirs(temporary)
+    try:
+        yield temporary
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
     if not is_object_store(path):

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import hashlib
-import platform
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.moments import Moments
+from pipelines.running import outputs
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError, unknown_choice
 from vcls_model.records.schema import RecordSchema
@@ -23,6 +23,13 @@ from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_cl
 TEMPORARY = ("analysis_tmp", "transform_tmp")
 _SUMMARY = "summary"
 _SETTINGS = "settings.json"
+# How a message calls what is stored in it; the other settings have the names of their options.
+_SETTING_NAMES = {
+    "input": "the list of input files",
+    "files": "the number of input files",
+    "class_count": "the number of classes (--vocabulary)",
+    "ratios": "--split_ratios",
+}
 _GIVEN = ("train_input", "validate_input", "test_input")
 
 
@@ -166,69 +173,48 @@ def _ratios(config: JobConfig) -> list[float] | None:
 
 
 def open_output(config: JobConfig, *, resume: bool, overwrite: bool) -> None:
-    """Readies the output directory, and keeps there what the job is about.
-
-    Raises:
-        UsageError: the directory is in use and may not be continued or replaced, or it was begun with other settings or
-            other input files: to continue would undo what is done.
-    """
-    settings = storage.join(config.output, manifests.DIRECTORY, _SETTINGS)
-    mine = {
+    """Readies the output directory, see `outputs.open_output`."""
+    settings = {
         "input": hashlib.sha256("\n".join(shard.path for shard in config.shards).encode()).hexdigest(),
         "files": len(config.shards),
         **config.transform.to_dict(),
     }
-    if resume and not overwrite:
-        if changed := storage.changed_settings(settings, mine):
-            said = ", ".join(
-                f"another {key}" if key == "input" or isinstance(now, dict) else f"{key} {then} then, {now} now"
-                for key, (then, now) in changed.items()
-            )
-            raise UsageError(
-                f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
-                "another output, or start over with --overwrite"
-            )
-        if storage.list_names(config.output) and not storage.list_names(
-            storage.join(config.output, manifests.DIRECTORY)
-        ):
-            raise UsageError(f"--resume: {config.output} holds no preprocess job to continue")
-    storage.prepare_output(
+    outputs.open_output(
         config.output,
+        f"{manifests.DIRECTORY}/{_SETTINGS}",
+        settings,
+        job="preprocess",
+        options=_SETTING_NAMES,
         resume=resume,
         overwrite=overwrite,
         inputs=[*(shard.path for shard in config.shards), config.vocabulary],
     )
-    storage.write_json(settings, mine)
 
 
 def clear_stale(config: JobConfig) -> None:
     """Before a run continues in a directory: removes what it will write anew, and what no longer holds."""
     for name in ("info.json", "transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
         storage.delete(storage.join(config.output, name))
-    wanted = {shard.output(split) for shard in config.shards for split in shard.splits}
+    written = {shard.output(split) for shard in config.shards for split in shard.splits}
     for split in SPLITS:
-        for name in storage.list_names(storage.join(config.output, split)):
-            if f"{split}/{name}" not in wanted:
-                storage.delete(storage.join(config.output, split, name))
+        outputs.delete_others(
+            config.output, split, {name.rpartition("/")[2] for name in written if name.startswith(f"{split}/")}
+        )
     # One listing, not two requests a shard: on an object store thousands of them would be minutes.
     kept_names = set(storage.list_names(storage.join(config.output, manifests.DIRECTORY)))
     for shard in config.shards:
         if kept_names & {shard.name + manifests.STATISTICS_SUFFIX, shard.name + manifests.MANIFEST_SUFFIX}:
             manifests.forget_if_changed(config.output, shard, config.transform)
-    for directory, suffixes in (
-        ("dead_letter", [".jsonl"]),
-        (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX]),
-    ):
-        kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
-        for name in storage.list_names(storage.join(config.output, directory)):
-            if name not in kept and name != _SETTINGS:
-                storage.delete(storage.join(config.output, directory, name))
+    names = [shard.name for shard in config.shards]
+    outputs.delete_others(config.output, outputs.DEAD_LETTER, {f"{name}.jsonl" for name in names})
+    suffixes = (manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX)
+    kept = {name + suffix for name in names for suffix in suffixes}
+    outputs.delete_others(config.output, manifests.DIRECTORY, {*kept, _SETTINGS})
 
 
 def clear_temporaries(config: JobConfig) -> None:
     """After a run: removes the half-written files of workers that were killed while others did their work again."""
-    for directory in (*SPLITS, "dead_letter", manifests.DIRECTORY):
-        storage.remove_temporaries(storage.join(config.output, directory))
+    outputs.clear_temporaries(config.output, (*SPLITS, outputs.DEAD_LETTER, manifests.DIRECTORY))
 
 
 def summary_path(config: JobConfig) -> str:
@@ -241,26 +227,20 @@ def moments_path(config: JobConfig) -> str:
     return storage.join(config.output, manifests.DIRECTORY, "moments.json")
 
 
-def check_rejected(config: JobConfig, summary: Summary) -> None:
+def check_summary(config: JobConfig, summary: Summary) -> None:
     """Fails the job when too much was rejected, or nothing is left to train on.
 
     Raises:
         JobError: with the reasons and where the dead letters are.
     """
-    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
-    where = f"; see {storage.join(config.output, 'dead_letter')}" if summary.rejected else ""
     if not summary.records_written:
+        reasons = outputs.reasons_text(summary.rejected)
+        letters = storage.join(config.output, outputs.DEAD_LETTER)
         raise JobError(
             f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
-            f"{config.shards[0].path} the first" + (f" ({reasons})" if reasons else "") + where
+            f"{config.shards[0].path} the first" + (f" ({reasons}); see {letters}" if reasons else "")
         )
-    fraction = summary.records_rejected / summary.records_read
-    if fraction > config.max_rejected_fraction:
-        raise JobError(
-            f"{summary.records_rejected:,} of {summary.records_read:,} records were rejected, {fraction:.2%}, more "
-            f"than --max_rejected_fraction={config.max_rejected_fraction:g} allows ({reasons}){where}; "
-            "what is good is written: with a higher fraction, --resume accepts it"
-        )
+    outputs.check_rejected(config.output, summary.records_read, summary.rejected, config.max_rejected_fraction)
     if not summary.written[0]:
         raise JobError(
             f"none of the {summary.records_written:,} usable records fell into the train split: "
@@ -268,15 +248,11 @@ def check_rejected(config: JobConfig, summary: Summary) -> None:
         )
 
 
-def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], wall_seconds: float) -> dict[str, Any]:
+def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], started: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
-    assert summary.records_read == summary.records_written + summary.records_rejected
     return {
-        "records_read": summary.records_read,
-        "records_written": summary.records_written,
-        "records_rejected": summary.records_rejected,
-        "rejected_by_reason": dict(sorted(summary.rejected.items())),
+        **outputs.info_head(summary.records_written, summary.rejected, started),
         "notes": dict(sorted(summary.notes.items())),
         "splits": {
             name: {"records": int(count), "shards": sum(split in shard.splits for shard in config.shards)}
@@ -299,22 +275,6 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         },
         "input": {"files": len(config.shards), "empty_files": summary.shards_empty, "bytes": summary.bytes_read},
         "output_bytes": summary.bytes_written,
-        "versions": versions(),
-        "wall_seconds": round(wall_seconds, 3),
-    }
-
-
-def versions() -> dict[str, str]:
-    """What the job ran on."""
-    from importlib.metadata import version
-
-    import vcls_model
-
-    packages = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "numpy", "numba", "pyarrow")
-    return {
-        "video-classification": vcls_model.__version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
     }
 
 
@@ -333,12 +293,6 @@ def table(summary: Summary) -> str:
         lines.append(
             f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
         )
-    lines.append(
-        f"{'rejected':<10}{summary.records_rejected:>12,}"
-        + (
-            "  " + ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
-            if summary.rejected
-            else ""
-        )
-    )
+    reasons = f"  {outputs.reasons_text(summary.rejected)}" if summary.rejected else ""
+    lines.append(f"{'rejected':<10}{summary.records_rejected:>12,}{reasons}")
     return "\n".join(lines)

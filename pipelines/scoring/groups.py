@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.planning import STATE, manifest_path
-from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
+from pipelines.scoring.outputs import STATE, manifest_path
+from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
-from vcls_model.records.shards import Rejected
-from vcls_model.serving.ranking import mean_of_models, top_k
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.records.decoding import Rejected, readable_id
+from vcls_model.serving.combining import mean_of_models
+from vcls_model.serving.ranking import top_k
 
-DEAD_LETTER = "dead_letter"
 NAN_LOGITS = "nan_logits"
 # The table of counts is larger than the caches: adding many rows at once takes half the time of a few hundred.
 UPDATE_ROWS = 2048
@@ -153,7 +156,7 @@ class GroupScores:
                     Rejected(
                         block.shard.path,
                         int(block.offsets[row]),
-                        printable_id(ids[row]),
+                        readable_id(ids[row]),
                         "score",
                         NAN_LOGITS,
                         "the model gives NaN for this record",

@@ -1,4 +1,4 @@
-"""Ratings of segments: which classes raters looked for in a segment, and whether they found them."""
+"""Ratings of segments: for which classes a segment was rated, and whether they are in it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from vcls_model.records import examples
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import RecordSchema
 
-# id of a segment, `video:start` -> class -> 1 found, 0 not found
+# id of a segment, `video:start` -> class -> 1 present, 0 absent
 ShardRatings = Mapping[bytes, Mapping[int, int]]
 
 

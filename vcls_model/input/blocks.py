@@ -170,7 +170,7 @@ class Piece:
     """Records of one piece.
 
     Attributes:
-        index: int64 (R, INDEX_COLUMNS + M), see `record_kernels.index_transformed`; places in the piece's buffer, or
+        index: int64 (R, INDEX_COLUMNS + M), see `kernels.index_transformed`; places in the piece's buffer, or
             for the records `rewritten`, in `extra`.
         rewritten: bool (R,).
         extra: framed records that were rewritten.
@@ -230,7 +230,7 @@ class ShardStream:
             raise ShardError.about(self._path, str(error)) from error
 
     def _with_unusual(self, buffer: np.ndarray, index: np.ndarray) -> Piece:
-        rewritten = index[:, kernels.USUAL] == 0
+        rewritten = index[:, kernels.CANONICAL] == 0
         extra = bytearray()
         for row in index[rewritten]:
             start, length = int(row[kernels.START]), int(row[kernels.LENGTH])
@@ -244,7 +244,7 @@ class ShardStream:
             extra += framed.tobytes()
         if extra:
             index[rewritten] = self._layout.index(np.frombuffer(extra, np.uint8), len(extra), True)[0]
-            assert index[:, kernels.USUAL].all(), "protocol buffers have written what the kernels do not read"
+            assert index[:, kernels.CANONICAL].all(), "protocol buffers have written what the kernels do not read"
         return Piece(index, rewritten, bytes(extra))
 
     def close(self) -> None:
@@ -260,7 +260,7 @@ class Block:
     Attributes:
         buffer: uint8, the bytes that `index` points into.
         extra: uint8, what it points into for the records `rewritten`.
-        index: int64 (N, INDEX_COLUMNS + M), see `record_kernels.index_transformed`.
+        index: int64 (N, INDEX_COLUMNS + M), see `kernels.index_transformed`.
         rewritten: bool (N,).
         shards: int32 (N,), number of the shard of each record.
     """

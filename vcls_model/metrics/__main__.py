@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.commands import JobError, Parser, UsageError, check_writable, main, parse_all
+from vcls_model.metrics.catalogue import HEADLINE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +130,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
 
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
+    from vcls_model.metrics.result import compute_result
     from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
     from vcls_model.records.vocabulary import unnamed_classes
 
@@ -149,7 +151,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
     if accumulator.videos == 0:
         raise JobError(f"none of the {unlabelled} predictions has labels; hand them in with --labels=FILE")
     _warn(hashes, named, class_count)
-    files = accumulator.result().to_files(classes or unnamed_classes(class_count))
+    files = compute_result(accumulator).to_files(classes or unnamed_classes(class_count))
     summary = json.loads(files["metrics.json"]) | {"videos_without_labels": unlabelled}
     if slices is not None:
         summary["slices"][feature] = slices.result()
@@ -160,7 +162,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
         for name, content in files.items():
             if name != "metrics.json":
                 _write(Path(args.details) / name, content)
-    for name in ("videos", "gap_at_20", "map", "hit_at_1", "perr"):
+    for name in ("videos", *(metric.key for metric in HEADLINE)):
         print(f"{name}: {summary[name]}")
     return summary
 

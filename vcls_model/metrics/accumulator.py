@@ -2,29 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vcls_model.metrics import kernels
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
+from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, FALSE_ALARMS, GROUPS, HITS, MISSES, TOP
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
 from vcls_model.records.splits import hashes_of_ids
 
-if TYPE_CHECKING:
-    from vcls_model.metrics.result import MetricResult
-
-TOP = 20
-GROUPS = 64
-# Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
-COARSE_EDGES = np.array([-7, -5.5, -4.5, -3.75, -3, -2.25, -1.5, -0.75, 0, 1, 2.5], np.float32)
 CLASS_PAIR_BUDGET = 1 << 19
 POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
 # Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
 EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
-EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
 # As many counts as fit on top of one that `carry_counts` left, in 16 bits.
 _MOST_BEFORE_CARRY = 32_768
@@ -51,7 +45,7 @@ class Example:
 
 
 class MetricAccumulator:
-    """Counts from which every metric of DESIGN.md follows, for C classes and any number of videos.
+    """Counts from which every metric of `catalogue.py` follows, for C classes and any number of videos.
 
     The state holds integers only, so that `merge` is associative and commutative to the bit: any partition of the
     videos over batches and workers, merged in any order, gives the same `to_bytes()`.
@@ -166,8 +160,6 @@ class MetricAccumulator:
         self._update(logits, labels, lengths, ids)
 
     def _update(self, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, ids: Sequence[bytes]) -> None:
-        from vcls_model.metrics import kernels
-
         batch = lengths.size
         keep = min(TOP, self.class_count)
         top_starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, keep))])
@@ -226,15 +218,13 @@ class MetricAccumulator:
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             self.recall_counts[key] = self.recall_counts.get(key, 0) + count
         for kind, chosen, sign in (
-            ("hits", best_hit, -1.0),
-            ("misses", worst_missed, 1.0),
-            ("false_alarms", best_false, -1.0),
+            (HITS, best_hit, -1.0),
+            (MISSES, worst_missed, 1.0),
+            (FALSE_ALARMS, best_false, -1.0),
         ):
             self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
 
     def _count_scores(self, logits: np.ndarray) -> None:
-        from vcls_model.metrics import kernels
-
         for first in range(0, len(logits), _MOST_BEFORE_CARRY):
             part = logits[first : first + _MOST_BEFORE_CARRY]
             if self._since_carry + len(part) > _MOST_BEFORE_CARRY:
@@ -297,8 +287,6 @@ class MetricAccumulator:
         return table, positives
 
     def _count_exact(self, table: np.ndarray, positives: np.ndarray) -> None:
-        from vcls_model.metrics import kernels
-
         for keys in self._exact or ():
             kernels.count_keys(keys, table, positives)
 
@@ -400,12 +388,6 @@ class MetricAccumulator:
         for name in _SPARSE:
             getattr(result, name).restore(name, header, arrays)
         return result
-
-    def result(self) -> "MetricResult":
-        """All metrics of what was added so far; ratios without a denominator are NaN."""
-        from vcls_model.metrics.result import compute_result
-
-        return compute_result(self)
 
 
 _COUNT_ARRAYS = (

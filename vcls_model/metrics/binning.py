@@ -47,6 +47,12 @@ def probability_of(logits: np.ndarray | float) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64)))
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logistic sigmoid in the precision of `logits`, without overflow: for the many logits of predictions."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, np.float32(1), small) / (1 + small)
+
+
 def logit_of(probability: np.ndarray | float) -> np.ndarray:
     """Inverse of `probability_of`: 0 and 1 give the infinities.
 

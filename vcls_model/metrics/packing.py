@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vcls_model.metrics import kernels
+
 _MAGIC = b"VCLSMET2"
 _LEVEL = 4
 # Arrays are packed a piece at a time: what that takes besides does not grow with the array.
@@ -93,8 +95,6 @@ class _Scratch:
 def _pack_piece(values: np.ndarray, scratch: _Scratch) -> tuple[list[list[int]], list[bytes]]:
     """Groups (number, low bits put aside, cells), and streams: differences too large for a byte, each group's
     differences, each group's low bits."""
-    from vcls_model.metrics import kernels
-
     numbers, changes, by_group = (each[: values.size] for each in (scratch.numbers, scratch.changes, scratch.by_group))
     sizes = kernels.group_changes(values, numbers, changes, by_group)
     shifts = np.zeros(kernels.GROUPS_OF_COUNTS, np.int64)
@@ -122,8 +122,6 @@ def _huffman(symbols: np.ndarray) -> bytes:
 
 def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int, scratch: _Scratch) -> np.ndarray:
     """The counts of a piece, in an array of `scratch`."""
-    from vcls_model.metrics import kernels
-
     starts, ends, shifts = (np.zeros(kernels.GROUPS_OF_COUNTS, np.int64) for _ in range(3))
     symbols, low_bits, values = (each[:count] for each in (scratch.symbols, scratch.changes, scratch.values))
     at = 0

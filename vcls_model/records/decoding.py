@@ -87,6 +87,16 @@ class FrameBatch:
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
 
+    def select(self, rows: "slice | np.ndarray") -> "FrameBatch":
+        """The videos of a slice, or those that a bool mask (B,) keeps; the buffer is shared."""
+        return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
+
+    def strings(self) -> list[bytes]:
+        """The codes of each video as one bytes string, frame after frame."""
+        codes = self.codes
+        ends = np.cumsum(self.lengths)
+        return [codes[end - length : end].tobytes() for end, length in zip(ends, self.lengths, strict=True)]
+
 
 @dataclasses.dataclass
 class RawBatch:
@@ -166,18 +176,26 @@ class Decoder:
     def __init__(self, schema: RecordSchema, options: ReadOptions) -> None:
         self.schema = schema
         self.options = options
-        names = [schema.id_feature, schema.labels_feature, *(modality.name for modality in schema.modalities)]
+        self._sequence = schema.container == "sequence_example"
+        # The kernels look for the features of the context first, then for the feature lists.
+        self._modalities = sorted(schema.modalities, key=self._in_lists)
+        self._context_names = 2 + sum(not self._in_lists(modality) for modality in schema.modalities)
+        self._frames_modalities = [modality.name for modality in schema.modalities if modality.kind == FRAMES]
+        names = [schema.id_feature, schema.labels_feature, *(modality.name for modality in self._modalities)]
         encoded = [name.encode() for name in names]
         self._names = np.frombuffer(b"".join(encoded), np.uint8)
         self._name_ends = np.cumsum([len(name) for name in encoded])
-        self._kinds = np.array([self._kind(modality) for modality in schema.modalities])
-        self._widths = np.array([modality.width for modality in schema.modalities])
-        self._sequence = schema.container == "sequence_example"
+        self._kinds = np.array([self._kind(modality) for modality in self._modalities])
+        self._widths = np.array([modality.width for modality in self._modalities])
+
+    def _in_lists(self, modality: Modality) -> bool:
+        """Whether the modality is a feature list of a SequenceExample."""
+        return self._sequence and modality.kind == FRAMES
 
     def _kind(self, modality: Modality) -> int:
         if modality.kind != FRAMES:
             return kernels.FLOAT_VECTOR if modality.encoding == "float32" else kernels.BYTE_VECTOR
-        return kernels.BYTE_FRAMES if self.schema.container == "sequence_example" else kernels.BYTE_MATRIX
+        return kernels.BYTE_FRAMES if self._sequence else kernels.BYTE_MATRIX
 
     def decode(
         self,
@@ -244,7 +262,7 @@ class Decoder:
             buffer,
             starts,
             lengths,
-            self._sequence,
+            self._context_names,
             self._names,
             self._name_ends,
             self._kinds,
@@ -264,7 +282,8 @@ class Decoder:
         kernels.gather_labels(buffer, index.labels, label_values)
         features: dict[str, np.ndarray | FrameBatch] = {}
         notes: Counter = Counter()
-        for position, modality in enumerate(self.schema.modalities):
+        for modality in self.schema.modalities:
+            position = self._modalities.index(modality)
             begins = np.ascontiguousarray(index.values[:, position, 0])
             if modality.kind == FRAMES:
                 frames = index.values[:, position, 1]
@@ -272,7 +291,7 @@ class Decoder:
                 features[modality.name] = FrameBatch(
                     buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.width
                 )
-                if position == 0 and kept.sum() < frames.sum():
+                if modality.name == self._frames_modalities[0] and kept.sum() < frames.sum():
                     notes["videos_cut"] += int((kept < frames).sum())
                     notes["frames_cut"] += int((frames - kept).sum())
             elif modality.encoding == "float32":
@@ -323,7 +342,9 @@ class Decoder:
     def _checked(self, record: examples.Record, video_id: bytes) -> "list[_Usual | RecordError]":
         labels, repeated = self._labels(record)
         lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
-        if lacking and (not self.options.fill_missing or len(lacking) == len(self.schema.modalities)):
+        # Without any frames modality there is nothing that says how many frames to fill in.
+        frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
+        if lacking and (not self.options.fill_missing or frameless or len(lacking) == len(self.schema.modalities)):
             self._check_container(record)
             raise RecordError(
                 "missing_feature", f"the record has no {', '.join(map(repr, lacking))}; it has {_names_of(record)}"
@@ -333,7 +354,7 @@ class Decoder:
             for modality in self.schema.modalities
             if modality.name not in lacking
         }
-        frames = {name: len(rows) for name, rows in values.items()}
+        frames = {name: len(values[name]) for name in self._frames_modalities if name in values}
         if len(set(frames.values())) > 1:
             raise RecordError(
                 "frames_differ",
@@ -344,7 +365,7 @@ class Decoder:
                 filling = (
                     bytes([FILL_CODE]) * modality.width if modality.encoding == "uint8" else bytes(4 * modality.width)
                 )
-                values[modality.name] = [filling] * next(iter(frames.values()))
+                values[modality.name] = [filling] * (next(iter(frames.values())) if modality.kind == FRAMES else 1)
         filled = tuple(lacking)
         if not self.schema.segments:
             return [_Usual(self._write(video_id, labels, values), video_id, filled, repeated)]
@@ -358,7 +379,7 @@ class Decoder:
                     )
                 )
                 continue
-            part = {name: rows[start:end] for name, rows in values.items()}
+            part = {name: rows[start:end] if name in self._frames_modalities else rows for name, rows in values.items()}
             items.append(_Usual(self._write(b"%s:%d" % (video_id, start), positive, part), video_id, filled, repeated))
         return items
 
@@ -385,18 +406,18 @@ class Decoder:
                 raise RecordError("label_out_of_range", f"{name!r} holds {value}, outside {allowed}")
 
     def _present(self, record: examples.Record, modality: Modality) -> bool:
-        if self._sequence:
+        if self._in_lists(modality):
             return modality.name in record.feature_lists
         feature = record.features.get(modality.name)
         return feature is not None and feature.kind is not None
 
     def _other_container(self, record: examples.Record) -> bool:
-        names = {modality.name for modality in self.schema.modalities}
-        other = record.features if self._sequence else record.feature_lists
-        return bool(names & set(other)) or (not self._sequence and bool(record.feature_lists))
+        if not self._sequence:
+            return bool(record.feature_lists)
+        return any(name in record.features for name in self._frames_modalities)
 
     def _check_container(self, record: examples.Record) -> None:
-        if self._sequence and not record.feature_lists:
+        if self._sequence and self._frames_modalities and not record.feature_lists:
             raise RecordError(
                 "wrong_container", "a tf.train.Example where a SequenceExample was expected", stage="parse"
             )
@@ -408,7 +429,7 @@ class Decoder:
     def _values(self, record: examples.Record, modality: Modality) -> list[bytes]:
         """The frames (or the one vector) of a modality, each as its bytes."""
         name, width = modality.name, modality.width
-        if not self._sequence:
+        if not self._in_lists(modality):
             values = _one_vector(record.features[name], modality)
             if modality.kind == FRAMES:
                 if not values or len(values) % width:
@@ -461,17 +482,17 @@ class Decoder:
             self.schema.id_feature: examples.bytes_feature(video_id),
             self.schema.labels_feature: examples.int64_feature(labels),
         }
-        if self._sequence:
-            return examples.write_sequence_example(
-                context, {name: [examples.bytes_feature(frame) for frame in frames] for name, frames in values.items()}
-            )
+        lists: dict[str, list[bytes]] = {}
         for modality in self.schema.modalities:
-            joined = b"".join(values[modality.name])
-            context[modality.name] = (
-                examples.float_feature(np.frombuffer(joined, "<f4"))
-                if modality.encoding == "float32"
-                else examples.bytes_feature(joined)
-            )
+            rows = values[modality.name]
+            if self._in_lists(modality):
+                lists[modality.name] = [examples.bytes_feature(row) for row in rows]
+            elif modality.encoding == "float32":
+                context[modality.name] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
+            else:
+                context[modality.name] = examples.bytes_feature(b"".join(rows))
+        if self._sequence:
+            return examples.write_sequence_example(context, lists)
         return examples.write_example(context)
 
 

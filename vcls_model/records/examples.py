@@ -5,7 +5,7 @@ fields skipped. Used for the few records that the kernels of `pipelines.parsing`
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -219,7 +219,7 @@ def write_example(features: dict[str, bytes]) -> bytes:
     return write_message(1, _map(features))
 
 
-def write_sequence_example(context: dict[str, bytes], feature_lists: dict[str, Sequence[bytes]]) -> bytes:
+def write_sequence_example(context: dict[str, bytes], feature_lists: Mapping[str, Sequence[bytes]]) -> bytes:
     """A serialized tf.train.SequenceExample of serialized Features, in the order given."""
     lists = {name: b"".join(write_message(1, item) for item in items) for name, items in feature_lists.items()}
     return write_message(1, _map(context)) + write_message(2, _map(lists))

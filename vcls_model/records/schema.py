@@ -112,8 +112,14 @@ class RecordSchema:
         names = [modality.name for modality in self.modalities]
         if len(set(names)) != len(names):
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
-        if len({modality.kind for modality in self.modalities}) != 1:
-            raise UsageError(f"schema {self.name!r} mixes video-level and frame-level modalities")
+        if self.container == "csv" and self.has_frames:
+            raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
+        for modality in self.modalities:
+            if modality.kind == FRAMES and modality.encoding != "uint8":
+                raise UsageError(
+                    f"schema {self.name!r}: the frames of {modality.name!r} must be encoded as 'uint8'; "
+                    f"quantise frames of {modality.encoding}, or give the mean over them as a vector"
+                )
 
     @property
     def has_frames(self) -> bool:

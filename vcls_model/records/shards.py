@@ -7,7 +7,7 @@ from vcls_model.commands import UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, ReadOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
-from vcls_model.records.schema import BUILT_IN, RecordSchema, schema_by_name, schema_from_json
+from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.storage import exists, read_bytes
 
 __all__ = ["FrameBatch", "RawBatch", "ReadOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
@@ -130,5 +130,8 @@ def _fits(record: examples.Record, schema: RecordSchema, partly: bool = False) -
         return False
     if schema.segments and "segment_labels" not in record.features:
         return False
-    place = record.feature_lists if schema.container == "sequence_example" else record.features
-    return (any if partly else all)(modality.name in place for modality in schema.modalities)
+    lists = schema.container == "sequence_example"
+    return (any if partly else all)(
+        modality.name in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
+        for modality in schema.modalities
+    )

@@ -62,10 +62,10 @@ def splits_of(data: "np.ndarray", begins: "np.ndarray", lengths: "np.ndarray", r
     """`split_of` of the ids data[begins[r]:begins[r] + lengths[r]] (uint8, int64 (B,) twice), int64 (B,)."""
     import numpy as np
 
-    from vcls_model.records.kernels import hash_heads
+    from vcls_model.records.kernels import sha256_prefixes
 
     values = np.empty(len(begins), np.uint64)
-    hash_heads(data, begins, lengths, values)
+    sha256_prefixes(data, begins, lengths, values)
     splits = np.zeros(len(values), np.int64)
     for end in ratios.thresholds:
         if end < 2**64:

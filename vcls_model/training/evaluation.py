@@ -11,10 +11,10 @@ from vcls_model.commands import JobError
 from vcls_model.input.dataset import make_batches, readable, refuse_not_finite
 from vcls_model.input.options import ReadOptions
 from vcls_model.metrics.accumulator import MetricAccumulator
-from vcls_model.metrics.result import best_thresholds
+from vcls_model.metrics.catalogue import describe
+from vcls_model.metrics.result import best_thresholds, compute_result
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality
-from vcls_model.training.history import VALIDATION_METRICS
 
 _VIDEO_BATCH = 512
 # Frames take some hundred times the memory of a vector.
@@ -103,15 +103,14 @@ class Validation:
     thresholds: list[float] | None = None
 
     def headline(self) -> str:
-        """The headline metrics for a person: `map 0.2571, gap_at_20 0.4981, …`, or `none`."""
-        shown = [f"{name} {self.metrics[name]:.4f}" for name in VALIDATION_METRICS if name in self.metrics]
-        return ", ".join(shown) or "none"
+        """The headline metrics for a person, or `none`."""
+        return describe(self.metrics) or "none"
 
 
 def summarise(accumulator: MetricAccumulator, loss: float) -> Validation:
     """Metrics and thresholds of what `evaluate` returned."""
     if not accumulator.videos:
         return Validation()
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
     return Validation({"loss": loss, **numbers}, np.asarray(best_thresholds(accumulator), float).tolist())

@@ -8,16 +8,15 @@ from typing import Any
 import tensorflow as tf
 
 from vcls_model import storage
+from vcls_model.metrics.catalogue import IN_HISTORY, history_column
 
-# Headline metrics of the validation split, as `MetricResult.summary` calls them.
-VALIDATION_METRICS = ("map", "gap_at_20", "hit_at_1", "perr")
 HISTORY_COLUMNS = (
     "epoch",
     "examples",
     "loss",
     "learning_rate",
     "val_loss",
-    *(f"val_{name}" for name in VALIDATION_METRICS),
+    *(history_column(metric.key) for metric in IN_HISTORY),
     "train_seconds",
     "examples_per_second",
 )

@@ -13,12 +13,14 @@ from vcls_model.input.options import ReadOptions
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
-from vcls_model.serving.export import open_model_info, save_module
+from vcls_model.serving.combining import combined_in_graph
+from vcls_model.serving.export import save_module
+from vcls_model.serving.exported import read_model_info
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
 from vcls_model.training.options import LossOptions
 from vcls_model.training.outputs import versions
-from vcls_model.training.starting_points import class_names
+from vcls_model.training.starting_points import class_names, load_saved_model
 
 # Signatures of transformed features, which members have in common only if they were trained on the same dataset.
 _SAME_FEATURES = ("transformed", "teaching")
@@ -67,10 +69,9 @@ def load_members(paths: Sequence[str]) -> tuple[Member, ...]:
     """Loads the models of an ensemble.
 
     Raises:
-        UsageError: their records, classes or splits differ.
-        JobError: a directory is not an exported model.
+        UsageError: a directory is not an exported model, or their records, classes or splits differ.
     """
-    infos = [open_model_info(path) for path in paths]
+    infos = [read_model_info(path, ("schema", "class_count", "model", "transformed")) for path in paths]
     first = infos[0]
     for path, info in zip(paths[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):
@@ -83,10 +84,7 @@ def load_members(paths: Sequence[str]) -> tuple[Member, ...]:
     for path, other in zip(paths[1:], names[1:], strict=True):
         if other != names[0]:
             raise UsageError(f"{path} and {paths[0]} cannot be joined: their labels.csv name other classes")
-    return tuple(
-        Member(path, info, tf.saved_model.load(storage.join(path, "saved_model")))
-        for path, info in zip(paths, infos, strict=True)
-    )
+    return tuple(Member(path, info, load_saved_model(path)) for path, info in zip(paths, infos, strict=True))
 
 
 def _same_features(members: Sequence[Member]) -> bool:
@@ -107,27 +105,6 @@ def check_data(members: Sequence[Member], data: TransformedData) -> None:
         )
 
 
-def combine_logits(logits: Sequence[tf.Tensor], weights: Sequence[float], combine: str) -> tf.Tensor:
-    """The members' mean as logits.
-
-    Args:
-        logits: float32 (B, C) of each member.
-        weights: one per member; they add to 1.
-        combine: `logit` averages logits; `probability` averages probabilities (each side in logarithms, so that
-            neither tail is lost to rounding).
-
-    Returns:
-        float32 (B, C).
-    """
-    if combine == "logit":
-        return tf.add_n([weight * value for weight, value in zip(weights, logits, strict=True)])
-    stacked = tf.stack(list(logits)) + 0.0
-    shares = tf.math.log(tf.constant(weights, tf.float32))[:, tf.newaxis, tf.newaxis]
-    return tf.reduce_logsumexp(tf.math.log_sigmoid(stacked) + shares, axis=0) - tf.reduce_logsumexp(
-        tf.math.log_sigmoid(-stacked) + shares, axis=0
-    )
-
-
 def join_members(
     members: Sequence[Member],
     data: TransformedData | None,
@@ -143,7 +120,7 @@ def join_members(
         data: the dataset on whose validation split thresholds are chosen; None leaves them out.
         output: directory of the ensemble.
         weights: one per member; they add to 1.
-        combine: see `combine_logits`.
+        combine: see `combined_in_graph`.
         overwrite: replace what the output directory holds.
     """
     if overwrite:
@@ -176,7 +153,7 @@ def _joined(members: Sequence[Member], name: str, weights: Sequence[float], comb
     specs = functions[0].structured_input_signature[1]  # type: ignore[attr-defined]
 
     def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": combine_logits([function(**inputs)["logits"] for function in functions], weights, combine)}
+        return {"logits": combined_in_graph([function(**inputs)["logits"] for function in functions], weights, combine)}
 
     return tf.function(call).get_concrete_function(
         **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()}

@@ -15,16 +15,25 @@ import tensorflow as tf
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import shard_error
 from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.catalogue import IN_HISTORY, SELECTION_METRIC, history_column
+from vcls_model.metrics.result import compute_result
 from vcls_model.records.transformed import TransformedData, TransformedModality
 from vcls_model.training.averaging import WeightAverage, mean_of_epochs
 from vcls_model.training.checkpoints import Checkpoints
 from vcls_model.training.devices import epoch_batches, worker_count, worker_number, worker_shards
 from vcls_model.training.evaluation import evaluate
 from vcls_model.training.fine_tuning import FineTuning, set_frozen
-from vcls_model.training.history import VALIDATION_METRICS, Row, write_history
+from vcls_model.training.history import Row, write_history
 from vcls_model.training.optimizers import make_optimizer
 from vcls_model.training.options import TrainOptions
 from vcls_model.training.step import Batch, BatchLoss, Teacher, TrainingStep
+
+_SELECTED = history_column(SELECTION_METRIC)
+
+
+def _score(row: Row) -> float:
+    """What epochs are ranked by: the validation mAP, or without validation the number of the epoch."""
+    return float(row[_SELECTED] if _SELECTED in row else row["epoch"])
 
 
 @dataclasses.dataclass
@@ -286,9 +295,8 @@ class Trainer:
             if self.has_validation:
                 row |= self._validate()
             progress.history.append(row)
-            score = row.get("val_map", float(number))
-            if score > progress.best_map:
-                progress.best_map, progress.best_epoch, progress.stale_epochs = score, number, 0
+            if _score(row) > progress.best_map:
+                progress.best_map, progress.best_epoch, progress.stale_epochs = _score(row), number, 0
                 if self.is_chief:
                     self.checkpoints.save_best(number)
             else:
@@ -330,8 +338,8 @@ class Trainer:
                     file=sys.stderr,
                 )
             return {}
-        summary = accumulator.result().summary
-        return {"val_loss": loss, **{f"val_{name}": float(summary[name]) for name in VALIDATION_METRICS}}
+        summary = compute_result(accumulator).summary
+        return {"val_loss": loss, **{history_column(metric.key): float(summary[metric.key]) for metric in IN_HISTORY}}
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[MetricAccumulator, float]:
         """Metrics of the validation split with the model's present weights: accumulator and mean loss."""
@@ -339,7 +347,7 @@ class Trainer:
 
     def _epochs_to_average(self) -> list[int]:
         """The best few epochs so far, in chronological order; the last ones where there is no validation."""
-        ranked = sorted(self.progress.history, key=lambda row: -float(row.get("val_map", row["epoch"])))
+        ranked = sorted(self.progress.history, key=_score, reverse=True)
         return sorted(int(row["epoch"]) for row in ranked[: self.options.average_checkpoints])
 
     def _load_final(self) -> None:
@@ -359,7 +367,7 @@ class Trainer:
         if len(weights) < 2:
             return
         self.checkpoints.assign(mean_of_epochs(list(weights.values())))
-        if self.has_validation and self._validate().get("val_map", math.inf) < self.progress.best_map:
+        if self.has_validation and self._validate().get(_SELECTED, math.inf) < self.progress.best_map:
             self.checkpoints.restore_best()
             return
         self.averaged_epochs = list(weights)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import SWITCHES, parse_config
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 KINDS = ("choice", "float", "int", "log")
 STRATEGIES = ("bayesian", "grid", "random")
-OBJECTIVE = "val_map"
+OBJECTIVE = history_column(SELECTION_METRIC)
 
 Configured = Callable[[str, str], TrainConfig]
 

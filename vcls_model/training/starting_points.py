@@ -27,8 +27,12 @@ from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary
-from vcls_model.serving.export import open_model_info, transformed_signature
+from vcls_model.serving.export import transformed_signature
+from vcls_model.serving.exported import SAVED_MODEL, read_model_info
 from vcls_model.training.config import TrainConfig
+
+# What info.json must say of a model that training starts from.
+_NEEDED = ("class_count", "model", "transformed")
 
 
 def make_model(
@@ -163,7 +167,7 @@ class Pretrained:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.info = open_model_info(directory)
+        self.info = read_model_info(directory, _NEEDED)
 
     @functools.cached_property
     def layers(self) -> dict[str, keras.layers.Layer]:
@@ -310,6 +314,12 @@ def load_keras_model(path: str) -> keras.Model:
         raise JobError(f"{path} cannot be loaded: {error}") from None
 
 
+def load_saved_model(directory: str) -> Any:
+    """The SavedModel of an exported model, by way of a local copy where the directory is on an object store."""
+    with storage.local_copy(storage.join(directory, SAVED_MODEL)) as local:
+        return tf.saved_model.load(local)
+
+
 def load_teacher(
     directory: str, modalities: Sequence[Modality], data: TransformedData
 ) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
@@ -320,7 +330,7 @@ def load_teacher(
         UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
             was transformed differently.
     """
-    info = open_model_info(directory)
+    info = read_model_info(directory, _NEEDED)
     check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
     needed = [modality_from_dict(entry) for entry in info["transformed"]]
     names = {modality.name for modality in modalities}
@@ -333,7 +343,7 @@ def load_teacher(
             f"--teacher={directory} was trained on another transformed dataset "
             f"({info['data'].get('path')}): its features are scaled differently"
         )
-    loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
+    loaded = load_saved_model(directory)
     # An ensemble has neither, when its members were trained on differently transformed data or frames.
     name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
     if name is None:

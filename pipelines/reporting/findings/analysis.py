@@ -10,48 +10,12 @@ import numpy as np
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page.tables import Table, many, signed
 from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.metrics.catalogue import HEADLINE, METRICS, Metric
 
 # Normal quantile of a 95 % interval.
 Z95 = 1.959964
 # Below so many positives a class's average precision says little: its 95 % interval is wider than 0.5 for most values.
 FEW_POSITIVES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A metric of `metrics.json`: its key, what to call it, what it means, and whether more is better."""
-
-    key: str
-    title: str
-    meaning: str
-    higher_is_better: bool = True
-
-
-METRICS = (
-    Metric(
-        "gap_at_20", "GAP@20", "Pooled over every video's 20 best classes, how well right answers rank above wrong ones"
-    ),
-    Metric("map", "mAP", "Mean over classes of average precision, all videos ranked: every class counts the same"),
-    Metric("hit_at_1", "Hit@1", "Share of videos whose best class is right"),
-    Metric("perr", "PERR", "Share of right classes when each video is given as many as it has labels"),
-    Metric("map_at_20", "mAP@20", "As mAP, but a class sees only the videos that rank it among their 20 best"),
-    Metric("macro_roc_auc", "ROC AUC", "Chance that a video of a class scores above one without it, mean of classes"),
-    Metric("f1_micro", "F1 (micro)", "Balance of precision and recall over all decisions at the threshold"),
-    Metric("f1_macro", "F1 (macro)", "The same by class, then the mean of classes"),
-    Metric("f1_weighted", "F1 (weighted)", "The same by class, weighted by the positives of the class"),
-    Metric(
-        "expected_calibration_error",
-        "Calibration error",
-        "Mean distance between a predicted probability and the share that is right, all pairs",
-        higher_is_better=False,
-    ),
-    Metric(
-        "expected_calibration_error_at_20",
-        "Calibration error@20",
-        "The same over every video's 20 best classes, where probabilities are large enough to matter",
-        higher_is_better=False,
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -513,7 +477,7 @@ def verdict(
         same_labels: the baseline was measured on as many positives of each class, as the same videos would have.
     """
     checks = [check_requirement(requirement, found) for requirement in requirements]
-    lead = next((entry for key in ("gap_at_20", "map", "hit_at_1") if (entry := estimate_of(found, key))), None)
+    lead = next((entry for metric in HEADLINE if (entry := estimate_of(found, metric.key))), None)
     if lead is None:
         headline, text = "No metric could be computed", "The scored videos carry too few labels."
     else:

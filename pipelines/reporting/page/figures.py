@@ -15,6 +15,7 @@ from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page import plots
 from pipelines.reporting.page.tables import Table, columns_table, many, signed
+from vcls_model.metrics.catalogue import IN_HISTORY, history_column
 
 # Pixels an inch of the PNGs: a figure 4.8 inches wide gives 1,056 pixels, twice what the page shows.
 _PNG_DPI = 220
@@ -24,10 +25,7 @@ _PNG_DPI = 220
 _HISTORY_NAMES = {
     "loss": "training",
     "val_loss": "validation",
-    "val_map": "mAP",
-    "val_gap_at_20": "GAP@20",
-    "val_hit_at_1": "Hit@1",
-    "val_perr": "PERR",
+    **{history_column(metric.key): metric.title for metric in IN_HISTORY},
 }
 
 
@@ -403,7 +401,7 @@ def training_figures(scores: Scores) -> list[Figure]:
     length = len(next(iter(history.values())))
     epoch = np.arange(1, length + 1)
     losses = [(name, values) for name, values in history.items() if name.lower().endswith("loss")]
-    marks = ("map", "gap", "gap_at_20", "hit_at_1", "perr")
+    marks = ("gap", *(metric.key for metric in IN_HISTORY))
     qualities = [
         (name, values)
         for name, values in history.items()

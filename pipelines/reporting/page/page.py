@@ -19,6 +19,7 @@ from pipelines.reporting.page import figures
 from pipelines.reporting.page.approach import Manifests, data_facts, flatten, split_table, steps
 from pipelines.reporting.page.figures import Figure
 from pipelines.reporting.page.tables import Table, number, probability, signed
+from vcls_model.metrics.catalogue import HEADLINE
 
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
 _EXAMPLES_SHOWN = 12
@@ -398,13 +399,12 @@ def _models_table(scores: Scores) -> Table | None:
     models = [entry for entry in scores.info.get("models") or [] if isinstance(entry.get("metrics"), Mapping)]
     if len(models) < 2 or scores.summary is None:
         return None
-    keys = [metric for metric in analysis.METRICS if metric.key in ("gap_at_20", "map", "hit_at_1", "perr")]
     named = [(entry.get("name") or entry.get("path") or "?", entry["metrics"]) for entry in models]
     rows = [
-        [name, *(float("nan") if metrics.get(metric.key) is None else metrics[metric.key] for metric in keys)]
+        [name, *(float("nan") if metrics.get(metric.key) is None else metrics[metric.key] for metric in HEADLINE)]
         for name, metrics in [*named, ("their mean", scores.summary)]
     ]
-    return Table("models", ("Model", *(metric.title for metric in keys)), rows)
+    return Table("models", ("Model", *(metric.title for metric in HEADLINE)), rows)
 
 
 def _segment_table(scores: Scores, name: str, chosen: Sequence[int]) -> Table:

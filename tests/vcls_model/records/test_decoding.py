@@ -1,5 +1,6 @@
 """Records to arrays: what TensorFlow wrote is what comes out, and every kind of bad record costs itself alone."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.records import (
     FRAME,
+    MIXED,
     VIDEO,
     Video,
     bytes_feature,
@@ -25,6 +27,10 @@ from vcls_model.records.decoding import Decoder, ReadOptions, records_in
 from vcls_model.records.framing import frame_record
 from vcls_model.records.schema import Modality, RecordSchema, schema_by_name
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, detect_schema, read_batches
+
+# The vector between the frames, and the mixture in plain examples.
+INTERLEAVED = dataclasses.replace(MIXED, name="interleaved", modalities=tuple(MIXED.modalities[i] for i in (0, 2, 1)))
+FLAT = dataclasses.replace(MIXED, name="flat", container="example")
 
 
 def read(path: Path, schema: RecordSchema, **options) -> tuple[list[Video], list[Rejected], list[RawBatch]]:  # type: ignore
@@ -57,10 +63,10 @@ def assert_same(found: list[Video], expected: list[Video]) -> None:
 
 
 @pytest.mark.parametrize("batch_bytes", [300, 1 << 20])
-@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+@pytest.mark.parametrize("schema", [VIDEO, FRAME, MIXED, INTERLEAVED, FLAT], ids=lambda schema: schema.name)
 def test_reads_what_tensorflow_wrote(tmp_path: Path, schema: RecordSchema, batch_bytes: int) -> None:
     made = videos(40, schema)
-    payloads = [video.example() if schema is VIDEO else video.sequence() for video in made]
+    payloads = [video.example() if schema.container == "example" else video.sequence() for video in made]
     found, rejected, batches = read(
         write_shard(tmp_path / "a", payloads), schema, batch_bytes=batch_bytes, batch_records=7, keep_payloads=True
     )
@@ -131,10 +137,28 @@ FRAME_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
     ("not a message", lambda v: b"\x0a\xff", "unparsable"),
 ]
 
+MIXED_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
+    ("no vector", lambda v: v.sequence({"title": None}), "missing_feature"),
+    ("vector among the frames", lambda v: in_lists(v, "title"), "missing_feature"),
+    ("vector of another type", lambda v: v.sequence({"title": bytes_feature(bytes(16))}), "wrong_type"),
+    ("vector too short", lambda v: v.sequence({"title": float_feature(1, 2, 3)}), "wrong_width"),
+    ("NaN in the vector", lambda v: v.sequence({"title": float_feature(1, 2, 3, float("nan"))}), "not_finite"),
+    ("no frames", lambda v: v.sequence(lists={"rgb": None}), "missing_feature"),
+    ("fewer audio frames", edit_frames("audio", lambda rows: rows[1:]), "frames_differ"),
+    ("no feature lists at all", lambda v: v.sequence(lists={"rgb": None, "audio": None}), "wrong_container"),
+]
+
+
+def in_lists(video: Video, name: str) -> bytes:
+    """The record with a vector in a feature list instead of the context."""
+    return video.sequence({name: None}, {name: tf.train.FeatureList(feature=[float_feature(*video.values[name])])})
+
 
 @pytest.mark.parametrize(
     ("schema", "name", "spoil", "reason"),
-    [(VIDEO, *case) for case in VIDEO_MATRIX] + [(FRAME, *case) for case in FRAME_MATRIX],
+    [(VIDEO, *case) for case in VIDEO_MATRIX]
+    + [(FRAME, *case) for case in FRAME_MATRIX]
+    + [(MIXED, *case) for case in MIXED_MATRIX],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bad_record_costs_itself(tmp_path, schema, name, spoil, reason) -> None:  # type: ignore[no-untyped-def]
@@ -248,6 +272,26 @@ def test_a_missing_modality_is_filled_on_request(tmp_path: Path) -> None:
     assert batches[0].notes["modality_filled"] == 1
 
 
+def test_of_a_mixture_what_is_missing_is_filled_where_the_frames_are_known(tmp_path: Path) -> None:
+    made = videos(4, MIXED)
+    payloads = [
+        made[0].sequence(),
+        made[1].sequence({"title": None}),
+        made[2].sequence(lists={"audio": None}),
+        made[3].sequence(lists={"audio": None, "rgb": None, "other": tf.train.FeatureList()}),
+    ]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), MIXED, missing_modality="fill")
+    assert [item.error for item in rejected] == ["missing_feature"]
+    np.testing.assert_array_equal(found[1].values["title"], np.zeros(4))
+    np.testing.assert_array_equal(found[1].values["rgb"], made[1].values["rgb"])
+    np.testing.assert_array_equal(found[2].values["title"], made[2].values["title"])
+    np.testing.assert_array_equal(found[2].values["audio"], np.full((len(made[2].values["rgb"]), 3), 128))
+    assert {name: mask.tolist() for name, mask in batches[0].filled.items()} == {
+        "title": [False, True, False],
+        "audio": [False, False, True],
+    }
+
+
 def test_frames_beyond_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
     made = videos(10, FRAME, frames=(3, 12))
     found, _, batches = read(write_shard(tmp_path / "a", [video.sequence() for video in made]), FRAME, max_frames=5)
@@ -310,6 +354,27 @@ def test_segments_become_records_of_five_seconds(tmp_path: Path) -> None:
     assert [item.error for item in rejected] == ["segment_out_of_range"]
     assert batches[0].split_ids == [b"v0000", b"v0000", b"v0001"]
     assert batches[0].labelled.all()
+
+
+def test_every_segment_of_a_mixture_has_the_vector_of_its_video(tmp_path: Path) -> None:
+    schema = dataclasses.replace(MIXED, segments=True)
+    video = videos(1, MIXED, frames=(20, 21))[0]
+    found, rejected, _ = read(write_shard(tmp_path / "a", [segment_record(video, [0, 10], [3, 4])]), schema)
+    assert rejected == []
+    assert [item.id for item in found] == [b"v0000:0", b"v0000:10"]
+    for item, start in zip(found, (0, 10), strict=True):
+        np.testing.assert_array_equal(item.values["title"], video.values["title"])
+        np.testing.assert_array_equal(item.values["audio"], video.values["audio"][start : start + 5])
+
+
+def test_a_context_of_codes_is_dequantised_beside_frames(tmp_path: Path) -> None:
+    title = Modality("title", 2, "vector", "uint8")
+    schema = dataclasses.replace(MIXED, modalities=(title, MIXED.modalities[0]))
+    video = Video(b"x", (1,), {"rgb": np.ones((3, 6), np.uint8), "title": np.array([0, 255], np.uint8)})
+    found, rejected, _ = read(write_shard(tmp_path / "a", [video.sequence()]), schema)
+    assert rejected == []
+    np.testing.assert_allclose(found[0].values["title"], [4 / 512 - 2, 4 / 512 + 2], atol=1e-6)
+    np.testing.assert_array_equal(found[0].values["rgb"], video.values["rgb"])
 
 
 def test_bad_segments_are_rejected(tmp_path: Path) -> None:

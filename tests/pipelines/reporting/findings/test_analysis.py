@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.analysis import METRICS, Estimate, Requirement
+from pipelines.reporting.findings.analysis import Estimate, Requirement
 from pipelines.reporting.inputs.scores import read_scores
 from pipelines.reporting.page.figures import confusion_figure
 from tests.fixtures.scores import make_scores
 from vcls_model.commands import UsageError
+from vcls_model.metrics.catalogue import METRICS
 
 
 def test_wilson_interval_of_a_published_example():
