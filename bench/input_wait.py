@@ -27,7 +27,7 @@ TARGET = 0.02
 def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, Any]:
     """A trainer and an endless stream of batches."""
     from vcls_model.input.dataset import make_batches
-    from vcls_model.input.options import ReadOptions
+    from vcls_model.input.options import InputOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
@@ -35,7 +35,7 @@ def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, A
 
     data = open_transformed(str(directory))
     model = build_model(model_name, data.modalities, data.class_count)
-    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(batch_size)), str(directory / "unused"))
+    trainer = Trainer(model, data, data.modalities, TrainOptions(InputOptions(batch_size)), str(directory / "unused"))
     return trainer, iter(make_batches(trainer.shards, trainer.modalities, trainer.options.read, epoch=0, repeat=True))
 
 

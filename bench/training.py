@@ -84,7 +84,7 @@ def write_info(directory: Path, schema: Any, videos: int, shards: int) -> None:
 
 
 def make_trainer(directory: Path, batch_size: int) -> Any:
-    from vcls_model.input.options import ReadOptions
+    from vcls_model.input.options import InputOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
@@ -92,7 +92,7 @@ def make_trainer(directory: Path, batch_size: int) -> Any:
 
     data = open_transformed(str(directory))
     model = build_model("dense", data.modalities, data.class_count)
-    return Trainer(model, data, data.modalities, TrainOptions(ReadOptions(batch_size)), str(directory / "unused"))
+    return Trainer(model, data, data.modalities, TrainOptions(InputOptions(batch_size)), str(directory / "unused"))
 
 
 @dataclasses.dataclass
@@ -156,11 +156,11 @@ def fit_function(videos: int) -> Callable[[], Any]:
 
 def read_function(directory: Path, batch_size: int) -> Callable[[], Any]:
     from vcls_model.input.dataset import make_batches
-    from vcls_model.input.options import ReadOptions
+    from vcls_model.input.options import InputOptions
     from vcls_model.records.transformed import open_transformed
 
     data = open_transformed(str(directory))
-    options = ReadOptions(batch_size, max_frames=FRAMES)
+    options = InputOptions(batch_size, max_frames=FRAMES)
     return lambda: (
         make_batches(data.shards("train"), data.modalities, options, epoch=0)
         .reduce(0, lambda count, batch: count + 1)

@@ -52,7 +52,7 @@ class EnsembleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EnsemblePlan:
     """An ensemble whose members fit each other.
 
     Attributes:
@@ -95,7 +95,7 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     return EnsembleConfig(tuple(args.model), args.output, args.data, args.combine, weights, args.overwrite)
 
 
-def make_plan(config: EnsembleConfig) -> Plan:
+def make_plan(config: EnsembleConfig) -> EnsemblePlan:
     """Starts TensorFlow, loads the members and checks the output directory.
 
     Raises:
@@ -114,7 +114,7 @@ def make_plan(config: EnsembleConfig) -> Plan:
     data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
-    return Plan(config, members, data)
+    return EnsemblePlan(config, members, data)
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainPlan:
     """A run whose flags fit the data.
 
     Attributes:
@@ -52,7 +52,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return train(plan)
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig) -> TrainPlan:
     """Starts TensorFlow, opens the data and checks the output directory.
 
     Raises:
@@ -88,10 +88,10 @@ def make_plan(config: TrainConfig) -> Plan:
             )
         if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
             done = info
-    return Plan(config, strategy, data, modalities, done)
+    return TrainPlan(config, strategy, data, modalities, done)
 
 
-def train(plan: Plan) -> dict[str, Any]:
+def train(plan: TrainPlan) -> dict[str, Any]:
     """Trains and exports; returns the content of the model's `info.json` ({} in all workers but the first)."""
     import keras
     import tensorflow as tf
@@ -124,7 +124,7 @@ def train(plan: Plan) -> dict[str, Any]:
         keras.config.set_dtype_policy("float32")
 
 
-def make_trainer(plan: Plan) -> "Trainer":
+def make_trainer(plan: TrainPlan) -> "Trainer":
     """The trainer of a run, whose model is built and has its initial weights."""
     from vcls_model.training.fine_tuning import FineTuning
     from vcls_model.training.loop import Trainer

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.fixtures import training_data
 from vcls_model import train
 from vcls_model.commands import JobError, UsageError
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints, step
@@ -376,7 +376,7 @@ def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
 def test_mixup_mixes_nothing_into_a_video_whose_partner_has_no_labels(video_data, tmp_path):
     data = open_transformed(str(video_data))
     model = build_model("logistic", data.modalities, data.class_count)
-    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(4), mixup=1.0), str(tmp_path))
+    trainer = Trainer(model, data, data.modalities, TrainOptions(InputOptions(4), mixup=1.0), str(tmp_path))
     random = np.random.default_rng(2)
     features = {
         modality.name: tf.constant(random.normal(size=(4, modality.width)), tf.float32) for modality in data.modalities

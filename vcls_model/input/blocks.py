@@ -254,7 +254,7 @@ class ShardStream:
 
 
 @dataclasses.dataclass
-class Block:
+class RecordBlock:
     """Records of one piece of each of several shards.
 
     Attributes:
@@ -291,7 +291,7 @@ class _Request:
             for stream, begin, size in zip(streams, self._starts, sizes, strict=False)
         ]
 
-    def result(self) -> Block:
+    def result(self) -> RecordBlock:
         """The block, when every piece is there."""
         pieces = [piece.result() for piece in self._pieces]
         extra_bytes = 0
@@ -299,7 +299,7 @@ class _Request:
             _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis])
             extra_bytes += len(piece.extra)
         counts = [len(piece.index) for piece in pieces]
-        return Block(
+        return RecordBlock(
             self._buffer,
             np.frombuffer(bytearray().join(piece.extra for piece in pieces), np.uint8),
             np.concatenate([piece.index for piece in pieces]),
@@ -320,7 +320,7 @@ class _Request:
 
 def read_blocks(
     shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int, pool: Executor
-) -> Generator[Block, None, None]:
+) -> Generator[RecordBlock, None, None]:
     """Blocks of shards, of as many shards at once as asked for; a shard that ends makes room for the next.
 
     The blocks depend on the arguments alone, not on how threads run. The buffer of a block is written again when the

@@ -16,14 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from vcls_model.commands import JobError
-from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import ShardError
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedModality
 
 
-def _signature(plan: Plan) -> dict[str, Any]:
+def _signature(plan: BatchPlan) -> dict[str, Any]:
     rows = plan.options.batch_size if plan.drop_remainder else None
     steps = plan.options.max_frames if plan.options.fixed_frames or plan.options.frames != "all" else None
     features = {}
@@ -46,7 +46,7 @@ def _signature(plan: Plan) -> dict[str, Any]:
 def make_batches(
     shards: Sequence[str],
     modalities: Sequence[Modality],
-    options: ReadOptions,
+    options: InputOptions,
     *,
     epoch: int | None = None,
     skip_batches: int = 0,
@@ -73,7 +73,7 @@ def make_batches(
         int32 (B,), an index into `shards`, and `id`. A shard that cannot be read ends it with a
         `tf.errors.OpError`, which `shard_error` translates.
     """
-    plan = Plan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
+    plan = BatchPlan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
     dataset = tf.data.Dataset.from_generator(lambda: array_batches(plan), output_signature=_signature(plan))
     settings = tf.data.Options()
     settings.autotune.enabled = False

@@ -10,7 +10,7 @@ _EVALUATION_FRAMES = {"random": "uniform", "sequence": "middle"}
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadOptions:
+class InputOptions:
     """How batches are made.
 
     Attributes:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vcls_model.commands import UsageError
 from vcls_model.input.dataset import make_batches
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import Modality
 
 
@@ -60,7 +60,7 @@ def worker_shards(shards: Sequence[str], strategy: tf.distribute.Strategy) -> Se
 def epoch_batches(
     shards: Sequence[str],
     modalities: Sequence[Modality],
-    read: ReadOptions,
+    read: InputOptions,
     strategy: tf.distribute.Strategy,
     *,
     epoch: int,

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import make_batches, readable, refuse_not_finite
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.catalogue import describe
 from vcls_model.metrics.result import best_thresholds, compute_result
@@ -34,7 +34,7 @@ def evaluate(
     predict: Predict,
     data: TransformedData,
     modalities: tuple[TransformedModality, ...],
-    read: ReadOptions,
+    read: InputOptions,
     *,
     split: str = "validate",
     class_thresholds: np.ndarray | None = None,
@@ -56,7 +56,7 @@ def evaluate(
         JobError: a feature, or what the model makes of it, is not finite; the message names the shard.
     """
     accumulator = MetricAccumulator(data.class_count, class_thresholds=class_thresholds)
-    options = ReadOptions(evaluation_batch(modalities, read.batch_size), read.evaluation_frames(), read.max_frames)
+    options = InputOptions(evaluation_batch(modalities, read.batch_size), read.evaluation_frames(), read.max_frames)
     shards = data.shards(split)
     total, videos = 0.0, 0
 

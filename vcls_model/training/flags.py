@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, nearest, option_names
-from vcls_model.input.options import FRAME_SAMPLINGS, ReadOptions
+from vcls_model.input.options import FRAME_SAMPLINGS, InputOptions
 from vcls_model.models import MODELS, Hyperparameter, model_info, resolve_hyperparameters
 from vcls_model.models.catalogue import COMMON
 from vcls_model.training.config import TrainConfig
@@ -28,6 +28,7 @@ DESCRIPTION = """Trains a model on a transformed dataset and exports it with the
 The hyperparameters of the chosen model are flags, too: `--hidden_units=1024`, `--dropout=0.3`, …
 """
 DEFAULT_MODEL = "dense"
+DEFAULTS = TrainOptions(InputOptions(batch_size=64))
 _DEFAULT = " (default: %(default)s)"
 
 
@@ -58,7 +59,7 @@ def make_parser(model: str = DEFAULT_MODEL) -> Parser:
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    defaults, read = TrainOptions(ReadOptions(64)), ReadOptions(64)
+    defaults, read = DEFAULTS, DEFAULTS.read
     add = parser.add_argument
     add("--data", required=True, help="directory of the transformed dataset that pipelines.preprocess wrote")
     add("--output", required=True, help="directory for the model")
@@ -89,7 +90,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
-    loss, defaults = LossOptions(), TrainOptions(ReadOptions(64))
+    loss, defaults = DEFAULTS.loss, DEFAULTS
     add = group.add_argument
     add("--loss", default=loss.name, help=f"one of {', '.join(LOSS_NAMES)}" + _DEFAULT)
     add(
@@ -139,7 +140,7 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_optimizer_flags(group: argparse._ArgumentGroup) -> None:
-    schedule, defaults = ScheduleOptions(), TrainOptions(ReadOptions(64))
+    schedule, defaults = DEFAULTS.schedule, DEFAULTS
     add = group.add_argument
     add("--optimizer", default=defaults.optimizer, help=f"one of {', '.join(OPTIMIZER_NAMES)}" + _DEFAULT)
     add("--learning_rate", type=float, default=schedule.learning_rate, help="peak learning rate" + _DEFAULT)
@@ -211,7 +212,7 @@ def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_hardware_flags(group: argparse._ArgumentGroup) -> None:
-    defaults = TrainOptions(ReadOptions(64))
+    defaults = DEFAULTS
     add = group.add_argument
     add("--precision", default="float32", help=f"one of {', '.join(PRECISIONS)}" + _DEFAULT)
     add("--jit", action="store_true", help="compile the step with XLA")
@@ -285,7 +286,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
     args, _ = _parse(argv)
     chosen = {name: getattr(args, name) for name in model_info(args.model).hyperparameters}
     options = TrainOptions(
-        read=ReadOptions(
+        read=InputOptions(
             args.batch_size, args.frames, args.max_frames, args.seed, fixed_frames=args.jit and args.frames == "all"
         ),
         loss=LossOptions(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.input.dataset import decode_features
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
@@ -51,13 +51,13 @@ class Member:
         return self.info["data"].get("config_hash")
 
     @property
-    def read(self) -> ReadOptions:
+    def read(self) -> InputOptions:
         """Which frames of a video it sees, and how many at most; alike for all models that read no frames."""
         if not any(modality.kind == FRAMES for modality in self.modalities):
-            return ReadOptions(1, max_frames=1)
+            return InputOptions(1, max_frames=1)
         options = self.info["training"]["options"]["read"]
-        frames = ReadOptions(1, options.get("frames", "all")).evaluation_frames()
-        return ReadOptions(1, frames, int(options["max_frames"]))
+        frames = InputOptions(1, options.get("frames", "all")).evaluation_frames()
+        return InputOptions(1, frames, int(options["max_frames"]))
 
     def signature(self, name: str) -> Callable[..., dict[str, tf.Tensor]]:
         """One of its functions; a model without neighbours has no `teaching` of its own."""

@@ -37,7 +37,7 @@ def _score(row: Row) -> float:
 
 
 @dataclasses.dataclass
-class Progress:
+class RunProgress:
     """Where a run stands; what a checkpoint stores in addition to the variables."""
 
     epoch: int = 0
@@ -99,7 +99,7 @@ class Trainer:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.fine_tuning = fine_tuning or FineTuning()
         self.verbose = verbose
-        self.progress = Progress()
+        self.progress = RunProgress()
         self.averaged_epochs: list[int] = []
         self.has_validation = data.records.get("validate", 0) > 0
         self.is_chief = worker_number(self.strategy) == 0
@@ -168,7 +168,7 @@ class Trainer:
         """
         if not self.checkpoints.has_last():
             return False
-        self.progress = Progress(**self.checkpoints.restore_last())
+        self.progress = RunProgress(**self.checkpoints.restore_last())
         return True
 
     def fit(self) -> list[Row]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 
 LOSS_NAMES = ("asymmetric", "bce", "focal")
 OPTIMIZER_NAMES = ("adam", "adamw")
@@ -114,7 +114,7 @@ class TrainOptions:
         jit: compile the step with XLA.
     """
 
-    read: ReadOptions
+    read: InputOptions
     loss: LossOptions = LossOptions()
     schedule: ScheduleOptions = ScheduleOptions()
     epochs: int = 5

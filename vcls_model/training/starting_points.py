@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.dataset import decode_features, make_batches, readable, refuse_not_finite
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.layers import LabelProjection, NeighbourVote
 from vcls_model.models import build_model, model_info
 from vcls_model.models.assembly import PROJECTION
@@ -87,7 +87,7 @@ def class_prior(data: TransformedData) -> np.ndarray:
 
 def iterate_labels(data: TransformedData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The labels of the training split in batches: class indices of all videos int32 (n,), lengths int64 (B,)."""
-    for batch in array_batches(Plan(data.training_shards(), (), ReadOptions(4096))):
+    for batch in array_batches(BatchPlan(data.training_shards(), (), InputOptions(4096))):
         present = batch["labels"] >= 0
         yield batch["labels"][present], present.sum(axis=1)
 
@@ -96,7 +96,7 @@ def training_knowledge(
     data: TransformedData,
     modalities: Sequence[TransformedModality],
     hyperparameters: Mapping[str, Any],
-    read: ReadOptions,
+    read: InputOptions,
     label_directions: LabelDirections | None = None,
 ) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
@@ -135,7 +135,7 @@ def training_knowledge(
 
 
 def _training_videos(
-    data: TransformedData, modalities: Sequence[TransformedModality], read: ReadOptions
+    data: TransformedData, modalities: Sequence[TransformedModality], read: InputOptions
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
     """Features, labels and labels per video of the training split's labelled videos, in the order of the files.
 

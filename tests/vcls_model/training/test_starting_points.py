@@ -9,7 +9,7 @@ from tests.fixtures import training_data
 from vcls_model import ensemble, train
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import make_batches
-from vcls_model.input.options import ReadOptions
+from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints
@@ -123,7 +123,7 @@ def test_a_glob_for_all_layers_spares_all_of_the_classifier(frame_data):
         model,
         data,
         data.modalities,
-        TrainOptions(ReadOptions(20)),
+        TrainOptions(InputOptions(20)),
         "nowhere",
         fine_tuning=FineTuning(("*",), 1, (), True),
     )
@@ -312,7 +312,7 @@ def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
     joined = tmp_path / "joined"
     ensemble.run([f"--model={teacher}", f"--model={teacher}", f"--output={joined}"])
     data = open_transformed(str(video_data))
-    batch = next(iter(make_batches(data.shards("train"), data.modalities, ReadOptions(20))))
+    batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(20))))
     inputs = {name: value for name, value in batch["features"].items()}
     model = keras.saving.load_model(teacher / "model.keras")
     voted = np.asarray(model(inputs))
