@@ -1,11 +1,12 @@
 """Reads transformed shards in blocks: pieces of several shards in one buffer, with an index of their records.
 
-A piece is what a shard has in some hundred kilobytes to megabytes from where its last piece ended, so that the disk is
-read in long runs and a block holds neighbours of many places. Threads read, check and index the pieces of the next
-block while the present one is used; two buffers take turns, and memory does not depend on the size of the data.
+A piece is the next few hundred kilobytes to megabytes of a shard, so that the disk is read in long runs and a block
+mixes records from many places. Threads read, check and index the pieces of the next block while the current one is
+used; two buffers take turns, and memory does not depend on the size of the data.
 
-Records are taken as protocol buffers' own writers lay them out. One of another layout is rewritten through
-`tf.train.Example` and put into a second buffer of its block; one that is no transformed record ends the reading.
+Records are expected in the encoding that protocol buffers' own writers produce. A record in another encoding is
+rewritten through `tf.train.Example` into a second buffer of its block; one that is not a transformed record ends the
+reading.
 """
 
 import collections
@@ -68,7 +69,7 @@ class Layout:
         self.widths = np.array([modality.width for modality in modalities], np.int64)
 
     def index(self, buffer: np.ndarray, filled: int, last: bool) -> tuple[np.ndarray, int, int, int]:
-        """Indexes the records in buffer[:filled]: (index, what stopped it, where, end of the data it wants)."""
+        """Indexes the records in buffer[:filled]: (index, why it stopped, where, end of the data that it needs next)."""
         index = np.empty((_PIECE_RECORDS, kernels.INDEX_COLUMNS + len(self.modalities)), np.int64)
         stop, at, count, wanted = kernels.FULL, 0, 0, 0
         while True:
@@ -185,9 +186,9 @@ class ShardStream:
     """One shard, read piece by piece.
 
     Attributes:
-        number: of the shard in the caller's list.
-        wanted_bytes: the next piece must be at least so large, or it holds no whole record.
-        done: there is no more.
+        number: index of the shard in the caller's list.
+        wanted_bytes: smallest size of a next piece that holds a whole record.
+        done: whether the shard has been read to its end.
     """
 
     def __init__(self, path: str, number: int, layout: Layout) -> None:
@@ -203,7 +204,7 @@ class ShardStream:
         """The whole records among the next `len(buffer)` bytes of the shard, which are put into `buffer`.
 
         Raises:
-            ShardError: the shard is damaged or holds something else.
+            ShardError: the shard is corrupt or holds something else.
         """
         if self._file is None:
             self._file = self._open()
@@ -321,21 +322,21 @@ class _Request:
 def read_blocks(
     shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int, pool: Executor
 ) -> Generator[RecordBlock, None, None]:
-    """Blocks of shards, of as many shards at once as asked for; a shard that ends makes room for the next.
+    """Blocks of records from up to `shards_open` shards at once; a shard that ends makes room for the next.
 
-    The blocks depend on the arguments alone, not on how threads run. The buffer of a block is written again when the
-    next block is asked for: the caller must be done with one before it asks for another.
+    The blocks depend on the arguments alone, not on how threads run. The buffer of a block is reused for a later one:
+    the caller must be done with a block before it takes the next.
 
     Args:
         shards: paths.
         order: numbers of the shards in the order in which they are opened.
         layout: what to read.
-        shards_open: pieces a block, at most.
+        shards_open: largest number of pieces per block.
         block_bytes: size of a block; more where a record is larger than its piece.
         pool: threads that read.
 
     Raises:
-        ShardError: a shard is damaged or holds something else.
+        ShardError: a shard is corrupt or holds something else.
     """
     waiting = iter(order)
     streams: list[ShardStream] = []
