@@ -69,7 +69,7 @@ class Layout:
         self.widths = np.array([modality.width for modality in modalities], np.int64)
 
     def index(self, buffer: np.ndarray, filled: int, last: bool) -> tuple[np.ndarray, int, int, int]:
-        """Indexes the records in buffer[:filled]: (index, why it stopped, where, end of the data that it needs next)."""
+        """Indexes the records in buffer[:filled]: (index, why it stopped, where, end of the data needed next)."""
         index = np.empty((_PIECE_RECORDS, kernels.INDEX_COLUMNS + len(self.modalities)), np.int64)
         stop, at, count, wanted = kernels.FULL, 0, 0, 0
         while True:
