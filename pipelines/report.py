@@ -3,10 +3,10 @@
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model import __version__, storage
-from vcls_model.commands import Parser, UsageError, main, parse_all, spare_inputs
+from vcls_model.commands import Parser, UsageError, main, parse_all
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     wanted = [name.strip() for name in args.classes.split(",") if name.strip()]
     if len(wanted) > 4:
         raise UsageError(f"--classes draws at most four classes, got {len(wanted)}")
-    spare_inputs(args.output, [args.scores, args.model, args.data, args.baseline])
+    storage.forbid_inputs_inside_output(args.output, [args.scores, args.model, args.data, args.baseline])
     if not args.overwrite:
         storage.prepare_output(args.output, resume=False, overwrite=False, resumable=False)
     report, facts = job.build(
@@ -88,5 +88,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -6,7 +6,7 @@ python -m pipelines.score --input='sample/*.tfrecord' --model=model --output=sco
 import argparse
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
@@ -142,5 +142,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return finish(plan, started)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

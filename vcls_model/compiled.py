@@ -59,7 +59,7 @@ def _caching_in(folder: str) -> Iterator[None]:
 
 @functools.cache
 def _folder(package: str) -> str:
-    """Where the compiled code of a package as it is now is kept: the first of numba's places that can be written to."""
+    """The directory for compiled code of the package's present sources: the first writable one of numba's places."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations, f"{package} is not a package"
     directory = Path(spec.submodule_search_locations[0])
@@ -101,8 +101,8 @@ def _remove_others(place: Path, name: str, folder: str) -> None:
 @functools.cache
 def _temporary() -> str:
     print(
-        "warning: neither the package nor the home directory can be written to, so loops are compiled anew "
-        "(about a minute); name a directory in NUMBA_CACHE_DIR to keep them",
+        "warning: neither the package nor the home directory can be written to, so loops are compiled at "
+        "every start (about a minute); set NUMBA_CACHE_DIR to a writable directory to keep them",
         file=sys.stderr,
     )
     folder = tempfile.mkdtemp(prefix="vcls-compiled-")

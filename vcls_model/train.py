@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vcls_model.commands import JobError, UsageError, main
 from vcls_model.models import select_modalities
@@ -53,12 +53,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
-    """Starts TensorFlow, opens the data and checks the output directory.
-
-    Raises:
-        UsageError: the model does not fit the data, or the output directory holds something else.
-        JobError: the data is not a finished dataset.
-    """
+    """Starts TensorFlow, opens the data and checks that the model fits it and that the output directory is free."""
     from vcls_model.quiet import quiet_start_up, start_tensorflow
 
     start_tensorflow()
@@ -111,7 +106,7 @@ def train(plan: TrainPlan) -> dict[str, Any]:
     try:
         trainer = make_trainer(plan)
         if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.delete(config.output)
+            storage.empty_directory(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()
@@ -145,5 +140,10 @@ def make_trainer(plan: TrainPlan) -> "Trainer":
     )
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

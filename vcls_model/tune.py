@@ -64,12 +64,7 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
 
 
 def open_output(config: TuneConfig) -> None:
-    """Checks data and output directory, and writes what the search is.
-
-    Raises:
-        UsageError: the data has no validation split, or the directory holds something else.
-        JobError: the data is not a finished dataset.
-    """
+    """Checks that the data has a validation split and that the output directory is free; writes what the search is."""
     from vcls_model import storage
     from vcls_model.records.transformed import open_transformed
 
@@ -79,7 +74,7 @@ def open_output(config: TuneConfig) -> None:
     inputs = [training.data, training.init_from, *training.teachers]
     storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
     if config.overwrite:
-        storage.delete(config.output)
+        storage.empty_directory(config.output)
     begun = storage.join(config.output, "search.json")
     if storage.exists(begun) and storage.read_json(begun) != config.facts():
         raise UsageError(

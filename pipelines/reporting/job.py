@@ -24,6 +24,7 @@ from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.serving.exported import read_model_info
 
 _DEAD_LETTERS_SHOWN = 20
 # Pairs of classes whose labels are counted together.
@@ -119,13 +120,7 @@ def _models(scores: Scores) -> list[Mapping[str, Any]]:
 
 def _manifests(scores: Scores, model_path: str | None, data_path: str | None) -> Manifests:
     models = _models(scores)
-    model = (
-        read_manifest(model_path, "the model directory")
-        if model_path
-        else dict(models[0].get("info") or {})
-        if models
-        else {}
-    )
+    model = read_model_info(model_path) if model_path else dict(models[0].get("info") or {}) if models else {}
     data: dict[str, Any] = {}
     if data_path:
         data = read_manifest(data_path, "the data directory")

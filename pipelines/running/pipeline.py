@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipelines.running.failures import explained_failures, quiet_runner
+from pipelines.running.failures import explained_failures
 from pipelines.running.progress import Progress, shown_progress
+from pipelines.running.quiet import quiet_runner
 from pipelines.running.runners import check_runner
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import numpy as np
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
-from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
 from vcls_model.metrics.slices import NO_VALUE
-from vcls_model.records import examples
-from vcls_model.records.decoding import readable_id
+from vcls_model.records.decoding import Ratings
+from vcls_model.records.examples import Values
+from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
-from vcls_model.records.splits import SPLITS, SplitRatios, split_of
+from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
 # Bytes of a shard that are decoded together.
 FRAME_BATCH_BYTES = 16 << 20
@@ -70,7 +70,6 @@ class ScoredBlock:
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
     for place, shard in enumerate(group.shards):
-        ratings = read_ratings(shard.path, config.schema) if config.schema.segments else None
         for batch, rejected in read_batches(
             shard.path,
             config.schema,
@@ -80,9 +79,9 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             max_frames=config.max_frames,
             missing_modality=config.missing_modality,
             require_labels=False,
-            keep_payloads=bool(config.slice_by),
+            context_features=config.slice_by,
         ):
-            yield make_block(group, shard, batch, rejected, config, ratings)
+            yield make_block(group, shard, batch, rejected, config)
         nothing = np.zeros(0, np.int64)
         yield Block(
             group.name,
@@ -105,7 +104,6 @@ def make_block(
     batch: RawBatch,
     rejected: Sequence[Rejected],
     config: ScoringConfig,
-    ratings: ShardRatings | None = None,
 ) -> Block:
     """The records of `batch` that belong to the split asked for, with their ratings."""
     rows = np.ones(len(batch), np.bool_)
@@ -127,12 +125,11 @@ def make_block(
         batch.offsets[rows],
         {name: _copied(values, rows) for name, values in batch.features.items()},
         Labels(batch.label_values, batch.label_lengths, batch.labelled).select(rows),
-        None if ratings is None else ratings_of(ids, ratings),
+        None if batch.ratings is None else batch.ratings.select(rows),
         rejected,
         outside,
         contexts={
-            name: list(itertools.compress(values, rows))
-            for name, values in context_values(batch.payloads or [], config.slice_by).items()
+            name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
         },
     )
 
@@ -145,24 +142,17 @@ def _copied(values: "np.ndarray | FrameBatch", rows: np.ndarray) -> "np.ndarray 
     return FrameBatch.of(chosen.codes, chosen.lengths)
 
 
-def context_values(payloads: Sequence[bytes], names: Sequence[str]) -> dict[str, list[str]]:
-    """The value of each named feature in each record, as text: several joined by `|`, none as `(none)`."""
-    values: dict[str, list[str]] = {name: [] for name in names}
-    for payload in payloads if names else ():
-        features = examples.parse_record(payload).features
-        for name in names:
-            own = features[name].values if name in features else ()
-            values[name].append("|".join(_text(value) for value in own) or NO_VALUE)
-    return values
+def _text(values: Values) -> str:
+    """The value of a context feature as text: several joined by `|`, none as `(none)`."""
+    return "|".join(map(_one_text, values)) or NO_VALUE
 
 
-def _text(value: bytes | int | np.floating) -> str:
+def _one_text(value: bytes | int | np.floating) -> str:
     if isinstance(value, bytes):
-        return readable_id(value)
+        return printable_id(value)
     return f"{value:g}" if isinstance(value, np.floating) else str(value)
 
 
 def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:
     """Bool (B,): which ids belong to `split`."""
-    number = SPLITS.index(split)
-    return np.fromiter((split_of(video_id, ratios) == number for video_id in ids), np.bool_, len(ids))
+    return splits_of(ids, ratios) == SPLITS.index(split)

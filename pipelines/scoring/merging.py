@@ -146,12 +146,13 @@ def write_metrics(
         return Measured(None)
     result = compute_result(merged)
     result.summary["slices"].update(merge_slices(output, manifests, slice_by))
-    segment_figures, contents = None, {}
+    more: dict[str, Any] = {}
+    contents: dict[str, bytes] = {}
     if segments:
         of_segments = merge_segments(output, manifests)
         assert of_segments is not None
-        segment_figures, contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
-    contents |= result.to_files(models[0].classes, segment_figures)
+        more["segments"], contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
+    contents |= result.to_files(models[0].classes, more)
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         storage.write_atomically(storage.join(output, name), data)

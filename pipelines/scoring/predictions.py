@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.scoring.outputs import LOGITS, PREDICTIONS
 from vcls_model import storage
 from vcls_model.metrics.binning import sigmoid
-from vcls_model.records.decoding import readable_id
+from vcls_model.records.ids import printable_id
 
 # A part is held in memory until it is complete: some 16 MB of predictions, at most 64 MB of logits.
 PART_RECORDS = 1 << 16
@@ -153,7 +153,7 @@ def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
         batches.append(
             pa.record_batch(
                 [
-                    pa.array([readable_id(video_id) for video_id in block.ids], pa.string()),
+                    pa.array([printable_id(video_id) for video_id in block.ids], pa.string()),
                     pa.ListArray.from_arrays(offsets, pa.array(block.indices[kept])),
                     pa.ListArray.from_arrays(offsets, pa.array(block.probabilities[kept])),
                     pa.ListArray.from_arrays(
@@ -186,7 +186,7 @@ def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
                 f"{index} {probability:.6f}"
                 for index, probability in zip(indices[:kept], probabilities[:kept], strict=True)
             )
-            writer.writerow([readable_id(video_id), pairs])
+            writer.writerow([printable_id(video_id), pairs])
     return text.getvalue().encode()
 
 
@@ -199,7 +199,7 @@ def logit_bytes(blocks: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
     logits = np.concatenate([values for _, values in blocks])
     table = pa.table(
         {
-            "id": pa.array([readable_id(video_id) for ids, _ in blocks for video_id in ids], pa.string()),
+            "id": pa.array([printable_id(video_id) for ids, _ in blocks for video_id in ids], pa.string()),
             "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), width),
         }
     )

@@ -8,7 +8,6 @@ import tensorflow as tf
 from tests.fixtures import training_data
 from vcls_model import ensemble, train
 from vcls_model.commands import UsageError
-from vcls_model.serving.combining import combined_in_graph
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +68,6 @@ def test_an_ensemble_is_a_teacher(trained, second, video_data, tmp_path):
         ]
     )
     assert info["training"]["teachers"] == [str(output)]
-
-
-def test_probabilities_keep_both_tails():
-    logits = [tf.constant([[-70.0, 70.0, 0.0]]), tf.constant([[-72.0, 72.0, 2.0]])]
-    joined = combined_in_graph(logits, [0.5, 0.5], "probability").numpy()[0]
-    assert joined[0] == pytest.approx(np.log(0.5 * (1 + np.exp(-2))) - 70, abs=1e-3)
-    assert joined[1] == pytest.approx(-joined[0], abs=1e-3)
 
 
 def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):

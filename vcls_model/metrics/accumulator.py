@@ -162,54 +162,29 @@ class MetricAccumulator:
     def _update(self, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, ids: Sequence[bytes]) -> None:
         batch = lengths.size
         keep = min(TOP, self.class_count)
-        top_starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, keep))])
-        top_class = np.empty(top_starts[-1], np.int32)
-        top_logit = np.empty(top_starts[-1], np.float32)
-        predicted = np.zeros(self.predicted.shape, np.int32)
-        bad_row, bad_class = kernels.select_top(
-            logits, top_starts, top_class, top_logit, self._logit_thresholds, predicted
-        )
-        if bad_row >= 0:
-            raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
+        truth = kernels.Labels(labels, _starts(lengths))
+        best, predicted = self._select_best(logits, np.maximum(lengths, keep), ids)
         hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
-        label_starts = np.concatenate([[0], np.cumsum(lengths)])
-        label_hits = np.empty(batch, np.int64)
-        best_hit, best_false, worst_missed = (np.empty(batch, np.int64) for _ in range(3))
-        pair_keys = np.empty(batch * keep, np.uint64)
-        confused, confused_row = kernels.compare_with_labels(
-            logits,
-            labels,
-            label_starts,
-            top_class,
-            top_logit,
-            top_starts,
-            keep,
-            self._logit_thresholds,
-            self.true_positives,
-            groups,
-            COARSE_EDGES,
-            self.group_positives,
-            self.group_negatives,
-            self.pooled_hits,
-            self.pooled_totals,
-            self.group_labels,
-            pair_keys,
-            label_hits,
-            best_hit,
-            best_false,
-            worst_missed,
+        hits, label_hits = kernels.mark_hits(truth, best, self.class_count)
+        worst_missed = kernels.count_labels(
+            logits, truth, groups, self._logit_thresholds, COARSE_EDGES, self.true_positives, self.group_positives
         )
+        pair_keys, best_hit, best_false = kernels.count_best(
+            best, hits, keep, groups, COARSE_EDGES, self.group_negatives, self.pooled_hits, self.pooled_totals
+        )
+        confused, confused_row = kernels.confused_classes(truth, best, hits, label_hits, self.class_count)
         self.predicted += predicted
         self.videos += batch
         if self._exact is not None and self.videos * self.class_count <= self.exact_scores:
-            self._exact.append(kernels.score_keys(logits, labels, label_starts))
+            self._exact.append(kernels.score_keys(logits, labels, truth.starts))
         else:
             self._spill()
             self._count_scores(logits)
-            kernels.count_positives(logits, labels, label_starts, self.positives)
+            kernels.count_positives(logits, labels, truth.starts, self.positives)
         self.group_videos += np.bincount(groups, minlength=GROUPS)
-        self.hits_at_1 += int(np.count_nonzero(best_hit == top_class[top_starts[:-1]]))
+        self.group_labels += np.bincount(groups, lengths, GROUPS).astype(np.int64)
+        self.hits_at_1 += int(np.count_nonzero(hits[best.starts[:-1]]))
         self.class_pairs.add(pair_keys)
         self.pooled_pairs.add(pair_keys & np.uint64((1 << 33) - 1))
         ranks = _trailing_zeros(hashes >> np.uint64(6))
@@ -222,7 +197,19 @@ class MetricAccumulator:
             (MISSES, worst_missed, 1.0),
             (FALSE_ALARMS, best_false, -1.0),
         ):
-            self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
+            self._add_examples(kind, chosen, sign, logits, truth, ids)
+
+    def _select_best(
+        self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes]
+    ) -> tuple[kernels.Best, np.ndarray]:
+        """As many best classes of each row as `sizes` says, and (T, C) counts of the scores that reach a threshold."""
+        starts = _starts(sizes)
+        best = kernels.Best(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
+        predicted = np.zeros(self.predicted.shape, np.int32)
+        row, column = kernels.select_top(logits, starts, best.classes, best.logits, self._logit_thresholds, predicted)
+        if row >= 0:
+            raise ValueError(f"row {row} (id {ids[row]!r}), class {column}: the logit is NaN")
+        return best, predicted
 
     def _count_scores(self, logits: np.ndarray) -> None:
         for first in range(0, len(logits), _MOST_BEFORE_CARRY):
@@ -239,8 +226,7 @@ class MetricAccumulator:
         chosen: np.ndarray,
         sign: float,
         logits: np.ndarray,
-        labels: np.ndarray,
-        label_starts: np.ndarray,
+        truth: kernels.Labels,
         ids: Sequence[bytes],
     ) -> None:
         rows = np.flatnonzero(chosen >= 0)
@@ -258,7 +244,7 @@ class MetricAccumulator:
                 bytes(ids[row]),
                 int(chosen[row]),
                 float(logits[row, chosen[row]] + 0.0),
-                tuple(labels[label_starts[row] : label_starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()),
+                tuple(truth.classes[truth.starts[row] : truth.starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()),
             )
             for row, key in zip(rows.tolist(), keys, strict=True)
         ]
@@ -403,6 +389,11 @@ _COUNT_ARRAYS = (
     "group_labels",
 )
 _SPARSE = ("class_pairs", "pooled_pairs", "confused")
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """(B + 1,) where each of B parts of these lengths begins and the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _trailing_zeros(values: np.ndarray) -> np.ndarray:

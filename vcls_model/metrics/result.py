@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
 from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, GROUPS
+from vcls_model.records.ids import printable_id
 
 if TYPE_CHECKING:
     from vcls_model.records.vocabulary import ClassInfo
@@ -64,12 +65,12 @@ class MetricResult:
         verticals = {name: slice_figures(self.per_class, np.array(members[name])) for name in sorted(members)}
         return {**self.summary, "slices": {**self.summary["slices"], "vertical": verticals}}
 
-    def to_files(self, classes: "Sequence[ClassInfo]", segments: dict[str, Any] | None = None) -> dict[str, bytes]:
+    def to_files(self, classes: "Sequence[ClassInfo]", more: Mapping[str, Any] | None = None) -> dict[str, bytes]:
         """File contents by name: metrics.json, per_class.csv, curves.npz, confusion.csv, examples.json.
 
         Args:
-            classes: names and verticals of the classes counted.
-            segments: figures of `SegmentAccumulator`, which metrics.json has as `segments`.
+            classes: C classes, by index.
+            more: further entries of metrics.json, such as `segments`.
 
         Raises:
             ValueError: `classes` are not the classes counted here.
@@ -77,11 +78,11 @@ class MetricResult:
         curves = io.BytesIO()
         np.savez_compressed(curves, **self.curves)  # type: ignore[arg-type]
         return {
-            "metrics.json": _json(self.with_verticals(classes) | ({"segments": segments} if segments else {})),
+            "metrics.json": to_json({**self.with_verticals(classes), **(more or {})}),
             "per_class.csv": self._per_class_csv(classes),
             "curves.npz": curves.getvalue(),
             "confusion.csv": self._confusion_csv(classes),
-            "examples.json": _json(self.examples),
+            "examples.json": to_json(self.examples),
         }
 
     def _check(self, classes: "Sequence[ClassInfo]") -> None:
@@ -438,7 +439,7 @@ def _examples(accumulator: MetricAccumulator) -> dict[str, list[dict[str, Any]]]
     return {
         kind: [
             {
-                "id": example.id.decode("utf-8", "backslashreplace"),
+                "id": printable_id(example.id),
                 "class_index": example.class_index,
                 "probability": float(probability_of(example.logit)),
                 "labels": list(example.labels),
@@ -483,7 +484,8 @@ def _csv(header: list[str], rows: Any) -> bytes:
     return text.getvalue().encode()
 
 
-def _json(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
+    """A file's content; NaN and infinities become null."""
     return (json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -15,7 +15,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
@@ -36,14 +36,13 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
     """
-    vectors: dict[str, Any] = {}
-    for modality in schema.modalities:
-        if modality.kind != FRAMES:
-            vectors[modality.name] = (
-                tf.io.FixedLenFeature([modality.width], tf.float32)
-                if modality.encoding == "float32"
-                else tf.io.FixedLenFeature([], tf.string)
-            )
+    vectors: dict[str, Any] = {
+        modality.name: tf.io.FixedLenFeature([modality.width], tf.float32)
+        if modality.encoding == "float32"
+        else tf.io.FixedLenFeature([], tf.string)
+        for modality in schema.modalities
+        if modality.kind != FRAMES
+    }
     frames = {
         modality.name: tf.io.RaggedFeature(tf.string) for modality in schema.modalities if modality.kind == FRAMES
     }
@@ -60,12 +59,9 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
         elif modality.encoding != "float32":
             codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
-            parsed[modality.name] = _dequantise(tf.ensure_shape(codes, [None, modality.width]))
+            codes = tf.cast(tf.ensure_shape(codes, [None, modality.width]), tf.float32)
+            parsed[modality.name] = modality.quantisation.values(codes)
     return parsed
-
-
-def _dequantise(codes: tf.Tensor) -> tf.Tensor:
-    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
 
 
 class TransformGraph(tf.Module):
@@ -297,14 +293,7 @@ def teaching_logits(model: keras.Model) -> Callable[[Features], tf.Tensor] | Non
 
 def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `features`."""
-    return {
-        modality.name: (
-            tf.TensorSpec([None], tf.string, name=modality.name)
-            if modality.kind == FRAMES
-            else tf.TensorSpec([None, modality.width], tf.float32, name=modality.name)
-        )
-        for modality in schema.modalities
-    }
+    return {name: tf.TensorSpec([None, *shape], dtype, name=name) for name, (dtype, shape) in schema.elements().items()}
 
 
 def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:
@@ -324,5 +313,5 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
 
 def save_module(module: tf.Module, signatures: Mapping[str, Any], output: str) -> None:
     """Writes `saved_model/` of an exported model directory, on any store; replaces an older one."""
-    with storage.open_directory_atomically(storage.join(output, SAVED_MODEL)) as local:
+    with storage.replace_directory(storage.join(output, SAVED_MODEL)) as local:
         tf.saved_model.save(module, local, signatures=dict(signatures))

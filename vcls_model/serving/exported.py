@@ -123,6 +123,14 @@ def describe(modalities: Sequence[Modality]) -> str:
     return f"{names} ({'frame' if FRAMES in kinds else 'video'}-level)"
 
 
+def load_saved_model(directory: str) -> Any:
+    """TensorFlow's object for the `saved_model/` of an exported model directory."""
+    import tensorflow as tf
+
+    with storage.local_copy(storage.join(directory, SAVED_MODEL)) as local:
+        return tf.saved_model.load(local)
+
+
 class LoadedModel:
     """A SavedModel in memory, called with decoded raw features."""
 
@@ -132,11 +140,9 @@ class LoadedModel:
         Raises:
             UsageError: the SavedModel has no such signature as scoring needs, or gives another number of classes.
         """
-        import tensorflow as tf
 
         directory = storage.join(path, SAVED_MODEL)
-        with storage.local_copy(directory) as local:
-            self._model = tf.saved_model.load(local)
+        self._model = load_saved_model(path)
         signatures = self._model.signatures
         if FEATURES_SIGNATURE not in signatures:
             raise UsageError(f"{directory} has no signature {FEATURES_SIGNATURE!r}; it has {', '.join(signatures)}")
@@ -165,7 +171,7 @@ class LoadedModel:
     def _logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
         import tensorflow as tf
 
-        inputs = {}
+        inputs: dict[str, np.ndarray | list[bytes]] = {}
         for name, values in features.items():
             if not isinstance(values, FrameBatch):
                 inputs[name] = values

@@ -15,12 +15,12 @@ from vcls_model.records.transformed import TransformedData, TransformedModality,
 from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
 from vcls_model.serving.combining import combined_in_graph
 from vcls_model.serving.export import save_module
-from vcls_model.serving.exported import read_model_info
+from vcls_model.serving.exported import load_saved_model, read_model_info
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
 from vcls_model.training.options import LossOptions
 from vcls_model.training.outputs import versions
-from vcls_model.training.starting_points import class_names, load_saved_model
+from vcls_model.training.starting_points import class_names
 
 # Signatures of transformed features, which members have in common only if they were trained on the same dataset.
 _SAME_FEATURES = ("transformed", "teaching")
@@ -124,7 +124,7 @@ def join_members(
         overwrite: replace what the output directory holds.
     """
     if overwrite:
-        storage.delete(output)
+        storage.empty_directory(output)
     names = ["serving_default", "features"]
     if _same_features(members):
         names += [name for name in _SAME_FEATURES if any(name in member.loaded.signatures for member in members)]

@@ -28,7 +28,7 @@ from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary
 from vcls_model.serving.export import transformed_signature
-from vcls_model.serving.exported import SAVED_MODEL, read_model_info
+from vcls_model.serving.exported import load_saved_model, read_model_info
 from vcls_model.training.config import TrainConfig
 
 # What info.json must say of a model that training starts from.
@@ -162,7 +162,7 @@ class Pretrained:
     """An exported model to start from; loaded once, when its layers are first needed.
 
     Raises:
-        JobError: the directory holds no model.
+        UsageError: the directory does not hold a finished model.
     """
 
     def __init__(self, directory: str) -> None:
@@ -314,21 +314,14 @@ def load_keras_model(path: str) -> keras.Model:
         raise JobError(f"{path} cannot be loaded: {error}") from None
 
 
-def load_saved_model(directory: str) -> Any:
-    """The SavedModel of an exported model, by way of a local copy where the directory is on an object store."""
-    with storage.local_copy(storage.join(directory, SAVED_MODEL)) as local:
-        return tf.saved_model.load(local)
-
-
 def load_teacher(
     directory: str, modalities: Sequence[Modality], data: TransformedData
 ) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
     """A function from decoded transformed features to the logits (B, C) of an exported model.
 
     Raises:
-        JobError: the directory holds no model.
-        UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
-            was transformed differently.
+        UsageError: the directory does not hold a finished model; or the model has other classes, takes features that
+            the data lacks, or was trained on a dataset that was transformed differently.
     """
     info = read_model_info(directory, _NEEDED)
     check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)

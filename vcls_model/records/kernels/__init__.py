@@ -67,11 +67,8 @@ from vcls_model.records.kernels.gather import (
 from vcls_model.records.kernels.moments import (
     add_code_moments,
     add_float_moments,
-    add_floats_exactly,
-    add_integers_exactly,
     count_pairs,
 )
-from vcls_model.records.kernels.sha256 import sha256_prefixes
 
 __all__ = [
     "ALL_FRAMES",
@@ -105,8 +102,6 @@ __all__ = [
     "add_code_moments",
     "add_feature_bytes",
     "add_float_moments",
-    "add_floats_exactly",
-    "add_integers_exactly",
     "choose_frames",
     "copy_frames",
     "copy_labels",
@@ -132,5 +127,4 @@ __all__ = [
     "put_integers",
     "put_mapped_codes",
     "scan_records",
-    "sha256_prefixes",
 ]

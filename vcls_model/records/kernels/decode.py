@@ -96,6 +96,7 @@ def index_records(
     canonical,
     ids,
     labels,
+    context,
     values,
 ):
     """Finds the features of R records.
@@ -104,17 +105,20 @@ def index_records(
         buffer, starts, lengths: the payloads, see `FramedChunk`.
         context_names: how many of the names are features of the record (or of its context); those after them are
             feature lists of a SequenceExample.
-        names, name_ends: names of id, labels and the modalities, concatenated (uint8), and where each ends.
+        names, name_ends: names of id, labels, E features of the context to be read as they are, and the
+            modalities, concatenated (uint8), and where each ends.
         kinds, widths: of each modality.
         class_count: labels must be below.
         need_labels: a record needs at least one label.
         canonical: out, bool (R,): the record is good and was understood; if not, the careful reader must look at it.
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
+        context: out, int64 (R, E, 2): begin and end of each Feature to be read as it is, or -1 where there is none.
         values: out, int64 (R, M, 3): first byte, frames and stride of each modality.
     """
     modalities = kinds.shape[0]
-    spans = np.empty((2 + modalities, 2), np.int64)
+    ahead = 2 + context.shape[1]
+    spans = np.empty((ahead + modalities, 2), np.int64)
     for record in range(starts.shape[0]):
         canonical[record] = False
         at = starts[record]
@@ -128,9 +132,9 @@ def index_records(
         if features_end != end:
             # Feature lists: of a SequenceExample; an Example's writer may leave empty ones.
             lists, lists_end = read_message(buffer, features_end, end, TAG_2)
-            if lists_end != end or not (context_names < 2 + modalities or lists == lists_end):
+            if lists_end != end or not (context_names < ahead + modalities or lists == lists_end):
                 continue
-            if not find_features(buffer, lists, lists_end, names, name_ends, context_names, 2 + modalities, spans):
+            if not find_features(buffer, lists, lists_end, names, name_ends, context_names, ahead + modalities, spans):
                 continue
         if spans[0, 0] < 0:
             continue
@@ -142,10 +146,11 @@ def index_records(
         labels[record, 0], labels[record, 1], labels[record, 2] = _labels(buffer, spans[1, 0], spans[1, 1], class_count)
         if labels[record, 0] < 0 or (need_labels and labels[record, 2] == 0):
             continue
+        context[record] = spans[2:ahead]
         good = True
         record_frames = np.int64(-1)
         for modality in range(modalities):
-            at, end = spans[2 + modality, 0], spans[2 + modality, 1]
+            at, end = spans[ahead + modality, 0], spans[ahead + modality, 1]
             width = widths[modality]
             if at < 0:
                 good = False

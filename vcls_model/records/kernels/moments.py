@@ -1,7 +1,5 @@
 """Sums over the features of many records: for statistics."""
 
-import math
-
 import numpy as np
 
 from vcls_model.compiled import njit_of
@@ -56,37 +54,6 @@ def _move_sums(block, target):
     for column in range(target.shape[0]):
         target[column] += block[column]
         block[column] = 0
-
-
-@njit
-def add_floats_exactly(values, digits, lowest_exponent):
-    """Adds float64 (D,) to fixed-point `digits`, int64 (D, L), in units of 2**lowest_exponent.
-
-    Exact where each value is a whole number of units below 2**(32 (L - 1)).
-    """
-    for row in range(values.shape[0]):
-        fraction, exponent = math.frexp(values[row])
-        sign = np.int64(-1) if fraction < 0 else np.int64(1)
-        mantissa = np.uint64(abs(fraction) * 9007199254740992.0)  # 2**53: a whole number
-        shift = np.int64(exponent) - 53 - lowest_exponent
-        if shift < 0:
-            mantissa >>= np.uint64(min(-shift, np.int64(63)))  # zeros, as the value is a whole number of units
-            shift = np.int64(0)
-        digit = shift >> 5
-        bits = np.uint64(shift & 31)
-        low = (mantissa & np.uint64(0xFFFFFFFF)) << bits
-        high = (mantissa >> np.uint64(32)) << bits
-        digits[row, digit] += sign * np.int64(low & np.uint64(0xFFFFFFFF))
-        digits[row, digit + 1] += sign * np.int64((low >> np.uint64(32)) + (high & np.uint64(0xFFFFFFFF)))
-        digits[row, digit + 2] += sign * np.int64(high >> np.uint64(32))
-
-
-@njit
-def add_integers_exactly(values, digits):
-    """Adds int64 (D,), none negative, to `digits`, int64 (D, L), in units of 1."""
-    for row in range(values.shape[0]):
-        digits[row, 0] += values[row] & 0xFFFFFFFF
-        digits[row, 1] += values[row] >> 32
 
 
 @njit
