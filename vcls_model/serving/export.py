@@ -103,7 +103,7 @@ class ServingModule(tf.Module):
         transform: from raw to transformed features.
         tracked: what `logits` holds variables in.
         max_frames: frames of a video that the model sees.
-        frames: which those are: `all` (the first), `middle` or `uniform`, as `ReadOptions` defines them.
+        frames: which those are: `all` (the first), `middle` or `uniform`, as `InputOptions` defines them.
         teaching: the same as `logits` for the training videos of a student; None when `logits` serves for these, too.
     """
 
