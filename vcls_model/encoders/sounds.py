@@ -1,0 +1,105 @@
+"""What a sound encoder wants to hear, and how a waveform becomes that: one patch per second, log-mel spectrograms.
+
+The spectrogram is the one that VGGish and YAMNet share (tensorflow/models, research/audioset): windows of 25 ms (periodic
+Hann) every 10 ms, magnitudes of a 512-point Fourier transform, 64 triangular bands equally spaced on the mel scale from 125
+to 7,500 Hz, and the logarithm after a small offset.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+PATCH_FRAMES = 96
+MEL_BANDS = 64
+_WINDOW = 400  # 25 ms
+_HOP = 160  # 10 ms
+_FFT = 512
+_LOWEST_HZ, _HIGHEST_HZ = 125.0, 7_500.0
+PATCH_SAMPLES = (PATCH_FRAMES - 1) * _HOP + _WINDOW  # 15,600: 96 hops are 0.96 s, the last window ends at 0.975 s
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundInput:
+    """A patch of a 16 kHz mono waveform in [-1, 1].
+
+    Attributes:
+        samples: of one patch.
+        features: whether the network takes the waveform or its log-mel spectrogram (96 frames of 64 bands).
+        log_offset: added to each band's magnitude before the logarithm.
+        shape: of one network input; as many values as `samples`, or 96 × 64.
+    """
+
+    samples: int = PATCH_SAMPLES
+    features: Literal["waveform", "log_mel"] = "log_mel"
+    log_offset: float = 0.001
+    shape: tuple[int, ...] = (PATCH_FRAMES, MEL_BANDS)
+
+    def patches(self, waveform: Floats, rows: int) -> Floats:
+        """Patches (rows, samples), of which row k begins k seconds after the first sample; zeros follow the sound's end.
+
+        Args:
+            waveform: 16 kHz mono, (n,).
+            rows: one per second, as many as the video has pictures; none begins where there is no sound, that is for the
+                caller to see to: absence is no silence.
+        """
+        starts = SAMPLE_RATE * np.arange(rows)
+        needed = int(starts[-1]) + self.samples if rows else 0
+        padded = np.zeros(needed, np.float32)
+        kept = waveform[:needed]
+        padded[: len(kept)] = kept
+        return np.stack([padded[start : start + self.samples] for start in starts]) if rows else self._none()
+
+    def network_input(self, patches: Floats) -> Floats:
+        """(N, …) as the network takes it, of patches (N, samples); each patch is computed for itself."""
+        if self.features == "log_mel":
+            values = [log_mel(patch, self.log_offset) for patch in patches]
+        else:
+            values = list(patches)
+        return np.array(values, np.float32).reshape(len(patches), *self.shape)
+
+    def check(self, patches: Floats) -> None:
+        """Raises `ValueError` unless these are patches, (N, samples) float32, all finite."""
+        if patches.dtype != np.float32 or patches.ndim != 2 or patches.shape[1] != self.samples:
+            raise ValueError(
+                f"expected float32 patches of shape (N, {self.samples}), got {patches.dtype} of {patches.shape}"
+            )
+        if not np.isfinite(patches).all():
+            raise ValueError("a sound patch holds NaN or infinity")
+
+    def _none(self) -> Floats:
+        return np.empty((0, self.samples), np.float32)
+
+
+def log_mel(patch: Floats, offset: float) -> Floats:
+    """Log-mel spectrogram (96, 64) of one patch of 15,600 samples."""
+    frames = np.lib.stride_tricks.sliding_window_view(patch.astype(np.float64), _WINDOW)[::_HOP]
+    magnitudes = np.abs(np.fft.rfft(frames * _hann(), _FFT))
+    # einsum, not a matrix product: BLAS may sum in another order with another number of threads.
+    bands = np.einsum("tf,fm->tm", magnitudes, mel_weights())
+    return np.log(bands + offset).astype(np.float32)
+
+
+@functools.cache
+def _hann() -> npt.NDArray[np.float64]:
+    """The periodic Hann window, (400,)."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
+
+
+@functools.cache
+def mel_weights() -> npt.NDArray[np.float64]:
+    """How much each of 257 frequencies adds to each of 64 bands, (257, 64).
+
+    Band m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2, linearly in mel = 1127 ln(1 + f / 700).
+    """
+    mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE)[:, None] / 700)
+    low, high = (1127 * np.log1p(hertz / 700) for hertz in (_LOWEST_HZ, _HIGHEST_HZ))
+    edges = np.linspace(low, high, MEL_BANDS + 2)
+    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling))
