@@ -1,8 +1,8 @@
 """Reads the variables of a TensorFlow SavedModel or checkpoint without TensorFlow.
 
 A checkpoint is an index, which is a sorted string table as LevelDB writes it (github.com/google/leveldb,
-doc/table_format.md) whose values are `BundleEntryProto`s (tensorflow/core/protobuf/tensor_bundle.proto), and one data file
-that the entries point into.
+doc/table_format.md) whose values are `BundleEntryProto`s (tensorflow/core/protobuf/tensor_bundle.proto), and one data
+file that the entries point into.
 """
 
 import math

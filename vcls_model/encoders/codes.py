@@ -2,7 +2,7 @@
 
 Three conventions are in use, and records made by one must not be read as another:
 
-- `midpoint` (new records): a code x stands for lo + (x + 1/2) (hi - lo) / 256, the middle of the interval that it covers.
+- `midpoint` (new records): a code x stands for lo + (x + 1/2) (hi - lo) / 256, the middle of what it covers.
 - `rounded` (google/youtube-8m's extractor): round((v - lo) 255 / (hi - lo)), halves to even.
 - `truncated` (VGGish's post-processor): the same product, cut off instead of rounded.
 """

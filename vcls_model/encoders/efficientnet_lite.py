@@ -1,7 +1,7 @@
 """EfficientNet-Lite: ImageNet classifiers without squeeze-and-excitation, made for CPUs, as picture encoders.
 
 Tan and Le, EfficientNet (2019), arXiv 1905.11946, with the changes of the Lite family (github.com/tensorflow/tpu,
-models/official/efficientnet/lite): ReLU6, no squeeze-and-excitation, stem, head and the first and last stage not scaled.
+models/official/efficientnet/lite): ReLU6, no squeeze-and-excitation, and stem, head, first and last stage not scaled.
 The features are the 1,280 means over space before the classifier; they lie in [0, 6] by construction.
 """
 
@@ -179,9 +179,7 @@ def _steps(state: StateDict, repeats: tuple[int, ...]) -> list[Convolution]:
     return [*steps, Convolution(kernel, bias, activation="relu6")]
 
 
-def _folded(
-    state: StateDict, convolution: str, norm: str
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _folded(state: StateDict, convolution: str, norm: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     gamma, beta, mean, variance = (
         state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
     )

@@ -1,6 +1,7 @@
 """What an encoder is: its identity, which records and models carry, and its computation."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -52,6 +53,7 @@ class EncoderInfo:
             "width": self.width,
             "range": list(self.value_range),
             "rounding": self.rounding,
+            "input": json.loads(json.dumps(dataclasses.asdict(self.input))),
             "licence": self.licence,
         }
 
@@ -63,7 +65,7 @@ class EncoderInfo:
             origin: where it stands, for the message.
         """
         own = self.as_json()
-        for key in ("name", "version", "weights_sha256", "width", "range", "rounding"):
+        for key in ("name", "version", "weights_sha256", "width", "range", "rounding", "input"):
             if recorded.get(key) != own[key]:
                 raise JobError(
                     f"{origin} was made by the {self.modality} encoder {recorded.get('name')!r} "
@@ -115,8 +117,8 @@ class Encoder:
         """Features of prepared inputs. The same input gives the same bits whatever else is in the batch.
 
         Args:
-            batch: pictures (N, size, size, 3) uint8 RGB as `info.input.prepare` makes them, or sound patches (N, samples)
-                float32 as `info.input.patches` makes them. N may be 0.
+            batch: pictures (N, size, size, 3) uint8 RGB as `info.input.prepare` makes them, or sound patches
+                (N, samples) float32 as `info.input.patches` makes them. N may be 0.
 
         Returns:
             (N, width) float32, before quantisation.

@@ -1,4 +1,4 @@
-"""A convolutional network as a list of steps with batch normalisation folded in: what an executor needs, and no more."""
+"""A convolutional network as a list of steps with batch normalisation folded in: all that is needed to run it."""
 
 import dataclasses
 from typing import Literal
@@ -33,7 +33,7 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Steps one after the other, then the mean over space: (C, H, W) in, as many values out as the last step has channels.
+    """Steps one after the other, then the mean over space: (C, H, W) in, the last step's channels out.
 
     Attributes:
         channels, height, width: of the input.
@@ -54,7 +54,7 @@ def fold(
 ) -> tuple[Array, Array]:
     """Kernel and bias of a convolution (O first) with the batch normalisation after it folded in.
 
-    gamma (x - mean) / sqrt(variance + epsilon) + beta is linear in x, so it scales the kernel's outputs and leaves a bias.
+    gamma (x - mean) / sqrt(variance + epsilon) + beta is linear in x: it scales the kernel's outputs and leaves a bias.
     """
     factor = np.asarray(gamma, np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     folded = kernel.astype(np.float64) * factor[:, None, None, None]

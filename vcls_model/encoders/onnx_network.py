@@ -1,4 +1,4 @@
-"""Runs networks with ONNX Runtime on one thread, one input at a time: the same bits whatever the batch or the worker."""
+"""Runs networks with ONNX Runtime on one thread, one input at a time: the same bits in any batch and any worker."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

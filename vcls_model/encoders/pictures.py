@@ -15,7 +15,7 @@ class PictureInput:
 
     Attributes:
         size: pixels on each side.
-        crop: share of the shorter side that the square covers, in (0, 1]; None squeezes the whole picture into the square.
+        crop: share of the shorter side that the square covers, in (0, 1]; None squeezes the whole picture into it.
         resize: the filter, with support that grows with the reduction (as Pillow has it).
         mean, scale: per channel R, G, B; the network sees (x - mean) / scale of x in 0 … 255.
         channels: the order that the network wants.
@@ -30,13 +30,15 @@ class PictureInput:
     channels: Literal["rgb", "bgr"] = "rgb"
     layout: Literal["nhwc", "nchw"] = "nhwc"
 
+    row_type = np.uint8
+
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def row_shape(self) -> tuple[int, ...]:
         """Of one prepared picture: (size, size, 3)."""
         return (self.size, self.size, 3)
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of a picture that is used: left, top, right and bottom in whole pixels, right and bottom not included."""
+        """The part of a picture that is used, in whole pixels: left, top, and the right and bottom that end it."""
         if self.crop is None:
             return (0, 0, width, height)
         side = max(1, int(min(width, height) * self.crop))
@@ -56,7 +58,7 @@ class PictureInput:
 
     def network_input(self, pictures: Pixels) -> npt.NDArray[np.float32]:
         """Normalised floats in the network's channel order and layout, of prepared pictures (N, size, size, 3)."""
-        values = (pictures.astype(np.float32) - np.float32(self.mean)) / np.float32(self.scale)
+        values = (pictures.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.scale, np.float32)
         if self.channels == "bgr":
             values = values[..., ::-1]
         if self.layout == "nchw":
@@ -65,7 +67,7 @@ class PictureInput:
 
     def check(self, pictures: Pixels) -> None:
         """Raises `ValueError` unless these are prepared pictures, (N, size, size, 3) uint8."""
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != self.shape:
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != self.row_shape:
             raise ValueError(
                 f"expected uint8 pictures of shape (N, {self.size}, {self.size}, 3), got {pictures.dtype} of "
                 f"{pictures.shape}"

