@@ -43,7 +43,7 @@ def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
     """The identity of an encoder, checked without loading it: for plans, dry runs and schemas.
 
     Args:
-        name_or_path: the value of `--image_encoder` or `--audio_encoder`: a name, or the path of a model that has a JSON
+        name_or_path: the value of `--image_encoder` or `--audio_encoder`: a name, or the path of a model with a JSON
             file beside it (docs/ENCODERS.md).
         modality: which of the two flags it is.
 

@@ -9,6 +9,6 @@ _FILE = Path(__file__).with_name("imagenet_classes.csv")
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
-    """1,000 different names: the first word of the class's synset in WordNet 3.0, explained where two classes share it."""
+    """1,000 different names: the first word of the class's synset in WordNet 3.0, explained where two share it."""
     with open(_FILE, encoding="utf-8", newline="") as stream:
         return tuple(row["name"] for row in csv.DictReader(stream))

