@@ -66,8 +66,7 @@ def main() -> None:
         core_hours, whole, dollars = hours(rate)
         computing = core_hours * 3600 / (WORKERS * CORES * BUSY_FRACTION)
         moving = VIDEOS * rate.bytes_moved / (WORKERS * WORKER_BYTES_A_SECOND)
-        bound = "start-up" if max(computing, moving) < START_SECONDS else \
-            "network" if moving > computing else "cores"
+        bound = "start-up" if max(computing, moving) < START_SECONDS else "network" if moving > computing else "cores"
         print(f"| {rate.job} | {core_hours:.1f} | {60 * whole:.0f} | {bound} | {dollars:.2f} |")
 
 

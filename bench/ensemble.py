@@ -17,9 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from project_commands import SHARED_DATA, run_command, score, train  # noqa: E402
 
-COMMON = ["--modality_norm=unit", "--neighbours=60", "--class_prior", "--batch_size=256", "--learning_rate=0.002",
-          "--decay=cosine", "--warmup_examples=9000", "--precision=mixed_bfloat16", "--patience=0", "--epochs=6",
-          "--mixup=0.4"]
+COMMON = [
+    "--modality_norm=unit",
+    "--neighbours=60",
+    "--class_prior",
+    "--batch_size=256",
+    "--learning_rate=0.002",
+    "--decay=cosine",
+    "--warmup_examples=9000",
+    "--precision=mixed_bfloat16",
+    "--patience=0",
+    "--epochs=6",
+    "--mixup=0.4",
+]
 RESIDUAL = ["--model=residual", "--linear_skip=true", "--input_dropout=0.3"]
 # What differs, so that their errors do.
 MEMBERS = {
@@ -34,12 +44,20 @@ GOALS = {"gap_at_20": 0.735, "map": 0.445}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=SHARED_DATA / "yt8m" / "video",
-                        help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
-                             "developer's checkout)")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        default=SHARED_DATA / "yt8m" / "video",
+        help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
+        "developer's checkout)",
+    )
     parser.add_argument("--vocabulary", type=Path, default=SHARED_DATA / "yt8m" / "vocabulary.csv")
-    parser.add_argument("--work", type=Path, default=Path("bench_output") / "ensemble",
-                        help="directory of data and models (default: %(default)s)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("bench_output") / "ensemble",
+        help="directory of data and models (default: %(default)s)",
+    )
     parser.add_argument("--test", action="store_true", help="score the test shards rather than the tuning shards")
     args = parser.parse_args()
     if not (args.input / "validate0099.tfrecord").exists():
@@ -47,13 +65,23 @@ def main() -> None:
         return
     work = args.work
     if not (work / "data" / "info.json").exists():
-        run_command("pipelines.preprocess", f"--train_input={args.input}/validate00[0-7]?.tfrecord",
-                    f"--validate_input={args.input}/validate008?.tfrecord", f"--vocabulary={args.vocabulary}",
-                    "--normalise=l2", f"--output={work}/data")
+        run_command(
+            "pipelines.preprocess",
+            f"--train_input={args.input}/validate00[0-7]?.tfrecord",
+            f"--validate_input={args.input}/validate008?.tfrecord",
+            f"--vocabulary={args.vocabulary}",
+            "--normalise=l2",
+            f"--output={work}/data",
+        )
     for name, flags in MEMBERS.items():
         train(work / name, f"--data={work}/data", *COMMON, *flags)
-    run_command("vcls_model.ensemble", *(f"--model={work}/{name}" for name in MEMBERS), f"--data={work}/data",
-                f"--output={work}/ensemble", "--overwrite")
+    run_command(
+        "vcls_model.ensemble",
+        *(f"--model={work}/{name}" for name in MEMBERS),
+        f"--data={work}/data",
+        f"--output={work}/ensemble",
+        "--overwrite",
+    )
     train(work / "student", f"--data={work}/data", *COMMON, *STUDENT, f"--teacher={work}/ensemble")
     records = f"{args.input}/validate00{9 if args.test else 8}?.tfrecord"
     for name in (*MEMBERS, "ensemble", "student"):

@@ -28,10 +28,23 @@ NEW_CLASSES = 200
 CANDIDATE_POSITIVES = 30
 
 Labels = Sequence[Sequence[int]]
-MODEL = ["--model=residual", "--label_projection=0.75", "--input_dropout=0.3", "--modality_norm=unit", "--class_prior",
-         "--decay=cosine", "--patience=0", "--mixup=0.4"]
-PRETRAIN = ["--batch_size=256", "--learning_rate=0.002", "--warmup_examples=9000", "--epochs=5",
-            "--precision=mixed_bfloat16"]
+MODEL = [
+    "--model=residual",
+    "--label_projection=0.75",
+    "--input_dropout=0.3",
+    "--modality_norm=unit",
+    "--class_prior",
+    "--decay=cosine",
+    "--patience=0",
+    "--mixup=0.4",
+]
+PRETRAIN = [
+    "--batch_size=256",
+    "--learning_rate=0.002",
+    "--warmup_examples=9000",
+    "--epochs=5",
+    "--precision=mixed_bfloat16",
+]
 # The best validation mAP of what was tried for each, with 20 positives.
 FITTED = ["--batch_size=64", "--learning_rate=0.001"]
 EPOCHS_OF_20_POSITIVES = 12
@@ -79,9 +92,14 @@ def choose_classes(labels: Labels, positives: int) -> tuple[list[int], dict[int,
         for label in video:
             counts[label] = counts.get(label, 0) + 1
     # The rarest choose first; the most frequent could not get few positives, as they share videos with most others.
-    candidates = sorted((label for label, count in counts.items()
-                         if label < OLD_CLASSES and CANDIDATE_POSITIVES <= count <= len(labels) // 50),
-                        key=lambda label: (counts[label], label))
+    candidates = sorted(
+        (
+            label
+            for label, count in counts.items()
+            if label < OLD_CLASSES and CANDIDATE_POSITIVES <= count <= len(labels) // 50
+        ),
+        key=lambda label: (counts[label], label),
+    )
     chosen = choose_positives(labels, candidates, positives)
     reached = dict.fromkeys(candidates, 0)
     for video in chosen.values():
@@ -100,8 +118,11 @@ def read_labels(paths: Iterable[Path]) -> list[list[int]]:
     """Labels of each record of video-level shards, in order."""
     import tensorflow as tf
 
-    return [list(tf.train.Example.FromString(record).features.feature["labels"].int64_list.value)
-            for path in paths for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()]
+    return [
+        list(tf.train.Example.FromString(record).features.feature["labels"].int64_list.value)
+        for path in paths
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
 
 
 def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]], output: Path) -> None:
@@ -122,8 +143,10 @@ def write_relabelled(paths: Sequence[Path], new_labels: Sequence[Sequence[int]],
 
 def write_data(videos: Path, work: Path, positives: int) -> None:
     """Writes records and vocabularies of both tasks, the old classes and the new ones."""
-    to_train, to_validate, to_test = ([videos / f"validate{number:04d}.tfrecord" for number in numbers]
-                                      for numbers in (range(80), range(80, 90), range(90, 100)))
+    to_train, to_validate, to_test = (
+        [videos / f"validate{number:04d}.tfrecord" for number in numbers]
+        for numbers in (range(80), range(80, 90), range(90, 100))
+    )
     labels = read_labels(to_train)
     new, chosen = choose_classes(labels, positives)
     new_index = {label: position for position, label in enumerate(new)}
@@ -148,9 +171,13 @@ def write_data(videos: Path, work: Path, positives: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=SHARED_DATA / "yt8m" / "video",
-                        help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
-                             "developer's checkout)")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        default=SHARED_DATA / "yt8m" / "video",
+        help="directory of validate0000.tfrecord to validate0099.tfrecord (default: the data beside a "
+        "developer's checkout)",
+    )
     parser.add_argument("--positives", type=int, default=20, help="of each new class (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="directory to keep data and models in (default: a temporary one)")
     args = parser.parse_args()
@@ -162,19 +189,29 @@ def main() -> None:
         if not (work / "new" / "info.json").exists():
             write_data(args.input, work, args.positives)
             for task in ("old", "new"):
-                run_command("pipelines.preprocess", f"--train_input={work}/{task}-train.tfrecord",
-                            f"--validate_input={work}/{task}-validate.tfrecord", "--normalise=l2",
-                            f"--vocabulary={work}/{task}-vocabulary.csv", f"--output={work}/{task}", "--overwrite")
+                run_command(
+                    "pipelines.preprocess",
+                    f"--train_input={work}/{task}-train.tfrecord",
+                    f"--validate_input={work}/{task}-validate.tfrecord",
+                    "--normalise=l2",
+                    f"--vocabulary={work}/{task}-vocabulary.csv",
+                    f"--output={work}/{task}",
+                    "--overwrite",
+                )
         train(work / "pretrained", f"--data={work}/old", *MODEL, *PRETRAIN)
         # As many steps whatever the number of videos.
         fit = [f"--data={work}/new", *MODEL, *FITTED, f"--epochs={EPOCHS_OF_20_POSITIVES * 20 // args.positives}"]
         train(work / "scratch", *fit)
         train(work / "tuned", *fit, f"--init_from={work}/pretrained", "--new_head")
-        scores = {name: score(f"{work}/new-test.tfrecord", work / name, work / f"{name}_scores")["map"]
-                  for name in ("scratch", "tuned")}
+        scores = {
+            name: score(f"{work}/new-test.tfrecord", work / name, work / f"{name}_scores")["map"]
+            for name in ("scratch", "tuned")
+        }
     gain = scores["tuned"] - scores["scratch"]
-    print(f"finetuning positives={args.positives} map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} "
-          f"gain={gain:.4f} target=0.05")
+    print(
+        f"finetuning positives={args.positives} map={scores['tuned']:.4f} from_scratch={scores['scratch']:.4f} "
+        f"gain={gain:.4f} target=0.05"
+    )
 
 
 if __name__ == "__main__":

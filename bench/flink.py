@@ -55,8 +55,12 @@ def seconds_of(job: str, *flags: str) -> float:
     """The whole command, from its start to its end."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{job}", *flags], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, check=False,
+        [sys.executable, "-m", f"pipelines.{job}", *flags],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{job} {' '.join(flags)} failed:\n{done.stderr[-2000:]}")
@@ -76,8 +80,10 @@ def main() -> None:
     sources = sorted(glob.glob(args.input))
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        inputs = {"few": link_copies(sources[:2], 1, work / "few"),
-                  "many": link_copies(sources, args.copies, work / "many")}
+        inputs = {
+            "few": link_copies(sources[:2], 1, work / "few"),
+            "many": link_copies(sources, args.copies, work / "many"),
+        }
         make_model(work / "model")
         model = {"preprocess": [], "score": [f"--model={work}/model"]}
         records = {name: count_records(pattern) for name, pattern in inputs.items()}
@@ -92,24 +98,31 @@ def main() -> None:
 
         alone = {job: rate(job, "in_process", []) for job in model}
         for job, (speed, start) in alone.items():
-            print(f"flink_{job}_in_process  records/s={speed:.0f} ({records['many']} records)  "
-                  f"seconds_before={start:.1f} ({records['few']} records)  threads={os.cpu_count()}", flush=True)
+            print(
+                f"flink_{job}_in_process  records/s={speed:.0f} ({records['many']} records)  "
+                f"seconds_before={start:.1f} ({records['few']} records)  threads={os.cpu_count()}",
+                flush=True,
+            )
         for slots, (task_managers, each) in LAYOUTS.items():
             run_directory = work / f"cluster{slots}"
-            with (FlinkCluster(task_managers, each, run_directory=run_directory) as cluster,
-                  PeakMemory(cluster) as memory):
+            with (
+                FlinkCluster(task_managers, each, run_directory=run_directory) as cluster,
+                PeakMemory(cluster) as memory,
+            ):
                 for job, (base, base_start) in alone.items():
                     speed, start = rate(job, f"{slots}_slots", cluster.beam_flags())
-                    print(f"flink_{job}_{slots}_slots  records/s={speed:.0f}  reference={base:.0f} (in process)  "
-                          f"ratio={speed / base:.2f}x  seconds_before={start:.1f} (in process {base_start:.1f})",
-                          flush=True)
+                    print(
+                        f"flink_{job}_{slots}_slots  records/s={speed:.0f}  reference={base:.0f} (in process)  "
+                        f"ratio={speed / base:.2f}x  seconds_before={start:.1f} (in process {base_start:.1f})",
+                        flush=True,
+                    )
             sizes = "  ".join(f"{name}={size / 1e6:.0f}" for name, size in sorted(memory.peak_bytes.items()))
             print(f"flink_memory_{slots}_slots  MB: {sizes}", flush=True)
 
 
 def count_records(pattern: str) -> int:
     """Records in all shards of a glob."""
-    from pipelines.framing import read_chunks
+    from vcls_model.records.framing import read_chunks
 
     return sum(chunk.starts.size for path in glob.glob(pattern) for chunk in read_chunks(path))
 

@@ -15,18 +15,22 @@ from typing import Any
 
 import training
 
-CASES = (("dense", "video", 64, 100), ("dense", "video", 1024, 15), ("average", "frame", 64, 15),
-         ("dbof", "frame", 64, 6))
+CASES = (
+    ("dense", "video", 64, 100),
+    ("dense", "video", 1024, 15),
+    ("average", "frame", 64, 15),
+    ("dbof", "frame", 64, 6),
+)
 TARGET = 0.02
 
 
 def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, Any]:
     """A trainer and an endless stream of batches."""
-    from vcls_model.input import make_batches
+    from vcls_model.input.dataset import make_batches
     from vcls_model.models import build_model
-    from vcls_model.options import ReadOptions, TrainOptions
-    from vcls_model.training import Trainer
-    from vcls_model.transformed import open_transformed
+    from vcls_model.records.transformed import open_transformed
+    from vcls_model.training.loop import Trainer
+    from vcls_model.training.options import ReadOptions, TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model(model_name, data.modalities, data.class_count)
@@ -42,8 +46,12 @@ def waiting_seconds(profile: Path) -> float:
     total = 0
     for plane in xplane_pb2.XSpace.FromString(path.read_bytes()).planes:
         names = {key: entry.name for key, entry in plane.event_metadata.items()}
-        total += sum(event.duration_ps for line in plane.lines for event in line.events
-                     if names[event.metadata_id] == "IteratorGetNextOp::DoCompute")
+        total += sum(
+            event.duration_ps
+            for line in plane.lines
+            for event in line.events
+            if names[event.metadata_id] == "IteratorGetNextOp::DoCompute"
+        )
     return total * 1e-12
 
 
@@ -57,9 +65,12 @@ def measure(name: str, trainer: Any, stream: Any, steps: int, profile: Path) -> 
     wall, used = time.perf_counter() - started, time.process_time() - used
     tf.profiler.experimental.stop()
     waiting = waiting_seconds(profile)
-    print(f"input_wait_{name}  waiting={waiting / wall:.2%}  ms_a_step={wall / steps * 1e3:.1f}  "
-          f"ms_waiting={waiting / steps * 1e3:.2f}  busy={used / wall / len(os.sched_getaffinity(0)):.0%}  "
-          f"reference={TARGET:.0%}  ratio={waiting / wall / TARGET:.2f}x  target<=1x", flush=True)
+    print(
+        f"input_wait_{name}  waiting={waiting / wall:.2%}  ms_a_step={wall / steps * 1e3:.1f}  "
+        f"ms_waiting={waiting / steps * 1e3:.2f}  busy={used / wall / len(os.sched_getaffinity(0)):.0%}  "
+        f"reference={TARGET:.0%}  ratio={waiting / wall / TARGET:.2f}x  target<=1x",
+        flush=True,
+    )
 
 
 def main() -> None:

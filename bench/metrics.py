@@ -71,8 +71,12 @@ def accumulate(logits: np.ndarray, values: np.ndarray, lengths: np.ndarray, pass
     for turn in range(passes):
         for first in range(0, lengths.size, BATCH):
             last = min(first + BATCH, lengths.size)
-            accumulator.update(logits[first:last], values[starts[first] : starts[last]], lengths[first:last],
-                               [b"%d-%d" % (turn, row) for row in range(first, last)])
+            accumulator.update(
+                logits[first:last],
+                values[starts[first] : starts[last]],
+                lengths[first:last],
+                [b"%d-%d" % (turn, row) for row in range(first, last)],
+            )
     return accumulator
 
 
@@ -101,7 +105,8 @@ def starter(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {
         "gap_at_20": precision_sum(pooled) / positives.sum(),
         "map_at_20": float(np.mean([precision_sum(by_class[c]) / positives[c] for c in np.flatnonzero(positives)])),
-        "hit_at_1": hits / len(truth), "perr": perr / len(truth),
+        "hit_at_1": hits / len(truth),
+        "perr": perr / len(truth),
     }
 
 
@@ -111,8 +116,9 @@ def numpy_gap(probabilities: np.ndarray, truth: np.ndarray) -> float:
     for first in range(0, len(truth), NUMPY_BATCH):
         part = probabilities[first : first + NUMPY_BATCH]
         best = np.argpartition(part, -20, axis=1)[:, -20:]
-        kept.append((np.take_along_axis(part, best, 1),
-                     np.take_along_axis(truth[first : first + NUMPY_BATCH], best, 1)))
+        kept.append(
+            (np.take_along_axis(part, best, 1), np.take_along_axis(truth[first : first + NUMPY_BATCH], best, 1))
+        )
     pooled, hits = (np.concatenate([pair[i] for pair in kept]).ravel() for i in (0, 1))
     ranked = hits[np.argsort(-pooled)].astype(float)
     return float((ranked * np.cumsum(ranked) / np.arange(1, ranked.size + 1)).sum() / truth.sum())
@@ -162,14 +168,19 @@ def speed(videos: int) -> None:
     few_summary = accumulate(logits[:few], values[: lengths[:few].sum()], lengths[:few]).result().summary
     difference = max(abs(few_summary[name] - value) for name, value in starter_figures.items())
     difference = max(difference, abs(result.summary["gap_at_20"] - numpy_figure))
-    print(f"metrics_agreement  largest_difference={difference:.1e}  reference=starter+numpy  "
-          f"ratio={1e-6 / difference:.1f}x  target<=1e-6")
+    print(
+        f"metrics_agreement  largest_difference={difference:.1e}  reference=starter+numpy  "
+        f"ratio={1e-6 / difference:.1f}x  target<=1e-6"
+    )
     inside = (result.per_class["ap_lower"][some] <= precisions) & (precisions <= result.per_class["ap_upper"][some])
-    print(f"metrics_ap_in_interval  classes={inside.sum()}  reference={some.size}  ratio={inside.mean():.3f}x  "
-          "target>=1x")
+    print(
+        f"metrics_ap_in_interval  classes={inside.sum()}  reference={some.size}  ratio={inside.mean():.3f}x  target>=1x"
+    )
     taken, packed = cpu_seconds(accumulator.to_bytes)
-    print(f"metrics_shuffled  MB={len(packed) / 1e6:.2f}  reference=8  ratio={8e6 / len(packed):.1f}x  target<=8  "
-          f"({accumulator.videos} videos, packed in {taken:.2f} s)")
+    print(
+        f"metrics_shuffled  MB={len(packed) / 1e6:.2f}  reference=8  ratio={8e6 / len(packed):.1f}x  target<=8  "
+        f"({accumulator.videos} videos, packed in {taken:.2f} s)"
+    )
     taken, _ = cpu_seconds(accumulator.result)
     print(f"metrics_result  seconds={taken:.2f}  reference=2  ratio={2 / taken:.1f}x  target<=2")
 
@@ -189,16 +200,21 @@ def precision(path: Path) -> None:
         truth = np.zeros((lengths.size, CLASSES), bool)
         truth[rows, values] = True
         figures = scikit_learn(np.ascontiguousarray(truth[:, chunk]), np.ascontiguousarray(logits[:, chunk]))
-        inside += int(((result.per_class["ap_lower"][chunk] <= figures)
-                       & (figures <= result.per_class["ap_upper"][chunk])).sum())
+        inside += int(
+            ((result.per_class["ap_lower"][chunk] <= figures) & (figures <= result.per_class["ap_upper"][chunk])).sum()
+        )
         precisions.append(figures)
     exact = float(np.concatenate(precisions).mean())
     for name, width in (("map", 0.001), ("gap_at_20", 0.0001)):
         measured = summary[f"{name}_upper"] - summary[f"{name}_lower"]
-        print(f"metrics_{name}_interval  width={measured:.6f}  reference={width}  ratio={width / measured:.1f}x  "
-              f"target<={width}  ({starts.size - 1} videos)")
-    print(f"metrics_sklearn_inside  classes={inside}  reference={seen.size}  ratio={inside / seen.size:.4f}x  "
-          f"target>=1x  (map in [{summary['map_lower']:.6f}, {summary['map_upper']:.6f}], sklearn's {exact:.6f})")
+        print(
+            f"metrics_{name}_interval  width={measured:.6f}  reference={width}  ratio={width / measured:.1f}x  "
+            f"target<={width}  ({starts.size - 1} videos)"
+        )
+    print(
+        f"metrics_sklearn_inside  classes={inside}  reference={seen.size}  ratio={inside / seen.size:.4f}x  "
+        f"target>=1x  (map in [{summary['map_lower']:.6f}, {summary['map_upper']:.6f}], sklearn's {exact:.6f})"
+    )
     size = len(accumulator.to_bytes())
     print(f"metrics_shuffled_real  MB={size / 1e6:.2f}  reference=8  ratio={8e6 / size:.1f}x  target<=8")
 
@@ -221,14 +237,22 @@ def size_at_scale(path: Path, videos: int) -> None:
     for first in range(0, videos, BATCH):
         rows = generator.integers(0, len(logits), BATCH)
         np.add(logits[rows], noise[generator.integers(0, len(noise), BATCH)], out=batch)
-        accumulator.update(batch, np.concatenate([values[starts[row] : starts[row + 1]] for row in rows]),
-                           lengths[rows], [b"%d" % row for row in range(first, first + BATCH)])
+        accumulator.update(
+            batch,
+            np.concatenate([values[starts[row] : starts[row + 1]] for row in rows]),
+            lengths[rows],
+            [b"%d" % row for row in range(first, first + BATCH)],
+        )
         most = max(most, resident_mb() - before)
     packed = accumulator.to_bytes()
-    print(f"metrics_memory_at_scale  MB={most:.0f}  reference=256  ratio={256 / most:.1f}x  target<=256  "
-          f"({accumulator.videos} videos, with the rows being counted)")
-    print(f"metrics_shuffled_at_scale  MB={len(packed) / 1e6:.2f}  reference=8  ratio={8e6 / len(packed):.2f}x  "
-          f"target<=8  ({accumulator.videos} videos)")
+    print(
+        f"metrics_memory_at_scale  MB={most:.0f}  reference=256  ratio={256 / most:.1f}x  target<=256  "
+        f"({accumulator.videos} videos, with the rows being counted)"
+    )
+    print(
+        f"metrics_shuffled_at_scale  MB={len(packed) / 1e6:.2f}  reference=8  ratio={8e6 / len(packed):.2f}x  "
+        f"target<=8  ({accumulator.videos} videos)"
+    )
 
 
 def main() -> None:

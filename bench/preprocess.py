@@ -100,7 +100,7 @@ def child(pattern: str, output: str) -> None:
     import tensorflow_transform.beam  # noqa: F401
 
     from pipelines.preprocess import run
-    from vcls_model import record_kernels  # noqa: F401
+    from vcls_model.records import kernels  # noqa: F401
 
     started, cpu = time.monotonic(), time.process_time()
     run([f"--input={pattern}", f"--output={output}"])
@@ -111,12 +111,12 @@ def floor(pattern: str, output: str) -> None:
     """The bare loop, one thread, no Beam: reads and measures; then reads, normalises, encodes and writes."""
     import numpy as np
 
-    from pipelines.decoding import FrameBatch
-    from pipelines.encoding import CodeMap, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
     from pipelines.preprocessing.statistics import ShardMeter, merge_statistics, moments
-    from pipelines.shards import detect_schema, read_batches
-    from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
-    from vcls_model.splits import SPLITS, SplitRatios, splits_of
+    from vcls_model.records.decoding import FrameBatch
+    from vcls_model.records.encoding import CodeMap, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+    from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
+    from vcls_model.records.shards import detect_schema, read_batches
+    from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
     def splits_in(batch: Any) -> np.ndarray:
         ids = batch.split_id_column
@@ -138,18 +138,21 @@ def floor(pattern: str, output: str) -> None:
         merged = merge_statistics(parts, schema)
         fitted = {modality.name: moments(merged[modality.name], modality) for modality in schema.modalities}
         affine = {name: np.stack([found.mean, 1 / found.std]).astype(np.float32) for name, found in fitted.items()}
-        codes = {name: CodeMap.of(fit, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), (8 / 255, -4))
-                 for name, fit in affine.items()}
+        codes = {
+            name: CodeMap.of(fit, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), (8 / 255, -4)) for name, fit in affine.items()
+        }
         for index, path in enumerate(timed):
             for batch, _ in read_batches(path, schema, class_count=schema.class_count):
                 splits = splits_in(batch)
                 columns: dict[str, Column] = {
                     "id": batch.id_column,
-                    "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}
+                    "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths),
+                }
                 for name, values in batch.features.items():
                     if isinstance(values, FrameBatch):
                         columns[name] = CodesColumn(
-                            values.buffer, values.begins, values.strides, values.lengths, codes[name])
+                            values.buffer, values.begins, values.strides, values.lengths, codes[name]
+                        )
                     else:
                         columns[name] = FloatColumn((values - affine[name][0]) * affine[name][1])
                 for split, name in enumerate(SPLITS):
@@ -186,14 +189,32 @@ def video_figures(scratch: Path, times: int) -> None:
     rate = records / large["seconds"]
     if REFERENCE.exists():
         stock = reference("video", many, scratch / "stock")
-        line("preprocess_video", "records/s", rate, records / stock["seconds"], stock["seconds"] / large["seconds"],
-             ">=6x")
-        line("preprocess_video_peak", "MB", large["peak_mb"], stock["peak_mb"], large["peak_mb"] / stock["peak_mb"],
-             "<=1500MB")
+        line(
+            "preprocess_video",
+            "records/s",
+            rate,
+            records / stock["seconds"],
+            stock["seconds"] / large["seconds"],
+            ">=6x",
+        )
+        line(
+            "preprocess_video_peak",
+            "MB",
+            large["peak_mb"],
+            stock["peak_mb"],
+            large["peak_mb"] / stock["peak_mb"],
+            "<=1500MB",
+        )
     else:
         print(f"preprocess_video  records/s={rate:,.1f}  reference absent  target>=6x")
-    line(f"preprocess_video_peak_at_{times}x", "MB", large["peak_mb"], small["peak_mb"],
-         large["peak_mb"] / small["peak_mb"], "<=1.1x")
+    line(
+        f"preprocess_video_peak_at_{times}x",
+        "MB",
+        large["peak_mb"],
+        small["peak_mb"],
+        large["peak_mb"] / small["peak_mb"],
+        "<=1.1x",
+    )
     floor_figure("video", many, once, scratch)
 
 
@@ -210,17 +231,31 @@ def frame_figures(scratch: Path, videos: int) -> None:
         found = ours(pattern, scratch / f"ours_frame_{number}", preloaded=True)
         stock = reference("frame", pattern, scratch / f"stock_frame_{number}")
         rounds.append((float(found["inner"]), stock["inner"], float(found["inner_cpu"])))
-        print(f"preprocess_frame round {number + 1} of {ROUNDS}: {rounds[-1][0]:.2f} s against {rounds[-1][1]:.2f} s",
-              flush=True)
+        print(
+            f"preprocess_frame round {number + 1} of {ROUNDS}: {rounds[-1][0]:.2f} s against {rounds[-1][1]:.2f} s",
+            flush=True,
+        )
     seconds, against, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
     info = found["info"]
     line("preprocess_frame", "videos/s", videos / seconds, videos / against, against / seconds, ">=10x")
     megabytes = info["input"]["bytes"] / 1e6 / cpu
     line("preprocess_frame_input", "MB/s/core", megabytes, 80, megabytes / 80, ">=1x")
-    line("preprocess_frame_output", "MB", info["output_bytes"] / 1e6, info["input"]["bytes"] / 1e6,
-         info["output_bytes"] / info["input"]["bytes"], "<=1.05x")
-    line("preprocess_frame_peak", "MB", found["peak_mb"], stock["peak_mb"], found["peak_mb"] / stock["peak_mb"],
-         "<=2000MB")
+    line(
+        "preprocess_frame_output",
+        "MB",
+        info["output_bytes"] / 1e6,
+        info["input"]["bytes"] / 1e6,
+        info["output_bytes"] / info["input"]["bytes"],
+        "<=1.05x",
+    )
+    line(
+        "preprocess_frame_peak",
+        "MB",
+        found["peak_mb"],
+        stock["peak_mb"],
+        found["peak_mb"] / stock["peak_mb"],
+        "<=2000MB",
+    )
     many = multiply(scratch / "frames", scratch / "many_frames", FRAME_TIMES)
     floor_figure("frame", many, pattern, scratch)
 
@@ -246,10 +281,22 @@ def floor_figure(kind: str, pattern: str, part: str, scratch: Path) -> None:
         print(f"preprocess_{kind} core-seconds of the job and the bare loop: {rounds}", flush=True)
     (job_all, bare_all), (job_part, bare_part) = seconds[pattern], seconds[part]
     line(f"preprocess_{kind}_over_floor", "core_seconds", job_all, bare_all, job_all / bare_all, "<=1.5x")
-    line(f"preprocess_{kind}_part_over_floor", "core_seconds", job_part, bare_part, job_part / bare_part,
-         "<=1.5x where the records, not the start of the job, take the time")
-    line(f"preprocess_{kind}_records_over_floor", "core_seconds", job_all - job_part, bare_all - bare_part,
-         (job_all - job_part) / (bare_all - bare_part), "<=1.5x")
+    line(
+        f"preprocess_{kind}_part_over_floor",
+        "core_seconds",
+        job_part,
+        bare_part,
+        job_part / bare_part,
+        "<=1.5x where the records, not the start of the job, take the time",
+    )
+    line(
+        f"preprocess_{kind}_records_over_floor",
+        "core_seconds",
+        job_all - job_part,
+        bare_all - bare_part,
+        (job_all - job_part) / (bare_all - bare_part),
+        "<=1.5x",
+    )
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ def run_command(*arguments: str) -> None:
         SystemExit: it failed; what it printed is the message.
     """
     print("python -m " + " ".join(arguments), file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stdout)
 

@@ -38,20 +38,20 @@ def write_shards(directory: Path, shards: int, records: int, seed: int = 0) -> s
     """Video-level shards of `records` records each; returns their glob."""
     import numpy as np
 
-    from pipelines import wire
-    from pipelines.framing import frame_record
+    from vcls_model.records import examples
+    from vcls_model.records.framing import frame_record
 
     directory.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for shard in range(shards):
         data = b"".join(
             frame_record(
-                wire.write_example(
+                examples.write_example(
                     {
-                        "id": wire.bytes_feature(b"%d-%d" % (shard, record)),
-                        "labels": wire.int64_feature([record % 3862]),
-                        "mean_rgb": wire.float_feature(rng.normal(size=1024).astype(np.float32)),
-                        "mean_audio": wire.float_feature(rng.normal(size=128).astype(np.float32)),
+                        "id": examples.bytes_feature(b"%d-%d" % (shard, record)),
+                        "labels": examples.int64_feature([record % 3862]),
+                        "mean_rgb": examples.float_feature(rng.normal(size=1024).astype(np.float32)),
+                        "mean_audio": examples.float_feature(rng.normal(size=128).astype(np.float32)),
                     }
                 )
             )
@@ -65,7 +65,10 @@ def run_job(job: str, *flags: str) -> dict[str, float]:
     """Seconds, core-seconds, records and peak bytes of one job, in a process of its own: launcher and workers."""
     command = [sys.executable, "-c", _JOB, f"pipelines.{job}", *flags]
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
@@ -89,7 +92,7 @@ def preprocess_graph(shards: int) -> int:
     """Bytes of the preprocess graph that names so many shards."""
     from pipelines.preprocess import build_pipeline
     from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
-    from vcls_model.schema import schema_by_name
+    from vcls_model.records.schema import schema_by_name
 
     listed = tuple(
         Shard(index, shards, f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000, 1.5e9)
@@ -108,14 +111,24 @@ def score_graph(shards: int) -> int:
     from pipelines.score import build_pipeline
     from pipelines.scoring.config import ScoringConfig
     from pipelines.scoring.planning import FRAME_GROUP_BYTES, Shard, plan_groups
-    from vcls_model.schema import schema_by_name
+    from vcls_model.records.schema import schema_by_name
 
-    listed = [Shard(f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000)
-              for index in range(shards)]
+    listed = [
+        Shard(f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000) for index in range(shards)
+    ]
     config = ScoringConfig(
-        output="gs://b/scores", model_paths=("gs://b/model",), model_identities=("0123456789abcdef",),
-        schema=dataclasses.replace(schema_by_name("yt8m-frame"), class_count=3862), split=None, ratios=None, top_k=20,
-        threshold=0.5, class_thresholds=None, form="parquet", full_logits="none", batch_size=64,
+        output="gs://b/scores",
+        model_paths=("gs://b/model",),
+        model_identities=("0123456789abcdef",),
+        schema=dataclasses.replace(schema_by_name("yt8m-frame"), class_count=3862),
+        split=None,
+        ratios=None,
+        top_k=20,
+        threshold=0.5,
+        class_thresholds=None,
+        form="parquet",
+        full_logits="none",
+        batch_size=64,
     )
     groups = plan_groups(listed, workers=200, group_bytes=FRAME_GROUP_BYTES)
     return graph_bytes(lambda pipeline: build_pipeline(pipeline, groups, config))
@@ -171,13 +184,17 @@ def main() -> None:
             write_shards(work / f"grow{times}", 8 * times, 500)
         make_model(work / "model")
         for job in args.jobs.split(","):
-            graph, flags = {"preprocess": (preprocess_graph, []),
-                            "score": (score_graph, [f"--model={work}/model"])}[job]
+            graph, flags = {"preprocess": (preprocess_graph, []), "score": (score_graph, [f"--model={work}/model"])}[
+                job
+            ]
             for shards in (args.shards, 10 * args.shards) if "graph" in parts else ():
                 size = graph(shards)
                 limit = 1 if shards == args.shards else 20
-                print(f"scale_{job}_graph  shards={shards}  bytes={size}  reference={limit}000000  "
-                      f"ratio={size / limit / 1e6:.2f}x  target<=1x", flush=True)
+                print(
+                    f"scale_{job}_graph  shards={shards}  bytes={size}  reference={limit}000000  "
+                    f"ratio={size / limit / 1e6:.2f}x  target<=1x",
+                    flush=True,
+                )
             if "many" in parts:
                 measure_many(job, args.shards, flags, work)
             if "growth" in parts:

@@ -24,8 +24,8 @@ def make_model(directory: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from vcls_model.schema import schema_by_name
-    from vcls_model.vocabulary import unnamed_classes, write_labels_csv
+    from vcls_model.records.schema import schema_by_name
+    from vcls_model.records.vocabulary import unnamed_classes, write_labels_csv
 
     schema = schema_by_name("yt8m-video")
     classes = schema.class_count or 0
@@ -40,8 +40,12 @@ def make_model(directory: Path) -> None:
             self.classifier = tf.Variable(rng.normal(size=(1024, classes)).astype(np.float32) * 0.06)
             self.bias = tf.Variable(rng.normal(-8, 1, size=classes).astype(np.float32))
 
-        @tf.function(input_signature=[tf.TensorSpec([None, 1024], tf.float32, name="mean_rgb"),
-                                      tf.TensorSpec([None, 128], tf.float32, name="mean_audio")])
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 1024], tf.float32, name="mean_rgb"),
+                tf.TensorSpec([None, 128], tf.float32, name="mean_audio"),
+            ]
+        )
         def logits(self, mean_rgb: tf.Tensor, mean_audio: tf.Tensor) -> dict[str, tf.Tensor]:
             joined = (tf.concat([mean_rgb, mean_audio], axis=1) - 0.01) / 0.8
             return {"logits": tf.nn.relu(joined @ self.hidden) @ self.classifier + self.bias}
@@ -58,11 +62,16 @@ def run_reference(pattern: str, model: str) -> int:
 
     loaded = tf.saved_model.load(os.path.join(model, "saved_model"))
     infer = loaded.signatures["features"]
-    spec = {"mean_rgb": tf.io.FixedLenFeature([1024], tf.float32),
-            "mean_audio": tf.io.FixedLenFeature([128], tf.float32)}
-    data = (tf.data.TFRecordDataset(sorted(glob.glob(pattern)), num_parallel_reads=2).batch(BATCH)
-            .map(lambda records: tf.io.parse_example(records, spec), num_parallel_calls=tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE))
+    spec = {
+        "mean_rgb": tf.io.FixedLenFeature([1024], tf.float32),
+        "mean_audio": tf.io.FixedLenFeature([128], tf.float32),
+    }
+    data = (
+        tf.data.TFRecordDataset(sorted(glob.glob(pattern)), num_parallel_reads=2)
+        .batch(BATCH)
+        .map(lambda records: tf.io.parse_example(records, spec), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
     return sum(infer(**features)["logits"].numpy().shape[0] for features in data)
 
 
@@ -94,8 +103,11 @@ def child(what: str, pattern: str, model: str) -> None:
 
     started, cpu = time.perf_counter(), time.process_time()
     records = (run_score if what == "score" else run_reference)(pattern, model)
-    print(json.dumps({"records": records, "seconds": time.perf_counter() - started,
-                      "cpu_seconds": time.process_time() - cpu}))
+    print(
+        json.dumps(
+            {"records": records, "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+        )
+    )
 
 
 def link_copies(sources: list[str], copies: int, folder: Path) -> str:
@@ -128,15 +140,21 @@ def main() -> None:
         reference = measure("reference", many, model)
         large = measure("score", many, model)
     ours, bare = large["records"] / large["seconds"], reference["records"] / reference["seconds"]
-    print(f"score  videos/s={ours:.0f} ({large['records']} videos)  reference={bare:.0f} (tf.data + model)  "
-          f"ratio={ours / bare:.2f}x  target>={TARGET_RATIO}x")
+    print(
+        f"score  videos/s={ours:.0f} ({large['records']} videos)  reference={bare:.0f} (tf.data + model)  "
+        f"ratio={ours / bare:.2f}x  target>={TARGET_RATIO}x"
+    )
     growth = large["peak_mb"] / small["peak_mb"]
     busy = large["cpu_seconds"] / large["records"] * 1e6
     bare_busy = reference["cpu_seconds"] / reference["records"] * 1e6
-    print(f"score_cpu  us/video={busy:.0f}  reference={bare_busy:.0f}  ratio={bare_busy / busy:.2f}x  "
-          f"target>={TARGET_RATIO}x")
-    print(f"score_memory  peak_mb={large['peak_mb']:.0f} ({large['records']} videos)  "
-          f"reference={small['peak_mb']:.0f} ({small['records']} videos)  ratio={growth:.2f}x  target<=1.03x")
+    print(
+        f"score_cpu  us/video={busy:.0f}  reference={bare_busy:.0f}  ratio={bare_busy / busy:.2f}x  "
+        f"target>={TARGET_RATIO}x"
+    )
+    print(
+        f"score_memory  peak_mb={large['peak_mb']:.0f} ({large['records']} videos)  "
+        f"reference={small['peak_mb']:.0f} ({small['records']} videos)  ratio={growth:.2f}x  target<=1.03x"
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 
 from vcls_model.models import MODELS, build_model  # noqa: E402
-from vcls_model.schema import BUILT_IN  # noqa: E402
+from vcls_model.records.schema import BUILT_IN  # noqa: E402
 
 CLASSES = 3862
 LIGHT = ("logistic", "dense", "residual", "average", "dbof")
@@ -32,8 +32,10 @@ def synthetic_batch(level: str, batch_size: int, frames: int) -> tuple[dict[str,
     """Inputs of a model and dense targets (B, C)."""
     random = np.random.default_rng(0)
     shape = (batch_size,) if level == "video" else (batch_size, frames)
-    features = {modality.name: random.normal(size=(*shape, modality.width)).astype(np.float32)
-                for modality in BUILT_IN[f"yt8m-{level}"].modalities}
+    features = {
+        modality.name: random.normal(size=(*shape, modality.width)).astype(np.float32)
+        for modality in BUILT_IN[f"yt8m-{level}"].modalities
+    }
     if level == "frame":
         features["num_frames"] = np.full(batch_size, frames, np.int32)
     targets = np.zeros((batch_size, CLASSES), np.float32)
@@ -53,8 +55,11 @@ def forward_flops(model: Any, features: dict[str, np.ndarray]) -> float:
 
     specs = {key: tf.TensorSpec(value.shape, value.dtype) for key, value in features.items()}
     graph = tf.function(lambda batch: model(batch, training=False)).get_concrete_function(specs).graph
-    options = tf.compat.v1.profiler.ProfileOptionBuilder(
-        tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    options = (
+        tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+        .with_empty_output()
+        .build()
+    )
     return float(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
 
 
@@ -81,8 +86,9 @@ def measure(name: str, batch_size: int, frames: int, seconds: float) -> tuple[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(LIGHT), help=f"of {', '.join(sorted(MODELS))}, or all "
-                        f"(default {','.join(LIGHT)})")
+    parser.add_argument(
+        "--models", default=",".join(LIGHT), help=f"of {', '.join(sorted(MODELS))}, or all (default {','.join(LIGHT)})"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="videos a step (default 64)")
     parser.add_argument("--frames", type=int, default=30, help="frames a video of frame-level models (default 30)")
     parser.add_argument("--seconds", type=float, default=3.0, help="least time a model (default 3)")
@@ -100,9 +106,12 @@ def main() -> None:
         if peer not in peers:
             peers[peer] = figure if name == peer else measure(peer, args.batch_size, args.frames, args.seconds)[0]
         share = f"  of_peak={figure * flops / args.peak_tflops / 1e12:.1%}" if args.peak_tflops else ""
-        print(f"train_step_{name}  examples/s={figure:.0f}  reference={peers[peer]:.0f}  "
-              f"ratio={figure / peers[peer]:.2f}x  target=none  gflops_an_example={flops / 1e9:.3f}{share}  "
-              f"backend={keras.backend.backend()}", flush=True)
+        print(
+            f"train_step_{name}  examples/s={figure:.0f}  reference={peers[peer]:.0f}  "
+            f"ratio={figure / peers[peer]:.2f}x  target=none  gflops_an_example={flops / 1e9:.3f}{share}  "
+            f"backend={keras.backend.backend()}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def write_data(directory: Path, videos: int, level: str) -> None:
     """A transformed dataset of random features without a transform graph."""
     import tensorflow as tf
 
-    from vcls_model.schema import BUILT_IN
+    from vcls_model.records.schema import BUILT_IN
 
     schema = BUILT_IN[f"yt8m-{level}"]
     random = np.random.default_rng(0)
@@ -70,17 +70,24 @@ def write_data(directory: Path, videos: int, level: str) -> None:
 
 
 def write_info(directory: Path, schema: Any, videos: int, shards: int) -> None:
-    (directory / "info.json").write_text(json.dumps({
-        "schema": schema.to_dict(), "class_count": CLASSES, "split": {"method": "given", "ratios": None},
-        "transformed": [dataclasses.asdict(modality) for modality in schema.modalities],
-        "splits": {"train": {"records": videos, "shards": shards}}}))
+    (directory / "info.json").write_text(
+        json.dumps(
+            {
+                "schema": schema.to_dict(),
+                "class_count": CLASSES,
+                "split": {"method": "given", "ratios": None},
+                "transformed": [dataclasses.asdict(modality) for modality in schema.modalities],
+                "splits": {"train": {"records": videos, "shards": shards}},
+            }
+        )
+    )
 
 
 def make_trainer(directory: Path, batch_size: int) -> Any:
     from vcls_model.models import build_model
-    from vcls_model.options import ReadOptions, TrainOptions
-    from vcls_model.training import Trainer
-    from vcls_model.transformed import open_transformed
+    from vcls_model.records.transformed import open_transformed
+    from vcls_model.training.loop import Trainer
+    from vcls_model.training.options import ReadOptions, TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model("dense", data.modalities, data.class_count)
@@ -111,7 +118,7 @@ def step_functions(directory: Path, batch_size: int, videos: int) -> tuple[Calla
     """Trains on `videos` videos from TFRecords, and on one resident batch as often."""
     import tensorflow as tf
 
-    from vcls_model.input import make_batches
+    from vcls_model.input.dataset import make_batches
 
     trainer = make_trainer(directory, batch_size)
     steps = tf.constant(videos // batch_size)
@@ -131,12 +138,13 @@ def fit_function(videos: int) -> Callable[[], Any]:
     import keras
 
     from vcls_model.models import build_model
-    from vcls_model.schema import BUILT_IN
+    from vcls_model.records.schema import BUILT_IN
 
     random = np.random.default_rng(0)
     modalities = BUILT_IN["yt8m-video"].modalities
-    features = {modality.name: random.normal(size=(videos, modality.width)).astype(np.float32)
-                for modality in modalities}
+    features = {
+        modality.name: random.normal(size=(videos, modality.width)).astype(np.float32) for modality in modalities
+    }
     targets = np.zeros((videos, CLASSES), np.float32)
     targets[np.arange(videos)[:, np.newaxis], random.integers(0, CLASSES, (videos, 3))] = 1
     model = build_model("dense", modalities, CLASSES)
@@ -146,14 +154,17 @@ def fit_function(videos: int) -> Callable[[], Any]:
 
 
 def read_function(directory: Path, batch_size: int) -> Callable[[], Any]:
-    from vcls_model.input import make_batches
-    from vcls_model.options import ReadOptions
-    from vcls_model.transformed import open_transformed
+    from vcls_model.input.dataset import make_batches
+    from vcls_model.records.transformed import open_transformed
+    from vcls_model.training.options import ReadOptions
 
     data = open_transformed(str(directory))
     options = ReadOptions(batch_size, max_frames=FRAMES)
-    return lambda: make_batches(data.shards("train"), data.modalities, options, epoch=0).reduce(
-        0, lambda count, batch: count + 1).numpy()
+    return lambda: (
+        make_batches(data.shards("train"), data.modalities, options, epoch=0)
+        .reduce(0, lambda count, batch: count + 1)
+        .numpy()
+    )
 
 
 def measure_reading(name: str, directory: Path, batch_size: int, videos: int, target: float) -> None:
@@ -172,7 +183,7 @@ def peak_memory(directory: Path) -> float:
 
 def repeated(directory: Path, level: str, videos: int) -> Path:
     """The same dataset with every shard linked several times."""
-    from vcls_model.schema import BUILT_IN
+    from vcls_model.records.schema import BUILT_IN
 
     target = directory.with_name(f"{directory.name}-repeated")
     (target / "train").mkdir(parents=True)
@@ -186,7 +197,7 @@ def repeated(directory: Path, level: str, videos: int) -> Path:
 def train_an_epoch(directory: Path) -> None:
     import tensorflow as tf
 
-    from vcls_model.input import make_batches
+    from vcls_model.input.dataset import make_batches
 
     trainer = make_trainer(directory, 1024)
     batches = make_batches(trainer.shards, trainer.modalities, trainer.options.read, epoch=0, drop_remainder=True)
@@ -195,15 +206,23 @@ def train_an_epoch(directory: Path) -> None:
 
 
 def report(name: str, unit: str, figure: float, reference: float, target: str) -> None:
-    print(f"{name}  {unit}={figure:.0f}  reference={reference:.0f}  ratio={figure / reference:.2f}x  target{target}",
-          flush=True)
+    print(
+        f"{name}  {unit}={figure:.0f}  reference={reference:.0f}  ratio={figure / reference:.2f}x  target{target}",
+        flush=True,
+    )
 
 
-def compare(name: str, videos: int, function: Callable[[], Any], reference: Callable[[], Any], target: str,
-            rounds: int = ROUNDS) -> None:
+def compare(
+    name: str, videos: int, function: Callable[[], Any], reference: Callable[[], Any], target: str, rounds: int = ROUNDS
+) -> None:
     ours, theirs = alternate(videos, function, reference, rounds=rounds)
-    report(name, "examples/s", ours.videos_per_second, theirs.videos_per_second,
-           f"{target}  core_us={ours.core_us:.0f}/{theirs.core_us:.0f}")
+    report(
+        name,
+        "examples/s",
+        ours.videos_per_second,
+        theirs.videos_per_second,
+        f"{target}  core_us={ours.core_us:.0f}/{theirs.core_us:.0f}",
+    )
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ flink: flink-install  ## the jobs on a Flink cluster of two TaskManagers, compar
 
 .PHONY: test-flink
 test-flink: flink-install  ## the tests on a Flink cluster: same bytes, lost machines, --resume (under 15 minutes)
-	$(PY) -m pytest tests/distributed -m flink --durations=0
+	$(PY) -m pytest tests/engines -m flink --durations=0
 
 $(AIRFLOW_VENV)/.installed: deploy/airflow/requirements.txt
 	test -x $(AIRFLOW_VENV)/bin/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
@@ -20,4 +20,4 @@ $(AIRFLOW_VENV)/.installed: deploy/airflow/requirements.txt
 
 .PHONY: test-airflow
 test-airflow: $(AIRFLOW_VENV)/.installed  ## the schedule, run by Airflow itself in an environment of its own
-	$(AIRFLOW_VENV)/bin/python -m pytest tests/distributed/test_airflow.py -m airflow --noconftest
+	$(AIRFLOW_VENV)/bin/python -m pytest tests/engines/test_airflow.py -m airflow --noconftest

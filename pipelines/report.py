@@ -5,8 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import files
-from vcls_model import __version__
+from vcls_model import __version__, storage
 from vcls_model.commands import Parser, UsageError, main, parse_all, spare_inputs
 
 
@@ -52,7 +51,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.monotonic()
     # Imported here: numpy, matplotlib and Jinja2 are not needed for --help.
     from pipelines.reporting import job
-    from pipelines.reporting.analysis import Requirement
+    from pipelines.reporting.findings.analysis import Requirement
 
     requirements = [Requirement.parse(text) for text in args.require]
     wanted = [name.strip() for name in args.classes.split(",") if name.strip()]
@@ -60,7 +59,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         raise UsageError(f"--classes draws at most four classes, got {len(wanted)}")
     spare_inputs(args.output, [args.scores, args.model, args.data, args.baseline])
     if not args.overwrite:
-        files.prepare_output(args.output, resume=False, overwrite=False, resumable=False)
+        storage.prepare_output(args.output, resume=False, overwrite=False, resumable=False)
     report, facts = job.build(
         scores_path=args.scores,
         model_path=args.model,
@@ -71,7 +70,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         title=args.title,
     )
     if args.overwrite:  # only now, so that a report that cannot be made leaves the old one
-        files.prepare_output(args.output, resume=False, overwrite=True)
+        storage.prepare_output(args.output, resume=False, overwrite=True)
     page = job.write(report, args.output)
     info = {
         "job": "report",
@@ -84,8 +83,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "versions": {"project": __version__},
         "wall_seconds": round(time.monotonic() - started, 3),
     }
-    files.write_json(files.join(args.output, "info.json"), info)
-    print(f"report: {files.join(args.output, 'report.html')}")
+    storage.write_json(storage.join(args.output, "info.json"), info)
+    print(f"report: {storage.join(args.output, 'report.html')}")
     return info
 
 

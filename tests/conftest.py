@@ -10,6 +10,8 @@ import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ["tests.fixtures.reporting", "tests.fixtures.scoring", "tests.fixtures.training"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

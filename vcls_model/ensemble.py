@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.records.schema import VECTOR
+from vcls_model.records.transformed import TransformedModality, modality_from_dict
 
 COMBINATIONS = ("logit", "probability")
 
@@ -45,8 +47,9 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     Raises:
         UsageError: fewer than two members, or weights that do not fit them.
     """
-    parser = Parser(prog="python -m vcls_model.ensemble", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m vcls_model.ensemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", action="append", default=[], help="an exported model; give two or more")
     parser.add_argument("--output", required=True, help="directory for the ensemble")
     parser.add_argument("--data", default="", help="transformed dataset: thresholds are chosen on its validation split")
@@ -65,8 +68,14 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     if len(weights) != len(args.model) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
         raise UsageError(f"--weights must be {len(args.model)} positive numbers, got {args.weights!r}")
     total = sum(weights)
-    return EnsembleConfig(tuple(args.model), args.output, args.data, args.combine,
-                          tuple(weight / total for weight in weights), args.overwrite)
+    return EnsembleConfig(
+        tuple(args.model),
+        args.output,
+        args.data,
+        args.combine,
+        tuple(weight / total for weight in weights),
+        args.overwrite,
+    )
 
 
 def combine_logits(logits: Sequence[Any], weights: Sequence[float], combine: str) -> Any:
@@ -87,8 +96,9 @@ def combine_logits(logits: Sequence[Any], weights: Sequence[float], combine: str
         return tf.add_n([weight * value for weight, value in zip(weights, logits, strict=True)])
     stacked = tf.stack(list(logits)) + 0.0
     shares = tf.math.log(tf.constant(weights, tf.float32))[:, tf.newaxis, tf.newaxis]
-    return (tf.reduce_logsumexp(tf.math.log_sigmoid(stacked) + shares, axis=0)
-            - tf.reduce_logsumexp(tf.math.log_sigmoid(-stacked) + shares, axis=0))
+    return tf.reduce_logsumexp(tf.math.log_sigmoid(stacked) + shares, axis=0) - tf.reduce_logsumexp(
+        tf.math.log_sigmoid(-stacked) + shares, axis=0
+    )
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -108,25 +118,26 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.evaluation import evaluate
-    from vcls_model.export import open_model_info, save_module
-    from vcls_model.input import decode_features
-    from vcls_model.losses import sparse_loss
+    from vcls_model.input.dataset import decode_features
     from vcls_model.metrics import best_thresholds
-    from vcls_model.options import LossOptions
-    from vcls_model.transfer import class_names
-    from vcls_model.transformed import modality_from_dict, open_transformed
-    from vcls_model.vocabulary import read_vocabulary, write_labels_csv
+    from vcls_model.records.transformed import open_transformed
+    from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
+    from vcls_model.serving.export import open_model_info, save_module
+    from vcls_model.training.evaluation import evaluate
+    from vcls_model.training.losses import sparse_loss
+    from vcls_model.training.options import LossOptions
+    from vcls_model.training.starting_points import class_names
 
     infos = [open_model_info(path) for path in config.models]
     first = infos[0]
     for path, info in zip(config.models[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):
             if info.get(key) != first.get(key):
-                raise UsageError(f"{path} and {config.models[0]} cannot be joined: their {key} differs "
-                                 f"({info.get(key)} and {first.get(key)})")
-    storage.check_output(config.output, resume=False, overwrite=config.overwrite,
-                         inputs=[*config.models, config.data])
+                raise UsageError(
+                    f"{path} and {config.models[0]} cannot be joined: their {key} differs "
+                    f"({info.get(key)} and {first.get(key)})"
+                )
+    storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=[*config.models, config.data])
     names = [class_names(path, first["class_count"]) for path in config.models]
     for path, theirs in zip(config.models[1:], names[1:], strict=True):
         if theirs != names[0]:
@@ -134,13 +145,17 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data = open_transformed(config.data) if config.data else None
     members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
     # Ensembles of differently transformed members have no such signature, and so no transformed features in common.
-    same_features = all("transformed" in member.signatures for member in members) and len({
-        str((info["transformed"], info["data"].get("config_hash"), _frames_seen(info))) for info in infos}) == 1
+    same_features = (
+        all("transformed" in member.signatures for member in members)
+        and len({str((_modalities(info), info["data"].get("config_hash"), _frames_seen(info))) for info in infos}) == 1
+    )
     if data and (not same_features or first["data"].get("config_hash") != data.info.get("config_hash")):
-        raise UsageError(f"--data={config.data} is not the transformed dataset that every member was trained on, with "
-                         "the same frames of its videos")
+        raise UsageError(
+            f"--data={config.data} is not the transformed dataset that every member was trained on, with "
+            "the same frames of its videos"
+        )
     if config.overwrite:
-        storage.clear(config.output)
+        storage.delete(config.output)
     module = tf.Module()
     module.members = members
 
@@ -153,7 +168,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             return {"logits": combine_logits(outputs, config.weights, config.combine)}
 
         return tf.function(call).get_concrete_function(
-            **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()})
+            **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()}
+        )
 
     wanted = ["serving_default", "features"]
     if same_features:
@@ -169,7 +185,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     thresholds, validation = None, {}
     if data:
         frames, max_frames = _frames_seen(first)
-        modalities = tuple(modality_from_dict(entry) for entry in first["transformed"])
+        modalities = _modalities(first)
         transformed = signatures["transformed"]
 
         @tf.function(reduce_retracing=True)
@@ -177,9 +193,14 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             logits = transformed(**decode_features(batch["features"], modalities))["logits"]
             return logits, sparse_loss(logits, batch["labels"], LossOptions())
 
-        accumulator, loss = evaluate(predict, data, modalities, frames=frames,
-                                     max_frames=max_frames,
-                                     batch_size=512 if modalities[0].level == "video" else 64)
+        accumulator, loss = evaluate(
+            predict,
+            data,
+            modalities,
+            frames=frames,
+            max_frames=max_frames,
+            batch_size=512 if all(modality.kind == VECTOR for modality in modalities) else 64,
+        )
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
             summary = accumulator.result().summary
@@ -191,18 +212,31 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "split": first["split"],
         "class_count": first["class_count"],
         "transformed": first["transformed"],
-        "model": {"name": "ensemble",
-                  "hyperparameters": {"combine": config.combine, "weights": list(config.weights)},
-                  "parameter_count": sum(info["model"]["parameter_count"] for info in infos),
-                  "members": [{"path": path, "model": info["model"], "training": info["training"]}
-                              for path, info in zip(config.models, infos, strict=True)]},
-        "training": {"examples": sum(info["training"]["examples"] for info in infos), "epochs": None,
-                     "best_epoch": None, "validation": validation,
-                     "wall_seconds": sum(info["training"]["wall_seconds"] for info in infos),
-                     "seed": None, "options": {"read": _read_options(infos)}},
+        "model": {
+            "name": "ensemble",
+            "hyperparameters": {"combine": config.combine, "weights": list(config.weights)},
+            "parameter_count": sum(info["model"]["parameter_count"] for info in infos),
+            "members": [
+                {"path": path, "model": info["model"], "training": info["training"]}
+                for path, info in zip(config.models, infos, strict=True)
+            ],
+        },
+        "training": {
+            "examples": sum(info["training"]["examples"] for info in infos),
+            "epochs": None,
+            "best_epoch": None,
+            "validation": validation,
+            "wall_seconds": sum(info["training"]["wall_seconds"] for info in infos),
+            "seed": None,
+            "options": {"read": _read_options(infos)},
+        },
         "data": first["data"] if same_features else {},
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__,
-                     "numpy": np.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
     shown = [f"{key} {validation[key]:.4f}" for key in ("map", "gap_at_20") if key in validation]
@@ -210,11 +244,16 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return info
 
 
+def _modalities(info: Any) -> tuple[TransformedModality, ...]:
+    """The transformed features that a member takes."""
+    return tuple(modality_from_dict(entry) for entry in info["transformed"])
+
+
 def _frames_seen(info: Any) -> tuple[str, int]:
     """Which frames of a video a member's serving sees, and how many at most; alike for video-level members."""
-    from vcls_model.options import ReadOptions
+    from vcls_model.training.options import ReadOptions
 
-    if all(entry["level"] == "video" for entry in info["transformed"]):
+    if all(modality_from_dict(entry).kind == VECTOR for entry in info["transformed"]):
         return "all", 1
     read = info["training"]["options"]["read"]
     options = ReadOptions(1, read.get("frames", "all"), int(read["max_frames"]))

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 # Printed at every start on every machine, whatever TF_CPP_MIN_LOG_LEVEL says, before logging is set up.
 _START_UP_LINES = re.compile(
     rb"All log messages before absl::InitializeLog|port\.cc:\d+\] oneDNN|cudart_stub\.cc|cpu_feature_guard\.cc"
-    rb"|^To enable the following instructions|cuda_platform\.cc|cuda_executor\.cc|^W0000 .*computation_placer")
+    rb"|^To enable the following instructions|cuda_platform\.cc|cuda_executor\.cc|^W0000 .*computation_placer"
+)
 
 
 @contextlib.contextmanager

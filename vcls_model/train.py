@@ -17,7 +17,7 @@ from typing import Any
 
 from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
 from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
-from vcls_model.options import (
+from vcls_model.training.options import (
     DECAYS,
     DISTRIBUTIONS,
     FRAME_SAMPLINGS,
@@ -96,13 +96,20 @@ class TrainConfig:
 def _parser() -> argparse.ArgumentParser:
     defaults = TrainOptions(ReadOptions(64))
     parser = Parser(
-        prog="python -m vcls_model.train", description=__doc__, allow_abbrev=False,
+        prog="python -m vcls_model.train",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="hyperparameters:\n" + "\n".join(f"  {name:18s} {text}" for name, text in MEANINGS.items())
-        + "\n\nmodels and their hyperparameters:\n" + "\n".join(
-            f"  {name:18s} {info.level}-level: {info.summary}\n" + " " * 21
+        epilog="hyperparameters:\n"
+        + "\n".join(f"  {name:18s} {text}" for name, text in MEANINGS.items())
+        + "\n\nmodels and their hyperparameters:\n"
+        + "\n".join(
+            f"  {name:18s} {info.level}-level: {info.summary}\n"
+            + " " * 21
             + " ".join(f"--{key}={_shown(value)}" for key, value in info.defaults.items())
-            for name, info in sorted(MODELS.items())))
+            for name, info in sorted(MODELS.items())
+        ),
+    )
     add = parser.add_argument
     add("--data", required=True, help="directory that pipelines.preprocess wrote")
     add("--output", required=True, help="directory for the model")
@@ -112,25 +119,39 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="decides initial weights, order of the data and all draws")
     add("--resume", action="store_true", help="continue a run that was stopped, with the same data order")
     add("--overwrite", action="store_true", help="replace what the output directory holds")
-    add("--patience", type=int, default=defaults.patience,
-        help="epochs without a better validation mAP before training stops; 0 never (default 3)")
+    add(
+        "--patience",
+        type=int,
+        default=defaults.patience,
+        help="epochs without a better validation mAP before training stops; 0 never (default 3)",
+    )
     add("--quiet", action="store_true", help="no progress bars")
 
     group = parser.add_argument_group("loss")
     loss = defaults.loss
     group.add_argument("--loss", default=loss.name, help=f"one of {', '.join(LOSS_NAMES)} (default bce)")
     group.add_argument("--label_smoothing", type=float, default=loss.label_smoothing, help="share in [0, 1)")
-    group.add_argument("--gamma", type=float,
-                       help="focusing exponent of focal (default 2) and of asymmetric's positives (default 0)")
-    group.add_argument("--gamma_negative", type=float, default=loss.gamma_negative,
-                       help="the same of asymmetric's negatives (default 4)")
+    group.add_argument(
+        "--gamma", type=float, help="focusing exponent of focal (default 2) and of asymmetric's positives (default 0)"
+    )
+    group.add_argument(
+        "--gamma_negative",
+        type=float,
+        default=loss.gamma_negative,
+        help="the same of asymmetric's negatives (default 4)",
+    )
     group.add_argument("--alpha", type=float, default=loss.alpha, help="weight of positives in focal, in (0, 1)")
     group.add_argument("--margin", type=float, default=loss.margin, help="probability that asymmetric ignores")
     group.add_argument("--class_prior", action="store_true", help="start the biases at the classes' log-odds")
-    group.add_argument("--teacher", action="append", default=[], metavar="MODEL",
-                       help="distil an exported model; several are averaged")
-    group.add_argument("--teacher_weight", type=float, default=defaults.teacher_weight,
-                       help="share of the loss that follows the teachers (default 0.5)")
+    group.add_argument(
+        "--teacher", action="append", default=[], metavar="MODEL", help="distil an exported model; several are averaged"
+    )
+    group.add_argument(
+        "--teacher_weight",
+        type=float,
+        default=defaults.teacher_weight,
+        help="share of the loss that follows the teachers (default 0.5)",
+    )
     group.add_argument("--mixup", type=float, default=0.0, help="parameter of the shares' Beta distribution; 0 is off")
 
     group = parser.add_argument_group("optimizer")
@@ -156,19 +177,33 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--new_head", action="store_true", help="but not those of the layers that depend on the classes")
     group.add_argument("--freeze", action="append", default=[], metavar="GLOB", help="layers that do not learn")
     group.add_argument("--unfreeze_after", type=int, default=0, help="epochs after which they do; 0 never")
-    group.add_argument("--learning_rate_scale", action="append", default=[], metavar="GLOB=FACTOR",
-                       help="factor on the learning rate of matching variables")
+    group.add_argument(
+        "--learning_rate_scale",
+        action="append",
+        default=[],
+        metavar="GLOB=FACTOR",
+        help="factor on the learning rate of matching variables",
+    )
 
     group = parser.add_argument_group("hardware")
     group.add_argument("--precision", default="float32", help=f"one of {', '.join(PRECISIONS)}")
     group.add_argument("--jit", action="store_true", help="compile the step with XLA")
-    group.add_argument("--distribution", default="auto", help=f"one of {', '.join(DISTRIBUTIONS)}: auto uses "
-                       "TF_CONFIG, else all GPUs")
+    group.add_argument(
+        "--distribution", default="auto", help=f"one of {', '.join(DISTRIBUTIONS)}: auto uses TF_CONFIG, else all GPUs"
+    )
     group.add_argument("--devices", default="", help="devices to mirror over, e.g. GPU:0,GPU:1")
-    group.add_argument("--steps_per_call", type=int, default=defaults.steps_per_call,
-                       help="steps between returns to Python (default 20)")
-    group.add_argument("--checkpoint_seconds", type=float, default=defaults.checkpoint_seconds,
-                       help="time between checkpoints inside an epoch (default 120)")
+    group.add_argument(
+        "--steps_per_call",
+        type=int,
+        default=defaults.steps_per_call,
+        help="steps between returns to Python (default 20)",
+    )
+    group.add_argument(
+        "--checkpoint_seconds",
+        type=float,
+        default=defaults.checkpoint_seconds,
+        help="time between checkpoints inside an epoch (default 120)",
+    )
     return parser
 
 
@@ -228,8 +263,10 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     hyperparameters = _hyperparameters(args.model, rest, option_names(parser))
-    for name, value, known in (("precision", args.precision, PRECISIONS),
-                               ("distribution", args.distribution, DISTRIBUTIONS)):
+    for name, value, known in (
+        ("precision", args.precision, PRECISIONS),
+        ("distribution", args.distribution, DISTRIBUTIONS),
+    ):
         if value not in known:
             from vcls_model.commands import unknown_choice
 
@@ -239,24 +276,59 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
     if args.unfreeze_after < 0 or (args.unfreeze_after and not args.freeze):
         raise UsageError("--unfreeze_after counts epochs from which the layers of --freeze learn, and needs it")
     options = TrainOptions(
-        read=ReadOptions(args.batch_size, args.frames, args.max_frames, args.seed,
-                         fixed_frames=args.jit and args.frames == "all"),
-        loss=LossOptions(args.loss, args.label_smoothing,
-                         default_gamma(args.loss) if args.gamma is None else args.gamma, args.gamma_negative,
-                         args.alpha, args.margin),
-        schedule=ScheduleOptions(args.learning_rate, args.decay, args.warmup_examples, 1, args.decay_rate,
-                                 args.decay_examples, args.final_rate),
-        epochs=args.epochs, optimizer=args.optimizer, weight_decay=args.weight_decay, clip_norm=args.clip_norm,
-        ema=args.ema, mixup=args.mixup, teacher_weight=args.teacher_weight if args.teacher else 0.0,
-        patience=args.patience, average_checkpoints=args.average_checkpoints,
-        checkpoint_seconds=args.checkpoint_seconds, steps_per_call=args.steps_per_call, jit=args.jit)
+        read=ReadOptions(
+            args.batch_size, args.frames, args.max_frames, args.seed, fixed_frames=args.jit and args.frames == "all"
+        ),
+        loss=LossOptions(
+            args.loss,
+            args.label_smoothing,
+            default_gamma(args.loss) if args.gamma is None else args.gamma,
+            args.gamma_negative,
+            args.alpha,
+            args.margin,
+        ),
+        schedule=ScheduleOptions(
+            args.learning_rate,
+            args.decay,
+            args.warmup_examples,
+            1,
+            args.decay_rate,
+            args.decay_examples,
+            args.final_rate,
+        ),
+        epochs=args.epochs,
+        optimizer=args.optimizer,
+        weight_decay=args.weight_decay,
+        clip_norm=args.clip_norm,
+        ema=args.ema,
+        mixup=args.mixup,
+        teacher_weight=args.teacher_weight if args.teacher else 0.0,
+        patience=args.patience,
+        average_checkpoints=args.average_checkpoints,
+        checkpoint_seconds=args.checkpoint_seconds,
+        steps_per_call=args.steps_per_call,
+        jit=args.jit,
+    )
     return TrainConfig(
-        data=args.data, output=args.output, model=args.model, hyperparameters=hyperparameters, options=options,
-        resume=args.resume, overwrite=args.overwrite, precision=args.precision, distribution=args.distribution,
-        devices=tuple(part for part in args.devices.split(",") if part), class_prior=args.class_prior,
-        teachers=tuple(args.teacher), init_from=args.init_from, new_head=args.new_head, freeze=tuple(args.freeze),
-        unfreeze_after=args.unfreeze_after, rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),
-        verbose=not args.quiet)
+        data=args.data,
+        output=args.output,
+        model=args.model,
+        hyperparameters=hyperparameters,
+        options=options,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        precision=args.precision,
+        distribution=args.distribution,
+        devices=tuple(part for part in args.devices.split(",") if part),
+        class_prior=args.class_prior,
+        teachers=tuple(args.teacher),
+        init_from=args.init_from,
+        new_head=args.new_head,
+        freeze=tuple(args.freeze),
+        unfreeze_after=args.unfreeze_after,
+        rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),
+        verbose=not args.quiet,
+    )
 
 
 def idle_flags(argv: Sequence[str] | None) -> list[str]:
@@ -276,8 +348,12 @@ def idle_flags(argv: Sequence[str] | None) -> list[str]:
         (("frames", "max_frames"), framed, f"with --model={args.model}, a video-level model"),
         (("unfreeze_after",), args.unfreeze_after < args.epochs, f"with --epochs={args.epochs}"),
     ]
-    return [f"--{name} has no effect {reason}" for names, holds, reason in conditions for name in names
-            if not holds and getattr(args, name) != parser.get_default(name)]
+    return [
+        f"--{name} has no effect {reason}"
+        for names, holds, reason in conditions
+        for name in names
+        if not holds and getattr(args, name) != parser.get_default(name)
+    ]
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -305,9 +381,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.models import build_model
-    from vcls_model.training import FineTuning, Trainer, make_strategy, worker_count, worker_number
-    from vcls_model.transfer import Pretrained, class_prior, load_teacher, take_over, training_knowledge
-    from vcls_model.transformed import open_transformed
+    from vcls_model.records.transformed import open_transformed
+    from vcls_model.training.loop import FineTuning, Trainer, make_strategy, worker_count, worker_number
+    from vcls_model.training.starting_points import Pretrained, class_prior, load_teacher, take_over, training_knowledge
 
     started = time.monotonic()
     # A multi-worker strategy must come before anything else that TensorFlow does.
@@ -317,14 +393,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
     chief = worker_number(strategy) == 0
     if chief:
-        storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite,
-                             inputs=[config.data, config.init_from, *config.teachers])
+        storage.check_output(
+            config.output,
+            resume=config.resume,
+            overwrite=config.overwrite,
+            inputs=[config.data, config.init_from, *config.teachers],
+        )
     done = storage.join(config.output, "info.json")
     if config.resume and storage.exists(done):
         info = storage.read_json(done)
         if info.get("config_hash") != config.fingerprint(data.info):
-            raise UsageError(f"--resume: {config.output} holds a model trained with other options or other data; "
-                             "repeat its flags, or start again with --overwrite")
+            raise UsageError(
+                f"--resume: {config.output} holds a model trained with other options or other data; "
+                "repeat its flags, or start again with --overwrite"
+            )
         if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
             return info
     keras.utils.set_random_seed(config.options.read.seed)
@@ -340,20 +422,32 @@ def train(config: TrainConfig) -> dict[str, Any]:
         knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
         with strategy.scope():
             try:
-                model = build_model(config.model, modalities, data.class_count,
-                                    class_prior=class_prior(data) if config.class_prior else None, **knowledge,
-                                    **config.hyperparameters)
+                model = build_model(
+                    config.model,
+                    modalities,
+                    data.class_count,
+                    class_prior=class_prior(data) if config.class_prior else None,
+                    **knowledge,
+                    **config.hyperparameters,
+                )
             except (TypeError, ValueError) as error:
                 raise UsageError(f"model {config.model} cannot be built with these hyperparameters: {error}") from error
             if pretrained:
                 take_over(model, pretrained, new_head=config.new_head)
         trainer = Trainer(
-            model, data, modalities, config.options, config.output, strategy=strategy,
+            model,
+            data,
+            modalities,
+            config.options,
+            config.output,
+            strategy=strategy,
             teachers=[load_teacher(path, modalities, data) for path in config.teachers],
             fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales, config.new_head),
-            config_hash=config.fingerprint(data.info), verbose=config.verbose)
+            config_hash=config.fingerprint(data.info),
+            verbose=config.verbose,
+        )
         if chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.clear(config.output)
+            storage.delete(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()
@@ -378,9 +472,9 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.export import ServingModule, TransformGraph, save_module, teaching_logits
     from vcls_model.metrics import best_thresholds
-    from vcls_model.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
+    from vcls_model.records.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
+    from vcls_model.serving.export import ServingModule, TransformGraph, save_module, teaching_logits
 
     data, model = trainer.data, trainer.model
     thresholds, validation = None, {}
@@ -392,31 +486,49 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     vocabulary = storage.join(data.directory, "labels.csv")
-    classes = (read_vocabulary(storage.read_text(vocabulary), vocabulary, data.class_count)
-               if storage.exists(vocabulary) else unnamed_classes(data.class_count))
-    storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(
-        classes, None if thresholds is None else thresholds.tolist()))
+    classes = (
+        read_vocabulary(storage.read_text(vocabulary), vocabulary, data.class_count)
+        if storage.exists(vocabulary)
+        else unnamed_classes(data.class_count)
+    )
+    storage.write_text(
+        storage.join(config.output, "labels.csv"),
+        write_labels_csv(classes, None if thresholds is None else thresholds.tolist()),
+    )
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "model.keras")
         model.save(local)
         with open(local, "rb") as stream:
             storage.write_atomically(storage.join(config.output, "model.keras"), stream.read())
     # Reloaded outside of the strategy and of mixed precision's variables: the export holds plain ones.
-    module = ServingModule(lambda features: model(features, training=False), data.schema, trainer.modalities,
-                           TransformGraph(data.directory), [model], max_frames=config.options.read.max_frames,
-                           frames=config.options.read.evaluation_frames(), teaching=teaching_logits(model))
+    module = ServingModule(
+        lambda features: model(features, training=False),
+        data.schema,
+        trainer.modalities,
+        TransformGraph(data.directory),
+        [model],
+        max_frames=config.options.read.max_frames,
+        frames=config.options.read.evaluation_frames(),
+        teaching=teaching_logits(model),
+    )
     save_module(module, module.signatures(), config.output)
     options = dataclasses.asdict(config.options)
     # A record that cannot be read ends the run, so that none is ever left out.
     records = sum(data.records.get(split, 0) for split in ("train", "validate"))
     info: dict[str, Any] = {
-        "records_read": records, "records_written": records, "records_rejected": 0, "rejected_by_reason": {},
+        "records_read": records,
+        "records_written": records,
+        "records_rejected": 0,
+        "rejected_by_reason": {},
         "schema": data.schema.to_dict(),
         "split": data.info.get("split"),
         "class_count": data.class_count,
-        "transformed": [dataclasses.asdict(modality) for modality in trainer.modalities],
-        "model": {"name": config.model, "hyperparameters": config.hyperparameters,
-                  "parameter_count": int(model.count_params())},
+        "transformed": [modality.to_dict() for modality in trainer.modalities],
+        "model": {
+            "name": config.model,
+            "hyperparameters": config.hyperparameters,
+            "parameter_count": int(model.count_params()),
+        },
         "training": {
             "examples": int(history[-1]["examples"]) if history else 0,
             "epochs": len(history),
@@ -437,20 +549,31 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
             "class_prior": config.class_prior,
             "devices": trainer.replicas,
         },
-        "data": {"path": config.data, **{key: data.info.get(key) for key in (
-            "splits", "records_read", "records_written", "records_rejected", "config_hash", "versions")}},
+        "data": {
+            "path": config.data,
+            **{
+                key: data.info.get(key)
+                for key in ("splits", "records_read", "records_written", "records_rejected", "config_hash", "versions")
+            },
+        },
         "config_hash": config.fingerprint(data.info),
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__,
-                     "numpy": np.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
     if config.verbose:
         keys = [key for key in ("map", "gap_at_20", "hit_at_1", "perr") if key in validation]
         shown = [f"{key} {validation[key]:.4f}" for key in keys]
-        chosen = (f"mean of epochs {', '.join(map(str, trainer.averaged_epochs))}" if trainer.averaged_epochs
-                  else f"best epoch {trainer.progress.best_epoch}")
-        print(f"{chosen}: validation {', '.join(shown) or 'none'}; "
-              f"model in {config.output}", flush=True)
+        chosen = (
+            f"mean of epochs {', '.join(map(str, trainer.averaged_epochs))}"
+            if trainer.averaged_epochs
+            else f"best epoch {trainer.progress.best_epoch}"
+        )
+        print(f"{chosen}: validation {', '.join(shown) or 'none'}; model in {config.output}", flush=True)
     return info
 
 

@@ -98,9 +98,14 @@ class TuneConfig:
 
     def facts(self) -> dict[str, Any]:
         """What decides the result: a search of others must not be continued."""
-        return {"search": [dataclasses.asdict(dimension) | {"values": list(dimension.values)}
-                           for dimension in self.dimensions],
-                "strategy": self.strategy, "seed": self.seed, "fixed": list(self.fixed)}
+        return {
+            "search": [
+                dataclasses.asdict(dimension) | {"values": list(dimension.values)} for dimension in self.dimensions
+            ],
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "fixed": list(self.fixed),
+        }
 
 
 def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
@@ -109,11 +114,20 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
     Raises:
         UsageError: nothing to search, or an argument that neither the search nor training knows.
     """
-    parser = Parser(prog="python -m vcls_model.tune", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m vcls_model.tune",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--output", required=True, help="directory for the search")
-    parser.add_argument("--search", action="append", default=[], metavar="FLAG=KIND:…",
-                        help=f"a flag to search; kinds: {', '.join(KINDS)}; repeat for several")
+    parser.add_argument(
+        "--search",
+        action="append",
+        default=[],
+        metavar="FLAG=KIND:…",
+        help=f"a flag to search; kinds: {', '.join(KINDS)}; repeat for several",
+    )
     parser.add_argument("--trials", type=int, default=10, help="most training runs (default 10)")
     parser.add_argument("--strategy", default="random", help=f"one of {', '.join(STRATEGIES)} (default random)")
     parser.add_argument("--seed", type=int, default=0, help="of the search and of every training run")
@@ -143,10 +157,12 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
             training = configured(dimension.flag, value)
     dimensions = tuple(_whole_where_needed(dimension, configured) for dimension in dimensions)
     if len(training.devices) > 1 or training.distribution in ("mirrored", "multi_worker"):
-        raise UsageError("trials run one after the other in this process, on one device: leave out --distribution and "
-                         "--devices")
-    return TuneConfig(args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume,
-                      args.overwrite, training)
+        raise UsageError(
+            "trials run one after the other in this process, on one device: leave out --distribution and --devices"
+        )
+    return TuneConfig(
+        args.output, dimensions, args.trials, args.strategy, args.seed, fixed, args.resume, args.overwrite, training
+    )
 
 
 def _whole_where_needed(dimension: Dimension, configured: Callable[[str, str], TrainConfig]) -> Dimension:
@@ -163,8 +179,10 @@ def _whole_where_needed(dimension: Dimension, configured: Callable[[str, str], T
     except UsageError:
         if dimension.kind == "log" and low.is_integer() and high.is_integer():
             return dataclasses.replace(dimension, whole=True)
-        raise UsageError(f"--search={dimension.flag}={dimension.kind}:{':'.join(dimension.values)}: training takes "
-                         "whole numbers only, which int draws, or log between whole numbers") from None
+        raise UsageError(
+            f"--search={dimension.flag}={dimension.kind}:{':'.join(dimension.values)}: training takes "
+            "whole numbers only, which int draws, or log between whole numbers"
+        ) from None
     return dimension
 
 
@@ -192,30 +210,42 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         import keras_tuner
 
     from vcls_model import storage
-    from vcls_model.transformed import open_transformed
+    from vcls_model.records.transformed import open_transformed
 
     training = config.training
     if not open_transformed(training.data).records.get("validate", 0):
         raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
-    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite,
-                         inputs=[training.data, training.init_from, *training.teachers])
+    storage.check_output(
+        config.output,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        inputs=[training.data, training.init_from, *training.teachers],
+    )
     if config.overwrite:
-        storage.clear(config.output)
+        storage.delete(config.output)
     begun = storage.join(config.output, "search.json")
     if storage.exists(begun) and storage.read_json(begun) != config.facts():
-        raise UsageError(f"--resume: {config.output} holds a search with other flags; repeat them, or start again with "
-                         "--overwrite")
+        raise UsageError(
+            f"--resume: {config.output} holds a search with other flags; repeat them, or start again with --overwrite"
+        )
     storage.write_json(begun, config.facts())
-    oracles = {"random": keras_tuner.oracles.RandomSearchOracle,
-               "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
-               "grid": keras_tuner.oracles.GridSearchOracle}
+    oracles = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        "grid": keras_tuner.oracles.GridSearchOracle,
+    }
     objective = keras_tuner.Objective(OBJECTIVE, "max")
     space = keras_tuner.HyperParameters()
     for dimension in config.dimensions:
         dimension.draw(space)
-    oracle = oracles[config.strategy](objective=objective, max_trials=config.trials, seed=config.seed,
-                                      hyperparameters=space, tune_new_entries=False,
-                                      max_consecutive_failed_trials=config.trials + 1)
+    oracle = oracles[config.strategy](
+        objective=objective,
+        max_trials=config.trials,
+        seed=config.seed,
+        hyperparameters=space,
+        tune_new_entries=False,
+        max_consecutive_failed_trials=config.trials + 1,
+    )
     failures: list[str] = []
 
     class TrainingTuner(keras_tuner.engine.base_tuner.BaseTuner):
@@ -255,15 +285,23 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     best = trials[0]
     source = storage.join(config.output, "trials", best.trial_id)
     info: dict[str, Any] = {
-        "best": {"trial": best.trial_id, "path": source, OBJECTIVE: best.score,
-                 "flags": dict(best.hyperparameters.values)},
-        "trials": [{"trial": trial.trial_id, OBJECTIVE: trial.score, "flags": dict(trial.hyperparameters.values)}
-                   for trial in trials],
+        "best": {
+            "trial": best.trial_id,
+            "path": source,
+            OBJECTIVE: best.score,
+            "flags": dict(best.hyperparameters.values),
+        },
+        "trials": [
+            {"trial": trial.trial_id, OBJECTIVE: trial.score, "flags": dict(trial.hyperparameters.values)}
+            for trial in trials
+        ],
         "config": {**config.facts(), "trials": config.trials},
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
-    print(f"best of {len(trials)} trials: {json.dumps(info['best']['flags'])}, validation map {best.score:.4f}; "
-          f"model in {source}")
+    print(
+        f"best of {len(trials)} trials: {json.dumps(info['best']['flags'])}, validation map {best.score:.4f}; "
+        f"model in {source}"
+    )
     return info
 
 

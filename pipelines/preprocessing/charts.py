@@ -22,15 +22,18 @@ class Axis:
     def place(self, value: float) -> float:
         """Where a value lies, 0 to 1."""
         if self.log:
-            return (math.log10(max(value, self.low)) - math.log10(self.low)) / \
-                max(math.log10(self.high) - math.log10(self.low), 1e-9)
+            return (math.log10(max(value, self.low)) - math.log10(self.low)) / max(
+                math.log10(self.high) - math.log10(self.low), 1e-9
+            )
         return (value - self.low) / max(self.high - self.low, 1e-12)
 
     def ticks(self) -> list[float]:
         """Some four to seven round values in the range."""
         if self.log:
-            return [10.0**power for power in range(math.ceil(math.log10(self.low) - 1e-9),
-                                                   math.floor(math.log10(self.high) + 1e-9) + 1)]
+            return [
+                10.0**power
+                for power in range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            ]
         step = 10.0 ** math.floor(math.log10(max(self.high - self.low, 1e-12)))
         for factor in (0.2, 0.5, 1.0):
             if (self.high - self.low) / (step * factor) <= 7:
@@ -68,29 +71,43 @@ def _frame(x: Axis, y: Axis, body: Sequence[str], description: str) -> str:
 
 def _points(x: Axis, y: Axis, xs: Sequence[float], ys: Sequence[float]) -> str:
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    return " ".join(f"{_LEFT + x.place(a) * inner_width:.1f},{_TOP + (1 - y.place(b)) * inner_height:.1f}"
-                    for a, b in zip(xs, ys, strict=True))
+    return " ".join(
+        f"{_LEFT + x.place(a) * inner_width:.1f},{_TOP + (1 - y.place(b)) * inner_height:.1f}"
+        for a, b in zip(xs, ys, strict=True)
+    )
 
 
 def line_chart(x: Axis, y: Axis, xs: Sequence[float], ys: Sequence[float], description: str) -> str:
     """One line."""
-    return _frame(x, y, [f'<polyline points="{_points(x, y, xs, ys)}" fill="none" stroke="{BLUE}" stroke-width="2"/>'],
-                  description)
+    return _frame(
+        x,
+        y,
+        [f'<polyline points="{_points(x, y, xs, ys)}" fill="none" stroke="{BLUE}" stroke-width="2"/>'],
+        description,
+    )
 
 
-def band_chart(x: Axis, y: Axis, xs: Sequence[float], middle: Sequence[float], spread: Sequence[float],
-               description: str) -> str:
+def band_chart(
+    x: Axis, y: Axis, xs: Sequence[float], middle: Sequence[float], spread: Sequence[float], description: str
+) -> str:
     """A line with a band of +-spread around it."""
     upper = [a + b for a, b in zip(middle, spread, strict=True)]
     lower = [a - b for a, b in zip(middle, spread, strict=True)]
     outline = _points(x, y, [*xs, *reversed(xs)], [*upper, *reversed(lower)])
-    return _frame(x, y, [
-        f'<polygon points="{outline}" fill="{BLUE}" fill-opacity="0.25"/>',
-        f'<polyline points="{_points(x, y, xs, middle)}" fill="none" stroke="{BLUE}" stroke-width="1"/>'], description)
+    return _frame(
+        x,
+        y,
+        [
+            f'<polygon points="{outline}" fill="{BLUE}" fill-opacity="0.25"/>',
+            f'<polyline points="{_points(x, y, xs, middle)}" fill="none" stroke="{BLUE}" stroke-width="1"/>',
+        ],
+        description,
+    )
 
 
-def bar_chart(x: Axis, y: Axis, begins: Sequence[float], ends: Sequence[float], heights: Sequence[float],
-              description: str) -> str:
+def bar_chart(
+    x: Axis, y: Axis, begins: Sequence[float], ends: Sequence[float], heights: Sequence[float], description: str
+) -> str:
     """Bars from begins[i] to ends[i]."""
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     body = []
@@ -98,6 +115,8 @@ def bar_chart(x: Axis, y: Axis, begins: Sequence[float], ends: Sequence[float], 
         left = _LEFT + x.place(begin) * inner_width
         width = max((x.place(end) - x.place(begin)) * inner_width - 1, 0.5)
         tall = y.place(height) * inner_height
-        body.append(f'<rect x="{left:.1f}" y="{_TOP + inner_height - tall:.1f}" width="{width:.1f}" '
-                    f'height="{tall:.1f}" fill="{BLUE}"/>')
+        body.append(
+            f'<rect x="{left:.1f}" y="{_TOP + inner_height - tall:.1f}" width="{width:.1f}" '
+            f'height="{tall:.1f}" fill="{BLUE}"/>'
+        )
     return _frame(x, y, body, description)

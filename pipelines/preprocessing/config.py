@@ -6,16 +6,18 @@ import hashlib
 import json
 from typing import Any
 
-from vcls_model.schema import (
+from vcls_model.records.schema import (
     DEQUANTISE_OFFSET,
     DEQUANTISE_SCALE,
-    FRAME_LEVEL,
+    FRAMES,
     REQUANTISE_OFFSET,
     REQUANTISE_SCALE,
+    VECTOR,
     Modality,
     RecordSchema,
 )
-from vcls_model.splits import SPLITS, SplitRatios
+from vcls_model.records.splits import SPLITS, SplitRatios
+from vcls_model.records.transformed import TransformedModality
 
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
@@ -62,18 +64,6 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformedFeature:
-    """One feature of a transformed record; `value = code * scale + offset` where it is uint8 codes."""
-
-    name: str
-    width: int
-    level: str
-    encoding: str
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class TransformConfig:
     """Everything that the bytes of the output depend on, apart from the input. Small and picklable.
 
@@ -101,7 +91,7 @@ class TransformConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "schema": self.schema.settings()}
 
     @functools.cached_property
     def hash(self) -> str:
@@ -133,19 +123,23 @@ class TransformConfig:
             return 1 / 255, 0.0
         return DEQUANTISE_SCALE, DEQUANTISE_OFFSET
 
-    def transformed(self) -> list[TransformedFeature]:
+    def transformed(self) -> list[TransformedModality]:
         """The features of a transformed record besides `id`, `labels` and `num_frames`."""
         features = []
         for modality in self.schema.modalities:
             width = self.width_of(modality)
-            if modality.level == FRAME_LEVEL:
-                features.append(TransformedFeature(modality.name, width, modality.level, "uint8",
-                                                   *self.code_range(modality)))
+            if modality.kind == FRAMES:
+                features.append(
+                    TransformedModality(modality.name, width, modality.kind, "uint8", *self.code_range(modality))
+                )
             else:
-                features.append(TransformedFeature(modality.name, width, modality.level, "float32"))
+                features.append(TransformedModality(modality.name, width, modality.kind, "float32"))
         if self.pool_frames:
-            features += [TransformedFeature(f"{modality.name}_{pool}", self.width_of(modality), "video", "float32")
-                         for modality in self.schema.modalities for pool in POOLS]
+            features += [
+                TransformedModality(f"{modality.name}_{pool}", self.width_of(modality), VECTOR, "float32")
+                for modality in self.schema.modalities
+                for pool in POOLS
+            ]
         return features
 
 

@@ -4,21 +4,22 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from pipelines import files
-from pipelines.execution import explained_failures, quick_handover, quiet_runner
 from pipelines.preprocessing.config import JobConfig
-from pipelines.preprocessing.graph_process import GraphWriter
 from pipelines.preprocessing.job import TEMPORARY, moments_path, summary_path
-from pipelines.preprocessing.lean_import import import_transform
 from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.moments import Moments, moments_from_json
 from pipelines.preprocessing.progress import PreprocessProgress
-from pipelines.progress import shown_progress
-from pipelines.runners import check_runner
+from pipelines.preprocessing.transform.background import GraphWriter
+from pipelines.preprocessing.transform.lean_import import import_transform
+from pipelines.running.failures import explained_failures, quick_handover, quiet_runner
+from pipelines.running.progress import shown_progress
+from pipelines.running.runners import check_runner
+from vcls_model import storage
 
 
-def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None],
-            writer: GraphWriter) -> tuple[Summary, dict[str, Moments]]:
+def execute(
+    config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobConfig], None], writer: GraphWriter
+) -> tuple[Summary, dict[str, Moments]]:
     """Runs the job and returns its counts and the statistics of the raw modalities over the training records.
 
     Raises:
@@ -27,10 +28,14 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
     import apache_beam as beam
 
     check_runner(options)
-    temporary = files.join(config.output, TEMPORARY[0])
+    temporary = storage.join(config.output, TEMPORARY[0])
     try:
-        with (explained_failures(config.output), quiet_runner(), quick_handover(),
-              shown_progress(PreprocessProgress(config), config.output)):
+        with (
+            explained_failures(config.output),
+            quiet_runner(),
+            quick_handover(),
+            shown_progress(PreprocessProgress(config), config.output),
+        ):
             if config.transform.is_affine:
                 writer.start(moments_path(config), config.transform, config.output, options)
             else:
@@ -43,9 +48,11 @@ def execute(config: JobConfig, options: Any, build_pipeline: Callable[[Any, JobC
                 writer.finish()
     finally:
         for name in TEMPORARY:
-            files.delete(files.join(config.output, name))
-    return (Summary.from_bytes(files.read_bytes(summary_path(config))),
-            moments_from_json(files.read_bytes(moments_path(config))))
+            storage.delete(storage.join(config.output, name))
+    return (
+        Summary.from_bytes(storage.read_bytes(summary_path(config))),
+        moments_from_json(storage.read_bytes(moments_path(config))),
+    )
 
 
 def analysis_context(config: JobConfig, temporary: str) -> contextlib.AbstractContextManager:
@@ -55,4 +62,3 @@ def analysis_context(config: JobConfig, temporary: str) -> contextlib.AbstractCo
     import tensorflow_transform.beam as tft_beam
 
     return tft_beam.Context(temp_dir=temporary)
-

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import files
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.moments import Moments
-from pipelines.shards import resolve_schema
+from vcls_model import storage
 from vcls_model.commands import JobError, UsageError, unknown_choice
-from vcls_model.schema import FRAME_LEVEL, RecordSchema
-from vcls_model.splits import SPLITS, SplitRatios
-from vcls_model.vocabulary import ClassInfo, read_vocabulary, unnamed_classes, write_labels_csv
+from vcls_model.records.schema import RecordSchema
+from vcls_model.records.shards import resolve_schema
+from vcls_model.records.splits import SPLITS, SplitRatios
+from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_classes, write_labels_csv
 
 # tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
 TEMPORARY = ("analysis_tmp", "transform_tmp")
@@ -44,15 +44,19 @@ def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:
     for shard in shards:
         assert shard.split is not None
         if seen.setdefault(shard.path, shard.split) != shard.split:
-            raise UsageError(f"{shard.path} is given as {SPLITS[seen[shard.path]]} and as {SPLITS[shard.split]} input: "
-                             "a held-out split must hold other videos")
+            raise UsageError(
+                f"{shard.path} is given as {SPLITS[seen[shard.path]]} and as {SPLITS[shard.split]} input: "
+                "a held-out split must hold other videos"
+            )
     return tuple(shards)
 
 
 def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
-    found = files.list_files(pattern)
-    return tuple(Shard(index, len(found), files.absolute(path), size, modified, split)
-                 for index, (path, size, modified) in enumerate(found))
+    found = storage.list_files(pattern)
+    return tuple(
+        Shard(index, len(found), storage.absolute(path), size, modified, split)
+        for index, (path, size, modified) in enumerate(found)
+    )
 
 
 def plan_schema(name: str, shards: Sequence[Shard]) -> RecordSchema:
@@ -75,14 +79,17 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
         UsageError: neither tells how many there are, or the vocabulary is not one.
     """
     if vocabulary:
-        if not files.exists(vocabulary):
+        if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        text = files.read_bytes(vocabulary).decode("utf-8-sig", "replace")
+        text = storage.read_bytes(vocabulary).decode("utf-8-sig", "replace")
         classes = read_vocabulary(text, vocabulary)
         if schema.class_count and len(classes) < schema.class_count:
             # Names may be missing at the end; a label of a nameless class is still a label.
-            print(f"warning: {vocabulary} names {len(classes):,} of the {schema.class_count:,} classes of schema "
-                  f"{schema.name}: is it this data's?", file=sys.stderr)
+            print(
+                f"warning: {vocabulary} names {len(classes):,} of the {schema.class_count:,} classes of schema "
+                f"{schema.name}: is it this data's?",
+                file=sys.stderr,
+            )
             classes = read_vocabulary(text, vocabulary, schema.class_count)
         return classes
     if schema.class_count is None:
@@ -111,15 +118,30 @@ def plan(args: argparse.Namespace) -> tuple[JobConfig, list[ClassInfo]]:
     ratios = SplitRatios.parse(args.split_ratios)
     shards = plan_shards(args)
     schema = plan_schema(args.schema, shards)
-    if args.pool_frames and schema.level != FRAME_LEVEL:
+    if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs frame-level records; {schema.name!r} is video-level")
     classes = plan_classes(args.vocabulary, schema)
     transform = TransformConfig(
-        schema, len(classes), ratios if args.input else None, args.normalise, args.pca_dims, args.pool_frames,
-        args.max_frames, args.missing_modality, args.allow_unlabelled)
+        schema,
+        len(classes),
+        ratios if args.input else None,
+        args.normalise,
+        args.pca_dims,
+        args.pool_frames,
+        args.max_frames,
+        args.missing_modality,
+        args.allow_unlabelled,
+    )
     flags = {name: value for name, value in vars(args).items() if name not in ("dry_run", "resume", "overwrite")}
-    return JobConfig(files.absolute(args.output), shards, transform, args.vocabulary, args.max_rejected_fraction,
-                     flags, args.resume), classes
+    return JobConfig(
+        storage.absolute(args.output),
+        shards,
+        transform,
+        args.vocabulary,
+        args.max_rejected_fraction,
+        flags,
+        args.resume,
+    ), classes
 
 
 def describe(config: JobConfig) -> str:
@@ -130,10 +152,12 @@ def describe(config: JobConfig) -> str:
     split = "hash of the id, " + "/".join(map(str, _ratios(config) or [])) if config.transform.ratios else "as given"
     widths = ", ".join(f"{config.transform.width_of(modality)} of {modality.name}" for modality in schema.modalities)
     operations = f"PCA whitening, {widths}" if config.transform.pca_dims else config.transform.normalise
-    return (f"{len(config.shards)} shards, {size / 1e6:,.1f} MB, schema {schema.name} "
-            f"({schema.level}-level: {modalities}), {config.transform.class_count} classes\n"
-            f"split: {split}; normalise: {operations}"
-            f"{', pooled frames' if config.transform.pool_frames else ''}; output: {config.output}")
+    return (
+        f"{len(config.shards)} shards, {size / 1e6:,.1f} MB, schema {schema.name} "
+        f"({'frame' if schema.has_frames else 'video'}-level: {modalities}), {config.transform.class_count} classes\n"
+        f"split: {split}; normalise: {operations}"
+        f"{', pooled frames' if config.transform.pool_frames else ''}; output: {config.output}"
+    )
 
 
 def _ratios(config: JobConfig) -> list[float] | None:
@@ -148,58 +172,73 @@ def open_output(config: JobConfig, *, resume: bool, overwrite: bool) -> None:
         UsageError: the directory is in use and may not be continued or replaced, or it was begun with other settings or
             other input files: to continue would undo what is done.
     """
-    settings = files.join(config.output, manifests.DIRECTORY, _SETTINGS)
-    mine = {"input": hashlib.sha256("\n".join(shard.path for shard in config.shards).encode()).hexdigest(),
-            "files": len(config.shards), **config.transform.to_dict()}
+    settings = storage.join(config.output, manifests.DIRECTORY, _SETTINGS)
+    mine = {
+        "input": hashlib.sha256("\n".join(shard.path for shard in config.shards).encode()).hexdigest(),
+        "files": len(config.shards),
+        **config.transform.to_dict(),
+    }
     if resume and not overwrite:
-        if changed := files.changed_settings(settings, mine):
-            said = ", ".join(f"another {key}" if key == "input" or isinstance(now, dict)
-                             else f"{key} {then} then, {now} now" for key, (then, now) in changed.items())
-            raise UsageError(f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
-                             "another output, or start over with --overwrite")
-        if files.list_names(config.output) and not files.list_names(files.join(config.output, manifests.DIRECTORY)):
+        if changed := storage.changed_settings(settings, mine):
+            said = ", ".join(
+                f"another {key}" if key == "input" or isinstance(now, dict) else f"{key} {then} then, {now} now"
+                for key, (then, now) in changed.items()
+            )
+            raise UsageError(
+                f"--resume: {config.output} was begun with other settings ({said}): repeat them, name "
+                "another output, or start over with --overwrite"
+            )
+        if storage.list_names(config.output) and not storage.list_names(
+            storage.join(config.output, manifests.DIRECTORY)
+        ):
             raise UsageError(f"--resume: {config.output} holds no preprocess job to continue")
-    files.prepare_output(config.output, resume=resume, overwrite=overwrite,
-                         inputs=[*(shard.path for shard in config.shards), config.vocabulary])
-    files.write_json(settings, mine)
+    storage.prepare_output(
+        config.output,
+        resume=resume,
+        overwrite=overwrite,
+        inputs=[*(shard.path for shard in config.shards), config.vocabulary],
+    )
+    storage.write_json(settings, mine)
 
 
 def clear_stale(config: JobConfig) -> None:
     """Before a run continues in a directory: removes what it will write anew, and what no longer holds."""
     for name in ("info.json", "transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
-        files.delete(files.join(config.output, name))
+        storage.delete(storage.join(config.output, name))
     wanted = {shard.output(split) for shard in config.shards for split in shard.splits}
     for split in SPLITS:
-        for name in files.list_names(files.join(config.output, split)):
+        for name in storage.list_names(storage.join(config.output, split)):
             if f"{split}/{name}" not in wanted:
-                files.delete(files.join(config.output, split, name))
+                storage.delete(storage.join(config.output, split, name))
     # One listing, not two requests a shard: on an object store thousands of them would be minutes.
-    kept_names = set(files.list_names(files.join(config.output, manifests.DIRECTORY)))
+    kept_names = set(storage.list_names(storage.join(config.output, manifests.DIRECTORY)))
     for shard in config.shards:
         if kept_names & {shard.name + manifests.STATISTICS_SUFFIX, shard.name + manifests.MANIFEST_SUFFIX}:
             manifests.forget_if_changed(config.output, shard, config.transform)
-    for directory, suffixes in (("dead_letter", [".jsonl"]),
-                                (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX])):
+    for directory, suffixes in (
+        ("dead_letter", [".jsonl"]),
+        (manifests.DIRECTORY, [manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX]),
+    ):
         kept = {shard.name + suffix for shard in config.shards for suffix in suffixes}
-        for name in files.list_names(files.join(config.output, directory)):
+        for name in storage.list_names(storage.join(config.output, directory)):
             if name not in kept and name != _SETTINGS:
-                files.delete(files.join(config.output, directory, name))
+                storage.delete(storage.join(config.output, directory, name))
 
 
 def clear_temporaries(config: JobConfig) -> None:
     """After a run: removes the half-written files of workers that were killed while others did their work again."""
     for directory in (*SPLITS, "dead_letter", manifests.DIRECTORY):
-        files.remove_temporaries(files.join(config.output, directory))
+        storage.remove_temporaries(storage.join(config.output, directory))
 
 
 def summary_path(config: JobConfig) -> str:
     """Where the pipeline leaves the counts of the whole job."""
-    return files.join(config.output, manifests.DIRECTORY, _SUMMARY)
+    return storage.join(config.output, manifests.DIRECTORY, _SUMMARY)
 
 
 def moments_path(config: JobConfig) -> str:
     """Where the pipeline leaves the statistics of the training records."""
-    return files.join(config.output, manifests.DIRECTORY, "moments.json")
+    return storage.join(config.output, manifests.DIRECTORY, "moments.json")
 
 
 def check_rejected(config: JobConfig, summary: Summary) -> None:
@@ -209,24 +248,27 @@ def check_rejected(config: JobConfig, summary: Summary) -> None:
         JobError: with the reasons and where the dead letters are.
     """
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
-    where = f"; see {files.join(config.output, 'dead_letter')}" if summary.rejected else ""
+    where = f"; see {storage.join(config.output, 'dead_letter')}" if summary.rejected else ""
     if not summary.records_written:
-        raise JobError(f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
-                       f"{config.shards[0].path} the first"
-                       + (f" ({reasons})" if reasons else "") + where)
+        raise JobError(
+            f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
+            f"{config.shards[0].path} the first" + (f" ({reasons})" if reasons else "") + where
+        )
     fraction = summary.records_rejected / summary.records_read
     if fraction > config.max_rejected_fraction:
         raise JobError(
             f"{summary.records_rejected:,} of {summary.records_read:,} records were rejected, {fraction:.2%}, more "
             f"than --max_rejected_fraction={config.max_rejected_fraction:g} allows ({reasons}){where}; "
-            "what is good is written: with a higher fraction, --resume accepts it")
+            "what is good is written: with a higher fraction, --resume accepts it"
+        )
     if not summary.written[0]:
-        raise JobError(f"none of the {summary.records_written:,} usable records fell into the train split: "
-                       "there is nothing to fit statistics on")
+        raise JobError(
+            f"none of the {summary.records_written:,} usable records fell into the train split: "
+            "there is nothing to fit statistics on"
+        )
 
 
-def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
-              wall_seconds: float) -> dict[str, Any]:
+def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], wall_seconds: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
     assert summary.records_read == summary.records_written + summary.records_rejected
@@ -236,19 +278,22 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         "records_rejected": summary.records_rejected,
         "rejected_by_reason": dict(sorted(summary.rejected.items())),
         "notes": dict(sorted(summary.notes.items())),
-        "splits": {name: {"records": int(count),
-                          "shards": sum(split in shard.splits for shard in config.shards)}
-                   for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))},
+        "splits": {
+            name: {"records": int(count), "shards": sum(split in shard.splits for shard in config.shards)}
+            for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))
+        },
         "schema": transform.schema.to_dict(),
-        "transformed": [vars(feature) for feature in transform.transformed()],
+        "transformed": [feature.to_dict() for feature in transform.transformed()],
         "class_count": transform.class_count,
         "split": {"method": "hash" if transform.ratios else "given", "ratios": _ratios(config)},
         "config": config.flags,
         "config_hash": transform.hash,
         "statistics": {
             "class_counts": {name: summary.class_counts[split].tolist() for split, name in enumerate(SPLITS)},
-            "features": {name: {"count": moments.count, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
-                         for name, moments in features.items()},
+            "features": {
+                name: {"count": moments.count, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
+                for name, moments in features.items()
+            },
             "labels_per_video": summary.label_counts.tolist(),
             "frames_per_video": summary.frame_counts.tolist(),
         },
@@ -266,8 +311,11 @@ def versions() -> dict[str, str]:
     import vcls_model
 
     packages = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "numpy", "numba", "pyarrow")
-    return {"video-classification": vcls_model.__version__, "python": platform.python_version(),
-            **{package: version(package) for package in packages}}
+    return {
+        "video-classification": vcls_model.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
 
 
 def labels_csv(classes: Sequence[ClassInfo], summary: Summary) -> str:
@@ -282,9 +330,15 @@ def table(summary: Summary) -> str:
     for split, name in enumerate(SPLITS):
         counts = summary.class_counts[split]
         records = int(summary.written[split])
-        lines.append(f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}"
-                     f"{counts.sum() / records if records else 0:>14.2f}")
-    lines.append(f"{'rejected':<10}{summary.records_rejected:>12,}"
-                 + ("  " + ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
-                    if summary.rejected else ""))
+        lines.append(
+            f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
+        )
+    lines.append(
+        f"{'rejected':<10}{summary.records_rejected:>12,}"
+        + (
+            "  " + ", ".join(f"{reason}: {count:,}" for reason, count in summary.rejected.most_common())
+            if summary.rejected
+            else ""
+        )
+    )
     return "\n".join(lines)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import files
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from pipelines.preprocessing.statistics import ShardMeter
-from vcls_model.schema import RecordSchema
-from vcls_model.splits import SPLITS
+from vcls_model import storage
+from vcls_model.records.schema import RecordSchema
+from vcls_model.records.splits import SPLITS
 
 DIRECTORY = "manifests"
 STATISTICS_SUFFIX, MANIFEST_SUFFIX = ".statistics", ".manifest"
@@ -136,15 +136,26 @@ class Summary:
 
     def to_bytes(self) -> bytes:
         """A small file that `from_bytes` reads back exactly: a line of JSON, then arrays."""
-        head = {"shards": self.shards, "shards_empty": self.shards_empty,
-                "bytes_read": self.bytes_read, "bytes_written": self.bytes_written,
-                "rejected": dict(sorted(self.rejected.items())), "notes": dict(sorted(self.notes.items())),
-                "class_count": self.class_counts.shape[1]}
+        head = {
+            "shards": self.shards,
+            "shards_empty": self.shards_empty,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "rejected": dict(sorted(self.rejected.items())),
+            "notes": dict(sorted(self.notes.items())),
+            "class_count": self.class_counts.shape[1],
+        }
         used = np.flatnonzero(self.class_counts)  # few of the classes occur in one shard
         codes, counts = self.pairs.arrays()
-        arrays = {"written": self.written, "classes": used, "class_counts": self.class_counts.reshape(-1)[used],
-                  "label_counts": self.label_counts, "frame_counts": self.frame_counts,
-                  "pairs": codes, "pair_counts": counts}
+        arrays = {
+            "written": self.written,
+            "classes": used,
+            "class_counts": self.class_counts.reshape(-1)[used],
+            "label_counts": self.label_counts,
+            "frame_counts": self.frame_counts,
+            "pairs": codes,
+            "pair_counts": counts,
+        }
         for name, parts in self.sampled.items():
             arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
         return json.dumps(head).encode() + b"\n" + pack_arrays(arrays)
@@ -164,9 +175,19 @@ class Summary:
         for name, part in arrays.items():
             if name.startswith(_SAMPLED):
                 sampled.setdefault(name.partition("/")[2], []).append(part)
-        summary = cls(head["shards"], head["shards_empty"], head["bytes_read"], head["bytes_written"],
-                      Counter(head["rejected"]), Counter(head["notes"]), arrays["written"], class_counts,
-                      arrays["label_counts"], arrays["frame_counts"], sampled=sampled)
+        summary = cls(
+            head["shards"],
+            head["shards_empty"],
+            head["bytes_read"],
+            head["bytes_written"],
+            Counter(head["rejected"]),
+            Counter(head["notes"]),
+            arrays["written"],
+            class_counts,
+            arrays["label_counts"],
+            arrays["frame_counts"],
+            sampled=sampled,
+        )
         summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
         return summary
 
@@ -179,37 +200,42 @@ def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def statistics_path(output: str, shard: Shard) -> str:
     """Where the statistics of a shard are kept."""
-    return files.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
+    return storage.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
 
 
 def manifest_path(output: str, shard: Shard) -> str:
     """Where the record of a finished shard is kept."""
-    return files.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
+    return storage.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
 
 
 def dead_letter_path(output: str, shard: Shard) -> str:
     """Where the rejected records of a shard are listed; there is no file when there are none."""
-    return files.join(output, "dead_letter", f"{shard.name}.jsonl")
+    return storage.join(output, "dead_letter", f"{shard.name}.jsonl")
 
 
 def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
-    return {"input": shard.path, "size_bytes": shard.size_bytes, "modified_seconds": shard.modified_seconds,
-            "split": shard.split, "config_hash": config.hash}
+    return {
+        "input": shard.path,
+        "size_bytes": shard.size_bytes,
+        "modified_seconds": shard.modified_seconds,
+        "split": shard.split,
+        "config_hash": config.hash,
+    }
 
 
 def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
     """Keeps the statistics of a shard: one line that identifies it, then the sums."""
     header = json.dumps(_identity(shard, config)).encode() + b"\n"
-    with files.open_atomically(statistics_path(output, shard)) as stream:
+    with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
 
 def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: RecordSchema) -> ShardMeter | None:
     """The statistics kept of a shard, or None when there are none for this input and configuration."""
     path = statistics_path(output, shard)
-    if not files.exists(path):
+    if not storage.exists(path):
         return None
-    header, _, data = files.read_bytes(path).partition(b"\n")
+    header, _, data = storage.read_bytes(path).partition(b"\n")
     try:
         if json.loads(header) != _identity(shard, config):
             return None
@@ -222,49 +248,55 @@ def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> Non
     """Removes what is kept of a shard unless it is about this input and configuration."""
     wanted = _identity(shard, config)
     for path in (statistics_path(output, shard), manifest_path(output, shard)):
-        if not files.exists(path):
+        if not storage.exists(path):
             continue
         try:
-            known = json.loads(files.read_bytes(path).partition(b"\n")[0])
+            known = json.loads(storage.read_bytes(path).partition(b"\n")[0])
         except ValueError:
             known = {}
         if any(known.get(key) != value for key, value in wanted.items()):
-            files.delete(path)
+            storage.delete(path)
 
 
 def count_records(output: str, name: str) -> tuple[int, int]:
     """(written, rejected) records of the finished shard that the manifest file `name` is about."""
-    with files.open_for_reading(files.join(output, DIRECTORY, name)) as stream:
+    with storage.open_for_reading(storage.join(output, DIRECTORY, name)) as stream:
         head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
     value = json.loads(head)
     return value["records_written"], value["records_rejected"]
 
 
-def save_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int],
-                  summary: Summary) -> None:
+def save_manifest(
+    output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int], summary: Summary
+) -> None:
     """Records that a shard is done: a line that says of what, with which result, then the whole summary.
 
     Args:
         sizes: bytes of each file written, by path below `output`.
     """
-    head = {**_identity(shard, config), "statistics_hash": statistics_hash, "outputs": sizes,
-            "records_written": summary.records_written, "records_rejected": summary.records_rejected}
-    with files.open_atomically(manifest_path(output, shard)) as stream:
+    head = {
+        **_identity(shard, config),
+        "statistics_hash": statistics_hash,
+        "outputs": sizes,
+        "records_written": summary.records_written,
+        "records_rejected": summary.records_rejected,
+    }
+    with storage.open_atomically(manifest_path(output, shard)) as stream:
         stream.write(json.dumps(head).encode() + b"\n" + summary.to_bytes())
 
 
 def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
     """What a finished shard contains, or None when it must be done (again)."""
     path = manifest_path(output, shard)
-    if not files.exists(path):
+    if not storage.exists(path):
         return None
     try:
-        head, _, rest = files.read_bytes(path).partition(b"\n")
+        head, _, rest = storage.read_bytes(path).partition(b"\n")
         value = json.loads(head)
         wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
         if any(value.get(key) != expected for key, expected in wanted.items()):
             return None
-        if any(files.size_of(files.join(output, name)) != size for name, size in value["outputs"].items()):
+        if any(storage.size_of(storage.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
         return Summary.from_bytes(rest)
     except (ValueError, KeyError, TypeError):  # a damaged file is the same as none

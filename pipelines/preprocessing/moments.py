@@ -22,8 +22,13 @@ class Moments:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description that `from_dict` reads back exactly."""
-        return {"count": self.count, "mean": self.mean.tolist(), "std": self.std.tolist(),
-                "lowest": self.lowest.tolist(), "highest": self.highest.tolist()}
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "lowest": self.lowest.tolist(),
+            "highest": self.highest.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Moments":

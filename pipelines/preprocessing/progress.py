@@ -2,10 +2,10 @@
 
 import time
 
-from pipelines import files
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import JobConfig
-from pipelines.progress import clock
+from pipelines.running.progress import clock
+from vcls_model import storage
 
 
 class PreprocessProgress:
@@ -27,7 +27,7 @@ class PreprocessProgress:
 
     def look(self) -> None:
         """Takes in the manifests written since the last look."""
-        names = files.list_names(files.join(self._output, manifests.DIRECTORY))
+        names = storage.list_names(storage.join(self._output, manifests.DIRECTORY))
         self._measured.update(self._sizes.keys() & {name.removesuffix(manifests.STATISTICS_SUFFIX) for name in names})
         done = self._sizes.keys() & {name.removesuffix(manifests.MANIFEST_SUFFIX) for name in names}
         for shard in done - self._transformed:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.decoding import FrameBatch, RawBatch
 from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
-from vcls_model import record_kernels as kernels
-from vcls_model.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAME_LEVEL, Modality, RecordSchema
+from vcls_model.records import kernels
+from vcls_model.records.decoding import FrameBatch, RawBatch
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
 
 # Digits of 32 bits: squares of float32 reach 2**256, and 2**50 of them still fit.
 _FLOAT_DIGITS, _FLOAT_EXPONENT = 20, -320
@@ -45,10 +45,16 @@ class ModalitySums:
     @classmethod
     def of_nothing(cls, modality: Modality) -> "ModalitySums":
         """The sums of no values."""
-        frames = modality.level == FRAME_LEVEL
+        frames = modality.kind == FRAMES
         shape = modality.width, _CODE_DIGITS if frames else _FLOAT_DIGITS
-        return cls(0, np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(modality.width, np.inf),
-                   np.full(modality.width, -np.inf), 0 if frames else _FLOAT_EXPONENT)
+        return cls(
+            0,
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+            np.full(modality.width, np.inf),
+            np.full(modality.width, -np.inf),
+            0 if frames else _FLOAT_EXPONENT,
+        )
 
     def add(self, other: "ModalitySums") -> None:
         """Adds the sums of other shards to these."""
@@ -58,8 +64,9 @@ class ModalitySums:
         np.minimum(self.lowest, other.lowest, out=self.lowest)
         np.maximum(self.highest, other.highest, out=self.highest)
 
-    def add_shard(self, count: int, total: np.ndarray, squares: np.ndarray, lowest: np.ndarray,
-                  highest: np.ndarray) -> None:
+    def add_shard(
+        self, count: int, total: np.ndarray, squares: np.ndarray, lowest: np.ndarray, highest: np.ndarray
+    ) -> None:
         """Adds the sums (D,) of one shard: float64, or int64 of codes."""
         if not count:
             return
@@ -106,13 +113,21 @@ class ShardMeter:
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._counts = dict.fromkeys((modality.name for modality in schema.modalities), 0)
         for modality in schema.modalities:
-            if modality.level == FRAME_LEVEL:
+            if modality.kind == FRAMES:
                 width = modality.width
-                self._arrays[modality.name] = [np.zeros(width, np.int64), np.zeros(width, np.int64),
-                                               np.full(width, 255, np.uint8), np.zeros(width, np.uint8)]
+                self._arrays[modality.name] = [
+                    np.zeros(width, np.int64),
+                    np.zeros(width, np.int64),
+                    np.full(width, 255, np.uint8),
+                    np.zeros(width, np.uint8),
+                ]
             else:
-                self._arrays[modality.name] = [np.zeros(modality.width), np.zeros(modality.width),
-                                               np.full(modality.width, np.inf), np.full(modality.width, -np.inf)]
+                self._arrays[modality.name] = [
+                    np.zeros(modality.width),
+                    np.zeros(modality.width),
+                    np.full(modality.width, np.inf),
+                    np.full(modality.width, -np.inf),
+                ]
 
     def add(self, batch: RawBatch, chosen: np.ndarray) -> None:
         """Adds the chosen records (bool (B,)) of a batch; what was filled up does not count."""
@@ -120,8 +135,7 @@ class ShardMeter:
             rows = chosen & ~batch.filled[name] if name in batch.filled else chosen
             arrays = self._arrays[name]
             if isinstance(values, FrameBatch):
-                kernels.add_code_moments(
-                    values.buffer, values.begins, values.strides, values.lengths, rows, *arrays)
+                kernels.add_code_moments(values.buffer, values.begins, values.strides, values.lengths, rows, *arrays)
                 self._counts[name] += int(values.lengths[rows].sum())
             else:
                 kernels.add_float_moments(values, rows, *arrays)
@@ -129,9 +143,16 @@ class ShardMeter:
 
     def to_bytes(self) -> bytes:
         """The sums as a small file that `from_bytes` reads back exactly."""
-        return pack_arrays({"counts": np.array(list(self._counts.values()), np.int64), **{
-            f"{name}/{part}": array for name, parts in self._arrays.items()
-            for part, array in zip(_PARTS, parts, strict=True)}})
+        return pack_arrays(
+            {
+                "counts": np.array(list(self._counts.values()), np.int64),
+                **{
+                    f"{name}/{part}": array
+                    for name, parts in self._arrays.items()
+                    for part, array in zip(_PARTS, parts, strict=True)
+                },
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, schema: RecordSchema) -> "ShardMeter":
@@ -172,15 +193,22 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
     mean = np.array([_ratio(total, count, unit) for total in totals])
     # count * squares - total**2 is count**2 times the variance: all in integers. Sums of float32 squares were rounded
     # within their shard, so it may come out just below 0.
-    variance = np.array([
-        max(0.0, _ratio(count * (squares << unit) - total * total, count * count, 2 * unit))
-        for total, squares in zip(totals, all_squares, strict=True)])
+    variance = np.array(
+        [
+            max(0.0, _ratio(count * (squares << unit) - total * total, count * count, 2 * unit))
+            for total, squares in zip(totals, all_squares, strict=True)
+        ]
+    )
     found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
-    if modality.level != FRAME_LEVEL:
+    if modality.kind != FRAMES:
         return found
-    return Moments(count, found.mean * DEQUANTISE_SCALE + DEQUANTISE_OFFSET, found.std * DEQUANTISE_SCALE,
-                   found.lowest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-                   found.highest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET)
+    return Moments(
+        count,
+        found.mean * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+        found.std * DEQUANTISE_SCALE,
+        found.lowest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+        found.highest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+    )
 
 
 def _ratio(numerator: int, denominator: int, shift: int) -> float:
@@ -190,6 +218,10 @@ def _ratio(numerator: int, denominator: int, shift: int) -> float:
 
 def statistics_hash(statistics: Statistics) -> str:
     """Identifies the statistics: shards transformed with other ones are not reused."""
-    text = repr([(name, sums.count, sums.exponent, *sums.whole_numbers(),
-                  sums.lowest.tolist(), sums.highest.tolist()) for name, sums in statistics.items()])
+    text = repr(
+        [
+            (name, sums.count, sums.exponent, *sums.whole_numbers(), sums.lowest.tolist(), sums.highest.tolist())
+            for name, sums in statistics.items()
+        ]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,21 +8,8 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import numpy as np
 
-from pipelines import files
-from pipelines.decoding import FrameBatch, RawBatch, Rejected
-from pipelines.encoding import (
-    AffineColumn,
-    BytesColumn,
-    CodesColumn,
-    Column,
-    FloatColumn,
-    IntegerColumn,
-    encode_by_split,
-)
 from pipelines.preprocessing import manifests
-from pipelines.preprocessing.affine import AffineTransform
 from pipelines.preprocessing.config import Shard, TransformConfig
-from pipelines.preprocessing.graph import TransformGraph
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
 from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.statistics import (
@@ -33,10 +20,23 @@ from pipelines.preprocessing.statistics import (
     no_statistics,
     statistics_hash,
 )
-from pipelines.shards import read_batches
-from vcls_model import record_kernels as kernels
-from vcls_model.schema import FRAME_LEVEL, RecordSchema
-from vcls_model.splits import SPLITS, splits_of
+from pipelines.preprocessing.transform.affine import AffineTransform
+from pipelines.preprocessing.transform.graph import TransformGraph
+from vcls_model import storage
+from vcls_model.records import kernels
+from vcls_model.records.decoding import FrameBatch, RawBatch, Rejected
+from vcls_model.records.encoding import (
+    AffineColumn,
+    BytesColumn,
+    CodesColumn,
+    Column,
+    FloatColumn,
+    IntegerColumn,
+    encode_by_split,
+)
+from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.shards import read_batches
+from vcls_model.records.splits import SPLITS, splits_of
 
 _COUNTERS = "preprocess"
 # Pairs of labels kept for each shard: the data card shows the most frequent ones.
@@ -51,8 +51,13 @@ _SAMPLED_FRAMES = 8
 def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch, list[Rejected], np.ndarray]]:
     """Batches of a shard, what was rejected, and the split (index into `SPLITS`) of each record, int64 (B,)."""
     for batch, rejected in read_batches(
-            shard.path, config.schema, class_count=config.class_count, max_frames=config.max_frames,
-            missing_modality=config.missing_modality, require_labels=not config.allow_unlabelled):
+        shard.path,
+        config.schema,
+        class_count=config.class_count,
+        max_frames=config.max_frames,
+        missing_modality=config.missing_modality,
+        require_labels=not config.allow_unlabelled,
+    ):
         if shard.split is not None:
             splits = np.full(len(batch), shard.split)
         else:
@@ -124,7 +129,7 @@ class FittedStatistics:
 def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
     """`Moments` of every modality, which are also left at `path`, where `run` finds them."""
     found = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
-    with files.open_atomically(path) as stream:
+    with storage.open_atomically(path) as stream:
         stream.write(json.dumps({name: value.to_dict() for name, value in found.items()}).encode())
     return FittedStatistics(statistics_hash(statistics), found)
 
@@ -182,12 +187,13 @@ class MergeSummaries(beam.CombineFn):
 
 def write_summary(summary: Summary, path: str) -> None:
     """Leaves the counts of the whole job where `run` finds them."""
-    with files.open_atomically(path) as stream:
+    with storage.open_atomically(path) as stream:
         stream.write(summary.to_bytes())
 
 
-def transform_shard(output: str, shard: Shard, config: TransformConfig,
-                    transform: AffineTransform | TransformGraph) -> tuple[Summary, dict[str, int]]:
+def transform_shard(
+    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | TransformGraph
+) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file a split and its dead letters.
 
     Returns:
@@ -198,8 +204,10 @@ def transform_shard(output: str, shard: Shard, config: TransformConfig,
     sizes = dict.fromkeys(outputs.values(), 0)
     dead_letters = bytearray()
     with contextlib.ExitStack() as stack:
-        streams = {split: stack.enter_context(files.open_atomically(files.join(output, name)))
-                   for split, name in outputs.items()}
+        streams = {
+            split: stack.enter_context(storage.open_atomically(storage.join(output, name)))
+            for split, name in outputs.items()
+        }
         for batch, rejected, splits in read_shard(shard, config):
             for record in rejected:
                 dead_letters += json.dumps(vars(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
@@ -208,10 +216,10 @@ def transform_shard(output: str, shard: Shard, config: TransformConfig,
                 sizes[outputs[split]] += data.size
     dead_letter = manifests.dead_letter_path(output, shard)
     if dead_letters:
-        with files.open_atomically(dead_letter) as stream:
+        with storage.open_atomically(dead_letter) as stream:
             stream.write(dead_letters)
-    elif files.exists(dead_letter):  # from a run whose input or flags were others
-        files.delete(dead_letter)
+    elif storage.exists(dead_letter):  # from a run whose input or flags were others
+        storage.delete(dead_letter)
     summary = transformer.summary
     summary.shards = 1
     summary.shards_empty = int(summary.records_read == 0)
@@ -231,18 +239,19 @@ class ShardTransformer:
         summary: of what was transformed so far.
     """
 
-    def __init__(self, config: TransformConfig, transform: AffineTransform | TransformGraph,
-                 sampling: bool = True) -> None:
+    def __init__(
+        self, config: TransformConfig, transform: AffineTransform | TransformGraph, sampling: bool = True
+    ) -> None:
         self._config = config
         self._transform = transform
         self._sampling = sampling
-        self._frames = config.schema.level == FRAME_LEVEL
+        self._frames = config.schema.has_frames
         self.summary = Summary(
             class_counts=np.zeros((len(SPLITS), config.class_count), np.int64),
-            frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64))
+            frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64),
+        )
 
-    def transform(self, batch: RawBatch, rejected: list[Rejected],
-                  splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    def transform(self, batch: RawBatch, rejected: list[Rejected], splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
         """(split, bytes of its records) for each split that the batch has records of, in the order of the records."""
         self.summary.rejected.update(record.error for record in rejected)
         self.summary.notes.update(batch.notes)
@@ -255,7 +264,8 @@ class ShardTransformer:
     def _columns(self, batch: RawBatch) -> dict[str, Column]:
         columns: dict[str, Column] = {
             "id": batch.id_column,
-            "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths)}
+            "labels": IntegerColumn.of_lengths(batch.label_values, batch.label_lengths),
+        }
         if isinstance(self._transform, AffineTransform):
             for name, values in batch.features.items():
                 columns[name] = _affine_column(values, name, self._transform)
@@ -263,8 +273,11 @@ class ShardTransformer:
             transformed = self._transform({name: _graph_input(values) for name, values in batch.features.items()})
             for feature in self._config.transformed():
                 values = transformed[feature.name]
-                columns[feature.name] = BytesColumn.of(values.tolist()) if feature.level == FRAME_LEVEL \
+                columns[feature.name] = (
+                    BytesColumn.of(values.tolist())
+                    if feature.kind == FRAMES
                     else FloatColumn(np.ascontiguousarray(values))
+                )
         if self._frames:
             first = next(values for values in batch.features.values() if isinstance(values, FrameBatch))
             columns["num_frames"] = IntegerColumn.of_lengths(first.lengths, np.ones(len(batch), np.int64))
@@ -276,8 +289,9 @@ class ShardTransformer:
         classes = summary.class_counts.shape[1]
         codes = np.repeat(splits, batch.label_lengths) * classes + batch.label_values
         summary.class_counts += np.bincount(codes, minlength=summary.class_counts.size).reshape(-1, classes)
-        summary.label_counts += np.bincount(np.minimum(batch.label_lengths, MOST_LABELS_SHOWN),
-                                            minlength=MOST_LABELS_SHOWN + 1)
+        summary.label_counts += np.bincount(
+            np.minimum(batch.label_lengths, MOST_LABELS_SHOWN), minlength=MOST_LABELS_SHOWN + 1
+        )
         if self._frames:
             frames = columns["num_frames"]
             assert isinstance(frames, IntegerColumn)
@@ -309,7 +323,10 @@ class ShardTransformer:
             else:
                 rows = _codes_of(column, chosen, feature.width) * feature.scale + feature.offset
             self.summary.sampled[feature.name] = [
-                np.full(1, float(len(rows))), rows.sum(axis=0), (rows * rows).sum(axis=0)]
+                np.full(1, float(len(rows))),
+                rows.sum(axis=0),
+                (rows * rows).sum(axis=0),
+            ]
 
 
 def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
@@ -317,14 +334,15 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
     rows = []
     for record in chosen.tolist():
         if isinstance(column, CodesColumn):
-            begins = column.begins[record] + np.arange(min(column.frames[record], _SAMPLED_FRAMES)) \
-                * column.strides[record]
+            begins = (
+                column.begins[record] + np.arange(min(column.frames[record], _SAMPLED_FRAMES)) * column.strides[record]
+            )
             codes = column.buffer[begins[:, np.newaxis] + np.arange(width)]
             rows.append(column.mapping(codes))
         else:
             assert isinstance(column, BytesColumn)
             begin = column.begins[record]
-            codes = column.data[begin:begin + column.lengths[record]].reshape(-1, width)
+            codes = column.data[begin : begin + column.lengths[record]].reshape(-1, width)
             rows.append(codes[:_SAMPLED_FRAMES])
     return np.concatenate(rows) if rows else np.zeros((0, width), np.uint8)
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import files
-from pipelines.reporting import analysis, page, predictions, recommendations
-from pipelines.reporting.analysis import Requirement
-from pipelines.reporting.approach import Manifests
-from pipelines.reporting.page import Inputs, Report
-from pipelines.reporting.scores import (
+from pipelines.reporting.findings import analysis, recommendations
+from pipelines.reporting.findings.analysis import Requirement
+from pipelines.reporting.inputs import predictions
+from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
     read_dead_letters,
@@ -21,6 +19,10 @@ from pipelines.reporting.scores import (
     read_scores,
     read_train_count,
 )
+from pipelines.reporting.page import page
+from pipelines.reporting.page.approach import Manifests
+from pipelines.reporting.page.page import Inputs, Report
+from vcls_model import storage
 from vcls_model.commands import JobError
 
 _DEAD_LETTERS_SHOWN = 20
@@ -91,20 +93,23 @@ def build(
 def _counts(scores: Scores) -> dict[str, Any]:
     """The records of the scored run, all of which the report accounts for."""
     info = scores.info
-    return {key: info[key] for key in ("records_read", "records_written", "records_rejected", "rejected_by_reason")
-            if key in info}
+    return {
+        key: info[key]
+        for key in ("records_read", "records_written", "records_rejected", "rejected_by_reason")
+        if key in info
+    }
 
 
 def write(report: Report, output: str) -> bytes:
     """Writes tables, figures and, last, the page; returns the page's bytes."""
     for table in report.tables:
-        files.write_atomically(files.join(output, "tables", f"{table.name}.csv"), table.to_csv())
+        storage.write_atomically(storage.join(output, "tables", f"{table.name}.csv"), table.to_csv())
     for figure in report.figures:
-        files.write_atomically(files.join(output, "figures", f"{figure.name}.png"), figure.png)
-        files.write_atomically(files.join(output, "figures", f"{figure.name}.svg"), figure.svg)
-        files.write_atomically(files.join(output, "figures", f"{figure.name}.csv"), figure.numbers.to_csv())
+        storage.write_atomically(storage.join(output, "figures", f"{figure.name}.png"), figure.png)
+        storage.write_atomically(storage.join(output, "figures", f"{figure.name}.svg"), figure.svg)
+        storage.write_atomically(storage.join(output, "figures", f"{figure.name}.csv"), figure.numbers.to_csv())
     content = report.html.encode()
-    files.write_atomically(files.join(output, "report.html"), content)
+    storage.write_atomically(storage.join(output, "report.html"), content)
     return content
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from vcls_model.schema import RecordSchema
-from vcls_model.splits import SplitRatios
+from vcls_model.records.schema import RecordSchema
+from vcls_model.records.splits import SplitRatios
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ScoringConfig:
         """What must be equal for two runs to add to the same scores directory, JSON-able."""
         return {
             "models": list(self.model_identities),
-            "schema": self.schema.to_dict(),
+            "schema": self.schema.settings(),
             "split": self.split,
             "ratios": list(dataclasses.astuple(self.ratios)) if self.ratios else None,
             "top_k": self.top_k,

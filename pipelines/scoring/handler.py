@@ -8,8 +8,8 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from pipelines.scoring.blocks import Block, ScoredBlock
-from pipelines.scoring.exported import LoadedModel
 from pipelines.scoring.memory import give_back_large_blocks
+from vcls_model.serving.exported import LoadedModel
 
 
 class LoadedModels:
@@ -50,8 +50,9 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
         """Never: a copy a process costs less than sending the records to another one."""
         return False
 
-    def run_inference(self, batch: Sequence[Block], model: LoadedModels,
-                      inference_args: dict[str, Any] | None = None) -> Iterable[ScoredBlock]:
+    def run_inference(
+        self, batch: Sequence[Block], model: LoadedModels, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[ScoredBlock]:
         """Scores each block with every model."""
         return [ScoredBlock(block, self._logits(block, model.models)) for block in batch]
 

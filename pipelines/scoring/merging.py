@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import files
-from pipelines.scoring.exported import THRESHOLDS, ExportedModel
-from pipelines.scoring.group_scores import aggregate_name, segments_name, slices_name
+from pipelines.scoring.groups import aggregate_name, segments_name, slices_name
 from pipelines.scoring.planning import STATE
+from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.metrics import (
     MetricAccumulator,
@@ -20,7 +19,8 @@ from vcls_model.metrics import (
     best_thresholds,
 )
 from vcls_model.metrics.slices import NO_VALUE
-from vcls_model.vocabulary import write_labels_csv
+from vcls_model.records.vocabulary import write_labels_csv
+from vcls_model.serving.exported import THRESHOLDS, ExportedModel
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
 
@@ -37,8 +37,10 @@ def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for manifest in manifests:
         for shard in manifest["shards"]:
             if shard["path"] in seen:
-                raise JobError(f"{shard['path']} was scored twice, in groups {seen[shard['path']]} and "
-                               f"{manifest['group']}: two runs wrote to one output at once; use --overwrite")
+                raise JobError(
+                    f"{shard['path']} was scored twice, in groups {seen[shard['path']]} and "
+                    f"{manifest['group']}: two runs wrote to one output at once; use --overwrite"
+                )
             seen[shard["path"]] = manifest["group"]
             for key in _COUNTS:
                 totals[key] += shard[key]
@@ -76,8 +78,9 @@ def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Seq
     slices = {}
     for number, feature in enumerate(features):
         try:
-            merged = _merge(output, [slices_name(manifest["group"], number) for manifest in manifests],
-                            SliceAccumulator)
+            merged = _merge(
+                output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator
+            )
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
         slices[feature] = merged.result()
@@ -97,15 +100,22 @@ def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
 
 
 def _stored(output: str, name: str, kind: type[Any]) -> Any:
-    path = files.join(output, STATE, name)
+    path = storage.join(output, STATE, name)
     try:
-        return kind.from_bytes(files.read_bytes(path))
+        return kind.from_bytes(storage.read_bytes(path))
     except (OSError, ValueError) as error:
         raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
 
 
-def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequence[ExportedModel],
-                  names: Sequence[str], *, segments: bool = False, slice_by: Sequence[str] = ()) -> dict[str, Any]:
+def write_metrics(
+    output: str,
+    manifests: Sequence[dict[str, Any]],
+    models: Sequence[ExportedModel],
+    names: Sequence[str],
+    *,
+    segments: bool = False,
+    slice_by: Sequence[str] = (),
+) -> dict[str, Any]:
     """Merges the aggregates and writes the metric files.
 
     Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; the
@@ -137,7 +147,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         contents["metrics.json"] = (json.dumps(metrics, indent=1, ensure_ascii=False) + "\n").encode()
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
-        files.write_atomically(files.join(output, name), data)
+        storage.write_atomically(storage.join(output, name), data)
     if len(models) == 1:
         return {"metrics": result.summary, "models": []}
     del merged
@@ -146,7 +156,7 @@ def write_metrics(output: str, manifests: Sequence[dict[str, Any]], models: Sequ
         single = merge_aggregates(output, manifests, number)
         assert single is not None
         singles.append(single.result())
-    files.write_atomically(files.join(output, "per_model.csv"), per_model_csv(names, singles))
+    storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
     return {"metrics": result.summary, "models": [single.summary for single in singles]}
 
 

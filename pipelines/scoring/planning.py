@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines import files
 from pipelines.scoring.config import ScoringConfig
+from vcls_model import storage
 from vcls_model.commands import UsageError
 
 STATE = "state"
@@ -53,8 +53,7 @@ def list_shards(pattern: str) -> list[Shard]:
     Raises:
         UsageError: nothing matches.
     """
-    return [Shard(files.absolute(path), size)
-            for path, size, _ in files.list_files(pattern)]
+    return [Shard(storage.absolute(path), size) for path, size, _ in storage.list_files(pattern)]
 
 
 def plan_groups(shards: Sequence[Shard], *, workers: int, group_bytes: int) -> list[Group]:
@@ -91,13 +90,13 @@ def _group(shards: Iterable[Shard]) -> Group:
 
 def manifest_path(output: str, group: str) -> str:
     """The file whose presence says that a group is done."""
-    return files.join(output, STATE, group + MANIFEST_SUFFIX)
+    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
 
 
 def read_manifests(output: str) -> list[dict[str, Any]]:
     """The manifests of all groups that are done, in the order of their names."""
-    directory = files.join(output, STATE)
-    return [files.read_json(files.join(directory, name)) for name in files.list_names(directory, MANIFEST_SUFFIX)]
+    directory = storage.join(output, STATE)
+    return [storage.read_json(storage.join(directory, name)) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
 
 
 def remaining_shards(shards: Sequence[Shard], manifests: Sequence[dict[str, Any]]) -> list[Shard]:
@@ -109,32 +108,41 @@ def remaining_shards(shards: Sequence[Shard], manifests: Sequence[dict[str, Any]
     done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
     for shard in shards:
         if shard.path in done and done[shard.path] != shard.size_bytes:
-            raise UsageError(f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
-                             "scored: score everything again with --overwrite, or name another output")
+            raise UsageError(
+                f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
+                "scored: score everything again with --overwrite, or name another output"
+            )
     return [shard for shard in shards if shard.path not in done]
 
 
-def open_output(config: ScoringConfig, shards: Sequence[Shard], *, resume: bool, overwrite: bool,
-                dry_run: bool) -> list[Shard]:
+def open_output(
+    config: ScoringConfig, shards: Sequence[Shard], *, resume: bool, overwrite: bool, dry_run: bool
+) -> list[Shard]:
     """Readies the output directory; returns the shards that are still to be scored.
 
     Raises:
         UsageError: the directory is in use and may not be continued or replaced, or it was begun with other models or
             settings, so that its scores and new ones would not be comparable.
     """
-    settings = files.join(config.output, STATE, SETTINGS)
+    settings = storage.join(config.output, STATE, SETTINGS)
     if resume and not overwrite:
-        if changed := files.changed_settings(settings, config.fingerprint()):
+        if changed := storage.changed_settings(settings, config.fingerprint()):
             then, now = next(iter(changed.values()))
-            raise UsageError(f"{config.output} was begun with other settings ({', '.join(changed)}: {then} then, {now} "
-                             "now): name another output, or start over with --overwrite")
-        if files.list_names(config.output) and not files.exists(settings):
+            raise UsageError(
+                f"{config.output} was begun with other settings ({', '.join(changed)}: {then} then, {now} "
+                "now): name another output, or start over with --overwrite"
+            )
+        if storage.list_names(config.output) and not storage.exists(settings):
             raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
     if not (dry_run and overwrite):
-        files.prepare_output(config.output, resume=resume, overwrite=overwrite,
-                             inputs=[*(shard.path for shard in shards), *config.model_paths])
+        storage.prepare_output(
+            config.output,
+            resume=resume,
+            overwrite=overwrite,
+            inputs=[*(shard.path for shard in shards), *config.model_paths],
+        )
     if not dry_run:
-        files.write_json(settings, config.fingerprint())
+        storage.write_json(settings, config.fingerprint())
     return remaining_shards(shards, read_manifests(config.output) if resume else [])
 
 
@@ -142,8 +150,9 @@ def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """What each run added, by run id (`""` for a run without one)."""
     runs: dict[str, dict[str, int]] = {}
     for manifest in manifests:
-        run = runs.setdefault(manifest["run_id"], {"shards": 0, "records_read": 0, "records_written": 0,
-                                                   "records_rejected": 0})
+        run = runs.setdefault(
+            manifest["run_id"], {"shards": 0, "records_read": 0, "records_written": 0, "records_rejected": 0}
+        )
         for shard in manifest["shards"]:
             run["shards"] += 1
             for key in ("records_read", "records_written", "records_rejected"):

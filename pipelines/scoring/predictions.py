@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines import files
-from pipelines.scoring.ranking import sigmoid
+from vcls_model import storage
+from vcls_model.serving.ranking import sigmoid
 
 PREDICTIONS = "predictions"
 LOGITS = "logits"
@@ -64,11 +64,11 @@ class ShardPredictions:
 
     def __init__(self, output: str, name: str, *, form: str, full_logits: str, min_probability: float = 0) -> None:
         """Args:
-            output: the scores directory.
-            name: of the shard's outputs.
-            form: one of `FORMATS`.
-            full_logits: one of `LOGIT_TYPES`.
-            min_probability: classes below are left out.
+        output: the scores directory.
+        name: of the shard's outputs.
+        form: one of `FORMATS`.
+        full_logits: one of `LOGIT_TYPES`.
+        min_probability: classes below are left out.
         """
         self._output = output
         self._name = name
@@ -82,8 +82,9 @@ class ShardPredictions:
         self._logit_bytes = 0
         self._logit_part = 0
 
-    def add(self, ids: Sequence[bytes], indices: np.ndarray, values: np.ndarray, labels: Labels,
-            logits: np.ndarray) -> None:
+    def add(
+        self, ids: Sequence[bytes], indices: np.ndarray, values: np.ndarray, labels: Labels, logits: np.ndarray
+    ) -> None:
         """Adds a block of records.
 
         Args:
@@ -129,7 +130,7 @@ class ShardPredictions:
 
     def _write(self, folder: str, part: int, suffix: str, data: bytes) -> None:
         name = self._name + (f".part{part}" if part else "") + suffix
-        with files.open_atomically(files.join(self._output, folder, name)) as stream:
+        with storage.open_atomically(storage.join(self._output, folder, name)) as stream:
             stream.write(data)
 
 
@@ -138,24 +139,39 @@ def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([("id", pa.string()), ("class_index", pa.list_(pa.int32())),
-                        ("probability", pa.list_(pa.float32())), ("labels", pa.list_(pa.int32()))])
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("class_index", pa.list_(pa.int32())),
+            ("probability", pa.list_(pa.float32())),
+            ("labels", pa.list_(pa.int32())),
+        ]
+    )
     batches = []
     for block in blocks:
         kept = np.arange(block.indices.shape[1]) < block.kept[:, None]
         offsets = pa.array(np.concatenate([[0], np.cumsum(block.kept)]).astype(np.int32))
         label_offsets = pa.array(np.concatenate([[0], np.cumsum(block.labels.lengths)]).astype(np.int32))
-        batches.append(pa.record_batch([
-            pa.array([printable_id(video_id) for video_id in block.ids], pa.string()),
-            pa.ListArray.from_arrays(offsets, pa.array(block.indices[kept])),
-            pa.ListArray.from_arrays(offsets, pa.array(block.probabilities[kept])),
-            pa.ListArray.from_arrays(label_offsets, pa.array(block.labels.values.astype(np.int32)),
-                                     mask=pa.array(~block.labels.labelled)),
-        ], schema=schema))
+        batches.append(
+            pa.record_batch(
+                [
+                    pa.array([printable_id(video_id) for video_id in block.ids], pa.string()),
+                    pa.ListArray.from_arrays(offsets, pa.array(block.indices[kept])),
+                    pa.ListArray.from_arrays(offsets, pa.array(block.probabilities[kept])),
+                    pa.ListArray.from_arrays(
+                        label_offsets,
+                        pa.array(block.labels.values.astype(np.int32)),
+                        mask=pa.array(~block.labels.labelled),
+                    ),
+                ],
+                schema=schema,
+            )
+        )
     sink = io.BytesIO()
     # Ids and probabilities hardly repeat: a dictionary costs time and saves nothing.
-    pq.write_table(pa.Table.from_batches(batches, schema), sink, compression="snappy", use_dictionary=False,
-                   write_statistics=False)
+    pq.write_table(
+        pa.Table.from_batches(batches, schema), sink, compression="snappy", use_dictionary=False, write_statistics=False
+    )
     return sink.getvalue()
 
 
@@ -165,11 +181,13 @@ def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["VideoId", "LabelConfidencePairs"])
     for block in blocks:
-        for video_id, indices, probabilities, kept in zip(block.ids, block.indices.tolist(),
-                                                          block.probabilities.tolist(), block.kept.tolist(),
-                                                          strict=True):
-            pairs = " ".join(f"{index} {probability:.6f}"
-                             for index, probability in zip(indices[:kept], probabilities[:kept], strict=True))
+        for video_id, indices, probabilities, kept in zip(
+            block.ids, block.indices.tolist(), block.probabilities.tolist(), block.kept.tolist(), strict=True
+        ):
+            pairs = " ".join(
+                f"{index} {probability:.6f}"
+                for index, probability in zip(indices[:kept], probabilities[:kept], strict=True)
+            )
             writer.writerow([printable_id(video_id), pairs])
     return text.getvalue().encode()
 
@@ -181,10 +199,12 @@ def logit_bytes(blocks: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:
 
     width = blocks[0][1].shape[1]
     logits = np.concatenate([values for _, values in blocks])
-    table = pa.table({
-        "id": pa.array([printable_id(video_id) for ids, _ in blocks for video_id in ids], pa.string()),
-        "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), width),
-    })
+    table = pa.table(
+        {
+            "id": pa.array([printable_id(video_id) for ids, _ in blocks for video_id in ids], pa.string()),
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), width),
+        }
+    )
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
     return sink.getvalue()

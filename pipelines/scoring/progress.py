@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import files
-from pipelines.progress import clock
+from pipelines.running.progress import clock
 from pipelines.scoring.planning import STATE, Group
+from vcls_model import storage
 
 PROGRESS = "progress"
 
@@ -15,20 +15,20 @@ PROGRESS = "progress"
 def note_shard(output: str, name: str, counts: dict[str, Any]) -> None:
     """Leaves word that the predictions of a shard are written. Only the progress line reads it: what is done for good,
     the groups' manifests say."""
-    with files.open_atomically(files.join(output, STATE, PROGRESS, f"{name}.json")) as stream:
+    with storage.open_atomically(storage.join(output, STATE, PROGRESS, f"{name}.json")) as stream:
         stream.write(json.dumps({key: counts[key] for key in ("records_read", "records_rejected")}).encode())
 
 
 def forget_notes(output: str) -> None:
     """Removes all notes: before a run, those of one that was killed; after a run, its own."""
-    files.delete(files.join(output, STATE, PROGRESS))
+    storage.delete(storage.join(output, STATE, PROGRESS))
 
 
 class ScoreProgress:
     """What is done of the groups of one run."""
 
     def __init__(self, output: str, groups: Sequence[Group]) -> None:
-        self._folder = files.join(output, STATE, PROGRESS)
+        self._folder = storage.join(output, STATE, PROGRESS)
         self._sizes = {shard.name: shard.size_bytes for group in groups for shard in group.shards}
         self._done: set[str] = set()
         self._records = 0
@@ -37,10 +37,10 @@ class ScoreProgress:
 
     def look(self) -> None:
         """Takes in the notes left since the last look."""
-        for name in files.list_names(self._folder, ".json"):
+        for name in storage.list_names(self._folder, ".json"):
             shard = name.removesuffix(".json")
             if shard in self._sizes and shard not in self._done:
-                counts = files.read_json(files.join(self._folder, name))
+                counts = storage.read_json(storage.join(self._folder, name))
                 self._done.add(shard)
                 self._records += counts["records_read"]
                 self._rejected += counts["records_rejected"]
@@ -48,8 +48,11 @@ class ScoreProgress:
     def line(self) -> str:
         """Shards done of all, records a second, rejected so far, time left."""
         seconds = max(time.monotonic() - self._started, 1e-3)
-        parts = [f"scored {len(self._done)} of {len(self._sizes)} shards", f"{self._records / seconds:,.0f} records/s",
-                 f"{self._rejected:,} rejected"]
+        parts = [
+            f"scored {len(self._done)} of {len(self._sizes)} shards",
+            f"{self._records / seconds:,.0f} records/s",
+            f"{self._rejected:,} rejected",
+        ]
         done, work = sum(self._sizes[name] for name in self._done), sum(self._sizes.values())
         if 0 < done < work:
             parts.append(f"{clock(seconds * (work - done) / done)} left")

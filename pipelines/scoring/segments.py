@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines import wire
-from pipelines.framing import read_chunks
-from vcls_model.schema import RecordSchema
+from vcls_model.records import examples
+from vcls_model.records.framing import read_chunks
+from vcls_model.records.schema import RecordSchema
 
 # id of a segment, `video:start` -> class -> 1 found, 0 not found
 ShardRatings = Mapping[bytes, Mapping[int, int]]
@@ -37,15 +37,15 @@ def read_ratings(path: str, schema: RecordSchema) -> ShardRatings:
     for chunk in read_chunks(path):
         for start, length in zip(chunk.starts.tolist(), chunk.lengths.tolist(), strict=True):
             try:
-                record = wire.parse_record(chunk.buffer[start:start + length].tobytes())
-            except wire.WireError:
+                record = examples.parse_record(chunk.buffer[start : start + length].tobytes())
+            except examples.WireError:
                 continue
             if schema.id_feature in record.features:
                 _add_ratings(record, schema, ratings)
     return ratings
 
 
-def _add_ratings(record: wire.Record, schema: RecordSchema, ratings: dict[bytes, dict[int, int]]) -> None:
+def _add_ratings(record: examples.Record, schema: RecordSchema, ratings: dict[bytes, dict[int, int]]) -> None:
     ids = record.features[schema.id_feature].values
     columns = [_values(record, name) for name in ("segment_start_times", "segment_labels", "segment_scores")]
     starts, labels, scores = columns[0], columns[1], columns[2] or [1.0] * len(columns[0])
@@ -56,13 +56,14 @@ def _add_ratings(record: wire.Record, schema: RecordSchema, ratings: dict[bytes,
         of_segment[int(label)] = max(of_segment.get(int(label), 0), int(score >= 0.5))
 
 
-def _values(record: wire.Record, name: str) -> list[float]:
+def _values(record: examples.Record, name: str) -> list[float]:
     feature = record.features.get(name)
     return [float(value) for value in feature.values] if feature and feature.kind in ("int64", "float") else []
 
 
 def ratings_of(ids: Sequence[bytes], ratings: ShardRatings) -> Ratings:
     """The rated pairs of a block of segments."""
-    pairs = [(row, label, found) for row, segment in enumerate(ids)
-             for label, found in ratings.get(segment, {}).items()]
+    pairs = [
+        (row, label, found) for row, segment in enumerate(ids) for label, found in ratings.get(segment, {}).items()
+    ]
     return Ratings(*np.array(pairs, np.int64).reshape(-1, 3).T)

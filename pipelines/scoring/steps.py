@@ -8,13 +8,13 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
-from pipelines import files
-from pipelines.runners import is_local, worker_count
+from pipelines.running.runners import is_local, worker_count
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.group_scores import GroupScores
+from pipelines.scoring.groups import GroupScores
 from pipelines.scoring.handler import ExportedModelHandler
 from pipelines.scoring.planning import Group, manifest_path
+from vcls_model import storage
 
 
 class ScoreGroups(beam.PTransform):
@@ -45,7 +45,7 @@ class ScoreGroups(beam.PTransform):
 
         None of a group that is committed: a bundle that is tried again, because its worker was lost, does what is left.
         """
-        if files.exists(manifest_path(self.config.output, group.name)):
+        if storage.exists(manifest_path(self.config.output, group.name)):
             return
         for block in read_group(group, self.config):
             yield [block]
@@ -86,5 +86,6 @@ class WriteScores(beam.DoFn):
     def finish_bundle(self) -> None:
         """Raises `RuntimeError` when a group's blocks did not all come."""
         if self._open:
-            raise RuntimeError(f"the runner divided the blocks of groups {sorted(self._open)}; nothing of them was "
-                               "committed")
+            raise RuntimeError(
+                f"the runner divided the blocks of groups {sorted(self._open)}; nothing of them was committed"
+            )

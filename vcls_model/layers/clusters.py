@@ -21,9 +21,7 @@ class _ClusterPool(FrameLayer):
         if clusters < 1:
             raise ValueError(f"clusters must be positive, got {clusters}")
         self.clusters = clusters
-        self.normalise = keras.layers.BatchNormalization(
-            momentum=0.95, dtype=self.dtype_policy, name="normalise"
-        )
+        self.normalise = keras.layers.BatchNormalization(momentum=0.95, dtype=self.dtype_policy, name="normalise")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "clusters": self.clusters}

@@ -42,9 +42,7 @@ class ContextGating(keras.layers.Layer):
         self.batch_norm = batch_norm
         self.normalise = None
         if batch_norm:
-            self.normalise = keras.layers.BatchNormalization(
-                momentum=0.95, dtype=self.dtype_policy, name="normalise"
-            )
+            self.normalise = keras.layers.BatchNormalization(momentum=0.95, dtype=self.dtype_policy, name="normalise")
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
@@ -85,9 +83,7 @@ class SqueezeExciteGating(keras.layers.Layer):
         if reduction < 1:
             raise ValueError(f"reduction must be positive, got {reduction}")
         self.reduction = reduction
-        self.normalise = keras.layers.BatchNormalization(
-            momentum=0.95, dtype=self.dtype_policy, name="normalise"
-        )
+        self.normalise = keras.layers.BatchNormalization(momentum=0.95, dtype=self.dtype_policy, name="normalise")
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]
@@ -120,9 +116,7 @@ class ScoreGating(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.normalise = keras.layers.BatchNormalization(
-            momentum=0.95, dtype=self.dtype_policy, name="normalise"
-        )
+        self.normalise = keras.layers.BatchNormalization(momentum=0.95, dtype=self.dtype_policy, name="normalise")
 
     def build(self, input_shape: Any) -> None:
         width = input_shape[-1]

@@ -30,8 +30,14 @@ class LabelGraphHead(keras.layers.Layer):
         ValueError: the graph's shape is not (C, K) (when the layer is built).
     """
 
-    def __init__(self, degree: int, steps: int = 2, neighbours: np.ndarray | None = None,
-                 strength: np.ndarray | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        degree: int,
+        steps: int = 2,
+        neighbours: np.ndarray | None = None,
+        strength: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if degree < 1 or steps < 1:
             raise ValueError(f"degree and steps must be positive, got {degree} and {steps}")

@@ -84,13 +84,23 @@ class NeighbourVote(keras.layers.Layer):
     Output shape: logits float32 (B, C).
     """
 
-    def __init__(self, videos: int, labels_per_video: int, neighbours: int = 60, sharpness: float = 15.0,
-                 weight: float = 0.35, keys: np.ndarray | None = None, labels: np.ndarray | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        videos: int,
+        labels_per_video: int,
+        neighbours: int = 60,
+        sharpness: float = 15.0,
+        weight: float = 0.35,
+        keys: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if videos < 1 or labels_per_video < 1 or neighbours < 1:
-            raise ValueError(f"videos, labels_per_video and neighbours must be positive, got {videos}, "
-                             f"{labels_per_video} and {neighbours}")
+            raise ValueError(
+                f"videos, labels_per_video and neighbours must be positive, got {videos}, "
+                f"{labels_per_video} and {neighbours}"
+            )
         if not 0 <= weight < 1:
             raise ValueError(f"weight must lie in [0, 1), got {weight}")
         self.videos = videos

@@ -27,9 +27,16 @@ class LabelProjection(keras.layers.Layer):
     Input shape: float (…, D). Output shape: (…, K).
     """
 
-    def __init__(self, power: float = 0.75, unit: bool = False, width: int | None = None,
-                 mean: np.ndarray | None = None, directions: np.ndarray | None = None,
-                 strengths: np.ndarray | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        power: float = 0.75,
+        unit: bool = False,
+        width: int | None = None,
+        mean: np.ndarray | None = None,
+        directions: np.ndarray | None = None,
+        strengths: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if (width is None) == (directions is None):
             raise ValueError("give either the directions or their number, width")
@@ -45,8 +52,9 @@ class LabelProjection(keras.layers.Layer):
         for (name, shape), given in zip(shapes.items(), self._initial, strict=True):
             if given is not None and given.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {given.shape}")
-            weight = self.add_weight(shape=shape, dtype="float32", initializer="zeros", trainable=False,
-                                     autocast=False, name=name)
+            weight = self.add_weight(
+                shape=shape, dtype="float32", initializer="zeros", trainable=False, autocast=False, name=name
+            )
             if given is not None:
                 weight.assign(given)
             weights.append(weight)

@@ -35,12 +35,15 @@ class MaskedConvolution(FrameLayer):
         self.kernel_size = kernel_size
         self.dilation = dilation
         self.convolve = keras.layers.Conv1D(
-            filters, kernel_size, dilation_rate=dilation, padding="same", use_bias=False, dtype=self.dtype_policy,
+            filters,
+            kernel_size,
+            dilation_rate=dilation,
+            padding="same",
+            use_bias=False,
+            dtype=self.dtype_policy,
             name="convolve",
         )
-        self.normalise = keras.layers.BatchNormalization(
-            momentum=0.95, dtype=self.dtype_policy, name="normalise"
-        )
+        self.normalise = keras.layers.BatchNormalization(momentum=0.95, dtype=self.dtype_policy, name="normalise")
 
     def build(self, frames_shape: Any, frame_mask_shape: Any = None) -> None:
         self.convolve.build(frames_shape)

@@ -9,8 +9,13 @@ if TYPE_CHECKING:
     from vcls_model.metrics.segments import SegmentAccumulator
     from vcls_model.metrics.slices import SliceAccumulator
 
-_HOMES = {"MetricAccumulator": "accumulator", "MetricResult": "result", "best_thresholds": "result",
-          "SegmentAccumulator": "segments", "SliceAccumulator": "slices"}
+_HOMES = {
+    "MetricAccumulator": "accumulator",
+    "MetricResult": "result",
+    "best_thresholds": "result",
+    "SegmentAccumulator": "segments",
+    "SliceAccumulator": "slices",
+}
 
 __all__ = ["MetricAccumulator", "MetricResult", "SegmentAccumulator", "SliceAccumulator", "best_thresholds"]
 

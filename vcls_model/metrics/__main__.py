@@ -1,7 +1,7 @@
 """Metrics of predictions that a user already has:
 
-    python -m vcls_model.metrics --predictions=FILE [--labels=FILE] --output=metrics.json
-    python -m vcls_model.metrics --predictions=FILE --ratings=FILE --output=metrics.json     (the segment task)
+python -m vcls_model.metrics --predictions=FILE [--labels=FILE] --output=metrics.json
+python -m vcls_model.metrics --predictions=FILE --ratings=FILE --output=metrics.json     (the segment task)
 """
 
 import argparse
@@ -22,34 +22,59 @@ if TYPE_CHECKING:
     from vcls_model.metrics.reading import Predictions
     from vcls_model.metrics.segments import SegmentAccumulator
     from vcls_model.metrics.slices import SliceAccumulator
-    from vcls_model.vocabulary import ClassInfo
+    from vcls_model.records.vocabulary import ClassInfo
 
     Ratings = Mapping[bytes, Mapping[int, int]]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m vcls_model.metrics", description="Metrics of given predictions.")
-    parser.add_argument("--predictions", required=True, metavar="FILE",
-                        help=".parquet (id, class_index, probability, labels; or a directory of such files), Kaggle "
-                             ".csv (VideoId,LabelConfidencePairs), or .npz (logits, ids, label_flat, label_lens)")
-    parser.add_argument("--labels", metavar="FILE",
-                        help="true classes, for predictions without them: .parquet (id, labels), .npz (ids, "
-                             "label_flat, label_lens) or .csv (id, class indices separated by spaces)")
-    parser.add_argument("--slices", metavar="FILE",
-                        help=".csv (id, value; the heading of the second column names the feature): metrics also for "
-                             "each value, at most 64")
-    parser.add_argument("--ratings", metavar="FILE",
-                        help="the segment task: .csv (segment id, class, 0 or 1) of rated pairs; MAP@K over them. "
-                             "Predictions are by segment id, or a challenge submission (Class,Segments)")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        metavar="FILE",
+        help=".parquet (id, class_index, probability, labels; or a directory of such files), Kaggle "
+        ".csv (VideoId,LabelConfidencePairs), or .npz (logits, ids, label_flat, label_lens)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="true classes, for predictions without them: .parquet (id, labels), .npz (ids, "
+        "label_flat, label_lens) or .csv (id, class indices separated by spaces)",
+    )
+    parser.add_argument(
+        "--slices",
+        metavar="FILE",
+        help=".csv (id, value; the heading of the second column names the feature): metrics also for "
+        "each value, at most 64",
+    )
+    parser.add_argument(
+        "--ratings",
+        metavar="FILE",
+        help="the segment task: .csv (segment id, class, 0 or 1) of rated pairs; MAP@K over them. "
+        "Predictions are by segment id, or a challenge submission (Class,Segments)",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="metrics.json to write")
-    parser.add_argument("--details", metavar="DIR",
-                        help="also write per_class.csv, curves.npz, confusion.csv and examples.json there (segments: "
-                             "segment_per_class.csv)")
+    parser.add_argument(
+        "--details",
+        metavar="DIR",
+        help="also write per_class.csv, curves.npz, confusion.csv and examples.json there (segments: "
+        "segment_per_class.csv)",
+    )
     parser.add_argument("--vocabulary", metavar="FILE", help="CSV of class indices, names and verticals")
-    parser.add_argument("--class_count", type=int, metavar="N",
-                        help="number of classes (default: the vocabulary's, or the highest class that occurs)")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="P",
-                        help="probability from which a class counts as predicted (default 0.5)")
+    parser.add_argument(
+        "--class_count",
+        type=int,
+        metavar="N",
+        help="number of classes (default: the vocabulary's, or the highest class that occurs)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability from which a class counts as predicted (default 0.5)",
+    )
     return parser
 
 
@@ -70,7 +95,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     _spare_inputs(args)
     classes = None
     if args.vocabulary:
-        from vcls_model.vocabulary import read_vocabulary
+        from vcls_model.records.vocabulary import read_vocabulary
 
         try:
             text = Path(args.vocabulary).read_text(encoding="utf-8")
@@ -82,8 +107,11 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _spare_inputs(args: argparse.Namespace) -> None:
     """Raises `UsageError` when what is written would replace what is read, or cannot be written."""
-    read = {os.path.realpath(path): path for path in (args.predictions, args.labels, args.slices, args.ratings,
-                                                      args.vocabulary) if path}
+    read = {
+        os.path.realpath(path): path
+        for path in (args.predictions, args.labels, args.slices, args.ratings, args.vocabulary)
+        if path
+    }
     if os.path.realpath(args.output) in read:
         raise UsageError(f"--output={args.output} is also an input: name another file")
     if os.path.isdir(args.output):
@@ -102,7 +130,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
     from vcls_model.metrics.accumulator import MetricAccumulator
     from vcls_model.metrics.reading import read_labels, read_predictions, read_slices
     from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
-    from vcls_model.vocabulary import unnamed_classes
+    from vcls_model.records.vocabulary import unnamed_classes
 
     predictions = Path(args.predictions)
     labels = read_labels(Path(args.labels)) if args.labels else None
@@ -140,7 +168,7 @@ def _measure_videos(args: argparse.Namespace, classes: "Sequence[ClassInfo] | No
 def _measure_segments(args: argparse.Namespace, classes: "Sequence[ClassInfo] | None") -> dict[str, Any]:
     from vcls_model.metrics.reading import is_segment_ranking, read_ratings
     from vcls_model.metrics.segments import SegmentAccumulator
-    from vcls_model.vocabulary import unnamed_classes
+    from vcls_model.records.vocabulary import unnamed_classes
 
     predictions, ratings = Path(args.predictions), read_ratings(Path(args.ratings))
     highest = max(index for of_segment in ratings.values() for index in of_segment)
@@ -152,8 +180,12 @@ def _measure_segments(args: argparse.Namespace, classes: "Sequence[ClassInfo] | 
     ranked = add(accumulator, predictions, ratings)
     if not ranked:
         raise JobError(f"{predictions} ranks none of the pairs that {args.ratings} rates")
-    left_out = [(index, rating) for segment, of_segment in ratings.items() for index, rating in of_segment.items()
-                if (segment, index) not in ranked]
+    left_out = [
+        (index, rating)
+        for segment, of_segment in ratings.items()
+        for index, rating in of_segment.items()
+        if (segment, index) not in ranked
+    ]
     if left_out:
         accumulator.add_unranked([index for index, _ in left_out], [rating for _, rating in left_out])
     summary, per_class = accumulator.to_files(classes or unnamed_classes(class_count))
@@ -172,16 +204,18 @@ def _add_ranking(accumulator: "SegmentAccumulator", path: Path, ratings: "Rating
 
     added: set[tuple[bytes, int]] = set()
     for index, segments in read_segment_ranking(path):
-        places = [(place, ratings[segment][index]) for place, segment in enumerate(segments)
-                  if index in ratings.get(segment, {})]
+        places = [
+            (place, ratings[segment][index])
+            for place, segment in enumerate(segments)
+            if index in ratings.get(segment, {})
+        ]
         if places:
             accumulator.update([index] * len(places), [-place for place, _ in places], [found for _, found in places])
         added.update((segment, index) for segment in segments if index in ratings.get(segment, {}))
     return added
 
 
-def _add_scored_segments(accumulator: "SegmentAccumulator", path: Path,
-                         ratings: "Ratings") -> set[tuple[bytes, int]]:
+def _add_scored_segments(accumulator: "SegmentAccumulator", path: Path, ratings: "Ratings") -> set[tuple[bytes, int]]:
     """Adds the rated pairs that predictions have a score for; returns them."""
     from vcls_model.metrics.reading import read_predictions
 
@@ -193,8 +227,11 @@ def _add_scored_segments(accumulator: "SegmentAccumulator", path: Path,
             if not of_segment:
                 continue
             named = range(len(batch.logits[row])) if batch.indices is None else batch.indices[row].tolist()
-            pairs += [(segment, index, of_segment[index], float(logit))
-                      for index, logit in zip(named, batch.logits[row], strict=True) if index in of_segment]
+            pairs += [
+                (segment, index, of_segment[index], float(logit))
+                for index, logit in zip(named, batch.logits[row], strict=True)
+                if index in of_segment
+            ]
         for segment, index, _, logit in pairs:
             if math.isnan(logit):
                 raise JobError(f"{path}: the score of class {index} for {segment!r} is NaN")
@@ -214,12 +251,17 @@ def _warn(hashes: "Sequence[np.ndarray]", named: int, class_count: int) -> None:
     joined = np.concatenate(hashes)
     repeated = len(joined) - len(np.unique(joined))
     if repeated:
-        print(f"warning: {repeated:,} of {len(joined):,} predictions are of a video that came before; each counts",
-              file=sys.stderr)
+        print(
+            f"warning: {repeated:,} of {len(joined):,} predictions are of a video that came before; each counts",
+            file=sys.stderr,
+        )
     if named < class_count:
-        print(f"warning: predictions name at most {named:,} of {class_count:,} classes a video. The others count as "
-              "scored below all that are named, also those of other videos: map and its bounds are of that ranking, "
-              "not of the model's", file=sys.stderr)
+        print(
+            f"warning: predictions name at most {named:,} of {class_count:,} classes a video. The others count as "
+            "scored below all that are named, also those of other videos: map and its bounds are of that ranking, "
+            "not of the model's",
+            file=sys.stderr,
+        )
 
 
 def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> int:
@@ -232,8 +274,13 @@ def _count_classes(path: Path, labels: "Mapping[bytes, np.ndarray] | None") -> i
     return highest + 1
 
 
-def _add(accumulator: "MetricAccumulator", slices: "SliceAccumulator | None", value_of: Mapping[bytes, str],
-         batch: "Predictions", labels: "Mapping[bytes, np.ndarray] | None") -> int:
+def _add(
+    accumulator: "MetricAccumulator",
+    slices: "SliceAccumulator | None",
+    value_of: Mapping[bytes, str],
+    batch: "Predictions",
+    labels: "Mapping[bytes, np.ndarray] | None",
+) -> int:
     """Adds the labelled videos of a batch; returns how many have no labels."""
     import numpy as np
 

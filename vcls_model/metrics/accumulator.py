@@ -9,7 +9,7 @@ import numpy as np
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
-from vcls_model.splits import hashes_of_ids
+from vcls_model.records.splits import hashes_of_ids
 
 if TYPE_CHECKING:
     from vcls_model.metrics.result import MetricResult
@@ -68,8 +68,14 @@ class MetricAccumulator:
     touched are resident, and at most 25 MB of sparse counts.
     """
 
-    def __init__(self, class_count: int, *, threshold: float = 0.5, class_thresholds: np.ndarray | None = None,
-                 exact_scores: int = EXACT_SCORES):
+    def __init__(
+        self,
+        class_count: int,
+        *,
+        threshold: float = 0.5,
+        class_thresholds: np.ndarray | None = None,
+        exact_scores: int = EXACT_SCORES,
+    ):
         """Args:
             class_count: number of classes C.
             threshold: probability from which a class counts as predicted.
@@ -90,8 +96,9 @@ class MetricAccumulator:
         if class_thresholds is not None:
             self.class_thresholds = np.asarray(class_thresholds, np.float64)
             if self.class_thresholds.shape != (class_count,):
-                raise ValueError(f"class_thresholds must have shape ({class_count},), "
-                                 f"got {self.class_thresholds.shape}")
+                raise ValueError(
+                    f"class_thresholds must have shape ({class_count},), got {self.class_thresholds.shape}"
+                )
             rows.append(logit_of(self.class_thresholds))
         self._logit_thresholds = np.stack(rows).astype(np.float32)
         self.videos = 0
@@ -121,8 +128,9 @@ class MetricAccumulator:
         self.recall_counts: dict[int, int] = {}
         self.examples: dict[str, list[Example]] = {kind: [] for kind in EXAMPLE_KINDS}
 
-    def update(self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray,
-               ids: Sequence[bytes]) -> None:
+    def update(
+        self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray, ids: Sequence[bytes]
+    ) -> None:
         """Adds a batch of labelled videos. On an error nothing is added.
 
         Args:
@@ -166,8 +174,9 @@ class MetricAccumulator:
         top_class = np.empty(top_starts[-1], np.int32)
         top_logit = np.empty(top_starts[-1], np.float32)
         predicted = np.zeros(self.predicted.shape, np.int32)
-        bad_row, bad_class = kernels.select_top(logits, top_starts, top_class, top_logit, self._logit_thresholds,
-                                                predicted)
+        bad_row, bad_class = kernels.select_top(
+            logits, top_starts, top_class, top_logit, self._logit_thresholds, predicted
+        )
         if bad_row >= 0:
             raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
         hashes = hashes_of_ids(ids)
@@ -177,10 +186,28 @@ class MetricAccumulator:
         best_hit, best_false, worst_missed = (np.empty(batch, np.int64) for _ in range(3))
         pair_keys = np.empty(batch * keep, np.uint64)
         confused, confused_row = kernels.compare_with_labels(
-            logits, labels, label_starts, top_class, top_logit, top_starts, keep, self._logit_thresholds,
-            self.true_positives, groups, COARSE_EDGES, self.group_positives, self.group_negatives,
-            self.pooled_hits, self.pooled_totals, self.group_labels, pair_keys, label_hits, best_hit, best_false,
-            worst_missed)
+            logits,
+            labels,
+            label_starts,
+            top_class,
+            top_logit,
+            top_starts,
+            keep,
+            self._logit_thresholds,
+            self.true_positives,
+            groups,
+            COARSE_EDGES,
+            self.group_positives,
+            self.group_negatives,
+            self.pooled_hits,
+            self.pooled_totals,
+            self.group_labels,
+            pair_keys,
+            label_hits,
+            best_hit,
+            best_false,
+            worst_missed,
+        )
         self.predicted += predicted
         self.videos += batch
         if self._exact is not None and self.videos * self.class_count <= self.exact_scores:
@@ -198,8 +225,11 @@ class MetricAccumulator:
         keys, counts = np.unique((lengths << 32) | label_hits, return_counts=True)
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             self.recall_counts[key] = self.recall_counts.get(key, 0) + count
-        for kind, chosen, sign in (("hits", best_hit, -1.0), ("misses", worst_missed, 1.0),
-                                   ("false_alarms", best_false, -1.0)):
+        for kind, chosen, sign in (
+            ("hits", best_hit, -1.0),
+            ("misses", worst_missed, 1.0),
+            ("false_alarms", best_false, -1.0),
+        ):
             self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
 
     def _count_scores(self, logits: np.ndarray) -> None:
@@ -213,8 +243,16 @@ class MetricAccumulator:
             kernels.count_scores(part, self._low_counts)
             self._since_carry += len(part)
 
-    def _add_examples(self, kind: str, chosen: np.ndarray, sign: float, logits: np.ndarray, labels: np.ndarray,
-                      label_starts: np.ndarray, ids: Sequence[bytes]) -> None:
+    def _add_examples(
+        self,
+        kind: str,
+        chosen: np.ndarray,
+        sign: float,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        label_starts: np.ndarray,
+        ids: Sequence[bytes],
+    ) -> None:
         rows = np.flatnonzero(chosen >= 0)
         keys = sign * logits[rows, chosen[rows]] + 0.0  # -0.0 and 0.0 are one score
         kept = self.examples[kind]
@@ -224,9 +262,16 @@ class MetricAccumulator:
         if rows.size > EXAMPLES_KEPT:
             close = keys <= np.partition(keys, EXAMPLES_KEPT - 1)[EXAMPLES_KEPT - 1]
             rows, keys = rows[close], keys[close]
-        new = [Example(float(key), bytes(ids[row]), int(chosen[row]), float(logits[row, chosen[row]] + 0.0),
-                       tuple(labels[label_starts[row] : label_starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()))
-               for row, key in zip(rows.tolist(), keys, strict=True)]
+        new = [
+            Example(
+                float(key),
+                bytes(ids[row]),
+                int(chosen[row]),
+                float(logits[row, chosen[row]] + 0.0),
+                tuple(labels[label_starts[row] : label_starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()),
+            )
+            for row, key in zip(rows.tolist(), keys, strict=True)
+        ]
         if new:
             self.examples[kind] = sorted(kept + new)[:EXAMPLES_KEPT]
 
@@ -274,8 +319,11 @@ class MetricAccumulator:
             raise ValueError("cannot merge metrics counted at different thresholds")
         if self.exact_scores != other.exact_scores:
             raise ValueError(f"cannot merge metrics exact to {self.exact_scores} and to {other.exact_scores} scores")
-        if self._exact is not None and other._exact is not None \
-                and (self.videos + other.videos) * self.class_count <= self.exact_scores:
+        if (
+            self._exact is not None
+            and other._exact is not None
+            and (self.videos + other.videos) * self.class_count <= self.exact_scores
+        ):
             self._exact = self._exact + [keys.copy() for keys in other._exact]
         else:
             self._spill()
@@ -298,12 +346,18 @@ class MetricAccumulator:
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _COUNT_ARRAYS}
         arrays["table"] = (self.table, self._low_counts)
         header: dict[str, Any] = {
-            "version": _VERSION, "class_count": self.class_count, "threshold": self.threshold,
+            "version": _VERSION,
+            "class_count": self.class_count,
+            "threshold": self.threshold,
             "class_thresholds": None if self.class_thresholds is None else self.class_thresholds.tolist(),
-            "exact_scores": self.exact_scores, "videos": self.videos, "hits_at_1": self.hits_at_1,
+            "exact_scores": self.exact_scores,
+            "videos": self.videos,
+            "hits_at_1": self.hits_at_1,
             "recall_counts": sorted(self.recall_counts.items()),
-            "examples": {kind: [[e.key, e.id.hex(), e.class_index, e.logit, e.labels] for e in examples]
-                         for kind, examples in self.examples.items()},
+            "examples": {
+                kind: [[e.key, e.id.hex(), e.class_index, e.logit, e.labels] for e in examples]
+                for kind, examples in self.examples.items()
+            },
         }
         exact = self.exact_keys()
         if exact is not None:
@@ -325,17 +379,24 @@ class MetricAccumulator:
         if header.get("version") != _VERSION:
             raise ValueError(f"a metric accumulator of version {header.get('version')}; this program reads {_VERSION}")
         thresholds = header["class_thresholds"]
-        result = cls(header["class_count"], threshold=header["threshold"],
-                     class_thresholds=None if thresholds is None else np.array(thresholds),
-                     exact_scores=header["exact_scores"])
+        result = cls(
+            header["class_count"],
+            threshold=header["threshold"],
+            class_thresholds=None if thresholds is None else np.array(thresholds),
+            exact_scores=header["exact_scores"],
+        )
         result._exact = [np.cumsum(arrays["exact"], axis=1, dtype=np.uint64)] if "exact" in arrays else None
         for name in _COUNT_ARRAYS:
             setattr(result, name, arrays[name])
         result.videos, result.hits_at_1 = header["videos"], header["hits_at_1"]
         result.recall_counts = dict(header["recall_counts"])
-        result.examples = {kind: [Example(key, bytes.fromhex(video_id), index, logit, tuple(labels))
-                                  for key, video_id, index, logit, labels in examples]
-                           for kind, examples in header["examples"].items()}
+        result.examples = {
+            kind: [
+                Example(key, bytes.fromhex(video_id), index, logit, tuple(labels))
+                for key, video_id, index, logit, labels in examples
+            ]
+            for kind, examples in header["examples"].items()
+        }
         for name in _SPARSE:
             getattr(result, name).restore(name, header, arrays)
         return result
@@ -347,8 +408,18 @@ class MetricAccumulator:
         return compute_result(self)
 
 
-_COUNT_ARRAYS = ("table", "positives", "predicted", "true_positives", "group_positives", "group_negatives",
-                 "pooled_hits", "pooled_totals", "group_videos", "group_labels")
+_COUNT_ARRAYS = (
+    "table",
+    "positives",
+    "predicted",
+    "true_positives",
+    "group_positives",
+    "group_negatives",
+    "pooled_hits",
+    "pooled_totals",
+    "group_videos",
+    "group_labels",
+)
 _SPARSE = ("class_pairs", "pooled_pairs", "confused")
 
 

@@ -23,8 +23,10 @@ OFFSETS = tuple(sum(_SIZES[:i]) - BOUNDS[i] * BINS_PER_LOGIT[i] for i in range(3
 
 def bin_edges() -> np.ndarray:
     """Edges of the bins, logits, (BIN_COUNT + 1,) float64; the outermost bins reach beyond them to infinity."""
-    ranges = [np.arange(low * bins, high * bins) / bins
-              for low, high, bins in zip(BOUNDS[:-1], BOUNDS[1:], BINS_PER_LOGIT, strict=True)]
+    ranges = [
+        np.arange(low * bins, high * bins) / bins
+        for low, high, bins in zip(BOUNDS[:-1], BOUNDS[1:], BINS_PER_LOGIT, strict=True)
+    ]
     return np.concatenate([*ranges, [float(BOUNDS[-1])]])
 
 

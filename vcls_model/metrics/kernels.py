@@ -24,8 +24,9 @@ _LANES = 64
 _LOWEST = np.float32(BOUNDS[0])
 _HIGHEST = np.nextafter(np.float32(BOUNDS[-1]), np.float32(0))
 _FINEST = np.float32(max(BINS_PER_LOGIT))
-_LOW_SHIFT, _MIDDLE_SHIFT, _HIGH_SHIFT = (np.int32((max(BINS_PER_LOGIT) // bins).bit_length() - 1)
-                                          for bins in BINS_PER_LOGIT)
+_LOW_SHIFT, _MIDDLE_SHIFT, _HIGH_SHIFT = (
+    np.int32((max(BINS_PER_LOGIT) // bins).bit_length() - 1) for bins in BINS_PER_LOGIT
+)
 _LOW_OFFSET, _MIDDLE_OFFSET, _HIGH_OFFSET = (np.int32(offset) for offset in OFFSETS)
 # A packed difference that does not fit into a byte, and in how many groups such differences are told; see `packing.py`.
 ESCAPE = 255
@@ -254,8 +255,11 @@ def pair_keys(classes, logits, hits):
     """(n,) uint64 keys class << 33 | ordered score << 1 | hit."""
     keys = np.empty(classes.shape[0], np.uint64)
     for i in range(keys.shape[0]):
-        keys[i] = (np.uint64(classes[i]) << np.uint64(33)) | (np.uint64(ordered_bits(logits[i])) << np.uint64(1)) \
+        keys[i] = (
+            (np.uint64(classes[i]) << np.uint64(33))
+            | (np.uint64(ordered_bits(logits[i])) << np.uint64(1))
             | np.uint64(hits[i])
+        )
     return keys
 
 
@@ -499,9 +503,29 @@ def coarse_bin(x, edges):
 
 
 @njit(nogil=True, cache=True)
-def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_starts, keep, thresholds,
-                        true_positives, groups, coarse_edges, group_positives, group_negatives, pooled_hits,
-                        pooled_totals, group_labels, pair_keys, label_hits, best_hit, best_false, worst_missed):
+def compare_with_labels(
+    logits,
+    labels,
+    label_starts,
+    top_class,
+    top_logit,
+    top_starts,
+    keep,
+    thresholds,
+    true_positives,
+    groups,
+    coarse_edges,
+    group_positives,
+    group_negatives,
+    pooled_hits,
+    pooled_totals,
+    group_labels,
+    pair_keys,
+    label_hits,
+    best_hit,
+    best_false,
+    worst_missed,
+):
     """Everything that needs a row's labels and its best scores together; the counts given are changed in place.
 
     Returns:
@@ -548,8 +572,9 @@ def compare_with_labels(logits, labels, label_starts, top_class, top_logit, top_
             c = top_class[first + i]
             x = top_logit[first + i]
             hit = stamp[c] == r
-            pair_keys[pair] = (np.uint64(c) << np.uint64(33)) | (np.uint64(ordered_bits(x)) << np.uint64(1)) \
-                | np.uint64(hit)
+            pair_keys[pair] = (
+                (np.uint64(c) << np.uint64(33)) | (np.uint64(ordered_bits(x)) << np.uint64(1)) | np.uint64(hit)
+            )
             pair += 1
             cell = _bin(x)
             pooled_totals[cell, group] += np.uint32(1)

@@ -82,11 +82,15 @@ def read_labels(path: Path) -> Mapping[bytes, np.ndarray]:
         import pyarrow.parquet as pq
 
         table = _parquet(path, lambda: pq.read_table(path, columns=["id", "labels"]))
-        return {str(video_id).encode(): np.array(labels, np.int64)
-                for video_id, labels in zip(table["id"].to_pylist(), table["labels"].to_pylist(), strict=True)}
+        return {
+            str(video_id).encode(): np.array(labels, np.int64)
+            for video_id, labels in zip(table["id"].to_pylist(), table["labels"].to_pylist(), strict=True)
+        }
     if path.suffix == ".csv":
-        return {row[0].encode(): _numbers(row[1].replace(";", " "), f"{path}, line {line}").astype(np.int64)
-                for line, row in _csv_rows(path)}
+        return {
+            row[0].encode(): _numbers(row[1].replace(";", " "), f"{path}, line {line}").astype(np.int64)
+            for line, row in _csv_rows(path)
+        }
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
 
 
@@ -164,13 +168,18 @@ def _read_parquet(path: Path) -> Iterator[Predictions]:
     for batch in file.iter_batches(_BATCH_VIDEOS):
         columns = {name: batch.column(name) for name in names}
         labels = columns["labels"].to_pylist() if "labels" in columns else None
-        pairs = [_scored(np.array(indices or [], np.int64), np.array(probabilities or [], np.float64), path)
-                 for indices, probabilities in zip(columns["class_index"].to_pylist(),
-                                                   columns["probability"].to_pylist(), strict=True)]
+        pairs = [
+            _scored(np.array(indices or [], np.int64), np.array(probabilities or [], np.float64), path)
+            for indices, probabilities in zip(
+                columns["class_index"].to_pylist(), columns["probability"].to_pylist(), strict=True
+            )
+        ]
         yield Predictions(
             [str(video_id).encode() for video_id in columns["id"].to_pylist()],
-            [pair[0] for pair in pairs], [pair[1] for pair in pairs],
-            None if labels is None else [np.array(row or [], np.int64) for row in labels])
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+            None if labels is None else [np.array(row or [], np.int64) for row in labels],
+        )
 
 
 def _read_kaggle(path: Path) -> Iterator[Predictions]:
@@ -196,8 +205,9 @@ def _read_kaggle(path: Path) -> Iterator[Predictions]:
 def _read_npz(path: Path) -> Iterator[Predictions]:
     with _npz(path) as data:
         if "logits" not in data or "ids" not in data:
-            raise JobError(f"{path} must hold logits (B, C) and ids (B,); "
-                           f"it holds {', '.join(data.files) or 'nothing'}")
+            raise JobError(
+                f"{path} must hold logits (B, C) and ids (B,); it holds {', '.join(data.files) or 'nothing'}"
+            )
         logits = data["logits"]
         ids = _id_bytes(data["ids"])
         labelled = "label_flat" in data
@@ -206,8 +216,9 @@ def _read_npz(path: Path) -> Iterator[Predictions]:
     labels = _npz_labels(path)[1] if labelled else None
     for first in range(0, len(ids), _BATCH_VIDEOS):
         part = slice(first, first + _BATCH_VIDEOS)
-        yield Predictions(ids[part], None, list(logits[part].astype(np.float32)),
-                          None if labels is None else labels[part])
+        yield Predictions(
+            ids[part], None, list(logits[part].astype(np.float32)), None if labels is None else labels[part]
+        )
 
 
 def _npz_labels(path: Path) -> tuple[list[bytes], list[np.ndarray]]:

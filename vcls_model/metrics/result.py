@@ -14,7 +14,7 @@ from vcls_model.metrics.accumulator import COARSE_EDGES, EXAMPLE_KINDS, GROUPS, 
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
 
 if TYPE_CHECKING:
-    from vcls_model.vocabulary import ClassInfo
+    from vcls_model.records.vocabulary import ClassInfo
 
 CALIBRATION_BINS = 15
 GRID = 101
@@ -86,13 +86,17 @@ class MetricResult:
     def _per_class_csv(self, classes: "Sequence[ClassInfo]") -> bytes:
         columns = [name for name in self.per_class if name != "index"]
         lists = [_cells(self.per_class[name]) for name in columns]
-        rows = ([entry.index, entry.name, "|".join(entry.verticals), *cells]
-                for entry, *cells in zip(classes, *lists, strict=True))
+        rows = (
+            [entry.index, entry.name, "|".join(entry.verticals), *cells]
+            for entry, *cells in zip(classes, *lists, strict=True)
+        )
         return _csv(["index", "name", "vertical", *columns], rows)
 
     def _confusion_csv(self, classes: "Sequence[ClassInfo]") -> bytes:
-        rows = ([true, classes[true].name, predicted, classes[predicted].name, count]
-                for true, predicted, count in self.confusion.tolist())
+        rows = (
+            [true, classes[true].name, predicted, classes[predicted].name, count]
+            for true, predicted, count in self.confusion.tolist()
+        )
         return _csv(["true_index", "true_name", "predicted_index", "predicted_name", "count"], rows)
 
 
@@ -122,39 +126,64 @@ def compute_result(accumulator: MetricAccumulator) -> MetricResult:
     mean_ap = _mean(per_class["ap"])
     totals, hits = (counts.sum(axis=0, dtype=np.int64) for counts in (table, positives))
     calibration = _calibration(totals, hits)
-    top_calibration = _calibration(accumulator.pooled_totals.sum(axis=1, dtype=np.int64),
-                                   accumulator.pooled_hits.sum(axis=1, dtype=np.int64))
+    top_calibration = _calibration(
+        accumulator.pooled_totals.sum(axis=1, dtype=np.int64), accumulator.pooled_hits.sum(axis=1, dtype=np.int64)
+    )
     tp, fp, fn = (int(per_class[name].sum()) for name in ("tp", "fp", "fn"))
     map_interval = _bootstrap_interval(mean_ap, resampled["map"])
     gap_interval = _bootstrap_interval(gap[0], resampled["gap"])
     summary = {
-        "gap_at_20": gap[0], "gap_at_20_lower": gap[1], "gap_at_20_upper": gap[2],
-        "gap_at_20_ci_low": gap_interval[0], "gap_at_20_ci_high": gap_interval[1],
-        "map_at_20": map_at_20[0], "map_at_20_lower": map_at_20[1], "map_at_20_upper": map_at_20[2],
-        "map": mean_ap, "map_lower": _mean(per_class["ap_lower"]), "map_upper": _mean(per_class["ap_upper"]),
-        "map_ci_low": map_interval[0], "map_ci_high": map_interval[1],
+        "gap_at_20": gap[0],
+        "gap_at_20_lower": gap[1],
+        "gap_at_20_upper": gap[2],
+        "gap_at_20_ci_low": gap_interval[0],
+        "gap_at_20_ci_high": gap_interval[1],
+        "map_at_20": map_at_20[0],
+        "map_at_20_lower": map_at_20[1],
+        "map_at_20_upper": map_at_20[2],
+        "map": mean_ap,
+        "map_lower": _mean(per_class["ap_lower"]),
+        "map_upper": _mean(per_class["ap_upper"]),
+        "map_ci_low": map_interval[0],
+        "map_ci_high": map_interval[1],
         "hit_at_1": _ratio(accumulator.hits_at_1, videos),
-        "perr": _ratio(sum(count * (key & 0xFFFFFFFF) / (key >> 32)
-                           for key, count in sorted(accumulator.recall_counts.items()) if key >> 32), videos),
+        "perr": _ratio(
+            sum(
+                count * (key & 0xFFFFFFFF) / (key >> 32)
+                for key, count in sorted(accumulator.recall_counts.items())
+                if key >> 32
+            ),
+            videos,
+        ),
         "macro_roc_auc": _mean(per_class["roc_auc"]),
-        "precision_micro": _ratio(tp, tp + fp), "recall_micro": _ratio(tp, tp + fn),
+        "precision_micro": _ratio(tp, tp + fp),
+        "recall_micro": _ratio(tp, tp + fn),
         "f1_micro": _ratio(2 * tp, 2 * tp + fp + fn),
         "f1_macro": _mean(per_class["f1"][seen]),
         "f1_weighted": _ratio(float((per_class["f1"][seen] * per_class["support"][seen]).sum()), labels),
         "expected_calibration_error": _calibration_error(calibration),
         "expected_calibration_error_at_20": _calibration_error(top_calibration),
-        "videos": videos, "labels": labels, "class_count": accumulator.class_count,
-        "classes_with_positives": int(seen.sum()), "threshold": accumulator.threshold,
+        "videos": videos,
+        "labels": labels,
+        "class_count": accumulator.class_count,
+        "classes_with_positives": int(seen.sum()),
+        "threshold": accumulator.threshold,
         "confusion_video_fraction": 2.0**-accumulator.confused.level,
         "slices": {"frequency": _frequency_slices(per_class)},
     }
-    curves = _ranking_curves(table, positives) | _threshold_curves(table, positives, totals, hits) | {
-        "calibration_edges": np.linspace(0, 1, CALIBRATION_BINS + 1),
-        "calibration_count": calibration[0], "calibration_confidence": calibration[1],
-        "calibration_accuracy": calibration[2],
-        "calibration_top_count": top_calibration[0], "calibration_top_confidence": top_calibration[1],
-        "calibration_top_accuracy": top_calibration[2],
-    }
+    curves = (
+        _ranking_curves(table, positives)
+        | _threshold_curves(table, positives, totals, hits)
+        | {
+            "calibration_edges": np.linspace(0, 1, CALIBRATION_BINS + 1),
+            "calibration_count": calibration[0],
+            "calibration_confidence": calibration[1],
+            "calibration_accuracy": calibration[2],
+            "calibration_top_count": top_calibration[0],
+            "calibration_top_confidence": top_calibration[1],
+            "calibration_top_accuracy": top_calibration[2],
+        }
+    )
     return MetricResult(summary, per_class, curves, _confusion(accumulator), _examples(accumulator))
 
 
@@ -163,10 +192,14 @@ def slice_figures(per_class: dict[str, np.ndarray], members: np.ndarray) -> dict
     members = members[per_class["support"][members] > 0]
     tp, fp, fn = (int(per_class[name][members].sum()) for name in ("tp", "fp", "fn"))
     return {
-        "classes": int(members.size), "labels": int(per_class["support"][members].sum()),
-        "map": _mean(per_class["ap"][members]), "map_lower": _mean(per_class["ap_lower"][members]),
-        "map_upper": _mean(per_class["ap_upper"][members]), "macro_roc_auc": _mean(per_class["roc_auc"][members]),
-        "f1_macro": _mean(per_class["f1"][members]), "f1_micro": _ratio(2 * tp, 2 * tp + fp + fn),
+        "classes": int(members.size),
+        "labels": int(per_class["support"][members].sum()),
+        "map": _mean(per_class["ap"][members]),
+        "map_lower": _mean(per_class["ap_lower"][members]),
+        "map_upper": _mean(per_class["ap_upper"][members]),
+        "macro_roc_auc": _mean(per_class["roc_auc"][members]),
+        "f1_macro": _mean(per_class["f1"][members]),
+        "f1_micro": _ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
@@ -193,12 +226,22 @@ def _class_statistics(accumulator: MetricAccumulator, table: np.ndarray, positiv
 def _per_class(accumulator: MetricAccumulator, statistics: np.ndarray) -> dict[str, np.ndarray]:
     support = statistics[:, 0].astype(np.int64)
     ap, lower, upper = _certified(*(_divide(statistics[:, i], support) for i in (1, 2, 3)))
-    columns = {"index": np.arange(accumulator.class_count), "support": support, "ap": ap, "ap_lower": lower,
-               "ap_upper": upper, "roc_auc": _divide(statistics[:, 4], support * (accumulator.videos - support))}
+    columns = {
+        "index": np.arange(accumulator.class_count),
+        "support": support,
+        "ap": ap,
+        "ap_lower": lower,
+        "ap_upper": upper,
+        "roc_auc": _divide(statistics[:, 4], support * (accumulator.videos - support)),
+    }
     tp, predicted = accumulator.true_positives[0], accumulator.predicted[0]
     columns |= _counts_to_ratios(tp, predicted, support, "")
-    columns |= {"tp": tp.copy(), "fp": predicted - tp, "fn": support - tp,
-                "tn": accumulator.videos - predicted - support + tp}
+    columns |= {
+        "tp": tp.copy(),
+        "fp": predicted - tp,
+        "fn": support - tp,
+        "tn": accumulator.videos - predicted - support + tp,
+    }
     missing = np.full(accumulator.class_count, np.nan)
     if accumulator.class_thresholds is None:
         columns |= {name: missing for name in ("best_threshold", "precision_best", "recall_best", "f1_best")}
@@ -211,8 +254,11 @@ def _per_class(accumulator: MetricAccumulator, statistics: np.ndarray) -> dict[s
 
 
 def _counts_to_ratios(tp: np.ndarray, predicted: np.ndarray, support: np.ndarray, suffix: str) -> dict[str, np.ndarray]:
-    return {"precision" + suffix: _divide(tp, predicted), "recall" + suffix: _divide(tp, support),
-            "f1" + suffix: _divide(2 * tp, predicted + support)}
+    return {
+        "precision" + suffix: _divide(tp, predicted),
+        "recall" + suffix: _divide(tp, support),
+        "f1" + suffix: _divide(2 * tp, predicted + support),
+    }
 
 
 def _gap(accumulator: MetricAccumulator, labels: int) -> tuple[float, float, float]:
@@ -232,8 +278,9 @@ def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[flo
     sketch = accumulator.class_pairs
     sketch.compact()
     owners = (sketch.keys >> np.uint64(32)).astype(np.int64)
-    sums = kernels.cell_precisions(owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2,
-                                   accumulator.class_count)
+    sums = kernels.cell_precisions(
+        owners, sketch.counts[:, 0], sketch.counts[:, 1], np.iinfo(np.int64).max // 2, accumulator.class_count
+    )
     tied, lower, upper = _certified(*(_divide(sums[:, i], support) for i in range(3)))
     return _mean(tied), _mean(lower), _mean(upper)
 
@@ -266,17 +313,22 @@ def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np
         size = chunk.stop - chunk.start
         positives = accumulator.group_positives[chunk]
         negatives = accumulator.group_negatives[chunk]
-        easy = np.add.reduceat(table[chunk].astype(np.int64), starts, axis=1) \
-            - positives.sum(axis=2, dtype=np.int64) - negatives.sum(axis=2, dtype=np.int64)
-        hits, hard = ((drawn @ counts.reshape(size * cells, GROUPS).T.astype(np.float32))
-                      .reshape(RESAMPLES, size, cells)
-                      for counts in (positives, negatives))
+        easy = (
+            np.add.reduceat(table[chunk].astype(np.int64), starts, axis=1)
+            - positives.sum(axis=2, dtype=np.int64)
+            - negatives.sum(axis=2, dtype=np.int64)
+        )
+        hits, hard = (
+            (drawn @ counts.reshape(size * cells, GROUPS).T.astype(np.float32)).reshape(RESAMPLES, size, cells)
+            for counts in (positives, negatives)
+        )
         sums, totals = kernels.resampled_precisions(hits, hard, easy.astype(np.float64), weights)
         ap[:, chunk] = _divide(sums, totals)
     pooled = drawn @ accumulator.pooled_hits.T.astype(np.float32)
     misses = drawn @ (accumulator.pooled_totals - accumulator.pooled_hits).T.astype(np.float32)
-    sums, _ = kernels.resampled_precisions(pooled[:, None], misses[:, None], np.zeros((1, BIN_COUNT)),
-                                           np.zeros(RESAMPLES))
+    sums, _ = kernels.resampled_precisions(
+        pooled[:, None], misses[:, None], np.zeros((1, BIN_COUNT)), np.zeros(RESAMPLES)
+    )
     return {"ap": ap, "map": _mean_rows(ap), "gap": _divide(sums[:, 0], drawn @ accumulator.group_labels)}
 
 
@@ -320,8 +372,11 @@ def _frequency_slices(per_class: dict[str, np.ndarray]) -> dict[str, Any]:
     order = np.argsort(-per_class["support"], kind="stable")
     order = order[per_class["support"][order] > 0]
     head, torso = math.ceil(order.size * HEAD_FRACTION), math.ceil(order.size * TORSO_FRACTION)
-    return {"head": slice_figures(per_class, order[:head]), "torso": slice_figures(per_class, order[head:torso]),
-            "tail": slice_figures(per_class, order[torso:])}
+    return {
+        "head": slice_figures(per_class, order[:head]),
+        "torso": slice_figures(per_class, order[head:torso]),
+        "tail": slice_figures(per_class, order[torso:]),
+    }
 
 
 def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
@@ -338,13 +393,18 @@ def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.nd
         if rows.size == 0:
             rows = np.full((1, GRID), np.nan, np.float32)
         low, high = np.quantile(rows, [0.25, 0.75], axis=0)
-        curves |= {f"{name}_macro": rows.mean(axis=0, dtype=np.float64), f"{name}_band_low": low,
-                   f"{name}_band_high": high, f"{name}_class": values.astype(np.float16)}
+        curves |= {
+            f"{name}_macro": rows.mean(axis=0, dtype=np.float64),
+            f"{name}_band_low": low,
+            f"{name}_band_high": high,
+            f"{name}_class": values.astype(np.float16),
+        }
     return curves
 
 
-def _threshold_curves(table: np.ndarray, positives: np.ndarray, totals: np.ndarray,
-                      hits: np.ndarray) -> dict[str, np.ndarray]:
+def _threshold_curves(
+    table: np.ndarray, positives: np.ndarray, totals: np.ndarray, hits: np.ndarray
+) -> dict[str, np.ndarray]:
     """Precision, recall and F1 at thresholds 0.01 ... 0.99, each moved to the nearest bin edge, within 0.001."""
     grid = np.arange(1, 100) / 100
     edges = nearest_edges(logit_of(grid))
@@ -361,9 +421,13 @@ def _threshold_curves(table: np.ndarray, positives: np.ndarray, totals: np.ndarr
             class_tp, class_predicted = (np.cumsum(counts[:, ::-1], axis=1)[:, ::-1] for counts in above)
             f1_sum += (2 * class_tp / (class_predicted + support[chunk, None])).sum(axis=0)
         f1_macro = f1_sum / seen.size
-    return {"threshold_grid": grid, "precision_micro": _divide(tp, predicted),
-            "recall_micro": _divide(tp, np.full_like(tp, labels)), "f1_micro": _divide(2 * tp, predicted + labels),
-            "f1_macro": f1_macro}
+    return {
+        "threshold_grid": grid,
+        "precision_micro": _divide(tp, predicted),
+        "recall_micro": _divide(tp, np.full_like(tp, labels)),
+        "f1_micro": _divide(2 * tp, predicted + labels),
+        "f1_macro": f1_macro,
+    }
 
 
 def _confusion(accumulator: MetricAccumulator) -> np.ndarray:
@@ -375,9 +439,18 @@ def _confusion(accumulator: MetricAccumulator) -> np.ndarray:
 
 
 def _examples(accumulator: MetricAccumulator) -> dict[str, list[dict[str, Any]]]:
-    return {kind: [{"id": example.id.decode("utf-8", "backslashreplace"), "class_index": example.class_index,
-                    "probability": float(probability_of(example.logit)), "labels": list(example.labels)}
-                   for example in accumulator.examples[kind]] for kind in EXAMPLE_KINDS}
+    return {
+        kind: [
+            {
+                "id": example.id.decode("utf-8", "backslashreplace"),
+                "class_index": example.class_index,
+                "probability": float(probability_of(example.logit)),
+                "labels": list(example.labels),
+            }
+            for example in accumulator.examples[kind]
+        ]
+        for kind in EXAMPLE_KINDS
+    }
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
 
 if TYPE_CHECKING:
-    from vcls_model.vocabulary import ClassInfo
+    from vcls_model.records.vocabulary import ClassInfo
 
 # Segments that a submission may name for a class.
 DEPTH = 100_000
@@ -55,8 +55,9 @@ class SegmentAccumulator:
         classes, ratings = np.asarray(classes, np.int64), np.asarray(ratings, np.int64)
         logits = np.asarray(logits, np.float32)
         if not classes.shape == logits.shape == ratings.shape or classes.ndim != 1:
-            raise ValueError(f"classes, logits and ratings differ in shape: {classes.shape}, {logits.shape}, "
-                             f"{ratings.shape}")
+            raise ValueError(
+                f"classes, logits and ratings differ in shape: {classes.shape}, {logits.shape}, {ratings.shape}"
+            )
         if ((classes < 0) | (classes >= self.class_count)).any():
             raise ValueError(f"a class lies outside [0, {self.class_count})")
         if ((ratings != 0) & (ratings != 1)).any():
@@ -122,15 +123,27 @@ class SegmentAccumulator:
         from vcls_model.metrics import kernels
 
         self.pairs.compact()
-        sums = kernels.cell_precisions((self.pairs.keys >> np.uint64(32)).astype(np.int64), self.pairs.counts[:, 0],
-                                       self.pairs.counts[:, 1], depth, self.class_count)
+        sums = kernels.cell_precisions(
+            (self.pairs.keys >> np.uint64(32)).astype(np.int64),
+            self.pairs.counts[:, 0],
+            self.pairs.counts[:, 1],
+            depth,
+            self.class_count,
+        )
         seen = self.positives > 0
         ap = np.full((self.class_count, 3), np.nan)
         ap[seen] = sums[seen] / self.positives[seen, None]
         means = ap[seen].mean(axis=0).tolist() if seen.any() else [float("nan")] * 3
-        return {"map_at_k": means[0], "map_at_k_lower": means[1], "map_at_k_upper": means[2], "k": depth,
-                "rated_pairs": int(self.rated.sum()), "positive_pairs": int(self.positives.sum()),
-                "classes_with_positives": int(seen.sum()), "ap": ap[:, 0]}
+        return {
+            "map_at_k": means[0],
+            "map_at_k_lower": means[1],
+            "map_at_k_upper": means[2],
+            "k": depth,
+            "rated_pairs": int(self.rated.sum()),
+            "positive_pairs": int(self.positives.sum()),
+            "classes_with_positives": int(seen.sum()),
+            "ap": ap[:, 0],
+        }
 
     def to_files(self, classes: "Sequence[ClassInfo]") -> tuple[dict[str, Any], bytes]:
         """The entry `segments` of metrics.json, and segment_per_class.csv: index, name, rated, positives, ap_at_k."""
@@ -139,7 +152,8 @@ class SegmentAccumulator:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["index", "name", "rated", "positives", "ap_at_k"])
-        for entry, rated, positives, ap in zip(classes, self.rated.tolist(), self.positives.tolist(), precisions,
-                                               strict=True):
+        for entry, rated, positives, ap in zip(
+            classes, self.rated.tolist(), self.positives.tolist(), precisions, strict=True
+        ):
             writer.writerow([entry.index, entry.name, rated, positives, "" if ap != ap else f"{ap:.6g}"])
         return {key: None if value != value else value for key, value in summary.items()}, text.getvalue().encode()

@@ -39,8 +39,8 @@ class SliceAccumulator:
 
     def __init__(self, class_count: int, feature: str):
         """Args:
-            class_count: number of classes C.
-            feature: name of the context feature.
+        class_count: number of classes C.
+        feature: name of the context feature.
         """
         if class_count < 1:
             raise ValueError(f"class_count must be at least 1, got {class_count}")
@@ -48,8 +48,9 @@ class SliceAccumulator:
         self.feature = feature
         self.slices: dict[str, _Slice] = {}
 
-    def update(self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray,
-               values: Sequence[str]) -> None:
+    def update(
+        self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray, values: Sequence[str]
+    ) -> None:
         """Adds a batch; arguments as for `MetricAccumulator.update`, with B feature values in place of ids.
 
         Raises:
@@ -62,8 +63,10 @@ class SliceAccumulator:
         if logits.ndim != 2 or logits.shape[1] != self.class_count:
             raise ValueError(f"logits must have shape (B, {self.class_count}), got {logits.shape}")
         if len(values) != len(logits) or lengths.shape != (len(logits),) or lengths.sum() != labels.size:
-            raise ValueError(f"{len(logits)} rows of logits, but {len(values)} values, {lengths.shape} label lengths "
-                             f"that add to {lengths.sum()} for {labels.size} labels")
+            raise ValueError(
+                f"{len(logits)} rows of logits, but {len(values)} values, {lengths.shape} label lengths "
+                f"that add to {lengths.sum()} for {labels.size} labels"
+            )
         if ((labels < 0) | (labels >= self.class_count)).any():
             raise ValueError(f"a label is outside [0, {self.class_count})")
         distinct = sorted(set(values))
@@ -71,14 +74,22 @@ class SliceAccumulator:
             raise ValueError(f"the feature {self.feature!r} has more than {MOST_VALUES} values")
         rows = np.repeat(np.arange(len(logits)), lengths)
         truth = set((rows * self.class_count + labels).tolist())
-        counts = np.bincount([key // self.class_count for key in truth], minlength=len(logits)) if truth \
+        counts = (
+            np.bincount([key // self.class_count for key in truth], minlength=len(logits))
+            if truth
             else np.zeros(len(logits), np.int64)
+        )
         keep = min(TOP, self.class_count)
         starts = np.concatenate([[0], np.cumsum(np.maximum(counts, keep))])
         top_class, top_logit = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        bad_row, bad_class = kernels.select_top(logits, starts, top_class, top_logit,
-                                                np.empty((0, self.class_count), np.float32),
-                                                np.empty((0, self.class_count), np.int32))
+        bad_row, bad_class = kernels.select_top(
+            logits,
+            starts,
+            top_class,
+            top_logit,
+            np.empty((0, self.class_count), np.float32),
+            np.empty((0, self.class_count), np.int32),
+        )
         if bad_row >= 0:
             raise ValueError(f"row {bad_row}, class {bad_class}: the logit is NaN")
         places = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
@@ -106,8 +117,10 @@ class SliceAccumulator:
             ValueError: `other` slices by another feature or other classes, or there are more than 64 values.
         """
         if (self.class_count, self.feature) != (other.class_count, other.feature):
-            raise ValueError(f"cannot merge slices by {self.feature!r} of {self.class_count} classes with slices by "
-                             f"{other.feature!r} of {other.class_count}")
+            raise ValueError(
+                f"cannot merge slices by {self.feature!r} of {self.class_count} classes with slices by "
+                f"{other.feature!r} of {other.class_count}"
+            )
         if len(self.slices.keys() | other.slices.keys()) > MOST_VALUES:
             raise ValueError(f"the feature {self.feature!r} has more than {MOST_VALUES} values")
         for value, source in other.slices.items():
@@ -155,14 +168,26 @@ class SliceAccumulator:
         figures = {}
         for value, state in sorted(self.slices.items()):
             state.pairs.compact()
-            sums = kernels.cell_precisions(np.zeros(state.pairs.keys.size, np.int64), state.pairs.counts[:, 0],
-                                           state.pairs.counts[:, 1], np.iinfo(np.int64).max // 2, 1)[0]
+            sums = kernels.cell_precisions(
+                np.zeros(state.pairs.keys.size, np.int64),
+                state.pairs.counts[:, 0],
+                state.pairs.counts[:, 1],
+                np.iinfo(np.int64).max // 2,
+                1,
+            )[0]
             gap = sums / state.labels if state.labels else np.full(3, np.nan)
-            recall = sum(count * (key & 0xFFFFFFFF) / (key >> 32)
-                         for key, count in sorted(state.recall_counts.items()) if key >> 32)
+            recall = sum(
+                count * (key & 0xFFFFFFFF) / (key >> 32)
+                for key, count in sorted(state.recall_counts.items())
+                if key >> 32
+            )
             figures[value] = {
-                "videos": state.videos, "labels": state.labels, "gap_at_20": float(gap[0]),
-                "gap_at_20_lower": float(gap[1]), "gap_at_20_upper": float(gap[2]),
-                "hit_at_1": state.hits_at_1 / state.videos, "perr": recall / state.videos,
+                "videos": state.videos,
+                "labels": state.labels,
+                "gap_at_20": float(gap[0]),
+                "gap_at_20_lower": float(gap[1]),
+                "gap_at_20_upper": float(gap[2]),
+                "hit_at_1": state.hits_at_1 / state.videos,
+                "perr": recall / state.videos,
             }
         return figures

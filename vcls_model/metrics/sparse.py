@@ -180,8 +180,10 @@ class SampledCounts(BudgetedCounts):
         return keys[keep], counts[keep]
 
     def _columns(self) -> dict[str, np.ndarray]:
-        return {"steps": np.diff(self.keys >> _KEY.type(6), prepend=_KEY.type(0)),
-                "ranks": _ranks(self.keys).astype(np.uint8)}
+        return {
+            "steps": np.diff(self.keys >> _KEY.type(6), prepend=_KEY.type(0)),
+            "ranks": _ranks(self.keys).astype(np.uint8),
+        }
 
     def _keys_of(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         return (np.cumsum(columns["steps"], dtype=_KEY) << _KEY.type(6)) | columns["ranks"].astype(_KEY)

@@ -16,19 +16,27 @@ from vcls_model.models.catalogue import (
     resolve_hyperparameters,
     select_modalities,
 )
-from vcls_model.schema import Modality
+from vcls_model.records.schema import Modality
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from vcls_model.models.graph import LabelGraph
     from vcls_model.models.label_directions import LabelDirections
-    from vcls_model.models.memory import Memory
+    from vcls_model.models.label_graph import LabelGraph
+    from vcls_model.models.neighbour_memory import Memory
 
 __all__ = [
-    "CHOICES", "MEANINGS", "MODELS", "MODEL_NAMES", "ModelInfo", "build_model", "default_hyperparameters", "model_info",
-    "resolve_hyperparameters", "select_modalities",
+    "CHOICES",
+    "MEANINGS",
+    "MODELS",
+    "MODEL_NAMES",
+    "ModelInfo",
+    "build_model",
+    "default_hyperparameters",
+    "model_info",
+    "resolve_hyperparameters",
+    "select_modalities",
 ]
 
 
@@ -69,5 +77,13 @@ def build_model(
     chosen = select_modalities(name, modalities)
     from vcls_model.models.assembly import assemble
 
-    return assemble(name, chosen, class_count, resolved, class_prior=class_prior, label_graph=label_graph,
-                    memory=memory, label_directions=label_directions)
+    return assemble(
+        name,
+        chosen,
+        class_count,
+        resolved,
+        class_prior=class_prior,
+        label_graph=label_graph,
+        memory=memory,
+        label_directions=label_directions,
+    )

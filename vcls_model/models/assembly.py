@@ -20,10 +20,10 @@ from vcls_model.layers import (
 )
 from vcls_model.models import frame_trunks, video_trunks
 from vcls_model.models.branch import Branch
-from vcls_model.models.graph import LabelGraph
 from vcls_model.models.label_directions import KEY_POWER, LabelDirections
-from vcls_model.models.memory import Memory, shares_of
-from vcls_model.schema import FRAME_LEVEL, Modality
+from vcls_model.models.label_graph import LabelGraph
+from vcls_model.models.neighbour_memory import Memory, shares_of
+from vcls_model.records.schema import FRAMES, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
@@ -32,9 +32,17 @@ PROJECTION = "label_projection"
 HEAD_PREFIX = "classifier"
 
 
-def assemble(name: str, modalities: Sequence[Modality], class_count: int, options: Mapping[str, Any], *,
-             class_prior: np.ndarray | None = None, label_graph: LabelGraph | None = None,
-             memory: Memory | None = None, label_directions: LabelDirections | None = None) -> keras.Model:
+def assemble(
+    name: str,
+    modalities: Sequence[Modality],
+    class_count: int,
+    options: Mapping[str, Any],
+    *,
+    class_prior: np.ndarray | None = None,
+    label_graph: LabelGraph | None = None,
+    memory: Memory | None = None,
+    label_directions: LabelDirections | None = None,
+) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
@@ -46,13 +54,15 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
     if options["neighbours"] and memory is None:
         raise ValueError("neighbours need memory, which remember makes from the training videos")
     if options["label_projection"] and label_directions is None:
-        raise ValueError("label_projection needs label_directions, which find_label_directions makes from the training "
-                         "videos")
+        raise ValueError(
+            "label_projection needs label_directions, which find_label_directions makes from the training videos"
+        )
     inputs, features, frame_mask = _inputs(modalities, options)
     if options["label_projection"]:
         assert label_directions is not None
-        features = [_projection(label_directions, PROJECTION, power=options["label_projection"])(
-            _join(features, "fused"))]
+        features = [
+            _projection(label_directions, PROJECTION, power=options["label_projection"])(_join(features, "fused"))
+        ]
     features = _dropped_out(features, modalities, options)
     branches = _branches(modalities, features, frame_mask, options)
     represented = [TRUNKS[name](branch) for branch in branches]
@@ -68,8 +78,11 @@ def assemble(name: str, modalities: Sequence[Modality], class_count: int, option
     if options["head"] == "label_graph":
         assert label_graph is not None
         head = LabelGraphHead(
-            label_graph.neighbours.shape[1], neighbours=label_graph.neighbours, strength=label_graph.strength,
-            dtype="float32", name="classifier_graph",
+            label_graph.neighbours.shape[1],
+            neighbours=label_graph.neighbours,
+            strength=label_graph.strength,
+            dtype="float32",
+            name="classifier_graph",
         )
         scores = head(scores)
     if options["neighbours"]:
@@ -88,7 +101,7 @@ def _join(tensors: Sequence[Any], name: str) -> Any:
 
 def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any], Any]:
     """The model's inputs; each modality's features, cleared of padding and normalised; the frames' mask or None."""
-    framed = modalities[0].level == FRAME_LEVEL
+    framed = modalities[0].kind == FRAMES
     inputs = {
         modality.name: keras.Input((None, modality.width) if framed else (modality.width,), name=modality.name)
         for modality in modalities
@@ -106,21 +119,27 @@ def _inputs(modalities: Sequence[Modality], options: Mapping[str, Any]) -> tuple
     return inputs, features, frame_mask
 
 
-def _normalised(features: Sequence[Any], modalities: Sequence[Modality], options: Mapping[str, Any],
-                prefix: str = "") -> list[Any]:
+def _normalised(
+    features: Sequence[Any], modalities: Sequence[Modality], options: Mapping[str, Any], prefix: str = ""
+) -> list[Any]:
     """Each modality's features as `modality_norm` says; see `catalogue.COMMON`."""
     if options["modality_norm"] == "l2":
-        return [L2Normalise(name=f"{prefix}{modality.name}_l2")(tensor)
-                for modality, tensor in zip(modalities, features, strict=True)]
+        return [
+            L2Normalise(name=f"{prefix}{modality.name}_l2")(tensor)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
     if options["modality_norm"] == "unit":
-        return [keras.layers.Rescaling(modality.width**0.5, name=f"{prefix}{modality.name}_unit")(tensor)
-                for modality, tensor in zip(modalities, features, strict=True)]
+        return [
+            keras.layers.Rescaling(modality.width**0.5, name=f"{prefix}{modality.name}_unit")(tensor)
+            for modality, tensor in zip(modalities, features, strict=True)
+        ]
     return list(features)
 
 
 def _projection(found: LabelDirections, name: str, **options: Any) -> LabelProjection:
-    return LabelProjection(mean=found.mean, directions=found.directions, strengths=found.strengths, dtype="float32",
-                           name=name, **options)
+    return LabelProjection(
+        mean=found.mean, directions=found.directions, strengths=found.strengths, dtype="float32", name=name, **options
+    )
 
 
 def _dropped_out(features: Sequence[Any], modalities: Sequence[Modality], options: Mapping[str, Any]) -> list[Any]:
@@ -128,12 +147,15 @@ def _dropped_out(features: Sequence[Any], modalities: Sequence[Modality], option
     if not options["input_dropout"]:
         return list(features)
     names = [f"{modality.name}_" for modality in modalities] if len(features) == len(modalities) else [""]
-    return [keras.layers.Dropout(options["input_dropout"], name=f"{name}input_dropout")(tensor)
-            for name, tensor in zip(names, features, strict=True)]
+    return [
+        keras.layers.Dropout(options["input_dropout"], name=f"{name}input_dropout")(tensor)
+        for name, tensor in zip(names, features, strict=True)
+    ]
 
 
-def _branches(modalities: Sequence[Modality], features: Sequence[Any], frame_mask: Any,
-              options: Mapping[str, Any]) -> list[Branch]:
+def _branches(
+    modalities: Sequence[Modality], features: Sequence[Any], frame_mask: Any, options: Mapping[str, Any]
+) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one a modality."""
     if options["fusion"] == "early":
         return [Branch(_join(features, "fused"), frame_mask, options, prefix="", narrow=False)]
@@ -163,8 +185,12 @@ def _chain(features: Any, class_count: int, options: Mapping[str, Any], prefix: 
     """
     seen, support = [features], []
     for stage in range(options["stages"] - 1):
-        logits = _scores(_join(seen, f"{prefix}seen_{stage}") if len(seen) > 1 else features, class_count,
-                         options["mixtures"], f"{prefix}stage_{stage}")
+        logits = _scores(
+            _join(seen, f"{prefix}seen_{stage}") if len(seen) > 1 else features,
+            class_count,
+            options["mixtures"],
+            f"{prefix}stage_{stage}",
+        )
         support.append(logits)
         predicted = keras.layers.Activation("sigmoid", name=f"{prefix}predicted_{stage}")(logits)
         link = keras.layers.Dense(options["link_units"], activation="relu", name=f"{prefix}link_{stage}")(predicted)
@@ -174,14 +200,17 @@ def _chain(features: Any, class_count: int, options: Mapping[str, Any], prefix: 
     if not support or not options["support_weight"]:
         return final
     weight = options["support_weight"]
-    scaled = [keras.layers.Rescaling(weight / len(support), dtype="float32", name=f"{prefix}support_{stage}")(logits)
-              for stage, logits in enumerate(support)]
+    scaled = [
+        keras.layers.Rescaling(weight / len(support), dtype="float32", name=f"{prefix}support_{stage}")(logits)
+        for stage, logits in enumerate(support)
+    ]
     main = keras.layers.Rescaling(1 - weight, dtype="float32", name=f"{prefix}main")(final)
     return keras.layers.Add(dtype="float32", name=f"{prefix}combined")([main, *scaled])
 
 
-def _classify(name: str, features: Any, branches: Sequence[Branch], class_count: int, options: Mapping[str, Any],
-              prefix: str) -> Any:
+def _classify(
+    name: str, features: Any, branches: Sequence[Branch], class_count: int, options: Mapping[str, Any], prefix: str
+) -> Any:
     """Logits (B, C) float32 from the trunks' output. Every layer made here has a name that starts with `prefix`."""
     if name == "chain":
         logits = _chain(features, class_count, options, prefix)
@@ -189,7 +218,8 @@ def _classify(name: str, features: Any, branches: Sequence[Branch], class_count:
         logits = _scores(features, class_count, options.get("mixtures", 1), f"{prefix}scores")
     if options["linear_skip"]:
         means = [
-            branch.features if branch.frame_mask is None
+            branch.features
+            if branch.frame_mask is None
             else MeanPool(name=f"{branch.prefix}skip_mean")(branch.features, branch.frame_mask)
             for branch in branches
         ]
@@ -200,11 +230,19 @@ def _classify(name: str, features: Any, branches: Sequence[Branch], class_count:
     return keras.layers.Activation("linear", dtype="float32", name=f"{prefix}logits")(logits)
 
 
-def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any], frame_mask: Any,
-          options: Mapping[str, Any], memory: Memory, label_directions: LabelDirections | None) -> Any:
+def _vote(
+    scores: Any,
+    modalities: Sequence[Modality],
+    inputs: Mapping[str, Any],
+    frame_mask: Any,
+    options: Mapping[str, Any],
+    memory: Memory,
+    label_directions: LabelDirections | None,
+) -> Any:
     """Mixes the votes of the most similar remembered videos into the scores."""
     vectors = [
-        inputs[modality.name] if frame_mask is None
+        inputs[modality.name]
+        if frame_mask is None
         else MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask)
         for modality in modalities
     ]
@@ -216,8 +254,14 @@ def _vote(scores: Any, modalities: Sequence[Modality], inputs: Mapping[str, Any]
         key = MemoryKey(shares_of(modalities), dtype="float32", name="classifier_neighbour_key")(vectors)
     videos, labels_per_video = memory.labels.shape
     vote = NeighbourVote(
-        videos, labels_per_video, options["neighbours"], weight=options["neighbour_weight"], keys=memory.keys,
-        labels=memory.labels, dtype="float32", name="classifier_neighbours",
+        videos,
+        labels_per_video,
+        options["neighbours"],
+        weight=options["neighbour_weight"],
+        keys=memory.keys,
+        labels=memory.labels,
+        dtype="float32",
+        name="classifier_neighbours",
     )
     return vote(scores, key)
 
@@ -235,7 +279,11 @@ def _start_at_prior(model: keras.Model, class_prior: np.ndarray, class_count: in
             # On zero input the gate gives each expert 1 / (M + 1), and the one that says no the rest.
             expert = np.clip(prior * (layer.mixtures + 1) / layer.mixtures, 1e-6, 1 - 1e-6)
             layer.expert_bias.assign(np.repeat(np.log(expert / (1 - expert)), layer.mixtures).astype(np.float32))
-        elif isinstance(layer, keras.layers.Dense) and layer.use_bias and layer.name.startswith(HEAD_PREFIX) \
-                and (layer.name.endswith("scores") or "stage_" in layer.name):
+        elif (
+            isinstance(layer, keras.layers.Dense)
+            and layer.use_bias
+            and layer.name.startswith(HEAD_PREFIX)
+            and (layer.name.endswith("scores") or "stage_" in layer.name)
+        ):
             clipped = np.clip(prior, 1e-6, 1 - 1e-6)
             layer.bias.assign(np.log(clipped / (1 - clipped)).astype(np.float32))

@@ -44,8 +44,15 @@ def batch_norm(name: str) -> Any:
     return keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=name)
 
 
-def hidden_layers(branch: Branch, features: Any, units: Sequence[int], *, normalised: bool, name: str = "hidden",
-                  activation: str = "relu") -> Any:
+def hidden_layers(
+    branch: Branch,
+    features: Any,
+    units: Sequence[int],
+    *,
+    normalised: bool,
+    name: str = "hidden",
+    activation: str = "relu",
+) -> Any:
     """Dense layers on the last axis of `features`, each followed by the branch's `dropout`.
 
     With `normalised`, batch normalisation (over the real frames, if there are frames) stands before the activation.

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.schema import FRAME_LEVEL, VIDEO_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
+VIDEO_LEVEL = "video"
+FRAME_LEVEL = "frame"
 FUSIONS = ("early", "late", "score")
 MODALITY_NORMS = ("none", "l2", "unit")
 HEADS = ("none", "label_graph")
@@ -16,14 +18,14 @@ CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODAL
 # What the hyperparameters mean that most models take.
 MEANINGS: dict[str, str] = {
     "fusion": "early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined "
-              "before the classifier; score: a whole model a modality, whose logits are averaged",
+    "before the classifier; score: a whole model a modality, whose logits are averaged",
     # A mixture of two unit vectors (mixup) stays shorter than a video, which says that it is one: "unit" keeps that.
     "modality_norm": "none; l2: scales every modality's vector (of each frame) to a root mean square of 1; unit: the "
-                     "same by a constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
+    "same by a constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
     "input_dropout": "fraction of input values dropped in training",
     "linear_skip": "true adds a linear classifier of the (frames' mean) input to the logits",
     "label_projection": "above 0 (0.75 is good) turns the joined features (fusion=early) towards what tells labels "
-                        "apart in the training videos: how far strong directions stand out",
+    "apart in the training videos: how far strong directions stand out",
     "neighbours": "how many of the most similar training videos vote on a prediction; 0 is off",
     "neighbour_weight": "share of their vote in a prediction",
     "head": "none; label_graph: scores are passed over the graph of label co-occurrence",
@@ -66,37 +68,120 @@ def _info(level: str, summary: str, **defaults: Any) -> ModelInfo:
 MODELS: dict[str, ModelInfo] = {
     # Video-level: one vector a modality.
     "logistic": _info(VIDEO_LEVEL, "one linear classifier a class"),
-    "dense": _info(VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class",
-                   hidden_units=(1024,), dropout=0.0),
+    "dense": _info(
+        VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class", hidden_units=(1024,), dropout=0.0
+    ),
     "moe": _info(VIDEO_LEVEL, "mixture of linear experts a class", mixtures=2),
-    "residual": _info(VIDEO_LEVEL, "wide layer with batch normalisation and dropout, residual blocks, context gating",
-                      units=2048, blocks=1, gating=True, dropout=0.5, mixtures=1),
-    "wide": _info(VIDEO_LEVEL, "one wide layer beside a linear classifier",
-                  units=2048, dropout=0.5, mixtures=1, input_dropout=0.3, linear_skip=True),
-    "chain": _info(VIDEO_LEVEL, "deep combine chain: classifiers that see the predictions of earlier ones",
-                   stages=3, link_units=200, mixtures=2, support_weight=0.2),
+    "residual": _info(
+        VIDEO_LEVEL,
+        "wide layer with batch normalisation and dropout, residual blocks, context gating",
+        units=2048,
+        blocks=1,
+        gating=True,
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "wide": _info(
+        VIDEO_LEVEL,
+        "one wide layer beside a linear classifier",
+        units=2048,
+        dropout=0.5,
+        mixtures=1,
+        input_dropout=0.3,
+        linear_skip=True,
+    ),
+    "chain": _info(
+        VIDEO_LEVEL,
+        "deep combine chain: classifiers that see the predictions of earlier ones",
+        stages=3,
+        link_units=200,
+        mixtures=2,
+        support_weight=0.2,
+    ),
     # Frame-level: a sequence of vectors a modality.
-    "average": _info(FRAME_LEVEL, "mean over frames, then hidden layers",
-                     frame_units=(), hidden_units=(1024,), dropout=0.5, mixtures=1),
-    "feature_attention": _info(FRAME_LEVEL, "dense layers on frames, then a weighted mean a feature",
-                               frame_units=(1024, 1024, 1024), hidden_units=(), dropout=0.5, mixtures=1),
-    "cnn_rnn": _info(FRAME_LEVEL, "convolutions over time, then GRU or LSTM",
-                     filters=(512, 512), kernel_size=5, cell="gru", recurrent_units=(1024,), hidden_units=(1024,),
-                     dropout=0.5, mixtures=1),
-    "multiscale_cnn": _info(FRAME_LEVEL, "convolutions of several lengths and reaches, pooled at every scale",
-                            filters=256, kernel_sizes=(1, 3, 5), blocks=4, hidden_units=(1024,), dropout=0.5,
-                            mixtures=1),
-    "attention_rnn": _info(FRAME_LEVEL, "GRU or LSTM in both directions, then attention over frames",
-                           cell="gru", recurrent_units=(512,), attention_units=256, heads=4, hidden_units=(1024,),
-                           dropout=0.5, mixtures=1),
-    "dbof": _info(FRAME_LEVEL, "deep bag of frames", fusion="late",
-                  clusters=8192, hidden_units=(1024,), dropout=0.0, mixtures=2),
-    "netvlad": _info(FRAME_LEVEL, "gated NetVLAD", fusion="late",
-                     clusters=256, hidden_units=(1024,), dropout=0.0, mixtures=2, gate_scores=True),
-    "nextvlad": _info(FRAME_LEVEL, "NeXtVLAD with squeeze-and-excite gating", fusion="late",
-                      clusters=128, groups=8, expansion=2, hidden_units=(2048,), reduction=8, dropout=0.5, mixtures=1),
-    "transformer": _info(FRAME_LEVEL, "transformer encoder, then attention over frames",
-                         units=512, blocks=6, heads=8, inner_units=2048, dropout=0.1, mixtures=1),
+    "average": _info(
+        FRAME_LEVEL,
+        "mean over frames, then hidden layers",
+        frame_units=(),
+        hidden_units=(1024,),
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "feature_attention": _info(
+        FRAME_LEVEL,
+        "dense layers on frames, then a weighted mean a feature",
+        frame_units=(1024, 1024, 1024),
+        hidden_units=(),
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "cnn_rnn": _info(
+        FRAME_LEVEL,
+        "convolutions over time, then GRU or LSTM",
+        filters=(512, 512),
+        kernel_size=5,
+        cell="gru",
+        recurrent_units=(1024,),
+        hidden_units=(1024,),
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "multiscale_cnn": _info(
+        FRAME_LEVEL,
+        "convolutions of several lengths and reaches, pooled at every scale",
+        filters=256,
+        kernel_sizes=(1, 3, 5),
+        blocks=4,
+        hidden_units=(1024,),
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "attention_rnn": _info(
+        FRAME_LEVEL,
+        "GRU or LSTM in both directions, then attention over frames",
+        cell="gru",
+        recurrent_units=(512,),
+        attention_units=256,
+        heads=4,
+        hidden_units=(1024,),
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "dbof": _info(
+        FRAME_LEVEL, "deep bag of frames", fusion="late", clusters=8192, hidden_units=(1024,), dropout=0.0, mixtures=2
+    ),
+    "netvlad": _info(
+        FRAME_LEVEL,
+        "gated NetVLAD",
+        fusion="late",
+        clusters=256,
+        hidden_units=(1024,),
+        dropout=0.0,
+        mixtures=2,
+        gate_scores=True,
+    ),
+    "nextvlad": _info(
+        FRAME_LEVEL,
+        "NeXtVLAD with squeeze-and-excite gating",
+        fusion="late",
+        clusters=128,
+        groups=8,
+        expansion=2,
+        hidden_units=(2048,),
+        reduction=8,
+        dropout=0.5,
+        mixtures=1,
+    ),
+    "transformer": _info(
+        FRAME_LEVEL,
+        "transformer encoder, then attention over frames",
+        units=512,
+        blocks=6,
+        heads=8,
+        inner_units=2048,
+        dropout=0.1,
+        mixtures=1,
+    ),
 }
 MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
 
@@ -175,8 +260,10 @@ def resolve_hyperparameters(name: str, given: Mapping[str, Any]) -> dict[str, An
     if name == "multiscale_cnn" and not resolved["blocks"]:
         raise UsageError("multiscale_cnn needs blocks of 1 or more: it pools what they give")
     if name == "transformer" and (resolved["units"] % resolved["heads"] or resolved["units"] % 2):
-        raise UsageError(f"transformer needs units that are even and a multiple of heads, got {resolved['units']} "
-                         f"units and {resolved['heads']} heads")
+        raise UsageError(
+            f"transformer needs units that are even and a multiple of heads, got {resolved['units']} "
+            f"units and {resolved['heads']} heads"
+        )
     if resolved["label_projection"] and resolved["fusion"] != "early":
         raise UsageError("label_projection joins the modalities' features first: it needs fusion=early")
     return resolved
@@ -189,13 +276,18 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
         UsageError: unknown model, or the data set has no modality of the model's level.
     """
     level = model_info(name).level
-    chosen = tuple(modality for modality in modalities if modality.level == level)
+    kind = FRAMES if level == FRAME_LEVEL else VECTOR
+    chosen = tuple(modality for modality in modalities if modality.kind == kind)
     if chosen:
         return chosen
     held = ", ".join(modality.name for modality in modalities) or "nothing"
     others = ", ".join(other for other in MODEL_NAMES if MODELS[other].level != level)
     if level == FRAME_LEVEL:
-        raise UsageError(f"model {name!r} reads sequences of frames, but the data set holds only video-level features "
-                         f"({held}): preprocess frame-level records, or choose one of {others}")
-    raise UsageError(f"model {name!r} reads one vector a video, but the data set holds only frame-level features "
-                     f"({held}): preprocess it again with pooled features, or choose one of {others}")
+        raise UsageError(
+            f"model {name!r} reads sequences of frames, but the data set holds only video-level features "
+            f"({held}): preprocess frame-level records, or choose one of {others}"
+        )
+    raise UsageError(
+        f"model {name!r} reads one vector a video, but the data set holds only frame-level features "
+        f"({held}): preprocess it again with pooled features, or choose one of {others}"
+    )

@@ -117,9 +117,7 @@ def attention_rnn_trunk(branch: Branch) -> Any:
         recurrent = _recurrent(options["cell"], branch.units(units), return_sequences=True)
         both = keras.layers.Bidirectional(recurrent, name=branch.name(f"recurrent_{number}"))
         frames = ClearPadding(name=branch.name(f"recurrent_{number}_clear"))(both(frames, mask=mask), mask)
-    attention = AttentionPool(
-        branch.units(options["attention_units"]), options["heads"], name=branch.name("attention")
-    )
+    attention = AttentionPool(branch.units(options["attention_units"]), options["heads"], name=branch.name("attention"))
     return hidden_layers(branch, attention(frames, mask), options["hidden_units"], normalised=True)
 
 
@@ -178,8 +176,10 @@ def transformer_trunk(branch: Branch) -> Any:
     frames = PositionEncoding(name=branch.name("position"))(frames)
     for number in range(options["blocks"]):
         block = TransformerBlock(
-            options["heads"], branch.units(options["inner_units"]), options["dropout"],
-            name=branch.name(f"block_{number}")
+            options["heads"],
+            branch.units(options["inner_units"]),
+            options["dropout"],
+            name=branch.name(f"block_{number}"),
         )
         frames = block(frames, mask)
     frames = keras.layers.LayerNormalization(epsilon=1e-5, name=branch.name("norm"))(frames)

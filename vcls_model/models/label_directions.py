@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from vcls_model.models.video_vectors import joined_vectors, video_vectors
-from vcls_model.schema import Modality
+from vcls_model.records.schema import Modality
 
 # Penalties tried, of the features' mean variance. The least keeps directions that hardly vary from looking strong.
 RIDGES = np.geomspace(0.005, 10.0, 34)
@@ -44,9 +44,14 @@ class LabelDirections:
         return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)
 
 
-def find_label_directions(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]],
-                          modalities: Sequence[Modality], class_count: int, modality_norm: str, *,
-                          limit: int = 500_000) -> LabelDirections:
+def find_label_directions(
+    batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]],
+    modalities: Sequence[Modality],
+    class_count: int,
+    modality_norm: str,
+    *,
+    limit: int = 500_000,
+) -> LabelDirections:
     """Left singular vectors and values of the ridge regression from features to labels.
 
     W = (XᵀX + λ I)⁻¹ Xᵀ Y of centred features X (Hoerl and Kennard 1970, "Ridge Regression"), with each class's column
@@ -101,12 +106,14 @@ def find_label_directions(batches: Iterable[tuple[Mapping[str, np.ndarray], np.n
     directions = axes @ turned
     strengths = np.sqrt(np.maximum(squared[::-1], 0.0))
     relative = np.maximum(strengths / max(float(strengths[0]), 1e-30), _WEAKEST)
-    return LabelDirections(mean.astype(np.float32), np.ascontiguousarray(directions[:, ::-1], np.float32),
-                           relative.astype(np.float32))
+    return LabelDirections(
+        mean.astype(np.float32), np.ascontiguousarray(directions[:, ::-1], np.float32), relative.astype(np.float32)
+    )
 
 
-def cross_validation_errors(ridges: np.ndarray, spreads: np.ndarray, explained: np.ndarray, label_variation: float,
-                            videos: int) -> np.ndarray:
+def cross_validation_errors(
+    ridges: np.ndarray, spreads: np.ndarray, explained: np.ndarray, label_variation: float, videos: int
+) -> np.ndarray:
     """Generalised cross-validation of ridge regressions with an intercept, one value a penalty.
 
     n · (squared error on the n training videos) / (n − degrees of freedom)² (Golub, Heath and Wahba 1979, "Generalized

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.schema import FRAME_LEVEL, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 
 def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
@@ -16,7 +16,7 @@ def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.nd
         inputs: a model's input dict.
     """
     values = np.asarray(inputs[modality.name], np.float32)
-    if modality.level != FRAME_LEVEL:
+    if modality.kind != FRAMES:
         return values
     counts = np.asarray(inputs["num_frames"])
     real = np.arange(values.shape[1])[None, :] < counts[:, None]
@@ -28,6 +28,7 @@ def joined_vectors(vectors: Sequence[np.ndarray], modality_norm: str) -> np.ndar
     if modality_norm == "unit":
         vectors = [values * np.sqrt(values.shape[1]) for values in vectors]
     elif modality_norm == "l2":
-        vectors = [values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12))
-                   for values in vectors]
+        vectors = [
+            values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12)) for values in vectors
+        ]
     return np.concatenate(vectors, axis=1)

@@ -1,0 +1,323 @@
+"""The transform graph: what tf.Transform builds, saves, and the exported model contains.
+
+Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
+modality as one byte string a video, its frames' codes one after another. Out: see `TransformConfig.transformed`.
+
+TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.preprocessing.config import POOLS, TransformConfig
+from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
+from vcls_model import storage
+from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+TOP_FRAMES = 5
+
+# (inputs: raw tensors by name) -> transformed tensors by name
+PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
+# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors
+FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
+
+
+def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
+    """The feature spec of the graph's inputs."""
+    return _feature_spec(config.schema.modalities)
+
+
+def transformed_feature_spec(config: TransformConfig) -> dict[str, Any]:
+    """The feature spec of the graph's outputs."""
+    import tensorflow as tf
+
+    spec = _feature_spec(config.transformed())
+    if config.schema.has_frames:
+        spec["num_frames"] = tf.io.FixedLenFeature([], tf.int64)
+    return spec
+
+
+def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
+    """Of `id`, `labels` and these: frames as one byte string, video-level features as vectors."""
+    import tensorflow as tf
+
+    spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
+    for feature in features:
+        spec[feature.name] = (
+            tf.io.FixedLenFeature([], tf.string)
+            if feature.kind == FRAMES
+            else tf.io.FixedLenFeature([feature.width], tf.float32)
+        )
+    return spec
+
+
+def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> PreprocessingFn:
+    """The function that tf.Transform turns into the graph.
+
+    Args:
+        config: which operations.
+        fit: gives the statistics of a modality as tensors; `graph_analyzer` in the pipeline.
+    """
+
+    def preprocessing_fn(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        outputs: dict[str, Any] = {"id": inputs["id"], "labels": inputs["labels"]}
+        normalisers: dict[str, Callable[[Any], Any]] = {}
+        for modality in config.schema.modalities:
+            raw = inputs[modality.name]
+            if modality.kind != FRAMES:
+                outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
+                continue
+            normalisers[modality.name] = _normaliser(config, modality, fit, raw)
+            if "num_frames" not in outputs:
+                outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.width, tf.int64)
+        if normalisers:
+            outputs.update(_frame_outputs(config, {name: inputs[name] for name in normalisers}, normalisers))
+        return outputs
+
+    return preprocessing_fn
+
+
+def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw: Any) -> Callable[[Any], Any]:
+    """The function from raw values float32 (N, D) to normalised ones, its statistics bound as graph tensors."""
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    if config.pca_dims:
+        width = config.width_of(modality)
+        values = _all_frames(raw, modality) if modality.kind == FRAMES else raw
+        centre, _ = fit(modality, raw)
+        components = tft.pca(values, output_dim=width, dtype=tf.float32, name=f"{modality.name}_pca")
+        projected = tf.matmul(values - centre, components)
+        variance = tft.var(projected, reduce_instance_dims=False, name=f"{modality.name}_pca_variance")
+        # A component without variance in training says nothing: leave it near 0 instead of blowing noise up.
+        scale = tf.sqrt(tf.maximum(variance, 1e-12))
+        return lambda rows: tf.matmul(rows - centre, components) / scale
+    if config.normalise == "l2":
+        return lambda rows: tf.math.l2_normalize(rows, axis=-1)
+    location, factor = fit(modality, raw)
+    # Multiplied, not divided: TensorFlow turns a division by a constant into this anyway when it optimises a graph.
+    return lambda rows: (rows - location) * factor
+
+
+def _dequantised(codes: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+
+
+def _all_frames(raw: Any, modality: Modality) -> Any:
+    """The frames of all videos of the batch, float32 (sum of T, D)."""
+    import tensorflow as tf
+
+    joined = tf.strings.reduce_join(raw)
+    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]))
+
+
+def _frame_outputs(
+    config: TransformConfig, raw: dict[str, Any], normalisers: dict[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
+    """Requantised codes of each video and, if asked for, what is pooled over its frames; all modalities in one loop."""
+    import tensorflow as tf
+
+    modalities = [modality for modality in config.schema.modalities if modality.name in raw]
+    features = [feature for feature in config.transformed() if feature.kind == FRAMES or config.pool_frames]
+
+    def one_video(codes: dict[str, Any]) -> dict[str, Any]:
+        outputs = {}
+        for modality in modalities:
+            name = modality.name
+            rows = tf.reshape(tf.io.decode_raw(codes[name], tf.uint8), [-1, modality.width])  # (T, D)
+            values = normalisers[name](_dequantised(rows))
+            scale, offset = config.code_range(modality)
+            clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
+            outputs[name] = _as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))
+            if config.pool_frames:
+                mean, variance = tf.nn.moments(values, axes=[0])
+                largest = tf.math.top_k(tf.transpose(values), tf.minimum(TOP_FRAMES, tf.shape(values)[0])).values
+                pooled = (mean, tf.sqrt(variance), tf.reduce_mean(largest, axis=1))
+                outputs.update({f"{name}_{pool}": value for pool, value in zip(POOLS, pooled, strict=True)})
+        return outputs
+
+    outputs = tf.map_fn(
+        one_video,
+        raw,
+        fn_output_signature={
+            feature.name: tf.TensorSpec([], tf.string)
+            if feature.kind == FRAMES
+            else tf.TensorSpec([feature.width], tf.float32)
+            for feature in features
+        },
+    )
+    return {
+        feature.name: outputs[feature.name]
+        if feature.kind == FRAMES
+        else tf.ensure_shape(outputs[feature.name], [None, feature.width])
+        for feature in features
+    }
+
+
+def _as_bytes(codes: Any) -> Any:
+    """A uint8 tensor as one byte string. TensorFlow has no inverse of `decode_raw`; but of a serialized uint8 tensor,
+    the values are the last bytes."""
+    import tensorflow as tf
+
+    count = tf.size(codes)
+    return tf.strings.substr(tf.io.serialize_tensor(codes), -count, count)
+
+
+def graph_analyzer(config: TransformConfig, statistics: Any) -> FitAffine:
+    """Statistics of ours inside tf.Transform's analysis.
+
+    Args:
+        config: which operations.
+        statistics: a PCollection of one element: `Moments` by modality name.
+    """
+
+    def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        from pipelines.preprocessing.transform.pca import SelectAffine
+
+        normalise = "zscore" if config.pca_dims else config.normalise
+        # The raw values only tell tf.Transform what the analyzer depends on: the training shards were read before.
+        (affine,) = tft.experimental.ptransform_analyzer(
+            [raw],
+            SelectAffine(statistics, normalise, modality.name),
+            [tf.float32],
+            [[2, modality.width]],
+            name=f"{modality.name}_{normalise}",
+        )
+        return affine[0], affine[1]
+
+    return fit
+
+
+def constant_affine(config: TransformConfig, statistics: dict[str, Moments]) -> FitAffine:
+    """Statistics of ours as constants of the graph: nothing is left for tf.Transform to analyze."""
+
+    def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        location, factor = affine_of(config.normalise, statistics[modality.name])
+        return tf.constant(location), tf.constant(factor)
+
+    return fit
+
+
+def write_transform(statistics: dict[str, Moments], config: TransformConfig, output: str) -> str:
+    """Has tf.Transform write `transform_fn` and `transformed_metadata` below `output`; returns the path of the first.
+
+    Without PCA the statistics are all that the training records have to say. The graph is made on the scratch disk and
+    then copied, so that `output` may be on any file system that Beam knows: TensorFlow knows fewer.
+
+    Raises:
+        RuntimeError: the graph does something else than the kernels that transform the shards.
+    """
+    import tensorflow as tf
+    from tensorflow_transform import graph_context, impl_helper
+    from tensorflow_transform.saved import saved_transform_io_v2
+    from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
+
+    module = tf.Module()
+    traced = impl_helper.get_traced_transform_fn(
+        make_preprocessing_fn(config, constant_affine(config, statistics)),
+        impl_helper.get_type_specs_from_feature_specs(raw_feature_spec(config)),
+        graph_context.TFGraphContext(module_to_export=module, temp_dir=None, evaluated_replacements=None),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        # What tf.Transform's `analyze_in_place` does, but for tracing all again to find annotations: there are none.
+        saved_transform_io_v2.write_v2_saved_model(
+            module, traced, "transform_fn", os.path.join(scratch, "transform_fn")
+        )
+        metadata_io.write_metadata(
+            dataset_metadata.DatasetMetadata.from_feature_spec(transformed_feature_spec(config)),
+            os.path.join(scratch, "transformed_metadata"),
+        )
+        if config.is_affine:
+            AffineTransform.of(config, statistics).check_against_graph(
+                TransformGraph(config, module.transform_fn), config, statistics
+            )
+        for directory, _, names in os.walk(scratch):
+            for name in names:
+                path = os.path.join(directory, name)
+                storage.write_atomically(
+                    storage.join(output, *os.path.relpath(path, scratch).split(os.sep)), storage.read_bytes(path)
+                )
+    return storage.join(output, "transform_fn")
+
+
+class TransformGraph:
+    """A transform graph, ready to run on batches. Saved ones: one a process, shared by its threads.
+
+    Args:
+        config: which operations.
+        function: (raw tensors by name, `id` and `labels` among them) -> transformed tensors by name.
+    """
+
+    _lock = threading.Lock()
+    _loaded: dict[str, "TransformGraph"] = {}
+
+    def __init__(self, config: TransformConfig, function: PreprocessingFn) -> None:
+        self._config = config
+        self._function = function
+
+    @classmethod
+    def saved(cls, directory: str, config: TransformConfig) -> "TransformGraph":
+        """The graph that `directory` holds."""
+        import tensorflow as tf
+        import tensorflow_transform as tft
+        from tensorflow_transform.saved import saved_transform_io_v2
+
+        del tft  # imported because loading needs its ops
+        loader = saved_transform_io_v2.SavedModelLoader(directory)
+        signature = {
+            modality.name: tf.TensorSpec([None], tf.string)
+            if modality.kind == FRAMES
+            else tf.TensorSpec([None, modality.width], tf.float32)
+            for modality in config.schema.modalities
+        }
+
+        @tf.function(input_signature=[signature], autograph=False)
+        def apply(inputs: dict[str, "tf.Tensor"]) -> dict[str, "tf.Tensor"]:
+            wanted = {feature.name for feature in config.transformed()}
+            return {name: value for name, value in loader.apply_transform_model(inputs).items() if name in wanted}
+
+        concrete = apply.get_concrete_function()
+        return cls(config, lambda inputs: concrete(**{"inputs": {name: inputs[name] for name in signature}}))
+
+    @classmethod
+    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "TransformGraph":
+        """The graph saved in `directory`, loaded once a process as long as it was made from the same statistics."""
+        with cls._lock:
+            key = f"{directory} {config.hash} {statistics_hash}"
+            if key not in cls._loaded:
+                cls._loaded.clear()
+                with storage.local_copy(directory) as local:
+                    cls._loaded[key] = cls.saved(local, config)
+            return cls._loaded[key]
+
+    def __call__(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Runs the graph.
+
+        Args:
+            raw: by modality: float32 (B, D), or a list of B byte strings of codes.
+        """
+        import tensorflow as tf
+
+        tensors = {modality.name: tf.constant(raw[modality.name]) for modality in self._config.schema.modalities}
+        videos = len(next(iter(raw.values())))
+        no_labels = tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [videos, 0])
+        outputs = self._function({"id": tf.constant([b""] * videos), "labels": no_labels, **tensors})
+        return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}

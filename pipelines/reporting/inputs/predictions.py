@@ -1,0 +1,131 @@
+"""Reads the predictions of a Scores directory as far as the report needs them, a batch at a time."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.reporting.findings.recommendations import Cooccurrence
+from vcls_model import storage
+from vcls_model.commands import JobError
+
+_BATCH_ROWS = 8192
+
+
+def _parts(path: str, suffix: str) -> list[str]:
+    directory = storage.join(path, "predictions")
+    return [storage.join(directory, name) for name in storage.list_names(directory, suffix)]
+
+
+def _batches(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Record batches of all Parquet parts that have these columns."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    for part in _parts(path, ".parquet"):
+        source = io.BytesIO(storage.read_bytes(part)) if storage.is_object_store(part) else part
+        try:
+            opened = parquet.ParquetFile(source)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise JobError(f"{part} is not a Parquet file ({error}): score again") from None
+        with opened as file:
+            if not set(columns) <= set(file.schema_arrow.names):
+                continue
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                if isinstance(batch, pyarrow.RecordBatch):
+                    yield {name: batch.column(name) for name in columns}
+
+
+def _list_column(column: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A list column as (row of each value, value), without its nulls."""
+    offsets = column.offsets.to_numpy()
+    rows = np.repeat(np.arange(len(column)), np.diff(offsets))
+    # `flatten` leaves out null lists, whose offsets do not move; `offsets` of a slice start above 0.
+    return rows, column.flatten().to_numpy(zero_copy_only=False)
+
+
+def count_cooccurrence(path: str, pairs: Sequence[tuple[int, int]], class_count: int) -> Cooccurrence | None:
+    """How many scored videos carry both labels of each pair, and either; None when the predictions hold no labels."""
+    if not pairs:
+        return None
+    chosen = sorted({index for pair in pairs for index in pair})
+    place = np.full(class_count, -1, np.int64)
+    place[chosen] = np.arange(len(chosen))
+    both = np.zeros((len(chosen), len(chosen)), np.float64)
+    seen = False
+    for batch in _batches(path, ("labels",)):
+        rows, labels = _list_column(batch["labels"])
+        seen = True
+        known = (labels >= 0) & (labels < class_count)
+        columns = place[np.where(known, labels, 0)]
+        keep = known & (columns >= 0)
+        present = np.zeros((len(batch["labels"]), len(chosen)), np.float32)
+        present[rows[keep], columns[keep]] = 1
+        both += present.T @ present
+    if not seen:
+        return None
+    found = {}
+    for first, second in pairs:
+        a, b = place[first], place[second]
+        together = int(both[a, b])
+        found[first, second] = (together, int(both[a, a] + both[b, b]) - together)
+    return Cooccurrence(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionStatistics:
+    """What can be said of predictions without labels.
+
+    Attributes:
+        videos: rows read.
+        top_edges, top_count: histogram of each video's highest probability: (N + 1,), (N,).
+        first: (C,) how often each class is a video's best.
+        above: (C,) how often each class reaches the threshold.
+        threshold: a probability.
+    """
+
+    videos: int
+    top_edges: np.ndarray
+    top_count: np.ndarray
+    first: np.ndarray
+    above: np.ndarray
+    threshold: float
+
+
+def prediction_statistics(path: str, class_count: int, threshold: float) -> PredictionStatistics:
+    """Counts over all predictions, Parquet or Kaggle CSV."""
+    edges = np.linspace(0, 1, 21)
+    top_count = np.zeros(20, np.int64)
+    first, above = np.zeros(class_count, np.int64), np.zeros(class_count, np.int64)
+    videos = 0
+    for rows, classes, probabilities, size in _predictions(path):
+        videos += size
+        valid = (classes >= 0) & (classes < class_count)
+        rows, classes, probabilities = rows[valid], classes[valid], probabilities[valid]
+        # The best of each row: sort by row, then by falling probability, and take each row's first.
+        order = np.lexsort((-probabilities, rows))
+        _, starts = np.unique(rows[order], return_index=True)
+        best = order[starts]
+        first += np.bincount(classes[best], minlength=class_count)
+        above += np.bincount(classes[probabilities >= threshold], minlength=class_count)
+        top_count += np.histogram(np.clip(probabilities[best], 0, 1), edges)[0]
+    return PredictionStatistics(videos, edges, top_count, first, above, threshold)
+
+
+def _predictions(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+    """(row, class, probability) of every prediction in a batch, and the rows of the batch."""
+    for batch in _batches(path, ("class_index", "probability")):
+        rows, classes = _list_column(batch["class_index"])
+        _, probabilities = _list_column(batch["probability"])
+        yield rows, classes, probabilities, len(batch["class_index"])
+    parts = [*_parts(path, ".csv"), *(storage.join(path, name) for name in storage.list_names(path, "predictions.csv"))]
+    for part in parts:
+        # VideoId,LabelConfidencePairs with pairs such as "3 0.9 17 0.2".
+        rows_read = list(csv.reader(storage.csv_text(storage.read_bytes(part))))[1:]
+        pairs = [fields[1].split() if len(fields) > 1 else [] for fields in rows_read]
+        row = np.repeat(np.arange(len(pairs)), [len(fields) // 2 for fields in pairs])
+        flat = [value for fields in pairs for value in fields[: len(fields) // 2 * 2]]
+        yield row, np.array(flat[::2], np.int64), np.array(flat[1::2], np.float64), len(pairs)

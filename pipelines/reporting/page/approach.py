@@ -1,0 +1,237 @@
+"""How a run came about, read from its manifests: data, preprocessing, algorithm, training, scoring."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.reporting.inputs.scores import Scores
+from pipelines.reporting.page.tables import Table
+
+Facts = list[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifests:
+    """The `info.json` of the model and of the transformed data set, as far as they are known; {} when not."""
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step from records to predictions, as (label, text) pairs."""
+
+    title: str
+    facts: Facts
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A manifest as (dotted key, text) pairs; long lists are cut, nested objects opened."""
+    found: list[tuple[str, str]] = []
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            found += flatten(entry, f"{prefix}{key}.")
+        elif isinstance(entry, list) and len(json.dumps(entry)) > 300:
+            found.append((f"{prefix}{key}", f"{len(entry):,} entries"))
+        elif entry is not None and entry != "":
+            found.append((f"{prefix}{key}", _text(entry)))
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(entry, (str, int, float)) for entry in value):
+        return ", ".join(_text(entry) for entry in value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _pick(source: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(label, text) of those dotted keys that the manifest has."""
+    found = []
+    for key, label in wanted:
+        value: Any = source
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value not in (None, "", [], {}):
+            found.append(
+                (
+                    label,
+                    _text(value)
+                    if not isinstance(value, Mapping)
+                    else ", ".join(f"{name} {_text(entry)}" for name, entry in value.items()),
+                )
+            )
+    return found
+
+
+def _seconds(value: Any) -> str:
+    seconds = float(value)
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _features(entries: Any) -> Facts:
+    """(name, "1,024 values a video, float32") of each feature that a manifest lists."""
+    return [
+        (
+            str(entry.get("name", "?")),
+            f"{entry['width']:,} values a {entry.get('level', 'video')}, {entry.get('encoding', 'float32')}",
+        )
+        for entry in entries or []
+        if isinstance(entry, Mapping) and entry.get("width")
+    ]
+
+
+def _section(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = manifest.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def steps(scores: Scores, manifests: Manifests) -> list[Step]:
+    """The steps from records to predictions, every fact of them read from the manifests of this run."""
+    found = [
+        Step("Data", _records(scores, manifests)),
+        Step("Preprocessing and features", _preprocessing(manifests)),
+        Step("Algorithm", _algorithm(scores, manifests)),
+        Step("Training", _training(manifests)),
+        Step("Scoring", _scoring(scores)),
+    ]
+    return [step for step in found if step.facts]
+
+
+def _records(scores: Scores, manifests: Manifests) -> Facts:
+    schema = (
+        _section(manifests.model, "schema") or _section(scores.info, "schema") or _section(manifests.data, "schema")
+    )
+    facts = _pick(schema, (("name", "Record schema"), ("container", "Container")))
+    return [*facts, *_features(schema.get("modalities")), ("Classes", f"{scores.class_count:,}")]
+
+
+def _preprocessing(manifests: Manifests) -> Facts:
+    data, model = manifests.data, manifests.model
+    split = _section(data, "split") or _section(model, "split")
+    facts: Facts = []
+    if split.get("method"):
+        method = {"hash": "by a hash of the video id", "given": "as the input gives it"}
+        facts.append(("Split", method.get(split["method"], str(split["method"]))))
+    facts += _pick(split, (("ratios", "Train, validate, test"),))
+    config = _section(data, "config")
+    if config.get("normalise"):
+        records = _section(_section(data, "splits"), "train").get("records")
+        fitted = f", fitted on the {records:,} training records" if records else ", fitted on the training split"
+        normalise = {"zscore": "z-scores", "none": "none"}.get(config["normalise"], str(config["normalise"]))
+        facts.append(("Normalisation", normalise + ("" if normalise == "none" else fitted)))
+    if config.get("pca_dims"):
+        facts.append(("Principal components", _text(config["pca_dims"])))
+    facts += _pick(
+        config,
+        (
+            ("missing_modality", "A missing modality"),
+            ("train_input", "Train input"),
+            ("validate_input", "Validate input"),
+            ("test_input", "Test input"),
+        ),
+    )
+    return [*facts, *_features(data.get("transformed") or model.get("transformed"))]
+
+
+def _algorithm(scores: Scores, manifests: Manifests) -> Facts:
+    facts = _pick(manifests.model, (("model.name", "Model"), ("model.parameter_count", "Parameters")))
+    models = scores.info.get("models") or []
+    if len(models) > 1:
+        facts.insert(0, ("Shown", f"the first of {len(models)} models"))
+    hyperparameters = flatten(_section(_section(manifests.model, "model"), "hyperparameters"))
+    return facts + [(key.replace("_", " "), value) for key, value in hyperparameters]
+
+
+def _training(manifests: Manifests) -> Facts:
+    training = _section(manifests.model, "training")
+    facts = _pick(
+        training,
+        (
+            ("options.loss.name", "Loss"),
+            ("options.optimizer", "Optimiser"),
+            ("options.schedule.learning_rate", "Learning rate"),
+            ("options.schedule.decay", "Decay"),
+            ("options.weight_decay", "Weight decay"),
+            ("options.read.batch_size", "Batch size"),
+            ("options.patience", "Patience, epochs"),
+            ("epochs", "Epochs"),
+            ("best_epoch", "Best epoch"),
+            ("examples", "Examples seen"),
+            ("validation.map", "Validation mAP"),
+            ("validation.gap_at_20", "Validation GAP@20"),
+            ("seed", "Seed"),
+        ),
+    )
+    if training.get("wall_seconds") is not None:
+        facts.append(("Time", _seconds(training["wall_seconds"])))
+    return facts
+
+
+def _scoring(scores: Scores) -> Facts:
+    facts = _pick(
+        scores.info,
+        (
+            ("split", "Split scored"),
+            ("threshold", "Threshold"),
+            ("thresholds_from", "Thresholds of classes from"),
+            ("top_k", "Classes kept a video"),
+        ),
+    )
+    models = [entry for entry in scores.info.get("models") or [] if isinstance(entry, Mapping)]
+    if len(models) > 1:
+        facts.append(("Models averaged", str(len(models))))
+    facts += [("Model directory", str(entry["path"])) for entry in models if entry.get("path")]
+    if scores.info.get("wall_seconds") is not None:
+        facts.append(("Time", _seconds(scores.info["wall_seconds"])))
+    return facts
+
+
+def split_table(manifests: Manifests) -> Table:
+    """Records, shards, labels and classes of each split of the transformed data set, as far as its manifest tells."""
+    counts = _section(_section(manifests.data, "statistics"), "class_counts")
+    rows: list[list[Any]] = []
+    for name, entry in _section(manifests.data, "splits").items():
+        by_class = counts.get(name) or []
+        records = entry.get("records")
+        rows.append(
+            [
+                name,
+                records,
+                entry.get("shards"),
+                sum(by_class) / records if by_class and records else None,
+                sum(count > 0 for count in by_class) if by_class else None,
+            ]
+        )
+    return Table("splits", ("Split", "Records", "Shards", "Labels a record", "Classes with a label"), rows)
+
+
+def data_facts(manifests: Manifests) -> Facts:
+    """What else the manifest of the transformed data set says."""
+    return _pick(
+        manifests.data,
+        (
+            ("records_read", "Records read"),
+            ("records_written", "Records written"),
+            ("records_rejected", "Records rejected"),
+            ("config.input", "Input"),
+            ("path", "Directory"),
+            ("config_hash", "Settings, hash"),
+            ("versions", "Versions"),
+        ),
+    )

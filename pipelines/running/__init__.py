@@ -1,0 +1,1 @@
+"""What every job needs to run: runners, failures, progress."""

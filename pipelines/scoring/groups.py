@@ -1,0 +1,222 @@
+"""The scores of one group while it is being scored, and how they are committed."""
+
+import dataclasses
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.scoring.blocks import ScoredBlock
+from pipelines.scoring.config import ScoringConfig
+from pipelines.scoring.planning import STATE, manifest_path
+from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
+from pipelines.scoring.progress import note_shard
+from vcls_model import storage
+from vcls_model.commands import JobError
+from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
+from vcls_model.records.shards import Rejected
+from vcls_model.serving.ranking import mean_of_models, top_k
+
+DEAD_LETTER = "dead_letter"
+NAN_LOGITS = "nan_logits"
+# The table of counts is larger than the caches: adding many rows at once takes half the time of a few hundred.
+UPDATE_ROWS = 2048
+# Packing an aggregate takes as much memory again: one at a time.
+_PACKING = threading.Lock()
+
+
+def aggregate_name(group: str, number: int) -> str:
+    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
+    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
+
+
+def segments_name(group: str) -> str:
+    """File name of a group's aggregate over rated segments."""
+    return f"{group}.segments.metrics"
+
+
+def slices_name(group: str, number: int) -> str:
+    """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
+    return f"{group}.slices{number}.metrics"
+
+
+class _Aggregate:
+    """A metric accumulator that takes its rows in large portions, from a buffer that is reused."""
+
+    def __init__(self, config: ScoringConfig) -> None:
+        thresholds = None if config.class_thresholds is None else np.array(config.class_thresholds)
+        self._accumulator = MetricAccumulator(
+            config.class_count, threshold=config.threshold, class_thresholds=thresholds
+        )
+        self._logits = np.empty((max(UPDATE_ROWS, config.batch_size), config.class_count), np.float32)
+        self._labels: list[Labels] = []
+        self._ids: list[bytes] = []
+
+    def add(self, logits: np.ndarray, labels: Labels, ids: Sequence[bytes]) -> None:
+        """Adds labelled videos; `logits` (B, C) are copied."""
+        if len(self._ids) + len(ids) > len(self._logits):
+            self._flush()
+        self._logits[len(self._ids) : len(self._ids) + len(ids)] = logits
+        self._labels.append(labels)
+        self._ids.extend(ids)
+
+    def _flush(self) -> None:
+        if self._ids:
+            self._accumulator.update(
+                self._logits[: len(self._ids)],
+                np.concatenate([each.values for each in self._labels]),
+                np.concatenate([each.lengths for each in self._labels]),
+                self._ids,
+            )
+        self._labels, self._ids = [], []
+
+    def to_bytes(self) -> bytes:
+        """The stored form of everything added; nothing can be added afterwards."""
+        self._flush()
+        self._logits = self._logits[:0].copy()
+        with _PACKING:
+            return self._accumulator.to_bytes()
+
+
+def dead_letter(rejected: Rejected) -> dict[str, Any]:
+    """The line of `dead_letter/` for a rejected record: where it is and why, never what it holds."""
+    return dataclasses.asdict(rejected)
+
+
+@dataclasses.dataclass
+class _ShardCounts:
+    records_read: int = 0
+    records_written: int = 0
+    records_rejected: int = 0
+    records_labelled: int = 0
+    records_outside_split: int = 0
+    rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class GroupScores:
+    """Takes a group's scored blocks in order; writes predictions as shards end and commits as the group ends."""
+
+    def __init__(self, group: str, config: ScoringConfig) -> None:
+        self._group = group
+        self._config = config
+        self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
+        self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
+        self._slices = [SliceAccumulator(config.class_count, feature) for feature in config.slice_by]
+        self._dead_letters: list[dict[str, Any]] = []
+        self._shards: list[dict[str, Any]] = []
+        self._counts = _ShardCounts()
+        self._predictions: ShardPredictions | None = None
+
+    def add(self, scored: ScoredBlock) -> dict[str, Any] | None:
+        """Adds a block.
+
+        Returns:
+            The group's manifest when the block was its last, else None.
+        """
+        block = scored.block
+        if self._predictions is None:
+            self._predictions = ShardPredictions(
+                self._config.output,
+                block.shard.name,
+                form=self._config.form,
+                full_logits=self._config.full_logits,
+                min_probability=self._config.min_probability,
+            )
+        for rejected in block.rejected:
+            self._reject(rejected)
+        self._counts.records_outside_split += block.outside_split
+        self._counts.records_read += len(block.ids) + len(block.rejected)
+        if block.ids:
+            self._add_records(scored, self._predictions)
+        if block.ends_shard:
+            self._predictions.finish()
+            self._predictions = None
+            counts = dataclasses.asdict(self._counts)
+            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes, **counts})
+            note_shard(self._config.output, block.shard.name, counts)
+            self._counts = _ShardCounts()
+        return self._commit() if block.ends_group else None
+
+    def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
+        block = scored.block
+        ids, labels, ratings, models = block.ids, block.labels, block.ratings, scored.logits
+        contexts = block.contexts
+        combined = mean_of_models(models)
+        try:
+            best = top_k(combined, self._config.top_k)
+        except ValueError:
+            good = ~np.isnan(combined).any(axis=1)
+            for row in np.flatnonzero(~good).tolist():
+                self._reject(
+                    Rejected(
+                        block.shard.path,
+                        int(block.offsets[row]),
+                        printable_id(ids[row]),
+                        "score",
+                        NAN_LOGITS,
+                        "the model gives NaN for this record",
+                    )
+                )
+            ids, labels = _select(ids, good), labels.select(good)
+            ratings = ratings.select(good) if ratings else None
+            contexts = {name: _select(values, good) for name, values in contexts.items()}
+            combined, models = combined[good], [logits[good] for logits in models]
+            best = top_k(combined, self._config.top_k)
+        predictions.add(ids, *best, labels, combined)
+        self._counts.records_written += len(ids)
+        if self._segments is not None and ratings is not None:
+            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.found)
+        labelled = labels.labelled
+        if not labelled.any():
+            return
+        self._counts.records_labelled += int(np.count_nonzero(labelled))
+        if not self._aggregates:
+            self._aggregates = [_Aggregate(self._config) for _ in range(1 if len(models) == 1 else 1 + len(models))]
+        measured = [combined] if len(models) == 1 else [combined, *models]
+        if not labelled.all():
+            measured = [logits[labelled] for logits in measured]
+            ids, labels = _select(ids, labelled), labels.select(labelled)
+            contexts = {name: _select(values, labelled) for name, values in contexts.items()}
+        for slices in self._slices:
+            try:
+                slices.update(measured[0], labels.values, labels.lengths, contexts[slices.feature])
+            except ValueError as error:
+                raise JobError(f"--slice_by={slices.feature}: {error}") from None
+        for aggregate, logits in zip(self._aggregates, measured, strict=True):
+            aggregate.add(logits, labels, ids)
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._dead_letters.append(dead_letter(rejected))
+        self._counts.records_rejected += 1
+        reasons = self._counts.rejected_by_reason
+        reasons[rejected.error] = reasons.get(rejected.error, 0) + 1
+
+    def _commit(self) -> dict[str, Any]:
+        output = self._config.output
+        for number, aggregate in enumerate(self._aggregates):
+            storage.write_atomically(
+                storage.join(output, STATE, aggregate_name(self._group, number)), aggregate.to_bytes()
+            )
+        for number, slices in enumerate(self._slices):
+            storage.write_atomically(storage.join(output, STATE, slices_name(self._group, number)), slices.to_bytes())
+        if self._segments is not None:
+            storage.write_atomically(storage.join(output, STATE, segments_name(self._group)), self._segments.to_bytes())
+        if self._dead_letters:
+            lines = "".join(json.dumps(letter, ensure_ascii=False) + "\n" for letter in self._dead_letters)
+            storage.write_atomically(
+                storage.join(output, DEAD_LETTER, f"{self._group}.jsonl"), lines.encode("utf-8", "backslashreplace")
+            )
+        manifest = {
+            "group": self._group,
+            "run_id": self._config.run_id,
+            "aggregates": len(self._aggregates),
+            "shards": self._shards,
+        }
+        storage.write_json(manifest_path(output, self._group), manifest)
+        return manifest
+
+
+def _select(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
+    return [values[row] for row in np.flatnonzero(rows).tolist()]

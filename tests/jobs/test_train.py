@@ -1,0 +1,662 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT
+from tests.fixtures import training_data
+from vcls_model import train
+from vcls_model.commands import JobError, UsageError
+from vcls_model.models import build_model
+from vcls_model.records.transformed import open_transformed
+from vcls_model.training import checkpoints, loop
+from vcls_model.training.loop import Trainer
+from vcls_model.training.options import ReadOptions, TrainOptions
+
+SMALL = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
+
+
+def weights_of(directory):
+    return checkpoints.load(str(directory / "checkpoints" / "best.npz"))[0]["model"]
+
+
+def read_examples(shard):
+    return [tf.train.Example.FromString(record) for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()]
+
+
+def history_of(directory):
+    lines = (directory / "history.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    return [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+
+
+def without_times(rows):
+    return [
+        {key: value for key, value in row.items() if key not in ("train_seconds", "examples_per_second")}
+        for row in rows
+    ]
+
+
+def statistics_of(schema):
+    return training_data.moments(training_data.make_videos(schema, 200, 77), schema)
+
+
+def seen_frames(count, limit, sampling):
+    """Positions of the frames that a trained model sees of a video, with numpy."""
+    kept = min(count, limit)
+    if sampling in ("random", "uniform"):
+        return np.floor((np.arange(kept) + 0.5) * count / kept).astype(int)
+    start = (count - kept) // 2 if sampling == "sequence" else 0
+    return np.arange(start, start + kept)
+
+
+def padded(videos, names, limit, sampling="all"):
+    """Decoded transformed frames as a model takes them, with numpy."""
+    counts = np.array([min(limit, len(codes)) for codes in videos.features[names[0]]], np.int32)
+    features = {"num_frames": counts}
+    for name in names:
+        codes = videos.features[name]
+        features[name] = np.zeros((len(videos), counts.max(), codes[0].shape[1]), np.float32)
+        for row, count in enumerate(counts):
+            chosen = codes[row][seen_frames(len(codes[row]), limit, sampling)]
+            features[name][row, :count] = chosen * (8 / 255) - 4
+    return features
+
+
+def test_training_learns_and_leaves_a_whole_model_directory(trained):
+    info = json.loads((trained / "info.json").read_text())
+    rows = history_of(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert info["training"]["epochs"] == 3 and info["training"]["examples"] == 300
+    best = rows[info["training"]["best_epoch"] - 1]
+    assert info["training"]["validation"]["map"] == pytest.approx(float(best["val_map"]))
+    assert info["class_count"] == 10 and info["split"] == {"method": "given", "ratios": None}
+    assert info["model"]["parameter_count"] == 16 * 16 + 16 + 16 * 10 + 10
+    assert info["schema"]["name"] == "small-video"
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "history.csv",
+        "info.json",
+        "labels.csv",
+        "logs",
+        "model.keras",
+        "saved_model",
+    }
+    assert list((trained / "logs").glob("events*"))
+
+
+def test_validation_metrics_are_those_of_an_independent_computation(trained, video_data):
+    from sklearn.metrics import average_precision_score
+
+    raw = training_data.make_videos(training_data.VIDEO_SCHEMA, 40, 2)
+    served = tf.saved_model.load(str(trained / "saved_model"))
+    logits = served.signatures["serving_default"](
+        serialized=tf.constant(training_data.serialize_raw(raw, training_data.VIDEO_SCHEMA))
+    )["logits"].numpy()
+    targets = np.zeros((40, 10))
+    for row, labels in enumerate(raw.labels):
+        targets[row, labels] = 1
+    present = targets.any(0)
+    expected = np.mean([average_precision_score(targets[:, c], logits[:, c]) for c in np.flatnonzero(present)])
+    info = json.loads((trained / "info.json").read_text())
+    assert info["training"]["validation"]["map"] == pytest.approx(expected, abs=1e-3)
+    # Best-F1 thresholds, tried one by one.
+    lines = (trained / "labels.csv").read_text().splitlines()
+    column = lines[0].split(",").index("best_threshold")
+    probabilities = 1 / (1 + np.exp(-logits))
+
+    def f1(c, threshold):
+        chosen = probabilities[:, c] >= threshold
+        return 2 * (chosen & (targets[:, c] > 0)).sum() / max(chosen.sum() + targets[:, c].sum(), 1)
+
+    for c in np.flatnonzero(present):
+        stored = float(lines[c + 1].split(",")[column])
+        assert f1(c, stored) == pytest.approx(max(f1(c, value) for value in probabilities[:, c]), abs=0.03)
+
+
+def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(trained, tmp_path):
+    schema = training_data.VIDEO_SCHEMA
+    raw = training_data.make_videos(schema, 12, 9)
+    np.save(tmp_path / "records.npy", np.array(training_data.serialize_raw(raw, schema), object), allow_pickle=True)
+    script = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "model = tf.saved_model.load(sys.argv[1])\n"
+        "records = np.load(sys.argv[2], allow_pickle=True)\n"
+        "logits = model.signatures['serving_default'](serialized=tf.constant(list(records)))['logits']\n"
+        "np.save(sys.argv[3], logits.numpy())\n"
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            str(trained / "saved_model"),
+            str(tmp_path / "records.npy"),
+            str(tmp_path / "logits.npy"),
+        ],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    served = np.load(tmp_path / "logits.npy")
+    kernel, bias, kernel_out, bias_out = weights_of(trained)[:4]
+    done = training_data.transform(raw, schema, statistics_of(schema))
+    features = np.concatenate([done.features["mean_rgb"], done.features["mean_audio"]], axis=1)
+    expected = np.maximum(features @ kernel + bias, 0) @ kernel_out + bias_out
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    model = tf.saved_model.load(str(trained / "saved_model"))
+    from_features = model.signatures["features"](**{name: tf.constant(value) for name, value in raw.features.items()})
+    np.testing.assert_allclose(from_features["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["all", "random", "sequence", "uniform"])
+def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_data, tmp_path):
+    import keras
+
+    schema = training_data.FRAME_SCHEMA
+    output = tmp_path / "model"
+    train.run(
+        [
+            f"--data={frame_data}",
+            f"--output={output}",
+            "--model=average",
+            "--epochs=1",
+            "--max_frames=5",
+            f"--frames={sampling}",
+            "--batch_size=16",
+            "--quiet",
+        ]
+    )
+    raw = training_data.make_videos(schema, 12, 9)
+    served = tf.saved_model.load(str(output / "saved_model")).signatures
+    logits = served["serving_default"](serialized=tf.constant(training_data.serialize_raw(raw, schema)))["logits"]
+    done = training_data.transform(raw, schema, statistics_of(schema))
+    expected = keras.models.load_model(output / "model.keras")(padded(done, ["rgb", "audio"], 5, sampling))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    joined = {name: tf.constant([codes.tobytes() for codes in value]) for name, value in raw.features.items()}
+    np.testing.assert_allclose(served["features"](**joined)["logits"], expected, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, video_data, tmp_path):
+    arguments = [f"--data={video_data}", "--epochs=3", *SMALL]
+    train.run([*arguments, f"--output={tmp_path / 'again'}"])
+    train.run([*arguments, f"--output={tmp_path / 'other'}", "--seed=1"])
+    for first, again in zip(weights_of(trained), weights_of(tmp_path / "again"), strict=True):
+        np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(weights_of(trained)[0], weights_of(tmp_path / "other")[0])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("extra", [[], ["--dropout=0.5", "--ema=0.9", "--mixup=0.5", "--optimizer=adamw"]])
+def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_same_weights(extra, video_data, tmp_path, monkeypatch):
+    arguments = [f"--data={video_data}", "--epochs=3", "--steps_per_call=2", "--checkpoint_seconds=0", *SMALL, *extra]
+    train.run([*arguments, f"--output={tmp_path / 'whole'}"])
+    saves = []
+    save = Trainer._save_last
+
+    def stop_after(self):
+        save(self)
+        saves.append((self.progress.epoch, self.progress.step))
+        if saves[-1] == (1, 2):
+            raise Killed
+
+    monkeypatch.setattr(Trainer, "_save_last", stop_after)
+    with pytest.raises(Killed):
+        train.run([*arguments, f"--output={tmp_path / 'broken'}"])
+    monkeypatch.setattr(Trainer, "_save_last", save)
+    train.run([*arguments, f"--output={tmp_path / 'broken'}", "--resume"])
+    for whole, resumed in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"), strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+    assert without_times(history_of(tmp_path / "whole")) == without_times(history_of(tmp_path / "broken"))
+
+
+def test_a_process_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(video_data, tmp_path):
+    output, last = tmp_path / "model", tmp_path / "model" / "checkpoints" / "last.npz"
+    flags = [
+        f"--data={video_data}",
+        "--patience=0",
+        "--dropout=0.2",
+        "--steps_per_call=1",
+        "--checkpoint_seconds=0",
+        "--hidden_units=16",
+        "--batch_size=4",
+        "--learning_rate=0.01",
+        "--quiet",
+    ]
+    command = [sys.executable, "-m", "vcls_model.train", f"--output={output}", *flags, "--epochs=100000", "--resume"]
+
+    def place():
+        progress = checkpoints.load(str(last))[1]["progress"] if last.exists() else {"epoch": 0, "step": 0}
+        return progress["epoch"], progress["step"]
+
+    for _ in range(5):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while not (place()[0] >= 1 and 2 <= place()[1] <= 12) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if place()[1]:
+            break  # else it ended an epoch of 25 steps before the signal came
+    reached, step = place()
+    assert reached >= 1 and 0 < step < 25
+    with pytest.raises(UsageError, match="other options"):
+        train.run([f"--output={output}", *flags, f"--epochs={reached + 1}", "--batch_size=10", "--resume"])
+    # The number of epochs may change: a constant learning rate does not see it.
+    train.run([f"--output={output}", *flags, f"--epochs={reached + 1}", "--resume"])
+    train.run([f"--output={tmp_path / 'whole'}", *flags, f"--epochs={reached + 1}"])
+    assert without_times(history_of(output)) == without_times(history_of(tmp_path / "whole"))
+    for resumed, whole in zip(weights_of(output), weights_of(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(resumed, whole)
+
+
+def test_resume_of_a_finished_model_does_nothing(trained, video_data):
+    before = (trained / "model.keras").stat().st_mtime_ns
+    info = train.run([f"--data={video_data}", f"--output={trained}", "--epochs=3", *SMALL, "--resume"])
+    assert info["training"]["epochs"] == 3
+    assert (trained / "model.keras").stat().st_mtime_ns == before
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
+    info = train.run(
+        [
+            f"--data={video_data}",
+            f"--output={tmp_path / 'm'}",
+            "--epochs=40",
+            "--patience=2",
+            "--learning_rate=1.0",
+            *SMALL[:2],
+            "--quiet",
+        ]
+    )
+    assert info["training"]["epochs"] < 40
+    scores = [float(row["val_map"]) for row in history_of(tmp_path / "m")]
+    assert info["training"]["best_epoch"] == int(np.argmax(scores)) + 1
+    assert len(scores) == info["training"]["best_epoch"] + 2
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--loss=focal", "--decay=cosine", "--warmup_examples=40"],
+        pytest.param(
+            ["--loss=asymmetric", "--label_smoothing=0.05", "--clip_norm=1", "--optimizer=adamw"],
+            marks=pytest.mark.slow,
+        ),
+        ["--ema=0.5", "--average_checkpoints=2", "--class_prior"],
+        ["--precision=mixed_bfloat16"],
+        pytest.param(["--precision=mixed_float16"], marks=pytest.mark.slow),
+        ["--jit", "--mixup=0.3"],
+    ],
+)
+def test_options_train_and_export(extra, video_data, tmp_path):
+    info = train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, *extra])
+    rows = history_of(tmp_path / "m")
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    raw = training_data.make_videos(training_data.VIDEO_SCHEMA, 5, 9)
+    model = tf.saved_model.load(str(tmp_path / "m" / "saved_model"))
+    logits = model.signatures["serving_default"](
+        serialized=tf.constant(training_data.serialize_raw(raw, training_data.VIDEO_SCHEMA))
+    )["logits"]
+    assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+    assert info["training"]["validation"]["map"] > 0.2
+
+
+def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tmp_path, monkeypatch):
+    validate = Trainer._validate
+    scores = iter([0.3, 0.5, 0.4, 0.9])  # the fourth is that of the average
+    monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "val_map": next(scores)})
+    info = train.run(
+        [f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, "--average_checkpoints=2"]
+    )
+    assert info["training"]["averaged_epochs"] == [2, 3]
+    kept = sorted(path.name for path in (tmp_path / "m" / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-002.npz", "epoch-003.npz"]
+    loaded = [checkpoints.load(str(tmp_path / "m" / "checkpoints" / name))[0]["model"] for name in kept]
+    import keras
+
+    model = keras.models.load_model(tmp_path / "m" / "model.keras")
+    for variable, second, third in zip(model.weights, *loaded, strict=False):
+        np.testing.assert_allclose(variable.numpy(), (second + third) / 2, rtol=1e-6)
+
+
+def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
+    data = tmp_path / "data"
+    training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=40, train_shards=1, graph=graphs["video"])
+    shard = next((data / "train").glob("*.tfrecord"))
+    records = read_examples(shard)
+    for record in records[::2]:
+        del record.features.feature["labels"].int64_list.value[:]
+        record.features.feature["mean_rgb"].float_list.value[:] = [1e6] * 12
+    training_data.write_shard(shard, [record.SerializeToString() for record in records])
+    info = train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
+    assert float(history_of(tmp_path / "m")[0]["loss"]) < 50
+    assert info["training"]["epochs"] == 1
+
+
+def test_mixup_mixes_nothing_into_a_video_whose_partner_has_no_labels(video_data, tmp_path):
+    data = open_transformed(str(video_data))
+    model = build_model("logistic", data.modalities, data.class_count)
+    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(4), mixup=1.0), str(tmp_path))
+    random = np.random.default_rng(2)
+    features = {
+        modality.name: tf.constant(random.normal(size=(4, modality.width)), tf.float32) for modality in data.modalities
+    }
+    batch = {"features": features, "labels": tf.constant([[1, 2], [3, -1], [4, -1], [-1, -1]])}
+    shares = tf.constant([0.3, 0.3, 0.3, 0.3])
+    mixed, plain = (trainer._losses(batch, given, training=False)[0].numpy() for given in (shares, None))
+    assert mixed[0] == pytest.approx(plain[0]) and mixed[3] == 0 == plain[3]
+    assert mixed[1] != pytest.approx(plain[1])
+
+
+def test_a_finished_run_goes_on_with_more_patience(video_data, tmp_path):
+    arguments = [
+        f"--data={video_data}",
+        f"--output={tmp_path / 'm'}",
+        "--model=logistic",
+        "--batch_size=20",
+        "--learning_rate=1e-12",
+        "--epochs=4",
+        "--quiet",
+    ]
+    assert train.run([*arguments, "--patience=1"])["training"]["epochs"] == 2
+    assert train.run([*arguments, "--patience=0", "--resume"])["training"]["epochs"] == 4
+
+
+def test_only_epochs_that_are_to_be_averaged_are(graphs, tmp_path, capsys):
+    training_data.write_transformed(
+        tmp_path / "data", training_data.VIDEO_SCHEMA, train=40, validate=0, graph=graphs["video"]
+    )
+    arguments = [f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out[1]'}", *SMALL]
+    averaged = train.run([*arguments, "--epochs=4", "--average_checkpoints=3"])["training"]["averaged_epochs"]
+    assert averaged == [2, 3, 4]
+    kept = sorted(path.name for path in (tmp_path / "out[1]" / "checkpoints").glob("epoch-*"))
+    assert kept == ["epoch-002.npz", "epoch-003.npz", "epoch-004.npz"]
+    assert train.run([*arguments, "--epochs=6", "--resume"])["training"]["averaged_epochs"] == []
+    info = train.run([*arguments, "--epochs=7", "--average_checkpoints=3", "--resume"])
+    assert info["training"]["averaged_epochs"] == []
+    assert "of the epochs to average (5, 6, 7) only the weights of 7 were kept" in capsys.readouterr().err
+
+
+def test_shards_of_a_directory_named_like_a_glob_are_found(video_data, tmp_path):
+    data = tmp_path / "video[1]*"
+    shutil.copytree(video_data, data)
+    names = [path.rsplit("/", 1)[1] for path in open_transformed(str(data)).shards("train")]
+    assert names == [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)]
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_names_the_shard_and_keeps_the_checkpoint(graphs, tmp_path):
+    data = tmp_path / "data"
+    training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = data / "train" / "train-00000-of-00004.tfrecord"
+    records = read_examples(shard)
+    records[7].features.feature["mean_audio"].float_list.value[1] = float("nan")
+    training_data.write_shard(shard, [record.SerializeToString() for record in records])
+    with pytest.raises(JobError, match="train-00000-of-00004.tfrecord.*last good checkpoint.*last.npz"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
+    groups, facts = checkpoints.load(str(tmp_path / "m" / "checkpoints" / "last.npz"))
+    assert all(np.isfinite(value).all() for values in groups.values() for value in values)
+    assert facts["progress"]["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "losses", "loss", "blamed"),
+    [
+        ([0, 0, 0], [1, 1, 1], 1, -1),
+        ([0, np.nan, 0], [np.nan, np.nan, np.nan], np.nan, 4),  # batch normalisation spreads it
+        ([0, np.inf, 0], [1, 1, 1], 1, 4),  # a ReLU hides it
+        ([0, 0, 0], [np.inf, 1, 1], np.inf, 3),
+        ([0, 0, 0], [1, 1, 1], np.nan, 5),  # a regulariser's: any video of the batch
+    ],
+)
+def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss, blamed):
+    vectors = np.zeros((3, 2), np.float32)
+    vectors[:, 1] = features
+    batch = {
+        "features": {"mean_rgb": tf.constant(vectors), "num_frames": tf.constant([1, 2, 3])},
+        "shard": tf.constant([3, 4, 5]),
+    }
+    found = loop._shard_to_blame(batch, tf.constant(losses, tf.float32), tf.constant(loss, tf.float32))
+    assert int(found) == blamed
+
+
+@pytest.mark.parametrize(
+    ("idle", "reason", "remedy"),
+    [
+        ("--gamma=1", "without --loss=focal or --loss=asymmetric", "--loss=focal"),
+        ("--margin=0.1", "without --loss=asymmetric", "--loss=asymmetric"),
+        ("--alpha=0.3", "without --loss=focal", "--loss=focal"),
+        ("--teacher_weight=0.9", "without --teacher", "--teacher=m"),
+        ("--init_from=m --class_prior", "with --init_from without --new_head", "--new_head"),
+        ("--weight_decay=0.1", "without --optimizer=adamw", "--optimizer=adamw"),
+        ("--decay_rate=0.5", "without --decay=exponential", "--decay=exponential"),
+        ("--final_rate=0.1", "without --decay=cosine", "--decay=cosine"),
+        ("--frames=random", "with --model=dense, a video-level model", "--model=average"),
+        ("--unfreeze_after=5", "with --epochs=5", "--epochs=6"),
+    ],
+)
+def test_flags_without_effect_are_told(idle, reason, remedy):
+    given = ["--data=d", "--output=m", *idle.split()]
+    name = given[-1].partition("=")[0]
+    assert train.idle_flags(given) == [f"{name} has no effect {reason}"]
+    assert train.idle_flags([*given, remedy]) == []
+
+
+@pytest.mark.parametrize(("split", "extra"), [("train", ["--label_projection=0.75"]), ("validate", [])])
+def test_nan_elsewhere_names_the_shard(split, extra, graphs, tmp_path):
+    """Before training, where the directions are counted, and in validation, where a ReLU would hide it."""
+    data = tmp_path / "data"
+    training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = sorted((data / split).iterdir())[-1]
+    records = read_examples(shard)
+    records[3].features.feature["mean_rgb"].float_list.value[0] = float("nan")
+    training_data.write_shard(shard, [record.SerializeToString() for record in records])
+    with pytest.raises(JobError, match=f"{shard.name}: mean_rgb of a video holds values that are not finite"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *extra, *SMALL])
+
+
+def test_a_validation_split_without_labels_counts_as_none(graphs, tmp_path, capsys):
+    data = tmp_path / "data"
+    training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    shard = data / "validate" / "validate-00000-of-00001.tfrecord"
+    records = read_examples(shard)
+    for record in records:
+        record.features.feature["labels"].int64_list.value[:] = []
+    training_data.write_shard(shard, [record.SerializeToString() for record in records])
+    arguments = [f"--data={data}", f"--output={tmp_path / 'm'}", *SMALL]
+    info = train.run([*arguments, "--epochs=2"])
+    assert "no video of the validation split has a label" in capsys.readouterr().err
+    assert info["training"]["validation"] == {} and info["training"]["best_epoch"] == 2
+    for ours, last in zip(
+        weights_of(tmp_path / "m"),
+        checkpoints.load(str(tmp_path / "m" / "checkpoints" / "last.npz"))[0]["model"],
+        strict=False,
+    ):
+        np.testing.assert_array_equal(ours, last)
+    assert train.run([*arguments, "--epochs=3", "--resume"])["training"]["best_epoch"] == 3
+
+
+@pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])
+def test_validation_sees_the_frames_that_serving_sees(sampling, frame_data, tmp_path):
+    """The same metrics from the exported model on the raw records."""
+    import keras
+
+    from vcls_model.metrics import MetricAccumulator
+
+    info = train.run(
+        [
+            f"--data={frame_data}",
+            f"--output={tmp_path / 'm'}",
+            "--model=average",
+            "--epochs=1",
+            "--max_frames=3",
+            f"--frames={sampling}",
+            "--batch_size=16",
+            "--quiet",
+        ]
+    )
+    videos = training_data.make_videos(training_data.FRAME_SCHEMA, 20, 2)
+    done = training_data.transform(videos, training_data.FRAME_SCHEMA, statistics_of(training_data.FRAME_SCHEMA))
+    logits = keras.models.load_model(tmp_path / "m" / "model.keras")(padded(done, ["rgb", "audio"], 3, sampling))
+    accumulator = MetricAccumulator(10)
+    accumulator.update(
+        np.asarray(logits),
+        np.concatenate([np.asarray(one) for one in videos.labels]),
+        np.array([len(one) for one in videos.labels]),
+        [b"%d" % row for row in range(20)],
+    )
+    assert info["training"]["validation"]["gap_at_20"] == pytest.approx(
+        accumulator.result().summary["gap_at_20"], abs=1e-3
+    )
+
+
+def test_overwrite_spares_inputs_and_what_flags_that_do_not_fit_would_replace(trained, video_data, graphs, tmp_path):
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(video_data, data)
+    shutil.copytree(trained, model)
+    for output, extra in (
+        (data, []),
+        (tmp_path, []),
+        (tmp_path / "data" / ".." / "data", []),
+        (model, [f"--init_from={model}"]),
+        (model, [f"--teacher={model}"]),
+    ):
+        with pytest.raises(UsageError, match="holds the input"):
+            train.run([f"--data={data}", f"--output={output}", "--overwrite", *extra, *SMALL])
+    with pytest.raises(UsageError, match="matches no layer"):
+        train.run([f"--data={data}", f"--output={model}", "--overwrite", "--freeze=nope", *SMALL])
+    assert (data / "info.json").exists() and (model / "info.json").exists()
+
+
+def test_a_batch_larger_than_the_data_counts_the_videos_that_there_are(video_data, tmp_path):
+    train.run(
+        [
+            f"--data={video_data}",
+            f"--output={tmp_path / 'm'}",
+            "--model=logistic",
+            "--batch_size=512",
+            "--warmup_examples=1000",
+            "--learning_rate=0.01",
+            "--epochs=4",
+            "--quiet",
+        ]
+    )
+    rates = [float(row["learning_rate"]) for row in history_of(tmp_path / "m")]
+    assert rates == pytest.approx([0.002, 0.003, 0.004, 0.005], rel=1e-3)  # of the step to come, of 100 videos each
+
+
+def test_sizes_that_do_not_fit_are_a_usage_error(frame_data, tmp_path):
+    for model, flags, message in (
+        ("transformer", ["--units=16", "--heads=3"], "even and a multiple of heads"),
+        ("transformer", ["--units=15", "--heads=3"], "even and a multiple of heads"),
+        ("multiscale_cnn", ["--blocks=0"], "blocks of 1 or more"),
+        ("nextvlad", ["--groups=7"], "cannot be built with these hyperparameters"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", f"--model={model}", "--quiet", *flags])
+
+
+def test_a_device_that_is_not_there_is_refused(video_data, tmp_path):
+    with pytest.raises(UsageError, match="there is no TPU:9"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=TPU:9", *SMALL])
+    with pytest.raises(UsageError, match="--distribution=none is not"):
+        train.run(
+            [f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=CPU:0", "--distribution=none", *SMALL]
+        )
+
+
+def test_a_directory_without_info_is_refused(tmp_path):
+    with pytest.raises(JobError, match="not there"):
+        train.run([f"--data={tmp_path / 'none'}", f"--output={tmp_path / 'm'}"])
+    (tmp_path / "half").mkdir()
+    with pytest.raises(JobError, match="info.json"):
+        train.run([f"--data={tmp_path / 'half'}", f"--output={tmp_path / 'm'}"])
+    (tmp_path / "half" / "info.json").write_text("{}")
+    with pytest.raises(JobError, match="does not describe a transformed dataset"):
+        train.run([f"--data={tmp_path / 'half'}", f"--output={tmp_path / 'm'}"])
+    assert not (tmp_path / "m").exists()
+
+
+def test_levels_must_fit(video_data, frame_data, tmp_path):
+    with pytest.raises(UsageError, match="video-level features"):
+        train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=netvlad"])
+    with pytest.raises(UsageError, match="frame-level features"):
+        train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", "--model=dense"])
+
+
+def test_an_output_in_use_is_refused_and_can_be_overwritten(trained, video_data, tmp_path):
+    with pytest.raises(UsageError, match="not empty"):
+        train.run([f"--data={video_data}", f"--output={trained}"])
+    with pytest.raises(UsageError, match="exclude"):
+        train.run([f"--data={video_data}", f"--output={trained}", "--resume", "--overwrite"])
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "old").write_text("old")
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--overwrite", "--epochs=1", *SMALL])
+    assert not (tmp_path / "m" / "old").exists()
+
+
+def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs, tmp_path):
+    data = tmp_path / "data"
+    training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "train" / "train-00001-of-00004.tfrecord").unlink()
+    with pytest.raises(JobError, match="fewer videos than the 80"):
+        train.run([f"--data={copy}", f"--output={tmp_path / 'm'}", *SMALL])
+    shard = data / "train" / "train-00001-of-00004.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(JobError, match="train-00001"):
+        train.run([f"--data={data}", f"--output={tmp_path / 'n'}", *SMALL])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--model=dens", "did you mean 'dense'"),
+        ("--epoch=3", "did you mean --epochs"),
+        ("--hiden_units=3", "did you mean --hidden_units"),
+        ("--hidden_units=0", "hidden_units"),
+        ("--clusters=8", "dense has no hyperparameter clusters; these have: dbof, netvlad, nextvlad"),
+        ("--loss=bse", "did you mean 'bce'"),
+        ("--optimizer=adm", "did you mean 'adam'"),
+        ("--precision=half", "unknown precision"),
+        ("--ema=1", "ema"),
+        ("--new_head", "--init_from"),
+        ("--unfreeze_after=2", "--freeze"),
+        ("--learning_rate_scale=hidden", "FACTOR|like"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_read(flag, message):
+    with pytest.raises(UsageError, match=message):
+        train.parse_config(["--data=nowhere", "--output=nowhere", flag])
+
+
+def test_help_is_quick():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vcls_model.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--learning_rate" in done.stdout and "netvlad" in done.stdout
+    assert not any(name in done.stderr for name in ("tensorflow", "keras", "numba"))
+    assert time.monotonic() - started < 20

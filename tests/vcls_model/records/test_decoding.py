@@ -1,0 +1,388 @@
+"""Records to arrays: what TensorFlow wrote is what comes out, and every kind of bad record costs itself alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fixtures.records import (
+    FRAME,
+    VIDEO,
+    Video,
+    bytes_feature,
+    float_feature,
+    int64_feature,
+    videos,
+    write_shard,
+)
+from vcls_model.commands import UsageError
+from vcls_model.records import examples
+from vcls_model.records.decoding import Decoder, ReadOptions, records_in
+from vcls_model.records.framing import frame_record
+from vcls_model.records.schema import Modality, RecordSchema, schema_by_name
+from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, detect_schema, read_batches
+
+
+def read(path: Path, schema: RecordSchema, **options) -> tuple[list[Video], list[Rejected], list[RawBatch]]:  # type: ignore
+    """All records of a shard as `Video`s again."""
+    found, rejected, batches = [], [], []
+    for batch, unusable in read_batches(str(path), schema, **{"class_count": 10, **options}):
+        label_ends = np.cumsum(batch.label_lengths)
+        for index, video_id in enumerate(batch.ids):
+            labels = batch.label_values[label_ends[index] - batch.label_lengths[index] : label_ends[index]]
+            values = {}
+            for name, rows in batch.features.items():
+                if isinstance(rows, FrameBatch):
+                    ends = np.cumsum(rows.lengths)
+                    values[name] = rows.codes[ends[index] - rows.lengths[index] : ends[index]].copy()
+                else:
+                    values[name] = rows[index].copy()
+            found.append(Video(video_id, tuple(labels.tolist()), values))
+        rejected += unusable
+        batches.append(batch)
+    return found, rejected, batches
+
+
+def assert_same(found: list[Video], expected: list[Video]) -> None:
+    assert [video.id for video in found] == [video.id for video in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.labels == other.labels
+        assert set(one.values) == set(other.values)
+        for name, values in other.values.items():
+            np.testing.assert_array_equal(one.values[name], values)
+
+
+@pytest.mark.parametrize("batch_bytes", [300, 1 << 20])
+@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+def test_reads_what_tensorflow_wrote(tmp_path: Path, schema: RecordSchema, batch_bytes: int) -> None:
+    made = videos(40, schema)
+    payloads = [video.example() if schema is VIDEO else video.sequence() for video in made]
+    found, rejected, batches = read(
+        write_shard(tmp_path / "a", payloads), schema, batch_bytes=batch_bytes, batch_records=7, keep_payloads=True
+    )
+    assert_same(found, made)
+    assert rejected == []
+    assert [payload for batch in batches for payload in batch.payloads or []] == payloads
+    assert max(len(batch) for batch in batches) <= 7
+    assert all(batch.labelled.all() for batch in batches)
+
+
+def edit_frames(name: str, change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Video], bytes]:
+    def make(video: Video) -> bytes:
+        rows = change([row.tobytes() for row in video.values[name]])
+        return video.sequence(lists={name: tf.train.FeatureList(feature=[bytes_feature(row) for row in rows])})
+
+    return make
+
+
+VIDEO_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
+    ("no id", lambda v: v.example(id=None), "missing_id"),
+    ("empty id", lambda v: v.example(id=bytes_feature(b"")), "empty_id"),
+    ("two ids", lambda v: v.example(id=bytes_feature(b"a", b"b")), "wrong_width"),
+    ("id of another type", lambda v: v.example(id=int64_feature(3)), "wrong_type"),
+    ("no labels feature", lambda v: v.example(labels=None), "no_labels"),
+    ("no labels", lambda v: v.example(labels=int64_feature()), "no_labels"),
+    ("negative label", lambda v: v.example(labels=int64_feature(1, -1)), "label_out_of_range"),
+    ("label too large", lambda v: v.example(labels=int64_feature(3, 10)), "label_out_of_range"),
+    ("labels of another type", lambda v: v.example(labels=float_feature(1.0)), "wrong_type"),
+    ("feature missing", lambda v: v.example(mean_audio=None), "missing_feature"),
+    ("feature of another type", lambda v: v.example(mean_rgb=bytes_feature(bytes(24))), "wrong_type"),
+    ("too few values", lambda v: v.example(mean_rgb=float_feature(*[1.0] * 5)), "wrong_width"),
+    ("too many values", lambda v: v.example(mean_rgb=float_feature(*[1.0] * 7)), "wrong_width"),
+    ("no values", lambda v: v.example(mean_rgb=float_feature()), "wrong_width"),
+    ("NaN", lambda v: v.example(mean_rgb=float_feature(1, 2, float("nan"), 4, 5, 6)), "not_finite"),
+    ("infinite", lambda v: v.example(mean_audio=float_feature(1, 2, float("-inf"))), "not_finite"),
+    (
+        "a SequenceExample",
+        lambda v: Video(v.id, v.labels, {"rgb": np.zeros((3, 6), np.uint8)}).sequence(),
+        "wrong_container",
+    ),
+    ("not a message", lambda v: b"\xff\xff\xff", "unparsable"),
+    ("a message cut short", lambda v: v.example()[:-3], "unparsable"),
+    ("an empty message", lambda v: b"", "missing_id"),
+]
+
+FRAME_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
+    ("no id", lambda v: v.sequence({"id": None}), "missing_id"),
+    ("empty id", lambda v: v.sequence({"id": bytes_feature(b"")}), "empty_id"),
+    ("no labels", lambda v: v.sequence({"labels": None}), "no_labels"),
+    ("label too large", lambda v: v.sequence({"labels": int64_feature(10)}), "label_out_of_range"),
+    ("feature missing", lambda v: v.sequence(lists={"audio": None}), "missing_feature"),
+    (
+        "frame of another type",
+        lambda v: v.sequence(lists={"rgb": tf.train.FeatureList(feature=[float_feature(1.0)] * len(v.values["rgb"]))}),
+        "wrong_type",
+    ),
+    ("frames too narrow", edit_frames("rgb", lambda rows: [row[:-1] for row in rows]), "wrong_width"),
+    ("last frame too wide", edit_frames("audio", lambda rows: [*rows[:-1], rows[-1] + b"x"]), "wrong_width"),
+    ("one frame empty", edit_frames("rgb", lambda rows: [*rows[:-1], b""]), "wrong_width"),
+    ("fewer audio frames", edit_frames("audio", lambda rows: [*rows, rows[0]]), "frames_differ"),
+    ("zero frames", lambda v: v.sequence(lists={name: tf.train.FeatureList() for name in v.values}), "no_frames"),
+    (
+        "an Example",
+        lambda v: Video(v.id, v.labels, {"rgb": np.zeros(6), "audio": np.zeros(3)}).example(),
+        "wrong_container",
+    ),
+    ("no feature lists at all", lambda v: v.sequence(lists={name: None for name in v.values}), "wrong_container"),
+    ("not a message", lambda v: b"\x0a\xff", "unparsable"),
+]
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "spoil", "reason"),
+    [(VIDEO, *case) for case in VIDEO_MATRIX] + [(FRAME, *case) for case in FRAME_MATRIX],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_record_costs_itself(tmp_path, schema, name, spoil, reason) -> None:  # type: ignore[no-untyped-def]
+    made = videos(6, schema, frames=(2, 9))
+    payloads = [video.example() if schema is VIDEO else video.sequence() for video in made]
+    payloads[3] = spoil(made[3])
+    found, rejected, _ = read(write_shard(tmp_path / "a", payloads), schema)
+    assert_same(found, made[:3] + made[4:])
+    assert [item.error for item in rejected] == [reason]
+    assert rejected[0].offset == sum(16 + len(payload) for payload in payloads[:3])
+    assert rejected[0].shard == str(tmp_path / "a")
+    if (
+        not reason.endswith("_id")
+        and reason not in ("unparsable", "wrong_container")
+        and name not in ("two ids", "id of another type")
+    ):
+        assert rejected[0].id == made[3].id.decode()
+
+
+def unpacked(video: Video) -> bytes:
+    """The record in an encoding that is allowed but unusual: unpacked numbers, split messages, unknown fields."""
+    floats = {
+        name: b"".join(examples.write_varint(1 << 3 | 5) + np.float32(value).tobytes() for value in values)
+        for name, values in video.values.items()
+    }
+    labels = b"".join(examples.write_varint(1 << 3) + examples.write_varint(label) for label in video.labels)
+    features = {
+        "id": examples.bytes_feature(video.id),
+        "labels": examples.write_message(3, labels),
+        **{name: examples.write_message(2, packed) for name, packed in floats.items()},
+    }
+    entries = [
+        examples.write_message(1, examples.write_message(2, value) + examples.write_message(1, name.encode()))
+        for name, value in features.items()
+    ]
+    payload = examples.write_message(1, b"".join(entries[:2])) + examples.write_message(1, b"".join(entries[2:]))
+    return payload + examples.write_message(9, b"unknown") + examples.write_varint(10 << 3) + b"\x05"
+
+
+def test_unusual_encodings_are_understood(tmp_path: Path) -> None:
+    made = videos(5, VIDEO)
+    payloads = [unpacked(video) if index % 2 else video.example() for index, video in enumerate(made)]
+    assert tf.train.Example.FromString(payloads[1]).features.feature["id"].bytes_list.value[0] == made[1].id
+    found, rejected, _ = read(write_shard(tmp_path / "a", payloads), VIDEO)
+    assert rejected == []
+    assert_same(found, made)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2), st.data())
+def test_mutated_payloads_are_read_as_protocol_buffers_read_them(which: int, data) -> None:  # type: ignore
+    """Bytes changed under a right checksum: what is accepted is what TensorFlow's parser sees in the record."""
+    video = videos(3, VIDEO)[which]
+    changed = bytearray(video.example())
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    decoder = Decoder(VIDEO, ReadOptions(class_count=10))
+    buffer, starts, lengths = records_in([bytes(changed)])
+    batch, rejected = decoder.decode("s", buffer, starts, lengths, starts)
+    assert len(batch) + len(rejected) == 1
+    if len(batch):
+        features = tf.train.Example.FromString(bytes(changed)).features.feature
+        assert batch.ids == list(features["id"].bytes_list.value)
+        assert batch.label_values.tolist() == sorted(set(features["labels"].int64_list.value))
+        for name, rows in batch.features.items():
+            assert isinstance(rows, np.ndarray)
+            np.testing.assert_array_equal(rows[0], np.array(features[name].float_list.value, np.float32))
+
+
+def test_repeated_labels_are_kept_once_and_counted(tmp_path: Path) -> None:
+    video = videos(1, VIDEO)[0]
+    found, rejected, batches = read(
+        write_shard(tmp_path / "a", [video.example(labels=int64_feature(7, 2, 7, 7))]), VIDEO
+    )
+    assert rejected == []
+    assert found[0].labels == (2, 7)
+    assert batches[0].notes == {"labels_deduplicated": 2}
+
+
+def test_repeated_and_non_utf8_ids_are_kept(tmp_path: Path) -> None:
+    made = videos(3, VIDEO)
+    made[1].id, made[2].id = made[0].id, b"\xff\xfe"
+    found, rejected, _ = read(write_shard(tmp_path / "a", [video.example() for video in made]), VIDEO)
+    assert rejected == []
+    assert [video.id for video in found] == [b"v0000", b"v0000", b"\xff\xfe"]
+    bad = made[2].example(labels=int64_feature(99))
+    assert read(write_shard(tmp_path / "b", [bad]), VIDEO)[1][0].id == "\\xff\\xfe"
+
+
+def test_unlabelled_records_are_kept_on_request(tmp_path: Path) -> None:
+    made = videos(3, VIDEO)
+    payloads = [made[0].example(), made[1].example(labels=None), made[2].example(labels=int64_feature())]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), VIDEO, require_labels=False)
+    assert rejected == []
+    assert batches[0].labelled.tolist() == [True, False, False]
+    assert [video.labels for video in found] == [made[0].labels, (), ()]
+
+
+def test_a_missing_modality_is_filled_on_request(tmp_path: Path) -> None:
+    made = videos(3, FRAME)
+    payloads = [
+        made[0].sequence(),
+        made[1].sequence(lists={"audio": None}),
+        made[2].sequence(lists={"audio": None, "rgb": None, "other": tf.train.FeatureList()}),
+    ]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), FRAME, missing_modality="fill")
+    assert [item.error for item in rejected] == ["missing_feature"]
+    np.testing.assert_array_equal(found[1].values["rgb"], made[1].values["rgb"])
+    np.testing.assert_array_equal(found[1].values["audio"], np.full((len(made[1].values["rgb"]), 3), 128))
+    assert batches[0].filled["audio"].tolist() == [False, True]
+    assert batches[0].notes["modality_filled"] == 1
+
+
+def test_frames_beyond_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
+    made = videos(10, FRAME, frames=(3, 12))
+    found, _, batches = read(write_shard(tmp_path / "a", [video.sequence() for video in made]), FRAME, max_frames=5)
+    for one, other in zip(found, made, strict=True):
+        np.testing.assert_array_equal(one.values["rgb"], other.values["rgb"][:5])
+        np.testing.assert_array_equal(one.values["audio"], other.values["audio"][:5])
+    lengths = np.array([len(video.values["rgb"]) for video in made])
+    assert batches[0].notes == {"videos_cut": (lengths > 5).sum(), "frames_cut": np.maximum(lengths - 5, 0).sum()}
+
+
+def test_codes_in_one_byte_string_are_frames_too(tmp_path: Path) -> None:
+    schema = RecordSchema("flat", "example", "id", "labels", (Modality("rgb", 6, "frames", "uint8"),), 10)
+    made = videos(4, schema)
+    payloads = [
+        Video(video.id, video.labels, {}).example(rgb=bytes_feature(video.values["rgb"].tobytes())) for video in made
+    ]
+    payloads.append(Video(b"x", (1,), {}).example(rgb=bytes_feature(b"12345")))
+    found, rejected, _ = read(write_shard(tmp_path / "a", payloads), schema)
+    assert_same(found, made)
+    assert [item.error for item in rejected] == ["wrong_width"]
+
+
+def test_a_video_level_modality_of_codes_is_dequantised(tmp_path: Path) -> None:
+    schema = RecordSchema("codes", "example", "id", "labels", (Modality("embedding", 4, "vector", "uint8"),), 10)
+    video = Video(b"x", (1,), {})
+    found, rejected, _ = read(
+        write_shard(tmp_path / "a", [video.example(embedding=bytes_feature(bytes([0, 1, 128, 255])))]), schema
+    )
+    assert rejected == []
+    np.testing.assert_allclose(
+        found[0].values["embedding"], np.array([0, 1, 128, 255]) * 4 / 255 + 4 / 512 - 2, atol=1e-6
+    )
+
+
+SEGMENTS = RecordSchema("small-segment", "sequence_example", "id", "labels", FRAME.modalities, 10, segments=True)
+
+
+def segment_record(
+    video: Video, starts: list[int], labels: list[int], scores: list[float] | None = None, ends: list[int] | None = None
+) -> bytes:
+    context = {"segment_start_times": int64_feature(*starts), "segment_labels": int64_feature(*labels)}
+    if scores is not None:
+        context["segment_scores"] = float_feature(*scores)
+    if ends is not None:
+        context["segment_end_times"] = int64_feature(*ends)
+    return video.sequence(context)
+
+
+def test_segments_become_records_of_five_seconds(tmp_path: Path) -> None:
+    made = videos(2, FRAME, frames=(20, 21))
+    payloads = [
+        segment_record(made[0], [5, 0, 5, 40], [3, 4, 6, 1], [1.0, 0.0, 1.0, 1.0]),
+        segment_record(made[1], [2], [7], ends=[5]),
+    ]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), SEGMENTS)
+    assert [(video.id, video.labels) for video in found] == [(b"v0000:0", ()), (b"v0000:5", (3, 6)), (b"v0001:2", (7,))]
+    np.testing.assert_array_equal(found[0].values["rgb"], made[0].values["rgb"][0:5])
+    np.testing.assert_array_equal(found[1].values["audio"], made[0].values["audio"][5:10])
+    np.testing.assert_array_equal(found[2].values["rgb"], made[1].values["rgb"][2:5])
+    assert [item.error for item in rejected] == ["segment_out_of_range"]
+    assert batches[0].split_ids == [b"v0000", b"v0000", b"v0001"]
+    assert batches[0].labelled.all()
+
+
+def test_bad_segments_are_rejected(tmp_path: Path) -> None:
+    video = videos(1, FRAME, frames=(20, 21))[0]
+    payloads = [segment_record(video, [1, 2], [3]), video.sequence(), segment_record(video, [1], [10])]
+    found, rejected, _ = read(write_shard(tmp_path / "a", payloads), SEGMENTS)
+    assert found == []
+    assert [item.error for item in rejected] == ["segments_differ", "no_segments", "label_out_of_range"]
+
+
+@pytest.mark.parametrize(
+    ("name", "id_feature", "rgb", "audio"),
+    [
+        ("yt8m-video", "id", "mean_rgb", "mean_audio"),
+        ("yt8m-video-2017", "video_id", "mean_rgb", "mean_audio"),
+        ("yt8m-video-2016", "video_id", "mean_inc3", None),
+        ("yt8m-frame", "id", "rgb", "audio"),
+        ("yt8m-frame-2017", "video_id", "rgb", "audio"),
+        ("yt8m-frame-2016", "video_id", "inc3", None),
+        ("audioset", "video_id", "audio_embedding", None),
+    ],
+)
+def test_every_edition_is_recognised_and_read(tmp_path, name, id_feature, rgb, audio) -> None:  # type: ignore
+    schema = schema_by_name(name)
+    made = videos(3, schema)
+    payloads = []
+    for video in made:
+        rename = {"id": None, id_feature: bytes_feature(video.id)}
+        payloads.append(video.example(**rename) if not schema.has_frames else video.sequence(rename))
+    path = write_shard(tmp_path / "a", payloads)
+    assert [modality.name for modality in schema.modalities] == [part for part in (rgb, audio) if part]
+    assert detect_schema(str(path)) == schema
+    found, rejected, _ = read(path, schema)
+    assert rejected == []
+    assert_same(found, made)
+
+
+def test_segment_records_are_recognised(tmp_path: Path) -> None:
+    schema = schema_by_name("yt8m-segment")
+    video = videos(1, schema, frames=(10, 11))[0]
+    path = write_shard(tmp_path / "a", [segment_record(video, [0], [3], [1.0])])
+    assert detect_schema(str(path)) == schema
+
+
+def test_a_layout_that_fits_nothing_is_explained(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a", [video.example() for video in videos(2, VIDEO)])
+    assert detect_schema(str(path)).name == "yt8m-video"  # by names; the width is each record's affair
+    path = write_shard(tmp_path / "b", [Video(b"x", (1,), {"other": np.zeros(3)}).example()])
+    with pytest.raises(UsageError, match="fit no built-in schema; they hold: id, labels, other"):
+        detect_schema(str(path))
+    (tmp_path / "c").write_bytes(b"no record" * 9)
+    with pytest.raises(UsageError, match="no readable record"):
+        detect_schema(str(tmp_path / "c"))
+
+
+def test_real_frame_level_record(shared_data: Path) -> None:
+    path = shared_data / "yt8m" / "frame" / "validate_SjJ3.tfrecord"
+    ((batch, rejected),) = read_batches(str(path), detect_schema(str(path)), class_count=3862)
+    assert rejected == [] and batch.ids == [b"SjJ3"] and batch.label_values.tolist() == [11]
+    (record,) = [tf.train.SequenceExample.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
+    for name, width in (("rgb", 1024), ("audio", 128)):
+        frames = record.feature_lists.feature_list[name].feature
+        expected = np.stack([np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames])
+        rows = batch.features[name]
+        assert isinstance(rows, FrameBatch)
+        np.testing.assert_array_equal(rows.codes, expected)
+        assert rows.codes.shape == (170, width)
+
+
+def test_a_record_may_be_larger_than_a_chunk(tmp_path: Path) -> None:
+    video = videos(1, FRAME, frames=(200, 201))[0]
+    path = tmp_path / "a"
+    path.write_bytes(frame_record(video.sequence()))
+    found, rejected, _ = read(path, FRAME, batch_bytes=100)
+    assert rejected == []
+    assert_same(found, [video])

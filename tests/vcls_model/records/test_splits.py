@@ -1,0 +1,42 @@
+"""Splits by hash of the id."""
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vcls_model.commands import UsageError
+from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.splits import SplitRatios, split_of, splits_of
+
+
+def split_together(ids: list[bytes], ratios: SplitRatios) -> list[int]:
+    column = BytesColumn.of(ids)
+    return splits_of(column.data, column.begins, column.lengths, ratios).tolist()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.binary(max_size=130), max_size=20), st.sampled_from([(0.7, 0.2, 0.1), (1.0, 0.0, 0.0), (0.5, 0.5, 0.0)])
+)
+def test_the_split_is_the_sha256_of_the_id(ids: list[bytes], ratios: tuple[float, float, float]) -> None:
+    expected = []
+    for video_id in ids:
+        fraction = int(hashlib.sha256(video_id).hexdigest()[:16], 16) / 2**64
+        expected.append(0 if fraction < ratios[0] else 1 if fraction < ratios[0] + ratios[1] else 2)
+    assert split_together(ids, SplitRatios(*ratios)) == expected
+    assert [split_of(video_id, SplitRatios(*ratios)) for video_id in ids] == expected
+
+
+def test_the_fractions_come_out_about_right() -> None:
+    counts = [
+        split_together([b"%d" % index for index in range(20_000)], SplitRatios()).count(split) for split in range(3)
+    ]
+    assert [round(count / 20_000, 2) for count in counts] == [0.7, 0.2, 0.1]
+
+
+@pytest.mark.parametrize("text", ["0.7,0.3", "a,b,c", "0.5,0.4,0.2", "1.1,-0.1,0", "0,0.9,0.1"])
+def test_impossible_ratios_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        SplitRatios.parse(text)

@@ -1,0 +1,82 @@
+"""Vocabularies of the data sets, of users, and broken ones."""
+
+import pytest
+
+from vcls_model.commands import UsageError
+from vcls_model.records.vocabulary import (
+    ClassInfo,
+    read_class_indices,
+    read_vocabulary,
+    unnamed_classes,
+    write_labels_csv,
+)
+
+
+def test_youtube8m_columns_in_any_order_and_case():
+    text = (
+        "\ufeffName,index,Vertical1,VERTICAL2,Vertical3,TrainVideoCount,KnowledgeGraphId\r\n"
+        '"Game, the ""best""",0,Games,,,788288,/m/03bt1gh\r\n,2,Arts & Entertainment,Games,,5,/m/0x\r\n'
+    )
+    assert read_vocabulary(text, "v.csv") == [
+        ClassInfo(0, 'Game, the "best"', ("Games",), 788288),
+        ClassInfo(1, "class 1"),
+        ClassInfo(2, "class 2 (/m/0x)", ("Arts & Entertainment", "Games"), 5),
+    ]
+
+
+def test_audioset_columns_and_unicode():
+    text = 'index,mid,display_name\n1,/m/05zppz,"Männlich, 男"\n0,/m/09x0r,<script>\n'
+    assert [info.name for info in read_vocabulary(text, "a.csv")] == ["<script>", "Männlich, 男"]
+
+
+def test_a_given_class_count_adds_unnamed_classes():
+    assert read_vocabulary("index,name\n1,b\n", "v.csv", 3) == [
+        ClassInfo(0, "class 0"),
+        ClassInfo(1, "b"),
+        ClassInfo(2, "class 2"),
+    ]
+
+
+def test_labels_csv_reads_back():
+    classes = [ClassInfo(0, 'a "b", c\nd', ("X", "Y", "Z"), 7, 0.1), ClassInfo(1, "é", (), None, 0.30000000000000004)]
+    assert read_vocabulary(write_labels_csv(classes), "labels.csv") == classes
+    text = write_labels_csv(unnamed_classes(2), [0.25, 0.5])
+    assert text.splitlines()[0] == "index,name,vertical1,vertical2,vertical3,best_threshold,train_count"
+    assert [info.best_threshold for info in read_vocabulary(text, "labels.csv")] == [0.25, 0.5]
+    with pytest.raises(ValueError, match="1 thresholds for 2"):
+        write_labels_csv(unnamed_classes(2), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no column named index"),
+        ("name\nx\n", "no column named index"),
+        ("index,name\n", "names no class"),
+        ("index,name\nx,a\n", "line 2: the index 'x' is not a number"),
+        ("index,name\n-1,a\n", "outside"),
+        ("index,name\n0,a\n0,b\n", "line 3: class 0 is there twice"),
+        ("index\n99999999\n", "outside"),
+        ("index,name,train_count\n0,a,many\n", "line 2"),
+    ],
+)
+def test_broken_vocabularies_name_the_line(text, message):
+    with pytest.raises(UsageError, match=message):
+        read_vocabulary(text, "v.csv")
+
+
+def test_a_vocabulary_of_more_classes_than_expected():
+    with pytest.raises(UsageError, match="class 5, but there are 3 classes"):
+        read_vocabulary("index\n5\n", "v.csv", 3)
+
+
+def test_the_shipped_and_the_shared_vocabularies(sample, shared_data):
+    shipped = read_vocabulary((sample / "vocabulary.csv").read_text(encoding="utf-8"), "sample")
+    full = read_vocabulary((shared_data / "yt8m" / "vocabulary.csv").read_text(encoding="utf-8"), "full")
+    assert len(shipped) == len(full) == 3862
+    assert [info.verticals for info in shipped] == [info.verticals for info in full]
+    assert full[0].train_count == 788288 and all(info.name for info in full)
+    audio = (shared_data / "audioset" / "class_labels_indices.csv").read_text(encoding="utf-8")
+    assert len(read_vocabulary(audio, "audioset", 527)) == 527
+    segments = read_class_indices((shared_data / "yt8m" / "segment_label_ids.csv").read_text(encoding="utf-8"), "s")
+    assert len(segments) == 1000 and segments[:2] == [3, 7]

@@ -1,0 +1,1 @@
+"""Training input: transformed shards as batches of arrays, in an exact order that survives --resume."""

@@ -1,0 +1,361 @@
+"""Reads transformed shards in blocks: pieces of several shards in one buffer, with an index of their records.
+
+A piece is what a shard has in some hundred kilobytes to megabytes from where its last piece ended, so that the disk is
+read in long runs and a block holds neighbours of many places. Threads read, check and index the pieces of the next
+block while the present one is used; two buffers take turns, and memory does not depend on the size of the data.
+
+Records are taken as protocol buffers' own writers lay them out. One of another layout is rewritten through
+`tf.train.Example` and put into a second buffer of its block; one that is no transformed record ends the reading.
+"""
+
+import collections
+import dataclasses
+import io
+import itertools
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+
+from vcls_model.commands import JobError
+from vcls_model.records import kernels
+from vcls_model.records.schema import FRAMES, Modality
+
+_PIECE_RECORDS = 512
+_STOPPED = {
+    kernels.BAD_LENGTH: "the length of a record is damaged",
+    kernels.TRUNCATED: "the last record is cut off",
+    kernels.BAD_PAYLOAD: "the checksum of a record is wrong",
+}
+# Nothing that a record claims may make the reader reserve more than this.
+_MAX_FRAME_BYTES = 1 << 30
+
+
+class ShardError(JobError):
+    """A shard cannot be read; the message names it and the reason."""
+
+    @classmethod
+    def about(cls, path: str, reason: str) -> "ShardError":
+        """The error for a path and a reason."""
+        return cls(f"{path} cannot be read ({' '.join(reason.split())}): preprocess again")
+
+
+class Layout:
+    """What to read of a record, as the kernels take it.
+
+    Args:
+        modalities: the features.
+        with_ids: the id, too.
+    """
+
+    def __init__(self, modalities: Sequence[Modality], with_ids: bool) -> None:
+        self.modalities = tuple(modalities)
+        self.with_ids = with_ids
+        self.has_frames = any(modality.kind == FRAMES for modality in modalities)
+        names = [
+            b"id" if with_ids else b"",
+            b"labels",
+            b"num_frames" if self.has_frames else b"",
+            *(modality.name.encode() for modality in modalities),
+        ]
+        self.names = np.frombuffer(bytearray().join(names), np.uint8)
+        self.name_ends = np.cumsum([len(name) for name in names])
+        self.kinds = np.array(
+            [kernels.BYTE_MATRIX if modality.kind == FRAMES else kernels.FLOAT_VECTOR for modality in modalities],
+            np.int64,
+        )
+        self.widths = np.array([modality.width for modality in modalities], np.int64)
+
+    def index(self, buffer: np.ndarray, filled: int, last: bool) -> tuple[np.ndarray, int, int, int]:
+        """Indexes the records in buffer[:filled]: (index, what stopped it, where, end of the data it wants)."""
+        index = np.empty((_PIECE_RECORDS, kernels.INDEX_COLUMNS + len(self.modalities)), np.int64)
+        stop, at, count, wanted = kernels.FULL, 0, 0, 0
+        while True:
+            stop, at, count, wanted = kernels.index_transformed(
+                buffer, at, filled, last, self.names, self.name_ends, self.kinds, self.widths, index, count
+            )
+            if stop != kernels.FULL:
+                return index[:count], stop, at, wanted
+            index = np.concatenate([index, np.empty_like(index)])
+
+    def rewritten(self, payload: bytes) -> bytes:
+        """The record as protocol buffers write it, with the features wanted alone.
+
+        Raises:
+            ValueError: it lacks a feature, or has one of another kind or size; the message says which.
+        """
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+
+        try:
+            features = tf.train.Example.FromString(payload).features.feature
+        except DecodeError:
+            raise ValueError("a record is no tf.train.Example") from None
+        found = tf.train.Example()
+        target = found.features.feature
+        if self.with_ids:
+            target["id"].bytes_list.value[:] = _values(features, "id", "bytes_list", 1)
+        if "labels" in features and features["labels"].WhichOneof("kind") is not None:
+            target["labels"].int64_list.value[:] = _values(features, "labels", "int64_list", None)
+        frames = 0
+        if self.has_frames:
+            frames = _values(features, "num_frames", "int64_list", 1)[0]
+            if not 0 <= frames * max(self.widths) <= _MAX_FRAME_BYTES:
+                raise ValueError(f"feature 'num_frames' of a record is {frames}")
+            target["num_frames"].int64_list.value[:] = [frames]
+        for modality in self.modalities:
+            if modality.kind == FRAMES:
+                size = frames * modality.width
+                codes = _values(features, modality.name, "bytes_list", 1)[0]
+                target[modality.name].bytes_list.value[:] = [codes[:size].ljust(size, b"\0")]
+            else:
+                target[modality.name].float_list.value[:] = _values(
+                    features, modality.name, "float_list", modality.width
+                )
+        return found.SerializeToString()
+
+
+def _values(features: Any, name: str, kind: str, count: int | None) -> Any:
+    if name not in features:
+        raise ValueError(f"a record lacks the feature {name!r}")
+    if features[name].WhichOneof("kind") != kind:
+        raise ValueError(f"feature {name!r} of a record is no {kind}")
+    values = getattr(features[name], kind).value
+    if count is not None and len(values) != count:
+        raise ValueError(f"feature {name!r} of a record has {len(values)} values where {count} are expected")
+    return values
+
+
+class _LocalFile:
+    def __init__(self, path: str) -> None:
+        self._file = io.FileIO(path)
+
+    def read_into(self, target: np.ndarray) -> int:
+        view = memoryview(target)  # type: ignore[arg-type]
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:]) or 0
+            if not count:
+                break
+            done += count
+        return done
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _RemoteFile:
+    def __init__(self, path: str) -> None:
+        import tensorflow as tf
+
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def read_into(self, target: np.ndarray) -> int:
+        data = self._file.read(len(target))
+        target[: len(data)] = np.frombuffer(data, np.uint8)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is on one of TensorFlow's other file systems (`gs://`, …)."""
+    return "://" in path
+
+
+@dataclasses.dataclass
+class Piece:
+    """Records of one piece.
+
+    Attributes:
+        index: int64 (R, INDEX_COLUMNS + M), see `record_kernels.index_transformed`; places in the piece's buffer, or
+            for the records `rewritten`, in `extra`.
+        rewritten: bool (R,).
+        extra: framed records that were rewritten.
+    """
+
+    index: np.ndarray
+    rewritten: np.ndarray
+    extra: bytes
+
+
+class ShardStream:
+    """One shard, read piece by piece.
+
+    Attributes:
+        number: of the shard in the caller's list.
+        wanted_bytes: the next piece must be at least so large, or it holds no whole record.
+        done: there is no more.
+    """
+
+    def __init__(self, path: str, number: int, layout: Layout) -> None:
+        self.number = number
+        self.wanted_bytes = 0
+        self.done = False
+        self._path = path
+        self._layout = layout
+        self._file: _LocalFile | _RemoteFile | None = None
+        self._tail = np.empty(0, np.uint8)
+
+    def read(self, buffer: np.ndarray) -> Piece:
+        """The whole records among the next `len(buffer)` bytes of the shard, which are put into `buffer`.
+
+        Raises:
+            ShardError: the shard is damaged or holds something else.
+        """
+        if self._file is None:
+            self._file = self._open()
+        carried = len(self._tail)
+        buffer[:carried] = self._tail
+        try:
+            filled = carried + self._file.read_into(buffer[carried:])
+        except Exception as error:  # whatever a file system raises
+            raise ShardError.about(self._path, str(error)) from error
+        self.done = filled < len(buffer)
+        index, stop, at, wanted = self._layout.index(buffer, filled, self.done)
+        if stop in _STOPPED:
+            raise ShardError.about(self._path, _STOPPED[stop])
+        if self.done:
+            self.close()
+        self._tail = buffer[at:filled].copy()
+        self.wanted_bytes = wanted - at
+        return self._with_unusual(buffer, index)
+
+    def _open(self) -> _LocalFile | _RemoteFile:
+        try:
+            return _RemoteFile(self._path) if is_remote(self._path) else _LocalFile(self._path)
+        except OSError as error:
+            raise ShardError.about(self._path, str(error)) from error
+
+    def _with_unusual(self, buffer: np.ndarray, index: np.ndarray) -> Piece:
+        rewritten = index[:, kernels.USUAL] == 0
+        extra = bytearray()
+        for row in index[rewritten]:
+            start, length = int(row[kernels.START]), int(row[kernels.LENGTH])
+            try:
+                payload = self._layout.rewritten(buffer[start : start + length].tobytes())
+            except ValueError as error:
+                raise ShardError.about(self._path, str(error)) from None
+            framed = np.empty(kernels.HEADER_BYTES + len(payload) + kernels.FOOTER_BYTES, np.uint8)
+            framed[kernels.HEADER_BYTES : -kernels.FOOTER_BYTES] = np.frombuffer(payload, np.uint8)
+            kernels.frame_payloads(framed, np.array([kernels.HEADER_BYTES]), np.array([len(payload)]))
+            extra += framed.tobytes()
+        if extra:
+            index[rewritten] = self._layout.index(np.frombuffer(extra, np.uint8), len(extra), True)[0]
+            assert index[:, kernels.USUAL].all(), "protocol buffers have written what the kernels do not read"
+        return Piece(index, rewritten, bytes(extra))
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclasses.dataclass
+class Block:
+    """Records of one piece of each of several shards.
+
+    Attributes:
+        buffer: uint8, the bytes that `index` points into.
+        extra: uint8, what it points into for the records `rewritten`.
+        index: int64 (N, INDEX_COLUMNS + M), see `record_kernels.index_transformed`.
+        rewritten: bool (N,).
+        shards: int32 (N,), number of the shard of each record.
+    """
+
+    buffer: np.ndarray
+    extra: np.ndarray
+    index: np.ndarray
+    rewritten: np.ndarray
+    shards: np.ndarray
+
+
+def _move(index: np.ndarray, by: np.ndarray) -> None:
+    """Adds (R, 1) to every column that is a place."""
+    index[:, [kernels.START, kernels.ID_BEGIN, kernels.ID_END, kernels.LABELS_BEGIN]] += by
+    index[:, kernels.INDEX_COLUMNS :] += by
+
+
+class _Request:
+    """A block that threads are filling."""
+
+    def __init__(self, streams: Sequence[ShardStream], piece_bytes: int, buffer: np.ndarray, pool: Executor) -> None:
+        sizes = [max(piece_bytes, stream.wanted_bytes) for stream in streams]
+        self._starts = [0, *itertools.accumulate(sizes)]
+        self._buffer = buffer if len(buffer) >= self._starts[-1] else np.empty(self._starts[-1], np.uint8)
+        self._streams = list(streams)
+        self._pieces: list[Future[Piece]] = [
+            pool.submit(stream.read, self._buffer[begin : begin + size])
+            for stream, begin, size in zip(streams, self._starts, sizes, strict=False)
+        ]
+
+    def result(self) -> Block:
+        """The block, when every piece is there."""
+        pieces = [piece.result() for piece in self._pieces]
+        extra_bytes = 0
+        for begin, piece in zip(self._starts, pieces, strict=False):
+            _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis])
+            extra_bytes += len(piece.extra)
+        counts = [len(piece.index) for piece in pieces]
+        return Block(
+            self._buffer,
+            np.frombuffer(bytearray().join(piece.extra for piece in pieces), np.uint8),
+            np.concatenate([piece.index for piece in pieces]),
+            np.concatenate([piece.rewritten for piece in pieces]),
+            np.repeat(np.array([stream.number for stream in self._streams], np.int32), counts),
+        )
+
+    def close(self) -> None:
+        """Waits until no thread works on it, then closes its shards."""
+        for piece in self._pieces:
+            piece.cancel()
+        for piece in self._pieces:
+            if not piece.cancelled():
+                piece.exception()
+        for stream in self._streams:
+            stream.close()
+
+
+def read_blocks(
+    shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int, pool: Executor
+) -> Generator[Block, None, None]:
+    """Blocks of shards, of as many shards at once as asked for; a shard that ends makes room for the next.
+
+    The blocks depend on the arguments alone, not on how threads run. The buffer of a block is written again when the
+    next block is asked for: the caller must be done with one before it asks for another.
+
+    Args:
+        shards: paths.
+        order: numbers of the shards in the order in which they are opened.
+        layout: what to read.
+        shards_open: pieces a block, at most.
+        block_bytes: size of a block; more where a record is larger than its piece.
+        pool: threads that read.
+
+    Raises:
+        ShardError: a shard is damaged or holds something else.
+    """
+    waiting = iter(order)
+    streams: list[ShardStream] = []
+    piece_bytes = max(block_bytes // shards_open, kernels.HEADER_BYTES + kernels.FOOTER_BYTES)
+    buffers: collections.deque[np.ndarray] = collections.deque([np.empty(0, np.uint8)] * 2)
+
+    def ask() -> _Request | None:
+        nonlocal streams
+        streams = [stream for stream in streams if not stream.done]
+        fresh = itertools.islice(waiting, shards_open - len(streams))
+        streams += [ShardStream(shards[number], number, layout) for number in fresh]
+        return _Request(streams, piece_bytes, buffers.popleft(), pool) if streams else None
+
+    request = ask()
+    try:
+        while request is not None:
+            block = request.result()
+            buffers.append(block.buffer)
+            request = ask()
+            yield block
+    finally:
+        if request is not None:
+            request.close()

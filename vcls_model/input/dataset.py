@@ -1,0 +1,126 @@
+"""Transformed shards as a `tf.data` dataset of batches, in an order that the seed alone decides.
+
+Shuffling is by blocks: pieces of up to 16 shards at once, in an order drawn anew each epoch, are read together and
+permuted (`shard_blocks`, `batching`). Memory holds two blocks and a few batches, whatever the size of the data.
+
+Labels stay sparse: a batch carries class indices (B, L), padded with -1. Frame-level features stay codes of one byte,
+which `decode_features` turns into numbers on the device.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vcls_model.commands import JobError
+from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.blocks import ShardError
+from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.transformed import TransformedModality
+from vcls_model.training.options import ReadOptions
+
+
+def _signature(plan: Plan) -> dict[str, Any]:
+    rows = plan.options.batch_size if plan.drop_remainder else None
+    steps = plan.options.max_frames if plan.options.fixed_frames or plan.options.frames != "all" else None
+    features = {}
+    for modality in plan.modalities:
+        if modality.kind == FRAMES:
+            features[modality.name] = tf.TensorSpec([rows, steps, modality.width], tf.uint8)
+            features["num_frames"] = tf.TensorSpec([rows], tf.int32)
+        else:
+            features[modality.name] = tf.TensorSpec([rows, modality.width], tf.float32)
+    signature: dict[str, Any] = {
+        "labels": tf.TensorSpec([rows, None], tf.int32),
+        "shard": tf.TensorSpec([rows], tf.int32),
+        "features": features,
+    }
+    if plan.with_ids:
+        signature["id"] = tf.TensorSpec([rows], tf.string)
+    return signature
+
+
+def make_batches(
+    shards: Sequence[str],
+    modalities: Sequence[Modality],
+    options: ReadOptions,
+    *,
+    epoch: int | None = None,
+    skip_batches: int = 0,
+    drop_remainder: bool = False,
+    with_ids: bool = False,
+    repeat: bool = False,
+) -> tf.data.Dataset:
+    """Batches of a split.
+
+    Args:
+        shards: paths of TFRecord files of transformed records.
+        modalities: the features to read.
+        options: how to batch, sample and shuffle.
+        epoch: number of the epoch, from 0: shuffles by `options.seed` and `epoch`. None keeps the order of the files.
+        skip_batches: batches of the epoch to pass over, for a run that continues.
+        drop_remainder: leave out the last batch when it is not full.
+        with_ids: also deliver `id` bytes (B,).
+        repeat: start again at the end of the data (for workers whose share is smaller than another's).
+
+    Returns:
+        A dataset of dicts: `features` (a dict of `<name>` float32 (B, D), or uint8 codes (B, T, D) with `num_frames`
+        int32 (B,)), `labels` int32 (B, L) padded with -1 (L is a multiple of 8, so that few shapes occur), `shard`
+        int32 (B,), an index into `shards`, and `id`. A shard that cannot be read ends it with a
+        `tf.errors.OpError`, from which `shard_error` tells the shard.
+    """
+    plan = Plan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
+    dataset = tf.data.Dataset.from_generator(lambda: array_batches(plan), output_signature=_signature(plan))
+    settings = tf.data.Options()
+    settings.autotune.enabled = False
+    settings.threading.max_intra_op_parallelism = 1
+    return dataset.prefetch(2).with_options(settings)
+
+
+def shard_error(error: tf.errors.OpError) -> ShardError | None:
+    """The `ShardError` that ended a dataset of `make_batches`, or None when the error is another one."""
+    marker = f"{ShardError.__name__}: "
+    for line in str(error.message).splitlines():
+        if marker in line:
+            return ShardError(line.split(marker, 1)[1])
+    return None
+
+
+def readable(batches: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The batches, one by one.
+
+    Raises:
+        ShardError: a shard cannot be read.
+    """
+    try:
+        yield from batches
+    except tf.errors.OpError as error:
+        named = shard_error(error)
+        if named is None:
+            raise
+        raise named from None
+
+
+def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
+    """Raises `JobError`, naming the shard, when a feature of a batch of `make_batches(shards, …)` is not finite."""
+    for name, value in batch["features"].items():
+        if value.dtype.is_floating:
+            bad = np.flatnonzero(~np.isfinite(value.numpy()).all(axis=-1))
+            if bad.size:
+                raise JobError(
+                    f"{shards[int(batch['shard'][int(bad[0])])]}: {name} of a video holds values that are "
+                    "not finite; preprocess its records again, which rejects such videos"
+                )
+
+
+def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:
+    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), zero where there is no frame."""
+    decoded = dict(features)
+    for modality in modalities:
+        if modality.kind == FRAMES:
+            codes = features[modality.name]
+            values = tf.cast(codes, tf.float32) * modality.scale + modality.offset
+            mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])
+            decoded[modality.name] = tf.where(mask[:, :, tf.newaxis], values, 0.0)  # (B, T, D)
+    return decoded

@@ -1,0 +1,1 @@
+"""Records: schemas, shards, vocabulary and splits, read and written without Beam, TensorFlow or Keras."""

@@ -1,0 +1,195 @@
+"""Arrays to framed, serialized tf.train.Example records, a batch at a time."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from vcls_model.records import kernels
+from vcls_model.records.kernels import FOOTER_BYTES, HEADER_BYTES
+
+
+@dataclasses.dataclass(frozen=True)
+class BytesColumn:
+    """One byte string a record: data[begins[r]:begins[r] + lengths[r]]; uint8, int64, int64."""
+
+    data: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> "BytesColumn":
+        """From a list of byte strings."""
+        lengths = np.array([len(value) for value in values], np.int64)
+        # A writable array, as others are: numba compiles a kernel anew for one that is not.
+        return cls(np.frombuffer(bytearray(b"".join(values) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths)
+
+    def __getitem__(self, part: slice) -> "BytesColumn":
+        return BytesColumn(self.data, self.begins[part], self.lengths[part])
+
+    def tolist(self) -> list[bytes]:
+        """The byte strings."""
+        data = self.data.tobytes()
+        return [
+            data[begin : begin + length]
+            for begin, length in zip(self.begins.tolist(), self.lengths.tolist(), strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerColumn:
+    """A list of integers a record, none negative: values[begins[r]:begins[r] + counts[r]]; int64."""
+
+    values: np.ndarray
+    begins: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of_lengths(cls, values: np.ndarray, counts: np.ndarray) -> "IntegerColumn":
+        """From lists one after another and their lengths."""
+        return cls(values, np.cumsum(counts) - counts, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatColumn:
+    """One vector a record: row r of float32 (B, D)."""
+
+    rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineColumn:
+    """One vector a record: (rows[r] - location) * factor; float32 (B, D), (D,), (D,)."""
+
+    rows: np.ndarray
+    location: np.ndarray
+    factor: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeMap:
+    """Codes to the codes of normalised values: dequantised, (value - location) * factor, clipped, rounded half to even.
+
+    Attributes:
+        affine: float32 (2, D), location and factor.
+        levels: float32 (5,): scale and offset of the codes read, lowest and highest value written, codes a unit.
+    """
+
+    affine: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, affine: np.ndarray, read: tuple[float, float], written: tuple[float, float]) -> "CodeMap":
+        """From the (scale, offset) of the codes read and of those written: a value is code * scale + offset."""
+        scale, offset = written
+        return cls(affine, np.array([*read, offset, offset + 255 * scale, 1 / scale], np.float32))
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """What uint8 (..., D) becomes, likewise; by the arithmetic of the kernel, operation by operation."""
+        scale, offset, low, high, density = self.levels
+        values = (codes.astype(np.float32) * scale + offset - self.affine[0]) * self.affine[1]
+        return np.rint((np.clip(values, low, high) - low) * density).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesColumn:
+    """The frames of a record as one byte string, its codes through `mapping`.
+
+    Frame f of record r is buffer[begins[r] + f * strides[r]:][:D], for f below frames[r]; uint8, int64 (B,) thrice.
+    """
+
+    buffer: np.ndarray
+    begins: np.ndarray
+    strides: np.ndarray
+    frames: np.ndarray
+    mapping: CodeMap
+
+
+Column = BytesColumn | IntegerColumn | FloatColumn | AffineColumn | CodesColumn
+
+
+def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarray:
+    """Serializes and frames the chosen records, in the order given.
+
+    Args:
+        columns: features by name, in the order in which they are written.
+        chosen: int64 (R,), which records of the columns.
+
+    Returns:
+        uint8: the bytes of R TFRecords.
+    """
+    return _encode(columns, chosen)[0]
+
+
+def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Serializes and frames all records: (split, bytes of its records in their order) for each split that has any.
+
+    Args:
+        columns: see `encode_examples`.
+        splits: int64 (B,), the split of each record.
+    """
+    order = np.argsort(splits, kind="stable")
+    data, starts = _encode(columns, order)
+    found = []
+    begin = 0
+    for split, count in enumerate(np.bincount(splits).tolist()):
+        if count:
+            found.append((split, data[starts[begin] - HEADER_BYTES : starts[begin + count] - HEADER_BYTES]))
+            begin += count
+    return found
+
+
+def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of the records; and where each payload lies in them, int64 (R + 1,), with a place for one more."""
+    count = len(chosen)
+    names = {name: np.frombuffer(bytearray(name.encode()), np.uint8) for name in columns}
+    packed = {
+        name: _packed_lengths(column, chosen) for name, column in columns.items() if isinstance(column, IntegerColumn)
+    }
+    features = np.zeros(count, np.int64)
+    for name, column in columns.items():
+        if isinstance(column, IntegerColumn):
+            content = packed[name]
+        elif isinstance(column, FloatColumn | AffineColumn):
+            content = np.full(count, 4 * column.rows.shape[1], np.int64)
+        elif isinstance(column, CodesColumn):
+            content = column.frames[chosen] * column.mapping.affine.shape[1]
+        else:
+            content = column.lengths[chosen]
+        kernels.add_feature_bytes(len(names[name]), content, features)
+    starts = np.empty(count + 1, np.int64)
+    kernels.place_records(features, starts)
+    target = np.empty(int(starts[count]) - HEADER_BYTES, np.uint8)
+    at = starts[:count].copy()
+    kernels.put_example_heads(target, at, features)
+    for name, column in columns.items():
+        if isinstance(column, IntegerColumn):
+            kernels.put_integers(
+                target, at, names[name], column.values, column.begins[chosen], column.counts[chosen], packed[name]
+            )
+        elif isinstance(column, FloatColumn):
+            kernels.put_floats(target, at, names[name], column.rows.view(np.uint8), chosen)
+        elif isinstance(column, AffineColumn):
+            kernels.put_affine_floats(target, at, names[name], column.rows, chosen, column.location, column.factor)
+        elif isinstance(column, CodesColumn):
+            kernels.put_mapped_codes(
+                target,
+                at,
+                names[name],
+                column.buffer,
+                column.begins[chosen],
+                column.strides[chosen],
+                column.frames[chosen],
+                column.mapping.affine,
+                column.mapping.levels,
+            )
+        else:
+            kernels.put_bytes(target, at, names[name], column.data, column.begins[chosen], column.lengths[chosen])
+    kernels.frame_payloads(target, starts[:count], np.diff(starts) - (HEADER_BYTES + FOOTER_BYTES))
+    return target, starts
+
+
+def _packed_lengths(column: IntegerColumn, chosen: np.ndarray) -> np.ndarray:
+    lengths = np.empty(len(chosen), np.int64)
+    kernels.packed_bytes(column.values, column.begins[chosen], column.counts[chosen], lengths)
+    return lengths

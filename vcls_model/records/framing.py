@@ -1,0 +1,304 @@
+"""TFRecord framing, read and written a chunk at a time: a damaged record costs that record, not its shard.
+
+A record is `uint64 length | masked crc of length | payload | masked crc of payload`, little-endian. Reading goes on
+after damage: a payload whose checksum fails is skipped by its length; where the length itself cannot be trusted, the
+reader looks for the next offset whose length *and* payload checksums match, and what lies between counts as one
+rejected record.
+"""
+
+import dataclasses
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+from vcls_model.commands import JobError
+from vcls_model.records import kernels
+from vcls_model.records.kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
+from vcls_model.storage import is_object_store, open_for_reading
+
+CHUNK_BYTES = 8 << 20
+_HEAD_BYTES = 1 << 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A stretch of a shard that holds no readable record: counts as one rejected record.
+
+    Attributes:
+        offset: where it begins, in bytes of the (decompressed) shard.
+        reason: `corrupt_payload`, `corrupt_length`, `truncated`, `not_tfrecord` or `corrupt_gzip`.
+        message: for a person.
+    """
+
+    offset: int
+    reason: str
+    message: str
+
+
+@dataclasses.dataclass
+class FramedChunk:
+    """Records that lie whole in `buffer`, which is only valid until the next chunk is asked for.
+
+    Attributes:
+        buffer: uint8 array.
+        starts, lengths: int64 (R,), where each payload lies in `buffer`.
+        base: offset of `buffer[0]` in the (decompressed) shard.
+        damage: what was rejected since the chunk before.
+    """
+
+    buffer: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    base: int
+    damage: list[Damage]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each record begins in the shard, int64 (R,)."""
+        return self.starts - HEADER_BYTES + self.base
+
+
+def frame_record(payload: bytes) -> bytes:
+    """One payload as the bytes of a TFRecord: for small things; shards are framed by `kernels.frame_payloads`."""
+    buffer = np.zeros(HEADER_BYTES + len(payload) + FOOTER_BYTES, np.uint8)
+    buffer[HEADER_BYTES : HEADER_BYTES + len(payload)] = np.frombuffer(payload, np.uint8)
+    kernels.frame_payloads(buffer, np.array([HEADER_BYTES]), np.array([len(payload)]))
+    return buffer.tobytes()
+
+
+class ByteSource:
+    """The bytes of a shard, decompressed where they are gzip. `damage` is set when they end before they should."""
+
+    _PIECE_BYTES = 1 << 16
+
+    def __init__(self, stream: BinaryIO, path: str) -> None:
+        self._stream = stream
+        self._path = path
+        self.damage: tuple[str, str] | None = None
+        head = self._read(_HEAD_BYTES)
+        while head and len(head) < HEADER_BYTES:
+            more = self._read(_HEAD_BYTES)
+            if not more:
+                break
+            head += more
+        array = np.frombuffer(bytearray(head), np.uint8)
+        framed = len(head) >= HEADER_BYTES and kernels.length_at(array, 0) >= 0
+        # Content first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
+        zipped = not framed and (_begins_gzip(head) or (path.endswith(".gz") and len(head) > 0))
+        self._pending = head
+        self._inflate = zlib.decompressobj(wbits=31) if zipped else None
+        self._inflated = b""
+
+    def _read(self, count: int) -> bytes:
+        try:
+            return self._stream.read(count) or b""
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+
+    def readinto(self, target: np.ndarray) -> int:
+        """Fills `target` as far as the shard goes; less than its size means the end."""
+        filled = 0
+        while filled < target.size:
+            if self._inflate is None and not self._pending and isinstance(self._stream, io.RawIOBase):
+                return filled + self._read_straight_into(target[filled:])
+            piece = self._next_piece(target.size - filled)
+            if not piece:
+                break
+            target[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+            filled += len(piece)
+        return filled
+
+    def _read_straight_into(self, target: np.ndarray) -> int:
+        filled = 0
+        try:
+            while filled < target.size and (count := self._stream.readinto(target[filled:].data)):  # type: ignore
+                filled += count
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        return filled
+
+    def _next_piece(self, limit: int) -> bytes:
+        if self._inflate is None:
+            piece, self._pending = self._pending[:limit], self._pending[limit:]
+            return piece or (b"" if self.damage else self._read(limit))
+        if not self._inflated:
+            self._inflated = self._next_inflated()
+        piece, self._inflated = self._inflated[:limit], self._inflated[limit:]
+        return piece
+
+    def _next_inflated(self) -> bytes:
+        assert self._inflate is not None
+        while not self.damage:
+            pending = self._pending or self._read(self._PIECE_BYTES)
+            self._pending = b""
+            if not pending:
+                if not self._inflate.eof and not self.damage:
+                    self.damage = "truncated", "the gzip stream ends too early"
+                return b""
+            if self._inflate.eof:  # another member follows
+                self._inflate = zlib.decompressobj(wbits=31)
+            before = self._inflate.copy()
+            try:
+                inflated = self._inflate.decompress(pending)
+            except zlib.error as error:
+                self.damage = "corrupt_gzip", f"the gzip stream is damaged: {error}"
+                return _inflate_what_is_whole(before, pending)
+            self._pending = self._inflate.unused_data
+            if inflated:
+                return inflated
+        return b""
+
+
+def _unreadable(path: str, error: OSError) -> Exception:
+    return error if is_object_store(path) else JobError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
+    """For a person: that files lack their ends, which no count of records shows; empty when none does."""
+    count = rejected.get("truncated", 0) + rejected.get("corrupt_gzip", 0)
+    if not count:
+        return ""
+    return (
+        f"warning: input that ends too early or cannot be decompressed to its end, {count:,} "
+        f"{'file' if count == 1 else 'files'}: what is missing is in no count; see {where}"
+    )
+
+
+def _begins_gzip(head: bytes) -> bool:
+    """Whether `head` can be inflated: two damaged bytes of a plain shard may look like gzip's magic number."""
+    if head[:2] != b"\x1f\x8b":
+        return False
+    try:
+        zlib.decompressobj(wbits=31).decompress(head)
+    except zlib.error:
+        return False
+    return True
+
+
+def _inflate_what_is_whole(inflate, pending: bytes) -> bytes:  # type: ignore[no-untyped-def]
+    """What `pending` yields before the byte at which inflating fails."""
+    whole = []
+    try:
+        for at in range(len(pending)):
+            whole.append(inflate.decompress(pending[at : at + 1]))
+    except zlib.error:
+        pass
+    return b"".join(whole)
+
+
+def read_chunks(
+    path: str, chunk_bytes: int = CHUNK_BYTES, open_shard: Callable[[str], BinaryIO] = open_for_reading
+) -> Iterator[FramedChunk]:
+    """Reads a shard of TFRecords in chunks of about `chunk_bytes`; memory does not grow with the shard.
+
+    The chunks, and so everything computed per chunk, depend on nothing but the file and `chunk_bytes`.
+
+    Raises:
+        JobError: the file cannot be opened or read. That is no damaged record: what it holds may be whole.
+        OSError: the same on an object store, for the runner to try again.
+    """
+    try:
+        stream = open_shard(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with stream:
+        yield from _Reader(ByteSource(stream, path), chunk_bytes).chunks()
+
+
+class _Reader:
+    """State of one pass over a shard."""
+
+    def __init__(self, source: ByteSource, chunk_bytes: int) -> None:
+        self._source = source
+        self._buffer = np.empty(max(chunk_bytes, 64), np.uint8)
+        self._filled = 0  # bytes of the buffer that hold data
+        self._at = 0  # first byte not dealt with yet
+        self._base = 0  # offset of the buffer's first byte in the shard
+        self._last = False  # the shard has no more bytes
+        self._any_record = False
+        self._lost: Damage | None = None  # damage whose end is still being looked for
+
+    def _fill(self, wanted: int) -> None:
+        """Drops what is dealt with and reads on, so that at least `wanted` bytes from the current one are there."""
+        rest = self._filled - self._at
+        if wanted > self._buffer.size:
+            larger = np.empty(max(wanted, min(2 * self._buffer.size, MAX_RECORD_BYTES)), np.uint8)
+            larger[:rest] = self._buffer[self._at : self._filled]
+            self._buffer = larger
+        else:
+            self._buffer[:rest] = self._buffer[self._at : self._filled].copy()
+        self._base += self._at
+        self._at = 0
+        target = self._buffer[rest:]
+        count = self._source.readinto(target)
+        self._filled = rest + count
+        self._last = count < target.size
+
+    def chunks(self) -> Iterator[FramedChunk]:
+        starts = np.empty(4096, np.int64)
+        lengths = np.empty(4096, np.int64)
+        wanted = HEADER_BYTES
+        while not self._last:
+            self._fill(wanted)
+            count = 0
+            damage: list[Damage] = []
+            while True:
+                if self._lost is not None:
+                    wanted = self._resynchronise(damage)
+                    if wanted:
+                        break
+                before = count
+                stop, self._at, count, end = kernels.scan_records(
+                    self._buffer, self._at, self._filled, self._last, starts, lengths, count
+                )
+                self._any_record |= count > before
+                if stop == kernels.FULL:
+                    starts, lengths = np.resize(starts, 2 * count), np.resize(lengths, 2 * count)
+                elif stop in (kernels.MORE, kernels.END):
+                    wanted = end - self._at
+                    break
+                elif stop == kernels.BAD_PAYLOAD and not self._last and end + HEADER_BYTES > self._filled:
+                    wanted = end + HEADER_BYTES - self._at  # judge it with what follows in sight
+                    break
+                elif stop == kernels.BAD_PAYLOAD and self._followed_by_record(end):
+                    damage.append(Damage(self._base + self._at, "corrupt_payload", "payload checksum does not match"))
+                    self._at = end
+                else:
+                    self._lose(stop)
+            if self._last and self._source.damage and self._lost is None:
+                damage.append(Damage(self._base + self._filled, *self._source.damage))
+            yield FramedChunk(self._buffer, starts[:count], lengths[:count], self._base, damage)
+
+    def _followed_by_record(self, end: int) -> bool:
+        """Whether the record that ends at `end` had a true length: a header or the end of the shard follows."""
+        if end == self._filled:
+            return True
+        return end + HEADER_BYTES <= self._filled and kernels.length_at(self._buffer, end) >= 0
+
+    def _lose(self, stop: int) -> None:
+        offset = self._base + self._at
+        if self._source.damage and self._last and stop == kernels.TRUNCATED:
+            self._lost = Damage(offset, *self._source.damage)
+        elif stop == kernels.TRUNCATED:
+            self._lost = Damage(offset, "truncated", "the shard ends in the middle of a record")
+        else:
+            self._lost = Damage(offset, "corrupt_length", "the length of the record is damaged")
+        self._at += 1
+
+    def _resynchronise(self, damage: list[Damage]) -> int:
+        """Looks for the next whole record; returns how many bytes it must see from there on, 0 when it is done."""
+        assert self._lost is not None
+        self._at, wanted = kernels.find_record(self._buffer, self._at, self._filled, self._last)
+        if wanted >= 0 and not self._last:
+            return wanted - self._at
+        if wanted >= 0:
+            self._at = self._filled
+            self._source.damage = None  # part of this stretch
+            if not self._any_record and self._lost.offset == 0 and self._lost.reason == "corrupt_length":
+                self._lost = Damage(0, "not_tfrecord", "not a TFRecord file: no record was found in it")
+        damage.append(self._lost)
+        self._lost = None
+        return 0

@@ -1,0 +1,80 @@
+"""Which split a video belongs to: a hash of its id, so that the same id always lands in the same split."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vcls_model.commands import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPLITS = ("train", "validate", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRatios:
+    """Fractions of the videos that go to train, validate and test; they add to 1."""
+
+    train: float = 0.7
+    validate: float = 0.2
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        ratios = (self.train, self.validate, self.test)
+        if any(not 0 <= ratio <= 1 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-9:
+            raise UsageError(f"split ratios must lie in [0, 1] and add to 1, got {ratios}")
+        if self.train == 0:
+            raise UsageError("the train split is empty: its ratio must be above 0")
+
+    @classmethod
+    def parse(cls, text: str) -> "SplitRatios":
+        """Reads `0.7,0.2,0.1`."""
+        try:
+            values = [float(part) for part in text.split(",")]
+        except ValueError:
+            raise UsageError(f"split ratios must be three numbers like 0.7,0.2,0.1, got {text!r}") from None
+        if len(values) != len(SPLITS):
+            raise UsageError(f"split ratios must be three numbers like 0.7,0.2,0.1, got {text!r}")
+        return cls(*values)
+
+    @property
+    def thresholds(self) -> tuple[int, int]:
+        """Upper ends (exclusive) of train and validate on the scale of `hash_of_id`."""
+        return round(self.train * 2**64), round((self.train + self.validate) * 2**64)
+
+
+def hash_of_id(video_id: bytes) -> int:
+    """First 64 bits of the sha256 of the id: stable over processes, machines and versions."""
+    return int.from_bytes(hashlib.sha256(video_id).digest()[:8], "big")
+
+
+def hashes_of_ids(video_ids: Sequence[bytes]) -> "np.ndarray":
+    """`hash_of_id` of many ids at once, uint64."""
+    import numpy as np
+
+    digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def splits_of(data: "np.ndarray", begins: "np.ndarray", lengths: "np.ndarray", ratios: SplitRatios) -> "np.ndarray":
+    """`split_of` of the ids data[begins[r]:begins[r] + lengths[r]] (uint8, int64 (B,) twice), int64 (B,)."""
+    import numpy as np
+
+    from vcls_model.records.kernels import hash_heads
+
+    values = np.empty(len(begins), np.uint64)
+    hash_heads(data, begins, lengths, values)
+    splits = np.zeros(len(values), np.int64)
+    for end in ratios.thresholds:
+        if end < 2**64:
+            splits += values >= np.uint64(end)
+    return splits
+
+
+def split_of(video_id: bytes, ratios: SplitRatios) -> int:
+    """Index into `SPLITS` of the split that `video_id` belongs to."""
+    value = hash_of_id(video_id)
+    train_end, validate_end = ratios.thresholds
+    return 0 if value < train_end else 1 if value < validate_end else 2

@@ -1,0 +1,112 @@
+"""A transformed dataset on disk: what its `info.json` says and where its shards are."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vcls_model import storage
+from vcls_model.commands import JobError
+from vcls_model.records.schema import (
+    REQUANTISE_OFFSET,
+    REQUANTISE_SCALE,
+    Modality,
+    RecordSchema,
+    modality_fields,
+    schema_from_dict,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedModality(Modality):
+    """A modality of a transformed dataset.
+
+    Attributes:
+        scale: where the encoding is `uint8`, a code x stands for x * scale + offset.
+        offset: see `scale`.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+def modality_from_dict(entry: Mapping[str, Any]) -> TransformedModality:
+    """Reads an entry of `transformed` in an `info.json`; keys that it does not know are left."""
+    fields = {"scale": REQUANTISE_SCALE, "offset": REQUANTISE_OFFSET, **modality_fields(entry)}
+    known = [field.name for field in dataclasses.fields(TransformedModality)]
+    return TransformedModality(**{key: fields[key] for key in known if key in fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformedData:
+    """A directory that `pipelines.preprocess` wrote.
+
+    Attributes:
+        directory: its path.
+        schema: the layout of the raw records that it was made from.
+        modalities: the transformed features, in the order in which a model takes them.
+        class_count: number of classes C.
+        records: videos in each split.
+        info: all of its `info.json`.
+    """
+
+    directory: str
+    schema: RecordSchema
+    modalities: tuple[TransformedModality, ...]
+    class_count: int
+    records: Mapping[str, int]
+    info: Mapping[str, Any]
+
+    def shards(self, split: str) -> list[str]:
+        """Paths of the split's TFRecord files, sorted."""
+        directory = storage.join(self.directory, split)
+        return [storage.join(directory, name) for name in storage.list_names(directory, ".tfrecord")]
+
+    def training_shards(self) -> list[str]:
+        """Paths of the training split's files.
+
+        Raises:
+            JobError: it holds no video, or none with a label.
+        """
+        shards = self.shards("train")
+        if not shards or not self.records.get("train", 0):
+            raise JobError(f"{self.directory} holds no training video")
+        counts = self.class_counts()
+        if counts is not None and not any(counts):
+            raise JobError(f"no training video of {self.directory} has a label")
+        return shards
+
+    def all_labelled(self) -> bool:
+        """Whether every video has a label, as far as preprocess counted them."""
+        counts = self.info.get("statistics", {}).get("labels_per_video")
+        return bool(counts) and counts[0] == 0
+
+    def class_counts(self, split: str = "train") -> list[int] | None:
+        """Videos of the split that carry each class, when preprocess counted them."""
+        counts = self.info.get("statistics", {}).get("class_counts", {})
+        return counts.get(split) if isinstance(counts, Mapping) else None
+
+
+def open_transformed(directory: str) -> TransformedData:
+    """Reads the description of a transformed dataset.
+
+    Raises:
+        JobError: there is no `info.json` (preprocess did not finish), or it describes no transformed dataset.
+    """
+    path = storage.join(directory, "info.json")
+    if not storage.exists(path):
+        reason = "it has no info.json, which preprocess writes last" if storage.exists(directory) else "it is not there"
+        raise JobError(
+            f"{directory} is not a finished transformed dataset: {reason}; run python -m pipelines.preprocess first"
+        )
+    info = storage.read_json(path)
+    try:
+        modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
+        records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
+        return TransformedData(
+            directory, schema_from_dict(info["schema"]), modalities, int(info["class_count"]), records, info
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JobError(
+            f"{path} does not describe a transformed dataset ({type(error).__name__}: {error}); "
+            "is it the directory that pipelines.preprocess wrote?"
+        ) from None

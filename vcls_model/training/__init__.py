@@ -1,0 +1,1 @@
+"""Training: options, losses, optimizers, the loop, checkpoints, evaluation and starting points."""

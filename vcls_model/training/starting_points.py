@@ -1,0 +1,319 @@
+"""What a model starts from: pretrained weights, teachers to distil, what is counted in the training data beforehand."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError
+from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.dataset import decode_features, make_batches, readable, refuse_not_finite
+from vcls_model.layers import LabelProjection, NeighbourVote
+from vcls_model.models.assembly import HEAD_PREFIX, PROJECTION
+from vcls_model.models.label_directions import LabelDirections, find_label_directions
+from vcls_model.models.label_graph import count_label_graph
+from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
+from vcls_model.records.schema import Modality
+from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
+from vcls_model.records.vocabulary import read_vocabulary
+from vcls_model.serving.export import open_model_info, transformed_signature
+from vcls_model.training.options import ReadOptions
+
+# Hyperparameters that shape no layer which is taken over; with a new head, those of the head alone besides.
+_FREE = frozenset({"dropout", "input_dropout", "neighbours", "neighbour_weight", "support_weight"})
+_OF_HEAD = frozenset({"mixtures", "head", "linear_skip", "gate_scores", "stages", "link_units"})
+
+
+def class_prior(data: TransformedData) -> np.ndarray:
+    """Fraction of the labelled training videos that carry each class, float (C,).
+
+    From what preprocess counted, or from one pass over the labels alone.
+    """
+    counts = data.class_counts()
+    if counts is not None and data.all_labelled():
+        return np.asarray(counts, np.float64) / max(data.records.get("train", 0), 1)
+    totals, videos = np.zeros(data.class_count, np.int64), 0
+    for values, lengths in iterate_labels(data):
+        totals += np.bincount(values, minlength=data.class_count)
+        videos += int(np.count_nonzero(lengths))
+    return totals / max(videos, 1)
+
+
+def iterate_labels(data: TransformedData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The labels of the training split in batches: class indices of all videos int32 (n,), lengths int64 (B,)."""
+    for batch in array_batches(Plan(data.training_shards(), (), ReadOptions(4096))):
+        present = batch["labels"] >= 0
+        yield batch["labels"][present], present.sum(axis=1)
+
+
+def training_knowledge(
+    data: TransformedData,
+    modalities: Sequence[TransformedModality],
+    hyperparameters: Mapping[str, Any],
+    read: ReadOptions,
+    label_directions: LabelDirections | None = None,
+) -> dict[str, Any]:
+    """What `build_model` takes from the training videos, where the hyperparameters ask for it.
+
+    Args:
+        data, modalities, hyperparameters, read: of the model to build.
+        label_directions: a pretrained model's, to be used instead of what these videos tell.
+
+    Returns:
+        `label_graph` for `head=label_graph`, `label_directions` for `label_projection` and `memory` for
+        `neighbours` above 0.
+    """
+    knowledge: dict[str, Any] = {}
+    if hyperparameters["head"] == "label_graph":
+        values, lengths = zip(*iterate_labels(data), strict=True)
+        knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)
+    if hyperparameters["label_projection"]:
+        knowledge["label_directions"] = label_directions or find_label_directions(
+            _training_videos(data, modalities, read), modalities, data.class_count, hyperparameters["modality_norm"]
+        )
+    if hyperparameters["neighbours"]:
+        if data.records["train"] > MEMORY_LIMIT:
+            print(
+                f"note: --neighbours compares with the first {MEMORY_LIMIT:,} of {data.records['train']:,} training "
+                "videos",
+                file=sys.stderr,
+            )
+        knowledge["memory"] = remember(
+            _training_videos(data, modalities, read),
+            modalities,
+            data.class_count,
+            directions=knowledge.get("label_directions"),
+            modality_norm=hyperparameters["modality_norm"],
+        )
+    return knowledge
+
+
+def _training_videos(
+    data: TransformedData, modalities: Sequence[TransformedModality], read: ReadOptions
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """Features, labels and labels a video of the training split's labelled videos, in the order of the files.
+
+    Which frames of them is what the model sees later: nothing is drawn.
+
+    Raises:
+        JobError: a feature is not finite; the message names the shard.
+    """
+    shards = data.training_shards()
+    read = dataclasses.replace(read, frames=read.evaluation_frames())
+    for batch in readable(make_batches(shards, modalities, read)):
+        refuse_not_finite(batch, shards)
+        features = decode_features(batch["features"], modalities)
+        labels = batch["labels"].numpy()
+        known = (labels >= 0).any(axis=1)
+        if not known.any():
+            continue
+        labels = labels[known]
+        present = labels >= 0
+        yield {name: value.numpy()[known] for name, value in features.items()}, labels[present], present.sum(axis=1)
+
+
+class Pretrained:
+    """An exported model to start from; loaded once, when it is asked for.
+
+    Raises:
+        JobError: the directory holds no model.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.info = open_model_info(directory)
+
+    @functools.cached_property
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """Its layers by name.
+
+        Raises:
+            JobError: it is no single model.
+        """
+        path = storage.join(self.directory, "model.keras")
+        if not storage.exists(path):
+            raise JobError(f"{self.directory} has no model.keras (an ensemble?): --init_from takes a single model")
+        return {layer.name: layer for layer in load_keras_model(path).layers}
+
+    def check(
+        self,
+        name: str,
+        hyperparameters: Mapping[str, Any],
+        modalities: Sequence[Modality],
+        data: TransformedData,
+        *,
+        new_head: bool,
+    ) -> None:
+        """Whether a model can take this one's weights over.
+
+        Args:
+            name, hyperparameters, modalities: of the model to build.
+            data: what it will be trained on.
+            new_head: the layers that depend on the classes are not taken over.
+
+        Raises:
+            JobError: this is another architecture, or one of other sizes.
+            UsageError: it takes other features, or its classes differ from the data's and `new_head` is not set.
+        """
+        theirs = [entry["name"] for entry in self.info["transformed"]]
+        ours = [modality.name for modality in modalities]
+        if theirs != ours:
+            raise UsageError(
+                f"--init_from={self.directory} takes {', '.join(theirs)}, but the data holds {', '.join(ours)}"
+            )
+        if not new_head:
+            check_same_classes(
+                f"--init_from={self.directory}",
+                self.directory,
+                self.info["class_count"],
+                data,
+                ": --new_head gives the model a classifier of its own",
+            )
+        model = self.info["model"]
+        was = dict(model.get("hyperparameters", {}))
+        if model["name"] != name:
+            raise JobError(f"--init_from={self.directory} is a {model['name']}, not a {name}")
+        for key, value in hyperparameters.items():
+            if key in _FREE or (new_head and key in _OF_HEAD) or key not in was:
+                continue
+            there = tuple(was[key]) if isinstance(was[key], list) else was[key]
+            if there != value:
+                raise JobError(
+                    f"--init_from={self.directory} is a {name} of other sizes or options: {key} is {there} "
+                    f"there and {value} here; repeat its hyperparameters ({_flags(was)})"
+                )
+
+    def label_directions(self) -> LabelDirections | None:
+        """What it projects its features with; None when it does not."""
+        if PROJECTION not in self.layers:
+            return None
+        return LabelDirections(*(np.asarray(weight) for weight in self.layers[PROJECTION].weights))
+
+
+def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> None:
+    """Copies the weights of an exported model into `model`, variable by variable.
+
+    The videos that a model remembers are never copied: `model` remembers those that it is trained on.
+
+    Args:
+        model: what `pretrained.check` allowed.
+        pretrained: the exported model.
+        new_head: leave the layers that depend on the classes as they are.
+
+    Raises:
+        JobError: it is no single model, or a layer has other sizes.
+    """
+    for layer in model.layers:
+        # A projection is made from the pretrained model's already; its copy for neighbours may be new.
+        if (
+            not layer.weights
+            or isinstance(layer, NeighbourVote | LabelProjection)
+            or (new_head and layer.name.startswith(HEAD_PREFIX))
+        ):
+            continue
+        other = pretrained.layers.get(layer.name)
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        if other is None or [tuple(weight.shape) for weight in other.weights] != shapes:
+            raise JobError(
+                f"--init_from={pretrained.directory} is a {pretrained.info['model']['name']} with other "
+                f"sizes: layer {layer.name} differs"
+            )
+        for weight, value in zip(layer.weights, other.weights, strict=True):
+            weight.assign(np.asarray(value))
+
+
+def class_names(directory: str, class_count: int) -> list[str] | None:
+    """Names by class index in the `labels.csv` of a dataset or model; None where there is none."""
+    path = storage.join(directory, "labels.csv")
+    if not storage.exists(path):
+        return None
+    return [entry.name for entry in read_vocabulary(storage.read_text(path), path, class_count)]
+
+
+def check_same_classes(what: str, directory: str, class_count: int, data: TransformedData, advice: str = "") -> None:
+    """Raises `UsageError` when a model's classes are not the data's: other names, or another number."""
+    if class_count != data.class_count:
+        raise UsageError(f"{what} has {class_count} classes and the data {data.class_count}{advice}")
+    theirs, ours = class_names(directory, class_count), class_names(data.directory, class_count)
+    if theirs and ours and theirs != ours:
+        number = next(index for index, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
+        raise UsageError(
+            f"{what} has other classes than the data: class {number} is {theirs[number]!r} there and "
+            f"{ours[number]!r} here{advice}"
+        )
+
+
+def _flags(hyperparameters: dict[str, Any]) -> str:
+    return " ".join(
+        f"--{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in hyperparameters.items()
+    )
+
+
+def load_keras_model(path: str) -> keras.Model:
+    """Loads a `model.keras`; the project's layers are registered by importing them."""
+    import io
+
+    import vcls_model.models.assembly  # noqa: F401
+
+    try:
+        import os
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as scratch:
+            local = os.path.join(scratch, "model.keras")
+            with open(local, "wb") as stream:
+                stream.write(io.BytesIO(storage.read_bytes(path)).getbuffer())
+            return keras.models.load_model(local, compile=False)
+    except (ValueError, OSError) as error:
+        raise JobError(f"{path} cannot be loaded: {error}") from None
+
+
+def load_teacher(
+    directory: str, modalities: Sequence[Modality], data: TransformedData
+) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+    """A function from decoded transformed features to the logits (B, C) of an exported model.
+
+    Raises:
+        JobError: the directory holds no model.
+        UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
+            was transformed otherwise.
+    """
+    info = open_model_info(directory)
+    check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
+    needed = [modality_from_dict(entry) for entry in info["transformed"]]
+    names = {modality.name for modality in modalities}
+    missing = [modality.name for modality in needed if modality.name not in names]
+    if missing:
+        raise UsageError(f"--teacher={directory} takes {', '.join(missing)}, which this model does not read")
+    theirs, ours = info.get("data", {}).get("config_hash"), data.info.get("config_hash")
+    if theirs is not None and ours is not None and theirs != ours:
+        raise UsageError(
+            f"--teacher={directory} was trained on another transformed dataset "
+            f"({info['data'].get('path')}): its features are scaled otherwise"
+        )
+    loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
+    # An ensemble has neither, when its members were trained on differently transformed data or frames.
+    name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
+    if name is None:
+        raise UsageError(
+            f"--teacher={directory} joins models of differently transformed data, which cannot all be "
+            "asked about this one's: give its members, those that were trained on this data"
+        )
+    signature = loaded.signatures[name]
+    wanted = list(transformed_signature(needed))
+
+    def teach(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        arguments = {
+            name: features[name] if name == "num_frames" else tf.cast(features[name], tf.float32) for name in wanted
+        }
+        return signature(**arguments)["logits"]
+
+    teach.loaded = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
+    return teach
