@@ -1,7 +1,11 @@
 """Pictures and sounds made by arithmetic alone, so that golden values hold on any machine."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from vcls_model.encoders import Encoder, PictureInput
 
 
 def picture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -29,3 +33,11 @@ def melody() -> npt.NDArray[np.float32]:
         harmonics = sum(np.sin(2 * np.pi * pitch * order * since) / order for order in range(1, 7))
         sound += 0.2 * (since > 0) * np.exp(-4 * since) * harmonics
     return sound.astype(np.float32)
+
+
+def inputs(encoder: Encoder) -> npt.NDArray[Any]:
+    """Eight different rows for an encoder."""
+    spec = encoder.info.input
+    if isinstance(spec, PictureInput):
+        return np.stack([spec.prepare(picture(240, 320, seed)) for seed in range(8)])
+    return np.concatenate([spec.patches(melody(), 4), spec.patches(melody()[::-1], 4)])
