@@ -7,6 +7,7 @@ from pathlib import Path
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.encoders import custom, efficientnet_lite, yamnet
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head, Modality
+from vcls_model.encoders.running import Device
 from vcls_model.encoders.weights import WeightPackage
 
 DEFAULT_IMAGE_ENCODER = "efficientnet-lite2"
@@ -17,7 +18,7 @@ DEFAULT_AUDIO_ENCODER = yamnet.NAME
 class _Known:
     info: Callable[[], EncoderInfo]
     package: WeightPackage
-    load: Callable[[], Encoder]
+    load: Callable[[Device], Encoder]
     load_head: Callable[[], Head]
 
 
@@ -25,7 +26,7 @@ def _lite(name: str) -> _Known:
     return _Known(
         info=lambda: efficientnet_lite.info(name),
         package=efficientnet_lite.package(name),
-        load=lambda: efficientnet_lite.load(name),
+        load=lambda device: efficientnet_lite.load(name, device),
         load_head=lambda: efficientnet_lite.load_head(name),
     )
 
@@ -65,15 +66,21 @@ def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
     return info
 
 
-def load_encoder(name_or_path: str, modality: Modality) -> Encoder:
+def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu") -> Encoder:
     """An encoder with its weights, ready to encode; a worker loads its own.
 
+    Args:
+        name_or_path, modality: as `encoder_info` takes them.
+        device: `cpu` runs one input at a time on one thread of ONNX Runtime; `gpu` runs batches of 32 by TensorFlow,
+            whose features differ from the CPU's by rounding. A model of the user's own runs one input at a time,
+            where its framework puts it.
+
     Raises:
-        UsageError, JobError: as `encoder_info`, or the weights are damaged.
+        UsageError, JobError: as `encoder_info`, or the weights are damaged, or there is no GPU.
     """
     encoder_info(name_or_path, modality)
     if name_or_path in _KNOWN:
-        return _KNOWN[name_or_path].load()
+        return _KNOWN[name_or_path].load(device)
     return custom.load(Path(name_or_path))
 
 

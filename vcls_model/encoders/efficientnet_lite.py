@@ -16,8 +16,8 @@ from vcls_model.commands import JobError
 from vcls_model.encoders.class_names import imagenet_classes
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
 from vcls_model.encoders.network import Convolution, Network, fold
-from vcls_model.encoders.onnx_network import OnnxNetwork
 from vcls_model.encoders.pictures import PictureInput
+from vcls_model.encoders.running import Device, ready_network
 from vcls_model.encoders.torch_weights import read_state_dict
 from vcls_model.encoders.weights import WeightPackage
 
@@ -106,15 +106,14 @@ def info(name: str) -> EncoderInfo:
     )
 
 
-def load(name: str) -> Encoder:
+def load(name: str, device: Device = "cpu") -> Encoder:
     """One of `NAMES` with its weights.
 
     Raises:
-        JobError: the weights are not installed, or damaged.
+        JobError: the weights are not installed, or damaged, or there is no such device.
     """
-    variant = _VARIANTS[name]
-    state = read_state_dict(variant.package.path(variant.package.main))
-    network = OnnxNetwork(build_network(state, variant.size, variant.repeats))
+    state = read_state(name)
+    network = ready_network(build_network(name, state), device)
 
     def run(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return network.run(pictures.transpose(0, 3, 1, 2).astype(np.float32))
@@ -124,8 +123,17 @@ def load(name: str) -> Encoder:
 
 def load_head(name: str) -> Head:
     """The classifier of one of `NAMES` alone."""
-    variant = _VARIANTS[name]
-    return _head(name, read_state_dict(variant.package.path(variant.package.main)))
+    return _head(name, read_state(name))
+
+
+def read_state(name: str) -> StateDict:
+    """The trained arrays of one of `NAMES`.
+
+    Raises:
+        JobError: the weights are not installed, or damaged.
+    """
+    own = package(name)
+    return read_state_dict(own.path(own.main))
 
 
 def _head(name: str, state: StateDict) -> Head:
@@ -139,19 +147,15 @@ def _head(name: str, state: StateDict) -> Head:
     )
 
 
-def build_network(state: StateDict, size: int, repeats: tuple[int, ...]) -> Network:
-    """The network of a state dict, normalisation of the pixels included.
-
-    Args:
-        state: arrays by the names of the port that trained weights are distributed for.
-        size: pixels on each side of the input.
-        repeats: blocks in each of the seven stages.
+def build_network(name: str, state: StateDict) -> Network:
+    """The network of one of `NAMES` from its arrays, normalisation of the pixels included.
 
     Raises:
         JobError: an array is missing.
     """
+    size = _VARIANTS[name].size
     try:
-        steps = tuple(_steps(state, repeats))
+        steps = tuple(_steps(state, _VARIANTS[name].repeats))
     except KeyError as error:
         raise JobError(f"the weights lack {error}: they are of another network") from error
     return Network(channels=3, height=size, width=size, steps=steps, mean=_MEAN, scale=_SCALE)

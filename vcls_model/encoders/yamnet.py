@@ -15,7 +15,7 @@ from vcls_model.commands import JobError
 from vcls_model.encoders.checkpoint_variables import read_float_variables
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
 from vcls_model.encoders.network import Convolution, Network, fold
-from vcls_model.encoders.onnx_network import OnnxNetwork
+from vcls_model.encoders.running import Device, ready_network
 from vcls_model.encoders.sounds import MEL_BANDS, PATCH_FRAMES, SoundInput
 from vcls_model.encoders.weights import WeightPackage
 
@@ -60,14 +60,14 @@ def info() -> EncoderInfo:
     )
 
 
-def load() -> Encoder:
+def load(device: Device = "cpu") -> Encoder:
     """YAMNet with its weights.
 
     Raises:
-        JobError: the weights are not installed, or damaged.
+        JobError: the weights are not installed, or damaged, or there is no such device.
     """
-    variables = _read_variables()
-    network = OnnxNetwork(build_network(variables))
+    variables = read_variables()
+    network = ready_network(build_network(variables), device)
     own = info()
 
     def run(patches: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -78,11 +78,15 @@ def load() -> Encoder:
 
 def load_head() -> Head:
     """The classifier alone."""
-    return _head(_read_variables())
+    return _head(read_variables())
 
 
-def _read_variables() -> Variables:
-    """The network's variables without the checkpoint's long prefix, such as `0/kernel`."""
+def read_variables() -> Variables:
+    """The network's variables without the checkpoint's long prefix, such as `0/kernel`.
+
+    Raises:
+        JobError: the weights are not installed, or damaged.
+    """
     PACKAGE.path(_INDEX)
     variables = read_float_variables(PACKAGE.path(_DATA).with_name("variables"))
     return {

@@ -18,7 +18,6 @@ from tests.vcls_model.encoders.synthetic import inputs, melody
 from vcls_model.commands import JobError, UsageError
 from vcls_model.encoders import ENCODERS, IMAGE_ENCODERS, Encoder, Head, efficientnet_lite, load_encoder, yamnet
 from vcls_model.encoders.catalogue import encoder_info, heads
-from vcls_model.encoders.torch_weights import read_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +90,7 @@ def test_efficientnet_lite_is_the_network_of_the_paper(
     batch = np.concatenate(
         [inputs(encoder)[:1], np.random.default_rng(0).integers(0, 256, (1, *encoder.info.input.row_shape), np.uint8)]
     )
-    package = efficientnet_lite.package(name)
-    features, logits = oracles.efficientnet_lite(read_state_dict(package.path(package.main)), batch, width, depth)
+    features, logits = oracles.efficientnet_lite(efficientnet_lite.read_state(name), batch, width, depth)
     own = encoder.encode(batch)
     np.testing.assert_allclose(own, features, atol=2e-4)
     assert encoder.head is not None
@@ -102,7 +100,7 @@ def test_efficientnet_lite_is_the_network_of_the_paper(
 def test_yamnet_is_the_network_of_its_authors(encoders: dict[str, Encoder]) -> None:
     encoder = encoders["yamnet"]
     batch = inputs(encoder)
-    features, logits = oracles.yamnet(yamnet._read_variables(), encoder.info.input.network_input(batch))
+    features, logits = oracles.yamnet(yamnet.read_variables(), encoder.info.input.network_input(batch))
     own = encoder.encode(batch)
     np.testing.assert_allclose(own, features, atol=1e-3)
     assert encoder.head is not None
