@@ -31,6 +31,7 @@ setup(
         "pillow>=10,<14",
         "pyarrow>=18",
         "scikit-learn>=1.5,<2",
+        "scipy>=1.13,<2",
         "tensorflow>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "tfx-bsl>=1.21,<1.22",

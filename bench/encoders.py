@@ -2,7 +2,7 @@
 
     python bench/encoders.py [--seconds=N] [--encoder=NAME]
 
-Processor time per input (user and system, all threads), the least of the rounds, so that a busy machine does little harm;
+Processor time per input (user and system, all threads), the least of the rounds, which a busy machine harms least;
 cases take turns. `ratio` is to the default: above 1 means that the case costs more. Features are compared as well: the
 largest difference from the default's, in steps of a code. `front end` is what comes before the network: resizing and
 normalising a picture of 640 × 360, the spectrogram of a sound patch.
