@@ -38,15 +38,11 @@ def network_of(name: str) -> Network:
 
 def onnx_case(network: Network, batch: int, threads: int) -> Run:
     """ONNX Runtime with another batch or more threads than the default."""
-    import onnx
     import onnxruntime
 
-    model = onnx.load_from_string(onnx_model(network))
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
-    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_model(network, batch), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Array) -> Array:
         parts = [session.run(None, {"input": inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]

@@ -113,12 +113,15 @@ def load(name: str, device: Device = "cpu") -> Encoder:
         JobError: the weights are not installed, or damaged, or there is no such device.
     """
     state = read_state(name)
-    network = ready_network(build_network(name, state), device)
+    head = _head(name, state)
+    built = build_network(name, state)
+    del state  # before the session makes copies of its own
+    network = ready_network(built, device)
 
     def run(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return network.run(pictures.transpose(0, 3, 1, 2).astype(np.float32))
 
-    return Encoder(info(name), run, _head(name, state))
+    return Encoder(info(name), run, head)
 
 
 def load_head(name: str) -> Head:

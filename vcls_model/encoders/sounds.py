@@ -7,7 +7,7 @@ scale from 125 to 7,500 Hz, and the logarithm after a small offset.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +81,7 @@ def log_mel(patch: Floats, offset: float) -> Floats:
     """Log-mel spectrogram (96, 64) of one patch of 15,600 samples."""
     frames = np.lib.stride_tricks.sliding_window_view(patch.astype(np.float64), _WINDOW)[::_HOP]
     magnitudes = np.abs(np.fft.rfft(frames * _hann(), _FFT))
-    # A sparse product, not BLAS: that one may sum in another order with another number of threads.
-    bands = (_sparse_mel_weights() @ magnitudes.T).T
+    bands = _mel_bands(magnitudes)
     return np.log(bands + offset).astype(np.float32)
 
 
@@ -92,23 +91,28 @@ def _hann() -> npt.NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
 
 
-@functools.cache
-def _sparse_mel_weights() -> Any:
-    """The same weights, (64, 257): all but 461 of them are zero."""
-    from scipy.sparse import csr_array
+def _mel_bands(magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bands (n, 64) of magnitudes (n, 257).
 
-    return csr_array(mel_weights().T)
-
-
-@functools.cache
-def mel_weights() -> npt.NDArray[np.float64]:
-    """How much each of 257 frequencies adds to each of 64 bands, (257, 64).
-
-    Band m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2, linearly in 1127 ln(1 + f / 700).
+    Band m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2, linearly in 1127 ln(1 + f / 700). So
+    it is the rising part of what lies between its first two edges, and what the next band's rising part leaves of what
+    lies between its last two. A matrix product would sum in an order that follows the number of BLAS's threads.
     """
-    mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE)[:, None] / 700)
+    rising, starts, empty = _mel_slopes()
+    slopes = np.add.reduceat(magnitudes * rising, starts, axis=1)[:, :-1]
+    totals = np.add.reduceat(magnitudes, starts, axis=1)[:, :-1]
+    slopes[:, empty] = totals[:, empty] = 0  # reduceat gives an element where there is nothing to sum
+    bands: npt.NDArray[np.float64] = slopes[:, :-1] + (totals - slopes)[:, 1:]
+    return bands
+
+
+@functools.cache
+def _mel_slopes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """How far each frequency (257,) is between its edges, the first after each edge (66,), where there is none (65,)."""
+    mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE) / 700)
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (_LOWEST_HZ, _HIGHEST_HZ))
     edges = np.linspace(low, high, MEL_BANDS + 2)
-    rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rising, falling))
+    starts = np.searchsorted(mel, edges)
+    between = np.clip(np.searchsorted(edges, mel, side="right") - 1, 0, MEL_BANDS)
+    rising = (mel - edges[between]) / (edges[between + 1] - edges[between])
+    return rising, starts, np.diff(starts) == 0

@@ -7,7 +7,7 @@ from vcls_model.commands import JobError
 from vcls_model.encoders import load_encoder
 from vcls_model.encoders.keras_network import KerasNetwork, keras_model
 from vcls_model.encoders.network import Convolution, Network, fold, same_padding
-from vcls_model.encoders.onnx_network import OnnxNetwork
+from vcls_model.encoders.onnx_network import OnnxNetwork, onnx_model
 
 GENERATOR = np.random.default_rng(7)
 
@@ -35,6 +35,16 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
     return GENERATOR.integers(0, 256, (7, 3, 22, 17)).astype(np.float32)
+
+
+def test_the_model_is_what_onnx_calls_one(network: Network) -> None:
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(network, batch=3))
+    onnx.checker.check_model(model, full_check=True)
+    assert [size.dim_value for size in model.graph.output[0].type.tensor_type.shape.dim] == [3, 5]
+    kernel = onnx.numpy_helper.to_array(model.graph.initializer[2])
+    np.testing.assert_array_equal(kernel, network.steps[0].kernel)
 
 
 def test_both_executors_give_the_same_features(network: Network, pictures: np.ndarray) -> None:
