@@ -108,7 +108,7 @@ def _mel_bands(magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @functools.cache
 def _mel_slopes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """How far each frequency (257,) is between its edges, the first after each edge (66,), where there is none (65,)."""
+    """How far each frequency (257,) is between its edges, the first after each edge (66,), where none is (65,)."""
     mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE) / 700)
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (_LOWEST_HZ, _HIGHEST_HZ))
     edges = np.linspace(low, high, MEL_BANDS + 2)
