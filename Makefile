@@ -45,12 +45,15 @@ test-slow: $(INSTALLED)  ## the tests that take more than half a minute each
 	$(PY) -m pytest -m slow
 
 .PHONY: lint
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## format, ruff, mypy, the rules between packages, the word list
+	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	.ci/check-words
 
 .PHONY: bench
-bench: $(INSTALLED)  ## each benchmark beside its reference, one line a figure
+bench: $(INSTALLED)  ## each benchmark beside its reference, one line per figure
 	@set -e; for script in bench/*.py; do $(PY) $$script; done
 
 .PHONY: clean

@@ -2,7 +2,7 @@
 
     python bench/cost.py
 
-The rates are measured by the scripts that each names; put a new figure here, run this, and copy the tables.
+Each rate names the script that measures it: put a new figure here, run this, and copy the tables.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ SHARDS = 3844
 WORKERS, CORES, BUSY_FRACTION = 50, 4, 0.7
 START_SECONDS = 240
 CORE_HOUR_DOLLARS = 0.04
-# Of a worker's network to the object store, reading and writing together.
-WORKER_BYTES_A_SECOND = 100e6
+# Network throughput of one worker to the object store, reading and writing together.
+WORKER_BYTES_PER_SECOND = 100e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Rate:
 
     Attributes:
         job: its name.
-        core_us: core-microseconds a record.
-        shard_ms: core-milliseconds a shard, beyond its records.
-        bytes_moved: read and written a record.
+        core_us: core-microseconds per record.
+        shard_ms: core-milliseconds per shard, beyond its records.
+        bytes_moved: bytes read and written per record.
         source: the command that measures it.
     """
 
@@ -47,17 +47,17 @@ RATES = [
 
 
 def hours(rate: Rate, scale: float = 1) -> tuple[float, float, float]:
-    """(core-hours, hours of the whole job, dollars) at `scale` times the data and the shards, on as many workers."""
+    """(core-hours, hours of the whole job, dollars) at `scale` times the data and the shards, on the same workers."""
     core_seconds = scale * (VIDEOS * rate.core_us / 1e6 + SHARDS * rate.shard_ms / 1e3)
     computing = core_seconds / (WORKERS * CORES * BUSY_FRACTION)
-    moving = scale * VIDEOS * rate.bytes_moved / (WORKERS * WORKER_BYTES_A_SECOND)
+    moving = scale * VIDEOS * rate.bytes_moved / (WORKERS * WORKER_BYTES_PER_SECOND)
     whole = (max(computing, moving) + START_SECONDS) / 3600
     return core_seconds / 3600, whole, whole * WORKERS * CORES * CORE_HOUR_DOLLARS
 
 
 def main() -> None:
     """Prints both tables."""
-    print("| job | core-µs a record | core-ms a shard | measured by |\n|---|---|---|---|")
+    print("| job | core-µs per record | core-ms per shard | measured by |\n|---|---|---|---|")
     for rate in RATES:
         print(f"| {rate.job} | {rate.core_us:,.0f} | {rate.shard_ms:g} | `{rate.source}` |")
     print(f"\n| job | core-hours | minutes on {WORKERS} workers of {CORES} cores | decided by | $ |")
@@ -65,7 +65,7 @@ def main() -> None:
     for rate in RATES:
         core_hours, whole, dollars = hours(rate)
         computing = core_hours * 3600 / (WORKERS * CORES * BUSY_FRACTION)
-        moving = VIDEOS * rate.bytes_moved / (WORKERS * WORKER_BYTES_A_SECOND)
+        moving = VIDEOS * rate.bytes_moved / (WORKERS * WORKER_BYTES_PER_SECOND)
         bound = "start-up" if max(computing, moving) < START_SECONDS else "network" if moving > computing else "cores"
         print(f"| {rate.job} | {core_hours:.1f} | {60 * whole:.0f} | {bound} | {dollars:.2f} |")
 

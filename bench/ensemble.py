@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from project_commands import SHARED_DATA, run_command, score, train  # noqa: E402
 
+from vcls_model.metrics.catalogue import HEADLINE  # noqa: E402
+
 COMMON = [
     "--modality_norm=unit",
     "--neighbours=60",
@@ -86,7 +88,7 @@ def main() -> None:
     records = f"{args.input}/validate00{9 if args.test else 8}?.tfrecord"
     for name in (*MEMBERS, "ensemble", "student"):
         metrics = score(records, work / name, work / f"{name}_scores")
-        shown = " ".join(f"{key}={metrics[key]:.4f}" for key in ("gap_at_20", "map", "hit_at_1", "perr"))
+        shown = " ".join(f"{metric.key}={metrics[metric.key]:.4f}" for metric in HEADLINE)
         goals = " ".join(f"{key}_target={goal}" for key, goal in GOALS.items()) if name == "ensemble" else ""
         print(f"ensemble {name} {shown} {goals}".rstrip(), flush=True)
 

@@ -119,8 +119,7 @@ def floor(pattern: str, output: str) -> None:
     from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
     def splits_in(batch: Any) -> np.ndarray:
-        ids = batch.split_id_column
-        return splits_of(ids.data, ids.begins, ids.lengths, SplitRatios())
+        return splits_of(batch.split_ids, SplitRatios())
 
     paths = sorted(glob.glob(pattern))
     schema = detect_schema(paths[0])

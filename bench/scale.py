@@ -110,11 +110,11 @@ def score_graph(shards: int) -> int:
 
     from pipelines.score import build_pipeline
     from pipelines.scoring.config import ScoringConfig
-    from pipelines.scoring.planning import FRAME_GROUP_BYTES, Shard, plan_groups
+    from pipelines.scoring.planning import FRAME_GROUP_BYTES, InputShard, plan_groups
     from vcls_model.records.schema import schema_by_name
 
     listed = [
-        Shard(f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000) for index in range(shards)
+        InputShard(f"gs://some-bucket/yt8m/v3/frame/train{index:06d}.tfrecord", 400_000_000) for index in range(shards)
     ]
     config = ScoringConfig(
         output="gs://b/scores",

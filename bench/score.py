@@ -1,6 +1,6 @@
 """How fast `pipelines.score` is beside a bare tf.data + model loop on the same records, and its memory at 10x the data.
 
-Each measurement runs in a process of its own, so that peak memory is its own; one after the other, in the same run.
+Each measurement runs in its own process, so that peak memory is its own; one after the other, in the same run.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def make_model(directory: Path) -> None:
     module = Dense()
     tf.saved_model.save(module, str(directory / "saved_model"), signatures={"features": module.logits})
     (directory / "labels.csv").write_text(write_labels_csv(unnamed_classes(classes)))
-    (directory / "info.json").write_text(json.dumps({"schema": schema.to_dict(), "class_count": classes}))
+    (directory / "info.json").write_text(
+        json.dumps({"schema": schema.to_dict(), "class_count": classes, "model": {"name": "dense"}})
+    )
 
 
 def run_reference(pattern: str, model: str) -> int:
@@ -97,7 +99,7 @@ def measure(what: str, pattern: str, model: str) -> dict[str, Any]:
 
 
 def child(what: str, pattern: str, model: str) -> None:
-    """One side, after the imports."""
+    """Measures one side, after the imports."""
     import apache_beam  # noqa: F401
     import tensorflow  # noqa: F401
 
@@ -111,7 +113,7 @@ def child(what: str, pattern: str, model: str) -> None:
 
 
 def link_copies(sources: list[str], copies: int, folder: Path) -> str:
-    """`copies` names for each shard in `folder`; returns their glob."""
+    """Links each shard under `copies` names in `folder`; returns their glob."""
     folder.mkdir()
     for number in range(copies):
         for source in sources:
@@ -120,11 +122,16 @@ def link_copies(sources: list[str], copies: int, folder: Path) -> str:
 
 
 def main() -> None:
-    """Prints one line of figures a target."""
+    """Prints one line of figures per target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", default=str(ROOT / "sample" / "*.tfrecord"), help="shards (default: the sample)")
     parser.add_argument("--model", help="exported model (default: a dense one with random weights)")
-    parser.add_argument("--copies", type=int, default=2, help="of the shards, for the small run (default: %(default)s)")
+    parser.add_argument(
+        "--copies",
+        type=int,
+        default=2,
+        help="copies of the shards in the small run; the large run has ten times as many (default: %(default)s)",
+    )
     parser.add_argument("--child", choices=("score", "reference"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

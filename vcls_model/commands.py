@@ -1,4 +1,4 @@
-"""What every command line of the project shares: errors a person can act on, flag suggestions, exit codes.
+"""Shared by every command line of the project: errors that users can act on, flag suggestions, exit codes.
 
 Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--help` must answer at once.
 """
@@ -6,7 +6,6 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import atexit
 import difflib
-import gc
 import logging
 import os
 import sys
@@ -15,28 +14,28 @@ from typing import Any, NoReturn
 
 
 class UsageError(Exception):
-    """The command line asks for something that cannot be: exit 2, message only."""
+    """The command line asks for something impossible: exit 2, message only."""
 
 
 class JobError(Exception):
-    """The job could not be done for a reason the user can act on: exit 1, message only."""
+    """The job failed for a reason that the user can act on: exit 1, message only."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as all others: `UsageError` instead of the usage and an exit."""
+    """An `ArgumentParser` that raises `UsageError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The entry of `known` most like `name`, or None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """The entry of `known` most similar to `name`, but not `name` itself; None if nothing is close."""
+    matches = difflib.get_close_matches(name, [entry for entry in known if entry != name], n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
 def unknown_choice(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among `known`: lists them and names the nearest."""
+    """The error for a name that is not among `known`: lists those and suggests the most similar."""
     known = sorted(known)
     suggestion = nearest(name, known)
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""
@@ -44,48 +43,19 @@ def unknown_choice(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 
 def option_names(parser: argparse.ArgumentParser) -> list[str]:
-    """Every long flag that `parser` knows."""
+    """Every long flag that `parser` accepts."""
     return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
 def reject_unknown_flags(rest: Sequence[str], known: Iterable[str]) -> None:
-    """Raises `UsageError` for the first argument in `rest`, naming the flag it is nearest to."""
+    """Raises `UsageError` for the first argument in `rest`, suggesting the most similar of the `known` flags."""
     if not rest:
         return
     flag = rest[0].split("=", 1)[0]
-    suggestion = nearest(flag, known)
+    known = set(known)
+    suggestion = None if flag in known else nearest(flag, sorted(known))
     hint = f"; did you mean {suggestion}?" if suggestion else "; see --help"
     raise UsageError(f"unrecognised argument {rest[0]!r}{hint}")
-
-
-def spare_inputs(output: str, inputs: Iterable[str | None]) -> None:
-    """Raises `UsageError` when the output directory is, or holds, one of the inputs, which --overwrite would delete.
-
-    Args:
-        output: a local path or an object store's address.
-        inputs: files and directories that the job reads; None and empty ones do not count.
-    """
-    stored = "://" in output
-    own = output if stored else os.path.realpath(output)
-    holder = own.rstrip("/") + "/"
-    for path in inputs:
-        if path and ("://" in path) == stored:
-            place = path if stored else os.path.realpath(path)
-            if f"{place.rstrip('/')}/".startswith(holder):
-                raise UsageError(f"--output={output} holds the input {path}: name another directory")
-
-
-def check_writable(output: str) -> None:
-    """Raises `UsageError` when a local directory can neither be written to nor made."""
-    if "://" in output:
-        return
-    place = os.path.abspath(output)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UsageError(f"output {output}: {place} is a file, not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"output {output}: there is no permission to write in {place}")
 
 
 def parse_all(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,34 +69,38 @@ def parse_all(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> ar
 def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     """Runs a job as a program: maps its outcome to an exit code and prints errors without a traceback.
 
-    Programming errors keep their traceback: those are ours to mend.
+    Programming errors keep their traceback: those are ours to fix.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
-    gc.set_threshold(100_000, 50, 50)  # imports make millions of objects that stay: a fifth of their time is spared
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _leave(_exit_code(run))
+
+
+def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
     try:
         run(None)
     except UsageError as error:
         print(f"usage error: {error}", file=sys.stderr)
-        _leave(2)
+        return 2
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
-        _leave(1)
+        return 1
     except OSError as error:
         if not error.filename or not error.strerror:
             raise
         print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
-        _leave(1)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
-        _leave(130)
-    _leave(0)
+        return 130
+    return 0
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process without waiting for Beam's threads, or for its and TensorFlow's libraries to unload."""
+    if "apache_beam" not in sys.modules:
+        sys.exit(status)
+    # Beam's runner may leave threads of workers behind, after an error for instance, for which Python would wait.
     atexit._run_exitfuncs()
-    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.metrics.catalogue import describe
 from vcls_model.records.schema import VECTOR
 from vcls_model.records.transformed import TransformedModality, modality_from_dict
-
-COMBINATIONS = ("logit", "probability")
+from vcls_model.serving.combining import COMBINATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,35 +78,12 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     )
 
 
-def combine_logits(logits: Sequence[Any], weights: Sequence[float], combine: str) -> Any:
-    """The members' mean as logits.
-
-    Args:
-        logits: of each member, float32 (B, C).
-        weights: one a member, adding to 1.
-        combine: `logit` averages logits; `probability` averages probabilities (each side in logarithms, so that
-            neither tail is lost to rounding).
-
-    Returns:
-        float32 (B, C).
-    """
-    import tensorflow as tf
-
-    if combine == "logit":
-        return tf.add_n([weight * value for weight, value in zip(weights, logits, strict=True)])
-    stacked = tf.stack(list(logits)) + 0.0
-    shares = tf.math.log(tf.constant(weights, tf.float32))[:, tf.newaxis, tf.newaxis]
-    return tf.reduce_logsumexp(tf.math.log_sigmoid(stacked) + shares, axis=0) - tf.reduce_logsumexp(
-        tf.math.log_sigmoid(-stacked) + shares, axis=0
-    )
-
-
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Writes the ensemble; returns the content of its `info.json`.
 
     Raises:
         UsageError: the members' records, classes or splits differ.
-        JobError: a member is no exported model.
+        UsageError: a member is not an exported model.
     """
     config = parse_config(argv)
     from vcls_model.quiet import quiet_start_up, start_tensorflow
@@ -119,16 +96,18 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.input.dataset import decode_features
-    from vcls_model.metrics import best_thresholds
+    from vcls_model.metrics.result import best_thresholds, compute_result
     from vcls_model.records.transformed import open_transformed
     from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
-    from vcls_model.serving.export import open_model_info, save_module
+    from vcls_model.serving.combining import combined_in_graph
+    from vcls_model.serving.export import save_module
+    from vcls_model.serving.exported import load_saved_model, read_model_info
     from vcls_model.training.evaluation import evaluate
     from vcls_model.training.losses import sparse_loss
     from vcls_model.training.options import LossOptions
     from vcls_model.training.starting_points import class_names
 
-    infos = [open_model_info(path) for path in config.models]
+    infos = [read_model_info(path, ("schema", "class_count", "model", "transformed")) for path in config.models]
     first = infos[0]
     for path, info in zip(config.models[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):
@@ -143,7 +122,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if theirs != names[0]:
             raise UsageError(f"{path} and {config.models[0]} cannot be joined: their labels.csv name other classes")
     data = open_transformed(config.data) if config.data else None
-    members = [tf.saved_model.load(storage.join(path, "saved_model")) for path in config.models]
+    members = [load_saved_model(path) for path in config.models]
     # Ensembles of differently transformed members have no such signature, and so no transformed features in common.
     same_features = (
         all("transformed" in member.signatures for member in members)
@@ -165,7 +144,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
         def call(**inputs: Any) -> dict[str, Any]:
             outputs = [function(**inputs)["logits"] for function in functions]
-            return {"logits": combine_logits(outputs, config.weights, config.combine)}
+            return {"logits": combined_in_graph(outputs, config.weights, config.combine)}
 
         return tf.function(call).get_concrete_function(
             **{key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()}
@@ -203,7 +182,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float).tolist()
-            summary = accumulator.result().summary
+            summary = compute_result(accumulator).summary
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes, thresholds))
@@ -239,8 +218,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
-    shown = [f"{key} {validation[key]:.4f}" for key in ("map", "gap_at_20") if key in validation]
-    print(f"{len(members)} models joined in {config.output}; validation {', '.join(shown) or 'not asked for'}")
+    print(f"{len(members)} models joined in {config.output}; validation {describe(validation) or 'not asked for'}")
     return info
 
 

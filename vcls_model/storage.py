@@ -1,6 +1,7 @@
-"""Files on local disks and object stores (gs://, s3://): atomic writes, globs, the rule for output directories.
+"""Files on local disks and object stores (gs://, s3://): atomic writes, patterns, the rule for output directories.
 
-Local paths never import Beam; `://` paths go through its file systems.
+A path is taken literally everywhere but in `list_files`, the one place where patterns are expanded. Local paths never
+import Beam.
 """
 
 import contextlib
@@ -12,73 +13,41 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, BinaryIO, cast
 
-from vcls_model.commands import JobError, UsageError, check_writable, spare_inputs
-from vcls_model.s3_clients import share_clients
+from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
 
 
-def _file_systems():  # type: ignore[no-untyped-def]
-    # Imported here: apache_beam costs two seconds, which --help must not pay.
-    from apache_beam.io.filesystems import FileSystems
+def _stores() -> ModuleType:
+    # Imported here: Beam takes two seconds to import, which local paths do not need.
+    from vcls_model import object_stores
 
-    if FileSystems._pipeline_options is None:  # s3:// refuses to start without options, be they empty
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        FileSystems.set_options(PipelineOptions([]))
-    return FileSystems
-
-
-@contextlib.contextmanager
-def _object_store(path: str) -> Iterator[Any]:
-    """Beam's file systems for use on `path`; what its store refuses becomes a `JobError` that names path and reason."""
-    if path.startswith("s3://"):
-        share_clients()
-    try:
-        yield _file_systems()
-    except (UsageError, JobError, GeneratorExit):
-        raise
-    except Exception as error:  # each store's client has exceptions of its own, and may not be installed
-        status = _http_status(error)
-        if status in (401, 403):
-            reason = f"no permission (HTTP {status}): check the credentials and what they may do with this bucket"
-        elif status == 404:
-            reason = "there is no such bucket or object (HTTP 404)"
-        else:
-            reason = " ".join(str(error).split())[:500] or type(error).__name__
-        raise JobError(f"{path}: {reason}") from error
-
-
-def _http_status(error: BaseException | None) -> int | None:
-    """The HTTP status that a store's client found, wherever the client keeps it; None when it kept none."""
-    while error is not None:
-        for holder in (error, getattr(error, "response", None)):
-            for name in ("code", "status_code"):
-                if isinstance(status := getattr(holder, name, None), int):
-                    return int(status)
-        details = getattr(error, "exception_details", None) or {}
-        error = next((each for each in details.values() if isinstance(each, Exception)), error.__cause__)
-    return None
+    return object_stores
 
 
 def join(directory: str, *parts: str) -> str:
     """Joins path parts for whatever file system `directory` is on."""
-    if "://" in directory:
+    if is_object_store(directory):
         return "/".join([directory.rstrip("/"), *parts])
     return os.path.join(directory, *parts)
 
 
 def absolute(path: str) -> str:
-    """The same file for a worker on this machine that has another working directory."""
-    return path if is_object_store(path) else os.path.abspath(path.removeprefix("file://"))
+    """Makes a local path absolute, so that workers with another working directory find it."""
+    return path if is_object_store(path) else os.path.abspath(_local(path))
 
 
 def is_object_store(path: str) -> bool:
     """Whether `path` is on an object store: no rename, but a file appears only when closed."""
-    return "://" in path and not path.startswith("file://")
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None and not path.startswith("file://")
+
+
+def _local(path: str) -> str:
+    return path.removeprefix("file://")
 
 
 def write_atomically(path: str, data: bytes) -> None:
@@ -88,8 +57,9 @@ def write_atomically(path: str, data: bytes) -> None:
     A failed write (a full disk, say) removes what it left and raises.
     """
     if is_object_store(path):
-        _upload(path, io.BytesIO(data), len(data))
+        _stores().upload(path, io.BytesIO(data), len(data))
         return
+    path = _local(path)
     directory = os.path.dirname(path)
     if directory:
         os.makedirs(directory, exist_ok=True)
@@ -119,8 +89,9 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, spool)
             size = spool.tell()
             spool.seek(0)
-            _upload(path, cast(BinaryIO, spool), size)
+            _stores().upload(path, cast(BinaryIO, spool), size)
         return
+    path = _local(path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = _temporary_name(path)
     try:
@@ -131,23 +102,6 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-
-
-def _upload(path: str, source: BinaryIO, size_bytes: int) -> None:
-    with _object_store(path) as file_systems:
-        if size_bytes == 0 and path.startswith("s3://"):
-            _put_empty_object(path, file_systems)
-            return
-        with file_systems.create(path, "application/octet-stream", compression_type="uncompressed") as stream:
-            shutil.copyfileobj(source, stream, 8 << 20)
-
-
-def _put_empty_object(path: str, file_systems: Any) -> None:
-    # Beam uploads to S3 in parts, and S3 refuses an upload of no parts.
-    from apache_beam.io.aws import s3io
-
-    bucket, key = s3io.parse_s3_path(path)
-    s3io.S3IO(options=file_systems._pipeline_options).client.client.put_object(Bucket=bucket, Key=key, Body=b"")
 
 
 def _temporary_name(path: str) -> str:
@@ -164,7 +118,7 @@ def remove_temporaries(directory: str) -> None:
     for name in _listdir(directory):
         if re.search(r"\.tmp-[0-9a-f]{12}$", name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(directory, name))
+                os.unlink(os.path.join(_local(directory), name))
 
 
 def write_text(path: str, text: str) -> None:
@@ -179,18 +133,16 @@ def write_json(path: str, value: Any) -> None:
 
 def open_for_reading(path: str) -> BinaryIO:
     """A stream over the bytes of a file as they are stored: never decompressed, whatever the suffix."""
-    if not is_object_store(path):
-        return open(path.removeprefix("file://"), "rb", buffering=0)
-    with _object_store(path) as file_systems:
-        return cast(BinaryIO, file_systems.open(path, "application/octet-stream", compression_type="uncompressed"))
+    if is_object_store(path):
+        return cast(BinaryIO, _stores().open_for_reading(path))
+    return open(_local(path), "rb", buffering=0)
 
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a small file."""
-    if not is_object_store(path):  # spares the import of Beam
-        with open(path.removeprefix("file://"), "rb") as local:
-            return local.read()
-    with open_for_reading(path) as stream, _object_store(path):
+    if is_object_store(path):
+        return cast(bytes, _stores().read_bytes(path))
+    with open(_local(path), "rb") as stream:
         return stream.read()
 
 
@@ -222,92 +174,320 @@ def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, 
 
 @contextlib.contextmanager
 def local_copy(directory: str) -> Iterator[str]:
-    """A path at which a program that only knows disks finds the files of `directory`; a copy lasts while in use."""
+    """A path at which a program that only knows disks finds the files of `directory`, for as long as the block runs.
+
+    It holds none of the characters that TensorFlow reads as a pattern: such a directory is shown by a symbolic link.
+    """
     if not is_object_store(directory):
-        yield directory.removeprefix("file://")
+        with plain_name(_local(directory)) as plain:
+            yield plain
         return
     root = directory.rstrip("/") + "/"
-    with tempfile.TemporaryDirectory() as scratch:
-        with _object_store(root) as file_systems:
-            found = [match.path for match in file_systems.match([root + "**"])[0].metadata_list]
-        for path in found:
-            local = os.path.join(scratch, *path.removeprefix(root).split("/"))
+    with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
+        for path, _, _ in list(_stores().list_prefix(root)):
+            parts = path.removeprefix(root).split("/")
+            if any(part in ("", ".", "..") for part in parts):
+                raise JobError(f"{path!r} cannot be copied to a disk: its name has an empty part, '.' or '..'")
+            local = os.path.join(scratch, *parts)
             os.makedirs(os.path.dirname(local), exist_ok=True)
             with open_for_reading(path) as source, open(local, "wb") as target:
                 shutil.copyfileobj(source, target, 8 << 20)
         yield scratch
 
 
+@contextlib.contextmanager
+def replace_directory(path: str) -> Iterator[str]:
+    """A local directory to write to, for a program that only knows disks: it replaces `path` if the block succeeds.
+
+    Like `local_copy`, its name holds none of the characters that TensorFlow reads as a pattern.
+    """
+    if is_object_store(path):
+        with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
+            yield scratch
+            delete(path)
+            for folder, _, names in os.walk(scratch):
+                parts = [] if folder == scratch else os.path.relpath(folder, scratch).split(os.sep)
+                for name in names:
+                    with open(os.path.join(folder, name), "rb") as source:
+                        size = os.fstat(source.fileno()).st_size
+                        _stores().upload(join(path, *parts, name), source, size)
+        return
+    path = _local(path).rstrip("/")
+    temporary = f"{path}.tmp"
+    delete(temporary)  # of a process that was killed
+    os.makedirs(temporary)
+    with plain_name(temporary) as plain:
+        yield plain
+    delete(path)
+    os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def plain_name(directory: str) -> Iterator[str]:
+    """A path of a local directory, on this machine, without the characters that TensorFlow reads as a pattern.
+
+    That of a symbolic link, if need be, which lasts as long as the block. Addresses of object stores stay as they are.
+    """
+    if is_object_store(directory) or not any(character in directory for character in _PATTERN_CHARACTERS + "\\"):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
+        link = os.path.join(scratch, "directory")
+        os.symlink(os.path.abspath(directory), link)
+        yield link
+
+
 def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
-    if not is_object_store(path):
-        return os.path.exists(path.removeprefix("file://"))
-    with _object_store(path) as file_systems:
-        return bool(file_systems.exists(path))
+    if is_object_store(path):
+        return bool(_stores().exists(path))
+    return os.path.exists(_local(path))
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file, -1 when it is not there."""
-    if not is_object_store(path):
-        try:
-            return os.path.getsize(path)
-        except FileNotFoundError:
-            return -1
-    with _object_store(path) as file_systems:
-        matches = file_systems.match([path])[0].metadata_list
-    return matches[0].size_in_bytes if matches else -1
+    """Size of a file in bytes, -1 when it is not there."""
+    if is_object_store(path):
+        status = _stores().status(path)
+        return -1 if status is None else int(status[0])
+    try:
+        return os.path.getsize(_local(path))
+    except FileNotFoundError:
+        return -1
 
 
 def delete(path: str) -> None:
-    """Removes a file, or a directory and all in it; nothing happens when it is not there."""
-    if not is_object_store(path):
-        if os.path.exists(path):
-            _file_systems().delete([path])
+    """Removes what has exactly this name, a file or a directory with all in it; nothing happens if it is not there.
+
+    Symbolic links are removed, never followed: not `path` itself, and not those in the directory.
+    """
+    if is_object_store(path):
+        _stores().delete_below(path)
+        _stores().delete_object(path.rstrip("/"))
         return
-    if _holds_anything(path):
-        with _object_store(path) as file_systems:
-            file_systems.delete([path.rstrip("/") + "/"])
-    elif exists(path):
-        with _object_store(path) as file_systems:
-            file_systems.delete([path])
+    path = _local(path).rstrip("/") or "/"
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
-def list_files(pattern: str) -> list[tuple[str, int, float]]:
-    """Files that match a glob (or comma-separated globs), sorted by path: (path, size in bytes, modified in seconds).
+def empty_directory(directory: str) -> None:
+    """Deletes what is below `directory`, and nothing else; nothing happens if it is not there.
 
-    One listing a glob, however many files it matches.
+    The directory itself stays, so it may be a mount point or a symbolic link to a directory. Links below it are
+    removed, never followed.
+    """
+    if is_object_store(directory):
+        _stores().delete_below(directory)
+        return
+    for name in _listdir(directory):
+        delete(os.path.join(_local(directory), name))
+
+
+# What makes a part of a path a pattern.
+_PATTERN_CHARACTERS = "*?["
+# (path, size in bytes, time of modification in seconds)
+_File = tuple[str, int, float]
+
+
+def list_files(pattern: str) -> list[_File]:
+    """The files that a user names: a path, a pattern, or several of either separated by commas.
+
+    * A name that exists is that file or directory, never a pattern: `[a]/x*` looks into the directory `[a]` if there
+      is one. A name may contain commas: `a,b/*.csv` looks into the directory `a,b` if there is one.
+    * `*` stands for any characters of a name, `?` for one, `[abc]`, `[a-z]` and `[!a]` for one of a set; `**` also
+      stands for directories: `data/**/*.csv` finds files directly in `data` and in all directories below it.
+    * A pattern without a directory looks into the working directory.
+    * Patterns do not match hidden files and directories (a leading dot), `_SUCCESS` or `*.crc`, unless the pattern
+      itself begins with a dot, is `_SUCCESS`, or ends in `.crc`.
+
+    On an object store a pattern costs one listing, however many files it matches.
+
+    Returns:
+        (path, size in bytes, time of modification in seconds), sorted by path, each file once.
 
     Raises:
-        UsageError: nothing matches a glob.
+        UsageError: a path or pattern matches no file, or names a directory.
     """
-    found: dict[str, tuple[str, int, float]] = {}
-    for part in pattern.split(","):
-        with _object_store(part) if is_object_store(part) else contextlib.nullcontext(_file_systems()) as file_systems:
-            matches = file_systems.match([part])[0].metadata_list
-        files = [match for match in matches if not match.path.endswith("/") and not _is_directory(match.path)]
-        if not files:
-            raise UsageError(f"no file matches {part!r}")
-        for match in files:
-            found[match.path] = (match.path, match.size_in_bytes, match.last_updated_in_seconds)
-    return [found[path] for path in sorted(found)]
+    files = _expand(pattern) or _expand_several(pattern.split(","))
+    return [file for _, file in sorted({file[0]: file for file in files}.items())]
 
 
-def _is_directory(path: str) -> bool:
-    return not is_object_store(path) and os.path.isdir(path)
+def _expand_several(parts: Sequence[str]) -> list[_File]:
+    """The files of all parts; parts that match nothing may be one name with commas."""
+    # What the parts from here to the end match, or None if they cannot be divided so that each matches something.
+    matched: list[list[_File] | None] = [*([None] * len(parts)), []]
+    for start in reversed(range(len(parts))):
+        for end in range(start + 1, len(parts) + 1):
+            following = matched[end]
+            if following is not None and (files := _expand(",".join(parts[start:end]))):
+                matched[start] = [*files, *following]
+                break
+    if matched[0] is None:
+        raise _no_match(next((part for part in parts if not _expand(part)), ",".join(parts)))
+    return matched[0]
+
+
+def _no_match(path: str) -> UsageError:
+    if not is_object_store(path) and os.path.isdir(_local(path)):
+        return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*.tfrecord')!r}")
+    hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if _is_pattern(path) else ""
+    return UsageError(f"no file matches {path!r}{hint}")
+
+
+def _is_pattern(part: str) -> bool:
+    return any(character in part for character in _PATTERN_CHARACTERS)
+
+
+def _expand(path: str) -> list[_File]:
+    """The files that one path or pattern names; [] if there is none."""
+    if is_object_store(path):
+        return [] if re.search(r",[a-z0-9]+://", path) else _expand_objects(path)
+    path = _local(path)
+    if _is_file(path):
+        return [_described(path)]
+    if not _is_pattern(path):
+        return []
+    root = "/" if path.startswith("/") else ""
+    return [_described(file) for file in _expand_local(root, path.strip("/").split("/"))]
+
+
+def _is_file(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isdir(path)  # a pipe is a file, too
+
+
+def _described(path: str) -> _File:
+    status = os.stat(path)
+    return path, status.st_size, status.st_mtime
+
+
+def _expand_local(directory: str, parts: Sequence[str]) -> Iterator[str]:
+    """Files below `directory` ("" is the working directory) that match the parts of a pattern."""
+    first, *rest = parts
+    path = os.path.join(directory, first)
+    if os.path.lexists(path) or not _is_pattern(first):
+        if rest and os.path.isdir(path):
+            yield from _expand_local(path, rest)
+        elif not rest and _is_file(path):
+            yield path
+        return
+    expression = _expression(parts)
+    for relative in _walk(directory, parts):
+        if expression.fullmatch(relative) and not _is_skipped(relative, parts):
+            yield os.path.join(directory, relative)
+
+
+def _walk(directory: str, parts: Sequence[str]) -> Iterator[str]:
+    """Paths, relative to `directory`, of the files that the parts of a pattern may match: fewer are worth a match."""
+    deep = any("**" in part for part in parts)
+    hidden = any(part.startswith(".") for part in parts)
+    pending = [("", 0, frozenset[tuple[int, int]]())]
+    while pending:
+        relative, level, ancestors = pending.pop()
+        place = os.path.join(directory, relative) or "."
+        status = os.stat(place)
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors:  # a symbolic link to a directory that holds it
+            continue
+        name_expression = None if deep else _expression(parts[level : level + 1])
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = os.path.join(relative, entry.name)
+                if not entry.is_dir():
+                    if deep or level == len(parts) - 1:
+                        yield name
+                elif name_expression is None:
+                    if hidden or not entry.name.startswith("."):
+                        pending.append((name, level + 1, ancestors | {identity}))
+                elif level < len(parts) - 1 and name_expression.fullmatch(entry.name):
+                    pending.append((name, level + 1, ancestors | {identity}))
+
+
+def _expand_objects(path: str) -> list[_File]:
+    stores = _stores()
+    if not _is_pattern(path):
+        status = stores.status(path)
+        return [] if status is None else [(path, *status)]
+    scheme, _, rest = path.partition("://")
+    base, *parts = rest.split("/")
+    base = f"{scheme}://{base}/"
+    # Directories that exist are names; to ask costs a listing, so only those that look like a pattern are asked about.
+    while len(parts) > 1 and (not _is_pattern(parts[0]) or stores.holds_anything(base + parts[0])):
+        base += parts.pop(0) + "/"
+    start = re.match(r"[^*?[]*", parts[0])
+    files = list(stores.list_prefix(base + (start.group() if start else "")))
+    literal = [file for file in files if file[0] == path]
+    if literal:
+        return literal
+    expression = _expression(parts)
+    return [
+        file
+        for file in files
+        if expression.fullmatch(file[0], len(base)) and not _is_skipped(file[0][len(base) :], parts)
+    ]
+
+
+def _is_skipped(relative: str, parts: Sequence[str]) -> bool:
+    """Whether a file that the pattern matches is one that no pattern means: hidden, `_SUCCESS`, or a checksum."""
+    *directories, name = relative.split("/")
+    pattern = parts[-1]
+    if any(directory.startswith(".") for directory in directories) and not any(part[0:1] == "." for part in parts):
+        return True
+    return (
+        (name.startswith(".") and not pattern.startswith("."))
+        or (name == "_SUCCESS" and pattern != name)
+        or (name.endswith(".crc") and not pattern.endswith(".crc"))
+    )
+
+
+def _expression(parts: Sequence[str]) -> re.Pattern[str]:
+    """A regular expression for relative paths that match the parts of a pattern, or are literally equal to them."""
+    written = ""
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if part == "**":
+            written += ".*" if last else "(?:.*/)?"
+        else:
+            written += f"(?:{_part_expression(part)}|{re.escape(part)})" + ("" if last else "/")
+    return re.compile(written, re.DOTALL)
+
+
+def _part_expression(part: str) -> str:
+    written, at = "", 0
+    while at < len(part):
+        character = part[at]
+        if part.startswith("**", at):
+            written += ".*"
+            at += 2
+            continue
+        closing = part.find("]", at + (3 if part[at + 1 : at + 2] == "!" else 2)) if character == "[" else -1
+        if closing > 0:
+            inside = part[at + 1 : closing]
+            escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
+            members = f"[{'^' if inside.startswith('!') else ''}{escaped}]"
+            with contextlib.suppress(re.error):  # a range like [z-a]: then these are characters, not a set
+                re.compile(members)
+                written += f"(?!/){members}"
+                at = closing + 1
+                continue
+        written += {"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character))
+        at += 1
+    return written
 
 
 def list_names(directory: str, suffix: str = "") -> list[str]:
     """Base names of the files directly below `directory` that end in `suffix`; [] when it is absent."""
     if not is_object_store(directory):
         return sorted(name for name in _listdir(directory) if name.endswith(suffix))
-    with _object_store(directory) as file_systems:
-        matches = file_systems.match([join(directory, "*" + suffix)])[0].metadata_list
-    return sorted(match.path.rsplit("/", 1)[1] for match in matches)
+    root = directory.rstrip("/") + "/"
+    names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root))
+    return sorted(name for name in names if "/" not in name and name.endswith(suffix))
 
 
 def _listdir(directory: str) -> Sequence[str]:
     try:
-        return os.listdir(directory)
+        return os.listdir(_local(directory))
     except FileNotFoundError:
         return ()
 
@@ -324,8 +504,9 @@ def check_output(
         resumable: the job has a --resume, for the message.
 
     Raises:
-        UsageError: `directory` is not empty and neither `resume` nor `overwrite` is set, or both are, or `overwrite` is
-            and it holds an input, or it cannot be written.
+        UsageError: `directory` is not empty and neither `resume` nor `overwrite` is set, or both are, or it cannot be
+            written, or `overwrite` is set and the directory holds an input, the working directory or the home
+            directory.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -333,7 +514,8 @@ def check_output(
     if not _holds_anything(directory):
         return
     if overwrite:
-        spare_inputs(directory, inputs)
+        _forbid_overwriting_ancestors(directory)
+        forbid_inputs_inside_output(directory, inputs)
     elif not resume:
         raise UsageError(
             f"output directory {directory} is not empty: {'continue with --resume, ' if resumable else ''}"
@@ -344,16 +526,54 @@ def check_output(
 def prepare_output(
     directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = (), resumable: bool = True
 ) -> None:
-    """`check_output`, then empties the directory if `overwrite` is set."""
+    """`check_output`, then `empty_directory` if `overwrite` is set."""
     check_output(directory, resume=resume, overwrite=overwrite, inputs=inputs, resumable=resumable)
     if overwrite:
-        delete(directory)
+        empty_directory(directory)
+
+
+def forbid_inputs_inside_output(output: str, inputs: Iterable[str | None]) -> None:
+    """Raises `UsageError` if the output directory is, or holds, one of the inputs, which --overwrite would delete.
+
+    Args:
+        output: a local path or an object store's address.
+        inputs: files and directories that the job reads; None and empty ones do not count.
+    """
+    stored = is_object_store(output)
+    own = output if stored else os.path.realpath(_local(output))
+    holder = own.rstrip("/") + "/"
+    for path in inputs:
+        if path and is_object_store(path) == stored:
+            place = path if stored else os.path.realpath(_local(path))
+            if f"{place.rstrip('/')}/".startswith(holder):
+                raise UsageError(f"--output={output} holds the input {path}: name another directory")
+
+
+def check_writable(output: str) -> None:
+    """Raises `UsageError` if a local directory can neither be written to nor created."""
+    if is_object_store(output):
+        return
+    place = os.path.abspath(_local(output))
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UsageError(f"output {output}: {place} is a file, not a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"output {output}: there is no permission to write in {place}")
+
+
+def _forbid_overwriting_ancestors(directory: str) -> None:
+    if is_object_store(directory):
+        return
+    own = os.path.join(os.path.realpath(_local(directory)), "")
+    here, home = (os.path.join(os.path.realpath(place), "") for place in (os.getcwd(), os.path.expanduser("~")))
+    if home.startswith(own) or (here.startswith(own) and here != own):
+        raise UsageError(f"--overwrite would delete everything below {directory}: name a directory of its own")
 
 
 def _holds_anything(directory: str) -> bool:
     if is_object_store(directory):
-        with _object_store(directory) as file_systems:
-            return bool(file_systems.match([directory.rstrip("/") + "/**"], [1])[0].metadata_list)
+        return bool(_stores().holds_anything(directory))
     return bool(_listdir(directory))
 
 

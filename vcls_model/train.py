@@ -13,9 +13,10 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from vcls_model.commands import JobError, Parser, UsageError, main, nearest, option_names
+from vcls_model.metrics.catalogue import describe
 from vcls_model.models import MEANINGS, MODELS, default_hyperparameters, resolve_hyperparameters, select_modalities
 from vcls_model.training.options import (
     DECAYS,
@@ -447,7 +448,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             verbose=config.verbose,
         )
         if chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.delete(config.output)
+            storage.empty_directory(config.output)
         if config.resume and not trainer.restore_last() and config.verbose:
             print("no checkpoint to continue from: starting at the beginning")
         history = trainer.fit()
@@ -472,7 +473,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.metrics import best_thresholds
+    from vcls_model.metrics.result import best_thresholds, compute_result
     from vcls_model.records.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
     from vcls_model.serving.export import ServingModule, TransformGraph, save_module, teaching_logits
 
@@ -482,7 +483,7 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
         accumulator, loss = trainer.evaluate()
         if accumulator.videos:
             thresholds = np.asarray(best_thresholds(accumulator), float)
-            summary = accumulator.result().summary
+            summary = compute_result(accumulator).summary
             numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
             validation = {"loss": loss, **numbers}
     vocabulary = storage.join(data.directory, "labels.csv")
@@ -566,16 +567,19 @@ def _export(config: TrainConfig, trainer: Any, history: list[dict[str, Any]], wa
     }
     storage.write_json(storage.join(config.output, "info.json"), info)
     if config.verbose:
-        keys = [key for key in ("map", "gap_at_20", "hit_at_1", "perr") if key in validation]
-        shown = [f"{key} {validation[key]:.4f}" for key in keys]
         chosen = (
             f"mean of epochs {', '.join(map(str, trainer.averaged_epochs))}"
             if trainer.averaged_epochs
             else f"best epoch {trainer.progress.best_epoch}"
         )
-        print(f"{chosen}: validation {', '.join(shown) or 'none'}; model in {config.output}", flush=True)
+        print(f"{chosen}: validation {describe(validation) or 'none'}; model in {config.output}", flush=True)
     return info
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The console script."""
     main(run)
+
+
+if __name__ == "__main__":
+    command()

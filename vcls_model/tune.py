@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vcls_model.commands import JobError, Parser, UsageError, main, unknown_choice
+from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
 from vcls_model.train import SWITCHES, TrainConfig, parse_config, train
 
 KINDS = ("choice", "float", "int", "log")
 STRATEGIES = ("bayesian", "grid", "random")
-OBJECTIVE = "val_map"
+OBJECTIVE = history_column(SELECTION_METRIC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +223,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         inputs=[training.data, training.init_from, *training.teachers],
     )
     if config.overwrite:
-        storage.delete(config.output)
+        storage.empty_directory(config.output)
     begun = storage.join(config.output, "search.json")
     if storage.exists(begun) and storage.read_json(begun) != config.facts():
         raise UsageError(

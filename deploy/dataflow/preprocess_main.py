@@ -1,4 +1,4 @@
-"""What the flex template starts: the preprocess job on Dataflow, its parameters as flags."""
+"""Entry point of the flex template: runs the preprocess job on Dataflow, with the template's parameters as flags."""
 
 import sys
 

@@ -10,9 +10,8 @@ import numpy as np
 from pipelines.preprocessing.charts import Axis, band_chart, bar_chart, line_chart
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.statistics import Moments
 from vcls_model.records.splits import SPLITS
-from vcls_model.records.vocabulary import ClassInfo
 
 _FREQUENT = 15
 _PAIRS = 15
@@ -40,7 +39,6 @@ def render_card(
     config: JobConfig,
     info: dict[str, Any],
     summary: Summary,
-    classes: Sequence[ClassInfo],
     features: dict[str, Moments],
 ) -> str:
     """The page's HTML."""
@@ -53,7 +51,7 @@ def render_card(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    names = [info.name for info in classes]
+    names = [info.name for info in config.classes]
     return environment.get_template("data_card.html").render(
         info=info,
         config=config,

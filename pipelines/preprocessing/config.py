@@ -7,8 +7,6 @@ import json
 from typing import Any
 
 from vcls_model.records.schema import (
-    DEQUANTISE_OFFSET,
-    DEQUANTISE_SCALE,
     FRAMES,
     REQUANTISE_OFFSET,
     REQUANTISE_SCALE,
@@ -18,6 +16,7 @@ from vcls_model.records.schema import (
 )
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.transformed import TransformedModality
+from vcls_model.records.vocabulary import ClassInfo
 
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
@@ -121,7 +120,8 @@ class TransformConfig:
             return REQUANTISE_SCALE, REQUANTISE_OFFSET
         if self.normalise == "minmax":
             return 1 / 255, 0.0
-        return DEQUANTISE_SCALE, DEQUANTISE_OFFSET
+        scale, offset = modality.quantisation
+        return scale, offset
 
     def transformed(self) -> list[TransformedModality]:
         """The features of a transformed record besides `id`, `labels` and `num_frames`."""
@@ -138,6 +138,7 @@ class TransformConfig:
             features += [
                 TransformedModality(f"{modality.name}_{pool}", self.width_of(modality), VECTOR, "float32")
                 for modality in self.schema.modalities
+                if modality.kind == FRAMES
                 for pool in POOLS
             ]
         return features
@@ -145,7 +146,19 @@ class TransformConfig:
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """A job as the command line describes it."""
+    """A job as the command line describes it.
+
+    Attributes:
+        output: directory to write to; absolute, or an object store's address.
+        shards: the input files.
+        transform: what is done with their records.
+        vocabulary: path of the CSV that lists the classes, or None.
+        max_rejected_fraction: in [0, 1], of the records read; more rejected ones fail the job.
+        flags: the command line, for `info.json` and the data card.
+        resume: continue an interrupted job in `output`.
+        overwrite: delete what is in `output`.
+        classes: by index; C of them.
+    """
 
     output: str
     shards: tuple[Shard, ...]
@@ -154,3 +167,5 @@ class JobConfig:
     max_rejected_fraction: float
     flags: dict[str, Any]
     resume: bool = False
+    overwrite: bool = False
+    classes: tuple[ClassInfo, ...] = ()

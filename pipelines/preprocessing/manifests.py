@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.preprocessing.config import Shard, TransformConfig
-from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
-from pipelines.preprocessing.statistics import ShardMeter
+from pipelines.preprocessing.statistics import ShardMeter, arrays_from_bytes, arrays_to_bytes
 from vcls_model import storage
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SPLITS
@@ -158,7 +157,7 @@ class Summary:
         }
         for name, parts in self.sampled.items():
             arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
-        return json.dumps(head).encode() + b"\n" + pack_arrays(arrays)
+        return json.dumps(head).encode() + b"\n" + arrays_to_bytes(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Summary":
@@ -168,7 +167,7 @@ class Summary:
             ValueError, KeyError: `data` is damaged.
         """
         line, _, body = data.partition(b"\n")
-        head, arrays = json.loads(line), unpack_arrays(body)
+        head, arrays = json.loads(line), arrays_from_bytes(body)
         class_counts = np.zeros((len(SPLITS), head["class_count"]), np.int64)
         class_counts.reshape(-1)[arrays["classes"]] = arrays["class_counts"]
         sampled: dict[str, list[np.ndarray]] = {}

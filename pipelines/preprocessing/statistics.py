@@ -1,26 +1,51 @@
 """Statistics of the training records, as sums that come out the same in whatever order shards are added.
 
-Within a shard the sums are taken in the order of its records; over shards they are added without rounding: as whole
-numbers of 2**-320, which the sums of float32 values and of their squares all are (the smallest is 2**-298). Sums of
-codes are whole numbers anyway.
+Within a shard the sums are taken in the order of its records; over shards they are added without rounding, as Python's
+integers: sums of codes are whole numbers, and sums of float32 values and of their squares are whole numbers of 2**-298.
 """
 
 import dataclasses
 import hashlib
+import io
+import math
+import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from pipelines.preprocessing.moments import Moments
-from pipelines.preprocessing.packed_arrays import pack_arrays, unpack_arrays
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
-# Digits of 32 bits: squares of float32 reach 2**256, and 2**50 of them still fit.
-_FLOAT_DIGITS, _FLOAT_EXPONENT = 20, -320
-_CODE_DIGITS = 2
+# Sums of float32 values and of their squares are whole numbers of 2**-298.
+_FLOAT_EXPONENT = -320
 _PARTS = ("total", "squares", "lowest", "highest")
+
+
+def arrays_to_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as the content of an `.npz` file."""
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # one could be called allow_pickle
+    return stream.getvalue()
+
+
+def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray]:
+    """Reads what `arrays_to_bytes` wrote.
+
+    Raises:
+        ValueError: `data` is damaged or cut short.
+    """
+    stream = io.BytesIO(data)
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            if damaged := archive.testzip():  # before numpy believes what a header says of the size
+                raise ValueError(f"damaged array {damaged}")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as stored:
+            return dict(stored)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"damaged arrays: {error}") from None
 
 
 @dataclasses.dataclass
@@ -29,76 +54,60 @@ class ModalitySums:
 
     Attributes:
         count: vectors added.
-        total, squares: sums of values and of squared values: int64 (D, L), digits of whole numbers of 2**exponent, see
-            `kernels.add_floats_exactly`.
+        total: D integers, the sums of values in units of 2**exponent.
+        squares: D integers, the sums of squared values in the same units.
         lowest, highest: float64 (D,); +-infinity when nothing was added.
         exponent: 0 for codes.
     """
 
     count: int
-    total: np.ndarray
-    squares: np.ndarray
+    total: list[int]
+    squares: list[int]
     lowest: np.ndarray
     highest: np.ndarray
     exponent: int
 
     @classmethod
-    def of_nothing(cls, modality: Modality) -> "ModalitySums":
+    def empty(cls, modality: Modality) -> "ModalitySums":
         """The sums of no values."""
-        frames = modality.kind == FRAMES
-        shape = modality.width, _CODE_DIGITS if frames else _FLOAT_DIGITS
-        return cls(
-            0,
-            np.zeros(shape, np.int64),
-            np.zeros(shape, np.int64),
-            np.full(modality.width, np.inf),
-            np.full(modality.width, -np.inf),
-            0 if frames else _FLOAT_EXPONENT,
-        )
+        width = modality.width
+        exponent = 0 if modality.kind == FRAMES else _FLOAT_EXPONENT
+        return cls(0, [0] * width, [0] * width, np.full(width, np.inf), np.full(width, -np.inf), exponent)
 
     def add(self, other: "ModalitySums") -> None:
         """Adds the sums of other shards to these."""
-        self.count += other.count
-        self.total += other.total
-        self.squares += other.squares
-        np.minimum(self.lowest, other.lowest, out=self.lowest)
-        np.maximum(self.highest, other.highest, out=self.highest)
+        self._add(other.count, other.total, other.squares, other.lowest, other.highest)
 
     def add_shard(
         self, count: int, total: np.ndarray, squares: np.ndarray, lowest: np.ndarray, highest: np.ndarray
     ) -> None:
         """Adds the sums (D,) of one shard: float64, or int64 of codes."""
-        if not count:
-            return
+        if count:
+            self._add(count, self._integers(total), self._integers(squares), lowest, highest)
+
+    def _integers(self, sums: np.ndarray) -> list[int]:
+        # Python's integers hold any float64 in units of 2**-320 exactly, so the order of additions does not matter.
+        return [int(math.ldexp(value, -self.exponent)) for value in sums.tolist()] if self.exponent else sums.tolist()
+
+    def _add(self, count: int, total: list[int], squares: list[int], lowest: np.ndarray, highest: np.ndarray) -> None:
         self.count += count
-        for values, digits in ((total, self.total), (squares, self.squares)):
-            if self.exponent:
-                kernels.add_floats_exactly(values, digits, self.exponent)
-            else:
-                kernels.add_integers_exactly(values, digits)
-        np.minimum(self.lowest, lowest, out=self.lowest)
-        np.maximum(self.highest, highest, out=self.highest)
-
-    def whole_numbers(self) -> tuple[list[int], list[int]]:
-        """`total` and `squares` as integers, in units of 2**exponent."""
-        return _whole(self.total), _whole(self.squares)
-
-
-def _whole(digits: np.ndarray) -> list[int]:
-    return [sum(digit << (32 * place) for place, digit in enumerate(row) if digit) for row in digits.tolist()]
+        self.total = [one + two for one, two in zip(self.total, total, strict=True)]
+        self.squares = [one + two for one, two in zip(self.squares, squares, strict=True)]
+        self.lowest = np.minimum(self.lowest, lowest)
+        self.highest = np.maximum(self.highest, highest)
 
 
 Statistics = dict[str, ModalitySums]
 
 
-def no_statistics(schema: RecordSchema) -> Statistics:
-    """The sums of nothing."""
-    return {modality.name: ModalitySums.of_nothing(modality) for modality in schema.modalities}
+def empty_statistics(schema: RecordSchema) -> Statistics:
+    """Empty sums for every modality."""
+    return {modality.name: ModalitySums.empty(modality) for modality in schema.modalities}
 
 
 def merge_statistics(parts: Sequence[Statistics], schema: RecordSchema) -> Statistics:
     """The sums of all parts, whatever their order."""
-    merged = no_statistics(schema)
+    merged = empty_statistics(schema)
     for part in parts:
         for name, sums in merged.items():
             sums.add(part[name])
@@ -143,7 +152,7 @@ class ShardMeter:
 
     def to_bytes(self) -> bytes:
         """The sums as a small file that `from_bytes` reads back exactly."""
-        return pack_arrays(
+        return arrays_to_bytes(
             {
                 "counts": np.array(list(self._counts.values()), np.int64),
                 **{
@@ -162,7 +171,7 @@ class ShardMeter:
             ValueError: `data` is damaged.
         """
         meter = cls(schema)
-        stored = unpack_arrays(data)
+        stored = arrays_from_bytes(data)
         try:
             for name, count in zip(meter._counts, stored["counts"].tolist(), strict=True):
                 meter._counts[name] = count
@@ -178,9 +187,38 @@ class ShardMeter:
 
     def statistics(self) -> Statistics:
         """The sums so far."""
-        found = no_statistics(self._schema)
+        found = empty_statistics(self._schema)
         self.add_to(found)
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Statistics of the values of one modality over the training records, each float64 (D,); codes are dequantised.
+
+    `std` is that of the population, as `tft.scale_to_z_score` has it. All are 0 when there was no value.
+    """
+
+    count: int
+    mean: np.ndarray
+    std: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description that `from_dict` reads back exactly."""
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "lowest": self.lowest.tolist(),
+            "highest": self.highest.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Moments":
+        """Reads what `to_dict` wrote."""
+        return cls(value["count"], *(np.array(value[key]) for key in ("mean", "std", "lowest", "highest")))
 
 
 def moments(sums: ModalitySums, modality: Modality) -> Moments:
@@ -189,25 +227,25 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
         zero = np.zeros(modality.width)
         return Moments(0, zero, zero, zero, zero)
     count, unit = sums.count, -sums.exponent
-    totals, all_squares = sums.whole_numbers()
-    mean = np.array([_ratio(total, count, unit) for total in totals])
+    mean = np.array([_ratio(total, count, unit) for total in sums.total])
     # count * squares - total**2 is count**2 times the variance: all in integers. Sums of float32 squares were rounded
     # within their shard, so it may come out just below 0.
     variance = np.array(
         [
             max(0.0, _ratio(count * (squares << unit) - total * total, count * count, 2 * unit))
-            for total, squares in zip(totals, all_squares, strict=True)
+            for total, squares in zip(sums.total, sums.squares, strict=True)
         ]
     )
     found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
     if modality.kind != FRAMES:
         return found
+    codes = modality.quantisation
     return Moments(
         count,
-        found.mean * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.std * DEQUANTISE_SCALE,
-        found.lowest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
-        found.highest * DEQUANTISE_SCALE + DEQUANTISE_OFFSET,
+        codes.values(found.mean),
+        found.std * codes.scale,
+        codes.values(found.lowest),
+        codes.values(found.highest),
     )
 
 
@@ -220,7 +258,7 @@ def statistics_hash(statistics: Statistics) -> str:
     """Identifies the statistics: shards transformed with other ones are not reused."""
     text = repr(
         [
-            (name, sums.count, sums.exponent, *sums.whole_numbers(), sums.lowest.tolist(), sums.highest.tolist())
+            (name, sums.count, sums.exponent, sums.total, sums.squares, sums.lowest.tolist(), sums.highest.tolist())
             for name, sums in statistics.items()
         ]
     )

@@ -1,9 +1,9 @@
-"""The two steps that touch records, measuring a shard and transforming one: each reads it and writes its outputs."""
+"""The steps of the pipeline. Two touch records, measuring a shard and transforming one; both read all of the shard."""
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import apache_beam as beam
 import numpy as np
@@ -11,17 +11,19 @@ import numpy as np
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.reading import read_shard
 from pipelines.preprocessing.statistics import (
+    Moments,
     ShardMeter,
     Statistics,
+    empty_statistics,
     merge_statistics,
     moments,
-    no_statistics,
     statistics_hash,
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
 from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.running.counters import inc_counter
 from vcls_model import storage
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch, Rejected
@@ -35,36 +37,14 @@ from vcls_model.records.encoding import (
     encode_by_split,
 )
 from vcls_model.records.schema import FRAMES, RecordSchema
-from vcls_model.records.shards import read_batches
-from vcls_model.records.splits import SPLITS, splits_of
+from vcls_model.records.splits import SPLITS
 
-_COUNTERS = "preprocess"
-# Pairs of labels kept for each shard: the data card shows the most frequent ones.
+# Most pairs of labels stored per batch: the data card shows the most frequent ones only.
 _MOST_PAIRS = 4096
-# The data card is drawn from the transformed values of so many shards at most, records of each, and frames of each of
-# these.
+# The data card samples transformed values: at most this many shards, records per shard, and frames per record.
 _SAMPLED_SHARDS = 32
 _SAMPLED_RECORDS = 32
 _SAMPLED_FRAMES = 8
-
-
-def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch, list[Rejected], np.ndarray]]:
-    """Batches of a shard, what was rejected, and the split (index into `SPLITS`) of each record, int64 (B,)."""
-    for batch, rejected in read_batches(
-        shard.path,
-        config.schema,
-        class_count=config.class_count,
-        max_frames=config.max_frames,
-        missing_modality=config.missing_modality,
-        require_labels=not config.allow_unlabelled,
-    ):
-        if shard.split is not None:
-            splits = np.full(len(batch), shard.split)
-        else:
-            assert config.ratios is not None
-            ids = batch.split_id_column
-            splits = splits_of(ids.data, ids.begins, ids.lengths, config.ratios)
-        yield batch, rejected, splits
 
 
 def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
@@ -76,7 +56,7 @@ def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
 
 
 class MeasureShard(beam.DoFn):
-    """Shard -> its `ShardMeter`; reads it unless that was done before. Shards without training records are not read."""
+    """Shard -> its `ShardMeter`, stored or measured now. Shards without training records are not read."""
 
     def __init__(self, output: str, config: TransformConfig) -> None:
         self._output = output
@@ -89,7 +69,7 @@ class MeasureShard(beam.DoFn):
         if meter is None:
             meter = measure_shard(shard, self._config)
             manifests.save_statistics(self._output, shard, self._config, meter)
-            beam.metrics.Metrics.counter(_COUNTERS, "shards_measured").inc()
+            inc_counter(self, "shards_measured")
         yield meter
 
 
@@ -100,7 +80,7 @@ class MergeStatistics(beam.CombineFn):
         self._schema = schema
 
     def create_accumulator(self) -> Statistics:
-        return no_statistics(self._schema)
+        return empty_statistics(self._schema)
 
     def add_input(self, accumulator: Statistics, meter: ShardMeter) -> Statistics:
         meter.add_to(accumulator)
@@ -118,7 +98,7 @@ class FittedStatistics:
     """What shards are normalised with.
 
     Attributes:
-        identity: `statistics_hash`: shards transformed with others are done again.
+        identity: `statistics_hash`; shards transformed with other statistics are transformed again.
         moments: by modality.
     """
 
@@ -127,18 +107,22 @@ class FittedStatistics:
 
 
 def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
-    """`Moments` of every modality, which are also left at `path`, where `run` finds them."""
-    found = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
-    with storage.open_atomically(path) as stream:
-        stream.write(json.dumps({name: value.to_dict() for name, value in found.items()}).encode())
-    return FittedStatistics(statistics_hash(statistics), found)
+    """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`."""
+    fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+    storage.write_atomically(path, json.dumps({name: value.to_dict() for name, value in fitted.items()}).encode())
+    return FittedStatistics(statistics_hash(statistics), fitted)
+
+
+def moments_of(fitted: FittedStatistics) -> dict[str, Moments]:
+    """The moments alone."""
+    return fitted.moments
 
 
 class TransformShard(beam.DoFn):
-    """Shard -> its `Summary`, after its transformed records, its dead letters and, last, its manifest are written.
+    """Shard -> its `Summary`, once its transformed records, its dead letters and, last, its manifest are written.
 
     Skips a shard whose manifest says that it was done with the same input, configuration and statistics. Side inputs:
-    the statistics to normalise with; where the transform graph is, for configurations that are not affine.
+    the statistics to normalise with and, for configurations that are not affine, the directory of the graph.
     """
 
     def __init__(self, output: str, config: TransformConfig) -> None:
@@ -159,10 +143,10 @@ class TransformShard(beam.DoFn):
             transform = self._transform(fitted, graph_directory)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
             manifests.save_manifest(self._output, shard, self._config, fitted.identity, sizes, summary)
-            beam.metrics.Metrics.counter(_COUNTERS, "shards_transformed").inc()
-            beam.metrics.Metrics.counter(_COUNTERS, "records_written").inc(summary.records_written)
+            inc_counter(self, "shards_transformed")
+            inc_counter(self, "records_written", summary.records_written)
             for reason, count in summary.rejected.items():
-                beam.metrics.Metrics.counter(_COUNTERS, f"rejected_{reason}").inc(count)
+                inc_counter(self, f"rejected_{reason}", count)
         yield summary
 
 
@@ -186,15 +170,14 @@ class MergeSummaries(beam.CombineFn):
 
 
 def write_summary(summary: Summary, path: str) -> None:
-    """Leaves the counts of the whole job where `run` finds them."""
-    with storage.open_atomically(path) as stream:
-        stream.write(summary.to_bytes())
+    """Writes the counts of the whole job to `path` for the launcher; see `outputs.finish`."""
+    storage.write_atomically(path, summary.to_bytes())
 
 
 def transform_shard(
     output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | TransformGraph
 ) -> tuple[Summary, dict[str, int]]:
-    """Transforms one shard and writes one file a split and its dead letters.
+    """Transforms one shard and writes one file per split and its dead letters.
 
     Returns:
         What the shard contains, and the bytes of each file by its path below `output`.
@@ -210,7 +193,7 @@ def transform_shard(
         }
         for batch, rejected, splits in read_shard(shard, config):
             for record in rejected:
-                dead_letters += json.dumps(vars(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                dead_letters += record.to_json()
             for split, data in transformer.transform(batch, rejected, splits):
                 streams[split].write(data.data)
                 sizes[outputs[split]] += data.size
@@ -218,7 +201,7 @@ def transform_shard(
     if dead_letters:
         with storage.open_atomically(dead_letter) as stream:
             stream.write(dead_letters)
-    elif storage.exists(dead_letter):  # from a run whose input or flags were others
+    elif storage.exists(dead_letter):  # of an earlier run with another input or other flags
         storage.delete(dead_letter)
     summary = transformer.summary
     summary.shards = 1
@@ -313,7 +296,7 @@ class ShardTransformer:
             self.summary.pairs.add(codes, counts)
 
     def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
-        """Looks at transformed values of some training records, for the data card."""
+        """Sums the transformed values of some training records, for the data card."""
         for feature in self._config.transformed():
             column = columns[feature.name]
             if isinstance(column, FloatColumn):
@@ -354,8 +337,4 @@ def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: Affine
 
 
 def _graph_input(values: np.ndarray | FrameBatch) -> np.ndarray | list[bytes]:
-    if not isinstance(values, FrameBatch):
-        return values
-    ends = np.cumsum(values.lengths).tolist()
-    codes = values.codes
-    return [codes[begin:end].tobytes() for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return values.strings() if isinstance(values, FrameBatch) else values

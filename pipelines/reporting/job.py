@@ -1,84 +1,87 @@
 """The report job: reads every directory named, computes, assembles and writes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.findings import analysis, recommendations
-from pipelines.reporting.findings.analysis import Requirement
+from pipelines.reporting.config import ReportConfig
+from pipelines.reporting.findings.comparison import class_changes
+from pipelines.reporting.findings.confusion import confused_pairs
+from pipelines.reporting.findings.groups import choose_classes
+from pipelines.reporting.findings.recommendations import Recommendation, Rival, recommend
 from pipelines.reporting.inputs import predictions
-from pipelines.reporting.inputs.scores import (
-    Scores,
-    check_same_classes,
+from pipelines.reporting.inputs.manifests import (
+    read_classes,
     read_dead_letters,
     read_history,
     read_manifest,
+    train_counts,
+)
+from pipelines.reporting.inputs.scores import (
+    Scores,
+    check_same_classes,
     read_per_model,
     read_scores,
-    read_train_count,
 )
 from pipelines.reporting.page import page
 from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
-from vcls_model import storage
+from vcls_model import __version__, storage
 from vcls_model.commands import JobError
+from vcls_model.serving.exported import read_model_info
 
 _DEAD_LETTERS_SHOWN = 20
-# Pairs of classes whose labels are counted together.
+# The most confused pairs, of which it is counted how often their labels come together.
 _PAIRS_COUNTED = 200
 
 
-def build(
-    *,
-    scores_path: str,
-    model_path: str | None,
-    data_path: str | None,
-    baseline_path: str | None,
-    requirements: Sequence[Requirement],
-    wanted_classes: Sequence[str],
-    title: str,
-) -> tuple[Report, dict[str, Any]]:
+def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
     """Reads and computes all; returns the report and facts for its `info.json`. Writes nothing.
 
     Raises:
         JobError: a directory is absent, half written, or does not fit the others.
         UsageError: a class is not in the vocabulary.
     """
-    scores = read_scores(scores_path)
-    manifests = _manifests(scores, model_path, data_path)
-    scores = _complete(scores, model_path, data_path)
-    baseline = read_scores(baseline_path) if baseline_path else None
+    scores = read_scores(config.scores)
+    manifests = _manifests(scores, config)
+    scores = _complete(scores, config)
+    baseline = read_scores(config.baseline) if config.baseline else None
     if baseline is not None:
         check_same_classes(scores, baseline)
-    chosen = analysis.choose_classes(scores, wanted_classes) if scores.labelled else []
-    found: list[recommendations.Recommendation] = []
+    chosen = choose_classes(scores, config.classes) if scores.labelled else []
+    pairs = confused_pairs(scores, _PAIRS_COUNTED) if scores.labelled else []
+    recommended: list[Recommendation] = []
     statistics = None
     if scores.labelled:
-        pairs = [(pair.true_index, pair.predicted_index) for pair in analysis.confused_pairs(scores, _PAIRS_COUNTED)]
-        found = recommendations.recommend(
+        recommended = recommend(
             scores,
-            cooccurrence=predictions.count_cooccurrence(scores_path, pairs, scores.class_count),
-            against=analysis.class_changes(scores, baseline) if baseline else None,
-            baseline_path=baseline_path or "",
+            pairs=pairs,
+            cooccurrence=predictions.count_cooccurrence(
+                config.scores, [(pair.true_index, pair.predicted_index) for pair in pairs], scores.class_count
+            ),
+            against=class_changes(scores, baseline) if baseline else None,
+            baseline_path=config.baseline or "",
             rivals=_rivals(scores),
         )
     else:
         statistics = predictions.prediction_statistics(
-            scores_path, scores.class_count, float(scores.info.get("threshold", 0.5))
+            config.scores, scores.class_count, float(scores.info.get("threshold", 0.5))
         )
     report = page.assemble(
         Inputs(
             scores,
             manifests,
             baseline,
-            requirements,
+            config.requirements,
             chosen,
-            found,
+            pairs,
+            recommended,
             statistics,
-            read_dead_letters(scores_path, _DEAD_LETTERS_SHOWN),
-            title or _title(scores, manifests),
+            read_dead_letters(config.scores, _DEAD_LETTERS_SHOWN),
+            config.title or _title(scores, manifests),
         )
     )
     return report, {
@@ -86,7 +89,7 @@ def build(
         "labelled": scores.labelled,
         "class_count": scores.class_count,
         "verdict": {"state": report.verdict.state, "title": report.verdict.title} if report.verdict else None,
-        "recommendations": [entry.kind for entry in found],
+        "recommendations": [entry.kind for entry in recommended],
     }
 
 
@@ -100,8 +103,9 @@ def _counts(scores: Scores) -> dict[str, Any]:
     }
 
 
-def write(report: Report, output: str) -> bytes:
-    """Writes tables, figures and, last, the page; returns the page's bytes."""
+def write(report: Report, facts: dict[str, Any], config: ReportConfig, started: float) -> dict[str, Any]:
+    """Writes tables, figures, the page and, last, `info.json`, whose content it returns."""
+    output = config.output
     for table in report.tables:
         storage.write_atomically(storage.join(output, "tables", f"{table.name}.csv"), table.to_csv())
     for figure in report.figures:
@@ -110,28 +114,34 @@ def write(report: Report, output: str) -> bytes:
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.csv"), figure.numbers.to_csv())
     content = report.html.encode()
     storage.write_atomically(storage.join(output, "report.html"), content)
-    return content
+    info = {
+        "job": "report",
+        "report": "report.html",
+        "report_bytes": len(content),
+        **facts,
+        "figures": [figure.name for figure in report.figures],
+        "tables": [table.name for table in report.tables],
+        "config": config.flags,
+        "versions": {"project": __version__},
+        "wall_seconds": round(time.monotonic() - started, 3),
+    }
+    storage.write_json(storage.join(output, "info.json"), info)
+    return info
 
 
 def _models(scores: Scores) -> list[Mapping[str, Any]]:
     return [entry for entry in scores.info.get("models") or [] if isinstance(entry, Mapping)]
 
 
-def _manifests(scores: Scores, model_path: str | None, data_path: str | None) -> Manifests:
+def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
     models = _models(scores)
-    model = (
-        read_manifest(model_path, "the model directory")
-        if model_path
-        else dict(models[0].get("info") or {})
-        if models
-        else {}
-    )
+    model = read_model_info(config.model) if config.model else dict(models[0].get("info") or {}) if models else {}
     data: dict[str, Any] = {}
-    if data_path:
-        data = read_manifest(data_path, "the data directory")
+    if config.data:
+        data = read_manifest(config.data, "the data directory")
     elif isinstance(model.get("data"), Mapping):
         data = dict(model["data"].get("info") or model["data"])
-    for what, path, manifest in (("model", model_path, model), ("data set", data_path, data)):
+    for what, path, manifest in (("model", config.model, model), ("dataset", config.data, data)):
         count = manifest.get("class_count")
         if path and count is not None and count != scores.class_count:
             raise JobError(
@@ -141,19 +151,19 @@ def _manifests(scores: Scores, model_path: str | None, data_path: str | None) ->
     return Manifests(model, data)
 
 
-def _complete(scores: Scores, model_path: str | None, data_path: str | None) -> Scores:
+def _complete(scores: Scores, config: ReportConfig) -> Scores:
     """Adds what a model or data directory knows and the scores do not: training curves, training examples by class."""
     history, train_count = scores.history, scores.train_count
-    if model_path and not history:
-        history = read_history(model_path)
-    for path in (model_path, data_path):
+    if config.model and not history:
+        history = read_history(config.model)
+    for path in (config.model, config.data):
         if path and not np.isfinite(train_count).any():
-            train_count = read_train_count(path, scores.class_count)
+            train_count = train_counts(read_classes(path), scores.class_count)
     return dataclasses.replace(scores, history=history, train_count=train_count)
 
 
-def _rivals(scores: Scores) -> list[recommendations.Rival]:
-    return [recommendations.Rival(name, ap) for name, ap in read_per_model(scores.path, scores.class_count).items()]
+def _rivals(scores: Scores) -> list[Rival]:
+    return [Rival(name, ap) for name, ap in read_per_model(scores.path, scores.class_count).items()]
 
 
 def _title(scores: Scores, manifests: Manifests) -> str:

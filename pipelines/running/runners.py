@@ -1,41 +1,207 @@
-"""Beam options of the command lines: runner names, defaults for one machine, unknown flags."""
+"""The runners that the jobs know, one record for each, and Beam's options for them.
+
+A new runner is one more `Runner` in `RUNNERS`: the help text, the errors, the checks before a job starts and the
+explanations of its failures follow from it.
+"""
 
 import argparse
+import dataclasses
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vcls_model.commands import JobError, Parser, UsageError, option_names, reject_unknown_flags
+from vcls_model.commands import JobError, Parser, UsageError, option_names, reject_unknown_flags, unknown_choice
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+# (regular expression for the text of an error, what it means and what to do)
+Failure = tuple[str, str]
+
+
+def _one(options: "PipelineOptions") -> int:
+    return 1
+
+
+def _reachable(options: "PipelineOptions") -> None:
+    """There is nothing to check."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """A runner that `--runner` accepts.
+
+    Attributes:
+        name: what documentation and messages call it.
+        description: a few words for `--help`; "" if the name says enough.
+        aliases: other names, in lower case; the name itself is accepted in any case.
+        beam_name: what Beam is given.
+        default_flags: for this runner, unless the user gives the same flag.
+        required_flags: Beam's flags without which it cannot start, without dashes; `=VALUE` is for messages.
+        refused_options: (name, value, reason) of Beam options that the jobs do not support with it.
+        workers: how many bundles it works on at once, as far as its options say; 1 if they do not.
+        check: raises `JobError` if nothing answers where the options say, `UsageError` if they name what does not
+            exist, before a job waits a minute in vain.
+        failures: what the errors of this runner mean.
+    """
+
+    name: str
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    beam_name: str = ""
+    default_flags: tuple[str, ...] = ()
+    required_flags: tuple[str, ...] = ()
+    refused_options: tuple[tuple[str, str, str], ...] = ()
+    workers: Callable[["PipelineOptions"], int] = _one
+    check: Callable[["PipelineOptions"], None] = _reachable
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the pipeline runs in this process."""
+        return self.beam_name == _FN_API_RUNNER
+
+
+def _direct_workers(options: "PipelineOptions") -> int:
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    return int(options.view_as(DirectOptions).direct_num_workers or 1)
+
+
+def _dataflow_workers(options: "PipelineOptions") -> int:
+    from apache_beam.options.pipeline_options import WorkerOptions
+
+    workers = options.view_as(WorkerOptions)
+    return max(workers.num_workers or 0, workers.max_num_workers or 0)
+
+
+def _parallelism(options: "PipelineOptions") -> int:
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions
+
+    return int(options.view_as(FlinkRunnerOptions).parallelism or 1)
+
+
+def _check_flink(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
+
+    if options.view_as(PortableOptions).job_endpoint:
+        _check_job_endpoint(options)
+        return
+    flink = options.view_as(FlinkRunnerOptions)
+    jar = flink.flink_job_server_jar
+    if jar and "://" not in jar and not os.path.exists(jar):
+        raise UsageError(f"--flink_job_server_jar={jar} does not exist: make flink-install builds one")
+    master = flink.flink_master.strip().removeprefix("http://").removeprefix("https://")
+    if not master.startswith("[") and not _answers(master):  # [local] and [auto] are clusters of the job server's own
+        raise JobError(f"no Flink JobManager answers at {master} (--flink_master)")
+
+
+def _check_job_endpoint(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if endpoint != "embed" and not _answers(endpoint):
+        raise JobError(
+            f"no job server answers at {endpoint} (--job_endpoint): start it, or leave the flag out and "
+            "name the cluster with --flink_master"
+        )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rstrip("/").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
 _FN_API_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-# What a user may write -> what Beam is given. DirectRunner names FnApiRunner, because Beam's own DirectRunner first
-# tries to download another runner.
-_RUNNERS = {
-    "direct": _FN_API_RUNNER,
-    "directrunner": _FN_API_RUNNER,
-    "fnapirunner": _FN_API_RUNNER,
-    "dataflow": "DataflowRunner",
-    "dataflowrunner": "DataflowRunner",
-    "flink": "FlinkRunner",
-    "flinkrunner": "FlinkRunner",
-    "portable": "PortableRunner",
-    "portablerunner": "PortableRunner",
-    "sparkrunner": "SparkRunner",
-}
+
+_CLUSTER_FAILURES: tuple[Failure, ...] = (
+    (
+        r"Unable to fetch remote job server jar|HTTP Error 404.*job-server",
+        "Beam could not download this runner's job server: name one with --flink_job_server_jar (make flink-"
+        "install builds it)",
+    ),
+    (
+        r"java\.net\.ConnectException|StatusCode\.UNAVAILABLE|FlinkJobNotFound|FutureTimeoutError",
+        "the cluster that ran the job cannot be reached any more, or no longer knows the job: its JobManager or"
+        " its job server was lost",
+    ),
+    (
+        r"NoResourceAvailableException|Could not acquire the minimum required resources",
+        "the cluster has fewer free slots than --parallelism asks for: start more TaskManagers or lower it",
+    ),
+    (
+        r"No such file or directory: 'java'",
+        "the job server needs Java and there is none on the path",
+    ),
+    # All that Flink sees of a Python process that the system has killed.
+    (
+        r"CANCELLED: client cancelled|SDK harness .* disconnected",
+        "Python workers died one after the other, most often because the system killed them for their memory "
+        "(see dmesg or the state of their containers): give each worker more, or let fewer tasks share one "
+        "(--sdk_worker_parallelism)",
+    ),
+)
+
+RUNNERS = (
+    Runner(
+        "DirectRunner",
+        description="this machine, all its cores; --direct_num_workers=N changes that",
+        aliases=("direct", "fnapirunner"),
+        # Not Beam's own DirectRunner, which first tries to download another runner.
+        beam_name=_FN_API_RUNNER,
+        default_flags=(f"--direct_num_workers={os.cpu_count() or 1}", "--direct_running_mode=multi_threading"),
+        refused_options=(
+            (
+                "direct_running_mode",
+                "multi_processing",
+                "threads already use all cores (--direct_num_workers=N sets their number)",
+            ),
+        ),
+        workers=_direct_workers,
+    ),
+    Runner(
+        "FlinkRunner",
+        aliases=("flink",),
+        beam_name="FlinkRunner",
+        workers=_parallelism,
+        check=_check_flink,
+        failures=_CLUSTER_FAILURES,
+    ),
+    Runner(
+        "Dataflow",
+        aliases=("dataflowrunner",),
+        beam_name="DataflowRunner",
+        required_flags=("project", "region", "temp_location"),
+        workers=_dataflow_workers,
+    ),
+    Runner(
+        "PortableRunner",
+        description="any job server",
+        aliases=("portable",),
+        beam_name="PortableRunner",
+        required_flags=("job_endpoint=HOST:PORT",),
+        workers=_parallelism,
+        check=_check_job_endpoint,
+        failures=_CLUSTER_FAILURES,
+    ),
+)
 
 
 def add_runner_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--runner`; all other Beam options pass through to Beam."""
+    names = ", ".join(
+        f"{runner.name} ({runner.description})" if runner.description else runner.name for runner in RUNNERS
+    )
     parser.add_argument(
         "--runner",
-        default="DirectRunner",
-        help="DirectRunner (this machine, all its cores; --direct_num_workers=N changes that), FlinkRunner, Dataflow, "
-        "PortableRunner; their own options follow as they are (default: %(default)s)",
+        default=RUNNERS[0].name,
+        help=f"{names}; Beam's own options for it may follow (default: %(default)s)",
     )
 
 
@@ -47,24 +213,35 @@ def parse_arguments(
     return parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
 
 
-def is_local(options: "PipelineOptions") -> bool:
-    """Whether the pipeline runs in this process and its children."""
-    return options.get_all_options()["runner"] == _FN_API_RUNNER
-
-
-def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Sequence[str]) -> "PipelineOptions":
-    """Beam's options for `runner`.
+def find_runner(name: str) -> Runner:
+    """The runner that `--runner` names.
 
     Raises:
-        UsageError: the runner is unknown, or a flag is known neither to `parser` nor to Beam.
+        UsageError: there is no such runner.
     """
+    for runner in RUNNERS:
+        if name.lower() in (runner.name.lower(), *runner.aliases):
+            return runner
+    raise unknown_choice("runner", name, [runner.name for runner in RUNNERS])
+
+
+def runner_of(options: "PipelineOptions") -> Runner:
+    """The runner that `pipeline_options` made `options` for."""
+    beam_name = options.get_all_options()["runner"]
+    return next(runner for runner in RUNNERS if runner.beam_name == beam_name)
+
+
+def pipeline_options(parser: argparse.ArgumentParser, name: str, beam_argv: Sequence[str]) -> "PipelineOptions":
+    """Beam's options for the runner called `name`.
+
+    Raises:
+        UsageError: the runner is unknown, a flag is known neither to `parser` nor to Beam, or the jobs do not support
+            it.
+    """
+    runner = find_runner(name)
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    if runner.lower() not in _RUNNERS:
-        from vcls_model.commands import unknown_choice
-
-        raise unknown_choice("runner", runner, ["DirectRunner", "Dataflow", "FlinkRunner", "PortableRunner"])
     known = Parser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         if "_add_argparse_args" in vars(options):
@@ -77,77 +254,38 @@ def pipeline_options(parser: argparse.ArgumentParser, runner: str, beam_argv: Se
     except UsageError:
         raise UsageError(f"Beam does not accept {' '.join(beam_argv)}") from None
     reject_unknown_flags(rest, [*option_names(parser), *option_names(known)])
-    name = _RUNNERS[runner.lower()]
-    argv = [f"--runner={name}", *beam_argv]
-    if name == _FN_API_RUNNER and not any(flag.startswith("--direct_num_workers") for flag in beam_argv):
-        argv.append(f"--direct_num_workers={os.cpu_count() or 1}")
-    if name == _FN_API_RUNNER and not any(flag.startswith("--direct_running_mode") for flag in beam_argv):
-        argv.append("--direct_running_mode=multi_threading")
-    beam_options = PipelineOptions(argv)
+    given = {flag.split("=", 1)[0] for flag in beam_argv}
+    defaults = [flag for flag in runner.default_flags if flag.split("=", 1)[0] not in given]
+    beam_options = PipelineOptions([f"--runner={runner.beam_name}", *beam_argv, *defaults])
+    values = beam_options.get_all_options()
+    for option, value, reason in runner.refused_options:
+        if values.get(option) == value:
+            raise UsageError(f"--{option}={value} is not supported: {reason}")
     # Files are looked at before a pipeline exists: an object store must know its endpoint and keys by then.
     FileSystems.set_options(beam_options)
     return beam_options
 
 
-def worker_count(options: "PipelineOptions") -> int:
-    """How many bundles the runner will work on at once, as far as its flags say; 1 when they do not."""
-    from apache_beam.options.pipeline_options import DirectOptions, FlinkRunnerOptions, StandardOptions, WorkerOptions
+def is_local(options: "PipelineOptions") -> bool:
+    """Whether the pipeline runs in this process."""
+    return runner_of(options).is_local
 
-    runner = options.view_as(StandardOptions).runner
-    if runner == _FN_API_RUNNER:
-        return max(1, int(options.view_as(DirectOptions).direct_num_workers or 1))
-    if runner == "DataflowRunner":
-        workers = options.view_as(WorkerOptions)
-        return max(1, workers.num_workers or 0, workers.max_num_workers or 0)
-    return max(1, int(options.view_as(FlinkRunnerOptions).parallelism or 1))
+
+def worker_count(options: "PipelineOptions") -> int:
+    """How many bundles the runner will work on at once, as far as its options say; 1 if they do not."""
+    return max(1, runner_of(options).workers(options))
 
 
 def check_runner(options: "PipelineOptions") -> None:
-    """Looks whether the runner that `options` name is there, before a job waits a minute for it in vain.
+    """Fails fast if the runner that `options` name cannot be used.
 
     Raises:
         UsageError: a flag that the runner needs is missing or names what does not exist.
         JobError: nothing answers where the flags say.
     """
-    from apache_beam.options.pipeline_options import (
-        FlinkRunnerOptions,
-        GoogleCloudOptions,
-        PortableOptions,
-        StandardOptions,
-    )
-
-    runner = options.view_as(StandardOptions).runner
-    if runner == "DataflowRunner":
-        google = options.view_as(GoogleCloudOptions)
-        missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(google, name)]
-        if missing:
-            raise UsageError(f"--runner=Dataflow needs {' and '.join(missing)}")
-    if runner not in ("FlinkRunner", "PortableRunner", "SparkRunner"):
-        return
-    endpoint = options.view_as(PortableOptions).job_endpoint
-    if endpoint:
-        if endpoint != "embed" and not _answers(endpoint):
-            raise JobError(
-                f"no job server answers at {endpoint} (--job_endpoint): start it, or leave the flag out and "
-                "name the cluster with --flink_master"
-            )
-        return
-    if runner == "PortableRunner":
-        raise UsageError("--runner=PortableRunner needs --job_endpoint=HOST:PORT of a job server")
-    if runner == "FlinkRunner":
-        flink = options.view_as(FlinkRunnerOptions)
-        jar = flink.flink_job_server_jar
-        if jar and "://" not in jar and not os.path.exists(jar):
-            raise UsageError(f"--flink_job_server_jar={jar} does not exist: make flink-install builds one")
-        master = flink.flink_master.strip().removeprefix("http://").removeprefix("https://")
-        if not master.startswith("[") and not _answers(master):
-            raise JobError(f"no Flink JobManager answers at {master} (--flink_master)")
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rstrip("/").rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
-            return True
-    except (OSError, ValueError):
-        return False
+    runner = runner_of(options)
+    values = options.get_all_options()
+    missing = [f"--{name}" for name in runner.required_flags if not values.get(name.split("=")[0])]
+    if missing:
+        raise UsageError(f"--runner={runner.name} needs {' and '.join(missing)}")
+    runner.check(options)

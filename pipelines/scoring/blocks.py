@@ -1,22 +1,22 @@
 """A shard as a sequence of blocks: the records of one model call, decoded, with what was rejected on the way."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.planning import Group, Shard
-from pipelines.scoring.predictions import Labels, printable_id
-from pipelines.scoring.segments import Ratings, ShardRatings, ratings_of, read_ratings
+from pipelines.scoring.planning import Group, InputShard
+from pipelines.scoring.predictions import Labels
 from vcls_model.metrics.slices import NO_VALUE
-from vcls_model.records import examples
+from vcls_model.records.decoding import Ratings
+from vcls_model.records.examples import Values
+from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
-from vcls_model.records.splits import SPLITS, SplitRatios, split_of
-from vcls_model.serving.exported import frame_strings
+from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
 
-# Frame-level codes of one model call: 16 MB of bytes become 64 MB of float32 in the model, and as much again inside it.
+# Bytes of a shard that are decoded together.
 FRAME_BATCH_BYTES = 16 << 20
 VIDEO_BATCH_BYTES = 8 << 20
 
@@ -27,38 +27,41 @@ class Block:
 
     Attributes:
         group: name of the group that the shard belongs to.
-        shard: where the records are from.
-        ids: of the B records.
+        shard: the shard that the records are from.
+        ids: ids of the B records.
         offsets: int64 (B,), where each record begins in the shard, in bytes.
-        features: by modality, as the model takes them: float32 (B, D), or B bytes strings.
+        features: by modality: float32 (B, D), or frames.
         labels: true classes.
-        ratings: what raters said of the segments, for segment records, else None.
-        rejected: what could not be used.
-        outside_split: records that belong to another split than the one asked for.
+        ratings: ratings of the segments, for segment records, else None.
+        rejected: records that could not be used.
+        outside_split: number of records that belong to another split than the one asked for.
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
-        feature_bytes: size of the features.
-        contexts: the values, one a record, of each context feature that metrics are sliced by.
+        contexts: the values, one per record, of each context feature by which metrics are broken down.
     """
 
     group: str
-    shard: Shard
+    shard: InputShard
     ids: Sequence[bytes]
     offsets: np.ndarray
-    features: Mapping[str, Any]
+    features: Mapping[str, np.ndarray | FrameBatch]
     labels: Labels
     ratings: Ratings | None
     rejected: Sequence[Rejected]
     outside_split: int
     ends_shard: bool = False
     ends_group: bool = False
-    feature_bytes: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def feature_bytes(self) -> int:
+        """Size of the features."""
+        return sum((v.buffer if isinstance(v, FrameBatch) else v).nbytes for v in self.features.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredBlock:
-    """A block and its logits, float32 (B, C), one array a model."""
+    """A block and its logits, float32 (B, C), one array per model."""
 
     block: Block
     logits: list[np.ndarray]
@@ -67,7 +70,6 @@ class ScoredBlock:
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
     for place, shard in enumerate(group.shards):
-        ratings = read_ratings(shard.path, config.schema) if config.schema.segments else None
         for batch, rejected in read_batches(
             shard.path,
             config.schema,
@@ -77,9 +79,9 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             max_frames=config.max_frames,
             missing_modality=config.missing_modality,
             require_labels=False,
-            keep_payloads=bool(config.slice_by),
+            context_features=config.slice_by,
         ):
-            yield make_block(group, shard, batch, rejected, config, ratings)
+            yield make_block(group, shard, batch, rejected, config)
         nothing = np.zeros(0, np.int64)
         yield Block(
             group.name,
@@ -98,21 +100,13 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
 
 def make_block(
     group: Group,
-    shard: Shard,
+    shard: InputShard,
     batch: RawBatch,
     rejected: Sequence[Rejected],
     config: ScoringConfig,
-    ratings: ShardRatings | None = None,
 ) -> Block:
-    """The records of `batch` that belong to the split asked for, with what raters said of them."""
-    labels = Labels(batch.label_values, batch.label_lengths, batch.labelled)
-    ids: Sequence[bytes] = batch.ids
-    offsets = batch.offsets
-    features = {
-        name: frame_strings(values.codes, values.lengths) if isinstance(values, FrameBatch) else values
-        for name, values in batch.features.items()
-    }
-    contexts = context_values(batch.payloads or [], config.slice_by)
+    """The records of `batch` that belong to the split asked for, with their ratings."""
+    rows = np.ones(len(batch), np.bool_)
     outside = 0
     if config.split is not None:
         assert config.ratios is not None
@@ -123,49 +117,37 @@ def make_block(
         ]
         outside = int(np.count_nonzero(~rows)) + len(rejected) - len(kept)
         rejected = kept
-        ids = [video_id for video_id, keep in zip(ids, rows, strict=True) if keep]
-        offsets = offsets[rows]
-        contexts = {
-            name: [value for value, keep in zip(values, rows, strict=True) if keep] for name, values in contexts.items()
-        }
-        labels = labels.select(rows)
-        features = {
-            name: values[rows]
-            if isinstance(values, np.ndarray)
-            else [value for value, keep in zip(values, rows, strict=True) if keep]
-            for name, values in features.items()
-        }
-    size = sum(
-        values.nbytes if isinstance(values, np.ndarray) else sum(map(len, values)) for values in features.values()
-    )
-    rated = None if ratings is None else ratings_of(ids, ratings)
+    ids = list(itertools.compress(batch.ids, rows))
     return Block(
         group.name,
         shard,
         ids,
-        offsets,
-        features,
-        labels,
-        rated,
+        batch.offsets[rows],
+        {name: _copied(values, rows) for name, values in batch.features.items()},
+        Labels(batch.label_values, batch.label_lengths, batch.labelled).select(rows),
+        None if batch.ratings is None else batch.ratings.select(rows),
         rejected,
         outside,
-        feature_bytes=size,
-        contexts=contexts,
+        contexts={
+            name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
+        },
     )
 
 
-def context_values(payloads: Sequence[bytes], names: Sequence[str]) -> dict[str, list[str]]:
-    """The value of each named feature in each record, as text: several joined by `|`, none as `(none)`."""
-    values: dict[str, list[str]] = {name: [] for name in names}
-    for payload in payloads if names else ():
-        features = examples.parse_record(payload).features
-        for name in names:
-            found = features[name].values if name in features else ()
-            values[name].append("|".join(_text(value) for value in found) or NO_VALUE)
-    return values
+def _copied(values: "np.ndarray | FrameBatch", rows: np.ndarray) -> "np.ndarray | FrameBatch":
+    """The features of some records; frames in a buffer of their own, which is valid as long as the block is."""
+    if not isinstance(values, FrameBatch):
+        return values if rows.all() else values[rows]
+    chosen = values.select(rows)
+    return FrameBatch.of(chosen.codes, chosen.lengths)
 
 
-def _text(value: bytes | int | np.floating) -> str:
+def _text(values: Values) -> str:
+    """The value of a context feature as text: several joined by `|`, none as `(none)`."""
+    return "|".join(map(_one_text, values)) or NO_VALUE
+
+
+def _one_text(value: bytes | int | np.floating) -> str:
     if isinstance(value, bytes):
         return printable_id(value)
     return f"{value:g}" if isinstance(value, np.floating) else str(value)
@@ -173,5 +155,4 @@ def _text(value: bytes | int | np.floating) -> str:
 
 def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:
     """Bool (B,): which ids belong to `split`."""
-    wanted = SPLITS.index(split)
-    return np.fromiter((split_of(video_id, ratios) == wanted for video_id in ids), np.bool_, len(ids))
+    return splits_of(ids, ratios) == SPLITS.index(split)

@@ -6,30 +6,35 @@ from typing import Any
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SplitRatios
 
+VIDEO_BATCH_RECORDS = 1024
+FRAME_BATCH_RECORDS = 64
+PREDICTION_FORMATS = ("parquet", "kaggle_csv")
+FULL_LOGITS = ("none", "float16", "float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoringConfig:
-    """Everything that the scores of a shard depend on, besides the shard.
+    """Everything that the scores of a shard depend on, apart from the shard.
 
     Attributes:
         output: the scores directory.
         model_paths: directories of the models whose probabilities are averaged.
-        model_identities: which models these are, however their directories are called.
+        model_identities: which models these are, whatever their directories are called.
         schema: how the records are read, `class_count` included.
         split: keep only ids of this split, or None for all.
-        ratios: of the splits, when `split` is set.
-        top_k: classes kept in the predictions.
+        ratios: fractions of the splits, when `split` is set.
+        top_k: number of classes kept in the predictions.
         threshold: probability from which a class counts as predicted.
-        class_thresholds: a second threshold for each class; None without.
-        thresholds_given: they are not the model's own.
-        min_probability: classes below are left out of the predictions (metrics count all).
-        slice_by: context features of the records, for whose values metrics are given apart.
-        form: of the predictions, `parquet` or `kaggle_csv`.
+        class_thresholds: a second threshold per class; None without.
+        form: format of the predictions, `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
-        batch_size: records a model call, at most.
-        max_frames: frames beyond are cut.
+        batch_size: records that are decoded and scored together, at most.
+        max_frames: frames kept per video, at most.
         missing_modality: `reject` or `fill`.
-        run_id: who asked for it: a label in the manifests, on which no score depends.
+        run_id: the run that asked for it: a label in the manifests, on which no score depends.
+        thresholds_given: `class_thresholds` are not the model's own.
+        min_probability: classes below are left out of the predictions (metrics count all).
+        slice_by: context features of the records, by whose values metrics are broken down.
     """
 
     output: str

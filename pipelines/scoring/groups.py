@@ -1,29 +1,32 @@
 """The scores of one group while it is being scored, and how they are committed."""
 
 import dataclasses
-import json
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.planning import STATE, manifest_path
-from pipelines.scoring.predictions import Labels, ShardPredictions, printable_id
+from pipelines.scoring.outputs import STATE, manifest_path
+from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
-from vcls_model.records.shards import Rejected
-from vcls_model.serving.ranking import mean_of_models, top_k
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.records.decoding import Rejected
+from vcls_model.records.ids import printable_id
+from vcls_model.serving.combining import mean_of_models
+from vcls_model.serving.ranking import top_k
 
-DEAD_LETTER = "dead_letter"
 NAN_LOGITS = "nan_logits"
-# The table of counts is larger than the caches: adding many rows at once takes half the time of a few hundred.
+# The table of counts is larger than the caches: adding this many rows at once takes half the time of a few hundred.
 UPDATE_ROWS = 2048
-# Packing an aggregate takes as much memory again: one at a time.
+# Packing an aggregate takes as much memory again: one thread at a time.
 _PACKING = threading.Lock()
 
 
@@ -80,11 +83,6 @@ class _Aggregate:
             return self._accumulator.to_bytes()
 
 
-def dead_letter(rejected: Rejected) -> dict[str, Any]:
-    """The line of `dead_letter/` for a rejected record: where it is and why, never what it holds."""
-    return dataclasses.asdict(rejected)
-
-
 @dataclasses.dataclass
 class _ShardCounts:
     records_read: int = 0
@@ -104,7 +102,7 @@ class GroupScores:
         self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
         self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
         self._slices = [SliceAccumulator(config.class_count, feature) for feature in config.slice_by]
-        self._dead_letters: list[dict[str, Any]] = []
+        self._rejected: list[Rejected] = []
         self._shards: list[dict[str, Any]] = []
         self._counts = _ShardCounts()
         self._predictions: ShardPredictions | None = None
@@ -167,7 +165,7 @@ class GroupScores:
         predictions.add(ids, *best, labels, combined)
         self._counts.records_written += len(ids)
         if self._segments is not None and ratings is not None:
-            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.found)
+            self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.present)
         labelled = labels.labelled
         if not labelled.any():
             return
@@ -188,7 +186,7 @@ class GroupScores:
             aggregate.add(logits, labels, ids)
 
     def _reject(self, rejected: Rejected) -> None:
-        self._dead_letters.append(dead_letter(rejected))
+        self._rejected.append(rejected)
         self._counts.records_rejected += 1
         reasons = self._counts.rejected_by_reason
         reasons[rejected.error] = reasons.get(rejected.error, 0) + 1
@@ -203,10 +201,10 @@ class GroupScores:
             storage.write_atomically(storage.join(output, STATE, slices_name(self._group, number)), slices.to_bytes())
         if self._segments is not None:
             storage.write_atomically(storage.join(output, STATE, segments_name(self._group)), self._segments.to_bytes())
-        if self._dead_letters:
-            lines = "".join(json.dumps(letter, ensure_ascii=False) + "\n" for letter in self._dead_letters)
+        if self._rejected:
             storage.write_atomically(
-                storage.join(output, DEAD_LETTER, f"{self._group}.jsonl"), lines.encode("utf-8", "backslashreplace")
+                storage.join(output, DEAD_LETTER, f"{self._group}.jsonl"),
+                b"".join(rejected.to_json() for rejected in self._rejected),
             )
         manifest = {
             "group": self._group,

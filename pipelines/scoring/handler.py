@@ -1,4 +1,4 @@
-"""Beam's RunInference over exported models: one copy of each a process, fed with whole blocks of decoded records."""
+"""Beam's RunInference over exported models: one copy per process, fed with whole blocks of decoded records."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from vcls_model.serving.exported import LoadedModel
 
 
 class LoadedModels:
-    """The models of a process; a class of its own, for RunInference holds it by a weak reference."""
+    """The models of a process; a class of its own because RunInference holds it by a weak reference."""
 
     def __init__(self, models: Sequence[LoadedModel]) -> None:
         self.models = tuple(models)
@@ -26,28 +26,33 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
     give the same bits; use it `with_no_batching()`, each element a list of one block.
     """
 
-    def __init__(self, model_paths: Sequence[str], class_count: int, *, one_thread: bool = False) -> None:
+    def __init__(
+        self, model_paths: Sequence[str], class_count: int, *, one_thread: bool = False, give_back: bool = True
+    ) -> None:
         """Args:
-        model_paths: exported models, on any file system that Beam knows.
+        model_paths: exported models, local or on an object store.
         class_count: number of classes that they all have.
-        one_thread: in a process that has not used TensorFlow yet, compute each matrix product by one thread. Among
-            workers enough for all cores more gain nothing; and on some processors the last bits depend on their number,
+        one_thread: in a process that has not used TensorFlow yet, compute each matrix product with one thread: more
+            gain nothing where the workers use all cores; and on some processors the last bits depend on their number,
             so that a machine with more cores would give other scores.
+        give_back: return large arrays to the system as they are freed, see `give_back_large_blocks`.
         """
         super().__init__()
         self._one_thread = one_thread
+        self._give_back = give_back
         self._model_paths = tuple(model_paths)
         self._class_count = class_count
 
     def load_model(self) -> LoadedModels:
-        """Loads the models: RunInference calls this once a process, and all threads share the result."""
-        give_back_large_blocks()
+        """Loads the models: RunInference calls this once per process, and all threads share the result."""
+        if self._give_back:
+            give_back_large_blocks()
         if self._one_thread:
             os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         return LoadedModels([LoadedModel(path, self._class_count) for path in self._model_paths])
 
     def share_model_across_processes(self) -> bool:
-        """Never: a copy a process costs less than sending the records to another one."""
+        """Never: a copy per process costs less than sending the records to another process."""
         return False
 
     def run_inference(

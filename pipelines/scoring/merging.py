@@ -1,26 +1,37 @@
 """The end of a scoring run: stored aggregates become metrics, one at a time, so that memory does not grow with them."""
 
 import csv
+import dataclasses
 import io
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines.scoring.groups import aggregate_name, segments_name, slices_name
-from pipelines.scoring.planning import STATE
+from pipelines.scoring.models import THRESHOLDS
+from pipelines.scoring.outputs import STATE
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.metrics import (
-    MetricAccumulator,
-    MetricResult,
-    SegmentAccumulator,
-    SliceAccumulator,
-    best_thresholds,
-)
-from vcls_model.metrics.slices import NO_VALUE
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
 from vcls_model.records.vocabulary import write_labels_csv
-from vcls_model.serving.exported import THRESHOLDS, ExportedModel
+from vcls_model.serving.exported import ExportedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The metrics of a run.
+
+    Attributes:
+        metrics: the content of metrics.json, or None when no record carried labels and no metric file was written.
+        models: the same of each model alone, when there are several.
+    """
+
+    metrics: dict[str, Any] | None
+    models: Sequence[dict[str, Any]] = ()
+
 
 _COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
 
@@ -115,49 +126,46 @@ def write_metrics(
     *,
     segments: bool = False,
     slice_by: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Measured:
     """Merges the aggregates and writes the metric files.
 
-    Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; the
-    other figures of theirs count a class that nobody looked for as absent.
+    Segment records get a `segments` entry in metrics.json, MAP@K over rated pairs, and `segment_per_class.csv`; their
+    other figures count a class that nobody looked for as absent.
 
     Args:
         output: the scores directory.
         manifests: of all groups that are done.
-        models: that were averaged.
-        names: what they are called, each different.
+        models: those that were averaged.
+        names: names of the models, all different.
         segments: the records are rated segments.
-        slice_by: context features that metrics were sliced by.
+        slice_by: context features by which metrics are broken down.
 
-    Returns:
-        `metrics`: content of metrics.json, or None when no record carried labels and no metric file was written;
-        `models`: the summary of each model alone, when there are several.
     """
     merged = merge_aggregates(output, manifests, 0)
     if merged is None:
-        return {"metrics": None, "models": []}
-    result = merged.result()
+        return Measured(None)
+    result = compute_result(merged)
     result.summary["slices"].update(merge_slices(output, manifests, slice_by))
-    contents = result.to_files(models[0].classes)
+    more: dict[str, Any] = {}
+    contents: dict[str, bytes] = {}
     if segments:
         of_segments = merge_segments(output, manifests)
         assert of_segments is not None
-        summary, contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
-        metrics = {**json.loads(contents["metrics.json"]), "segments": summary}
-        contents["metrics.json"] = (json.dumps(metrics, indent=1, ensure_ascii=False) + "\n").encode()
+        more["segments"], contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
+    contents |= result.to_files(models[0].classes, more)
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         storage.write_atomically(storage.join(output, name), data)
     if len(models) == 1:
-        return {"metrics": result.summary, "models": []}
+        return Measured(result.summary)
     del merged
     singles: list[MetricResult] = []
     for number in range(1, len(models) + 1):
         single = merge_aggregates(output, manifests, number)
         assert single is not None
-        singles.append(single.result())
+        singles.append(compute_result(single))
     storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
-    return {"metrics": result.summary, "models": [single.summary for single in singles]}
+    return Measured(result.summary, [single.summary for single in singles])
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:
@@ -169,9 +177,3 @@ def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> byte
     for index, row in enumerate(zip(*columns, strict=True)):
         writer.writerow([index, *("" if value != value else repr(value) for value in row)])
     return text.getvalue().encode()
-
-
-def model_names(paths: Sequence[str]) -> list[str]:
-    """A short name for each model, each different: the directory's, numbered where two have the same."""
-    short = [path.rstrip("/").rsplit("/", 1)[-1] or path for path in paths]
-    return [name if short.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(short)]

@@ -1,32 +1,32 @@
-"""What there is to score: shards, the groups in which they are scored and committed, and what earlier runs have done.
+"""Planning a scoring job before a pipeline exists: its models, its shards, and the groups in which they are scored.
 
 A *group* is the unit of commitment: some shards whose metric aggregate is stored as one file (an aggregate of a single
 small shard would cost more to store than to compute). Aggregates add exactly, so how shards are grouped never shows in
-the result. A group is done when its manifest, written last, is there.
+the result.
 """
 
+import argparse
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.scoring.config import ScoringConfig
+from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
+from pipelines.scoring.models import check_same_task, class_thresholds, find_schema
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.serving.exported import ExportedModel, read_exported_model
 
-STATE = "state"
-SETTINGS = "settings.json"
-MANIFEST_SUFFIX = ".manifest.json"
-# Some 100,000 video-level or 15,000 frame-level records: under a minute of work to lose, and long enough for the half
-# second that storing an aggregate takes not to show.
+# Some 100,000 video-level or 15,000 frame-level records: under a minute of work to lose, and long enough to hide the
+# half second that storing an aggregate takes.
 VIDEO_GROUP_BYTES = 512 << 20
 FRAME_GROUP_BYTES = 4 << 30
-# Below this there is no point in dividing the work.
+# Not worth dividing.
 SMALL_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class InputShard:
     """One input file: where it is and how long it is, in bytes."""
 
     path: str
@@ -44,19 +44,131 @@ class Group:
     """Shards that one worker scores in order and commits together."""
 
     name: str
-    shards: tuple[Shard, ...]
+    shards: tuple[InputShard, ...]
 
 
-def list_shards(pattern: str) -> list[Shard]:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A scoring job that was checked against its input.
+
+    Attributes:
+        config: what the workers need.
+        models: the exported models.
+        shards: all shards of the input.
+        max_rejected_fraction: in [0, 1]; above it the job fails.
+        resume, overwrite: what to do with an output directory that is not empty.
+        flags: the command line, for `info.json`.
+    """
+
+    config: ScoringConfig
+    models: tuple[ExportedModel, ...]
+    shards: tuple[InputShard, ...]
+    max_rejected_fraction: float
+    resume: bool
+    overwrite: bool
+    flags: dict[str, Any]
+
+    def groups(self, shards: Sequence[InputShard], workers: int) -> list[Group]:
+        """The groups in which `shards`, those that are still to be scored, are shared out among workers."""
+        frames = self.config.schema.has_frames
+        return plan_groups(shards, workers=workers, group_bytes=FRAME_GROUP_BYTES if frames else VIDEO_GROUP_BYTES)
+
+    def describe(self, groups: Sequence[Group]) -> str:
+        """The plan as text, for `--dry_run`."""
+        config = self.config
+        left = [shard for group in groups for shard in group.shards]
+        return (
+            f"score {len(left)} of {len(self.shards)} shards ({sum(shard.size_bytes for shard in left)} bytes) in "
+            f"{len(groups)} groups\n"
+            f"records: {config.schema.name}, {config.split or 'all'} of them, {config.batch_size} per batch\n"
+            f"models: {', '.join(config.model_paths)} ({config.class_count} classes)\n"
+            f"output: {config.output}: {config.form} with the best {config.top_k} classes, "
+            f"full logits: {config.full_logits}"
+        )
+
+    def summary(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """The plan as data, for callers of `run` with `--dry_run`."""
+        left = sum(len(group.shards) for group in groups)
+        return {"shards": len(self.shards), "shards_left": left, "groups": len(groups), **self.config.fingerprint()}
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Checks the command line against the models and the input.
+
+    Raises:
+        UsageError: the command asks for something that is not possible.
+    """
+    _check_ranges(args)
+    models = [read_exported_model(path) for path in args.model]
+    check_same_task(models)
+    ratios = models[0].split_ratios() if args.split else None
+    if args.split and any(model.split_ratios() != ratios for model in models):
+        raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
+    shards = list_shards(args.input)
+    schema = find_schema(args.schema, [shard.path for shard in shards], models[0])
+    slice_by = tuple(name for name in args.slice_by.split(",") if name)
+    if slice_by and schema.container == "csv":
+        raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")
+    if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
+        raise UsageError(f"--slice_by={args.slice_by}: name each feature once, and none called frequency or vertical")
+    config = ScoringConfig(
+        output=storage.absolute(args.output),
+        model_paths=tuple(map(storage.absolute, args.model)),
+        model_identities=tuple(each.identity for each in models),
+        schema=schema,
+        split=args.split,
+        ratios=ratios,
+        top_k=min(args.top_k, models[0].class_count),
+        threshold=args.threshold,
+        class_thresholds=class_thresholds(args.thresholds, models),
+        thresholds_given=args.thresholds is not None,
+        form=args.format,
+        full_logits=args.full_logits,
+        batch_size=args.batch_size or (FRAME_BATCH_RECORDS if schema.has_frames else VIDEO_BATCH_RECORDS),
+        max_frames=args.max_frames,
+        missing_modality=args.missing_modality,
+        run_id=args.run_id or "",
+        min_probability=args.min_probability,
+        slice_by=slice_by,
+    )
+    return Plan(
+        config,
+        tuple(models),
+        tuple(shards),
+        args.max_rejected_fraction,
+        resume=args.resume or args.run_id is not None,
+        overwrite=args.overwrite,
+        flags={name: value for name, value in vars(args).items() if name != "dry_run"},
+    )
+
+
+def _check_ranges(args: argparse.Namespace) -> None:
+    if args.top_k < 1:
+        raise UsageError(f"--top_k must be at least 1, got {args.top_k}")
+    if not 0 < args.threshold < 1:
+        raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
+    if not 0 <= args.min_probability <= 1:
+        raise UsageError(f"--min_probability must lie in [0, 1], got {args.min_probability}")
+    if args.max_frames < 1:
+        raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if not 0 <= args.max_rejected_fraction <= 1:
+        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+    if args.run_id == "":
+        raise UsageError("--run_id must not be empty")
+
+
+def list_shards(pattern: str) -> list[InputShard]:
     """The shards that a glob (or comma-separated globs) matches, sorted by path; local paths are made absolute.
 
     Raises:
         UsageError: nothing matches.
     """
-    return [Shard(storage.absolute(path), size) for path, size, _ in storage.list_files(pattern)]
+    return [InputShard(storage.absolute(path), size) for path, size, _ in storage.list_files(pattern)]
 
 
-def plan_groups(shards: Sequence[Shard], *, workers: int, group_bytes: int) -> list[Group]:
+def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int) -> list[Group]:
     """Divides `shards` into groups of consecutive ones.
 
     There are at least as many groups as workers, where there is work for them, and none is much above `group_bytes`
@@ -69,7 +181,7 @@ def plan_groups(shards: Sequence[Shard], *, workers: int, group_bytes: int) -> l
     else:
         count = 1
     groups: list[Group] = []
-    current: list[Shard] = []
+    current: list[InputShard] = []
     taken = 0
     for shard in shards:
         current.append(shard)
@@ -82,79 +194,7 @@ def plan_groups(shards: Sequence[Shard], *, workers: int, group_bytes: int) -> l
     return groups
 
 
-def _group(shards: Iterable[Shard]) -> Group:
+def _group(shards: Iterable[InputShard]) -> Group:
     shards = tuple(shards)
     text = "\n".join(f"{shard.path} {shard.size_bytes}" for shard in shards)
     return Group(hashlib.sha256(text.encode()).hexdigest()[:16], shards)
-
-
-def manifest_path(output: str, group: str) -> str:
-    """The file whose presence says that a group is done."""
-    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
-
-
-def read_manifests(output: str) -> list[dict[str, Any]]:
-    """The manifests of all groups that are done, in the order of their names."""
-    directory = storage.join(output, STATE)
-    return [storage.read_json(storage.join(directory, name)) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
-
-
-def remaining_shards(shards: Sequence[Shard], manifests: Sequence[dict[str, Any]]) -> list[Shard]:
-    """The shards that no manifest lists.
-
-    Raises:
-        UsageError: a shard has another size than when it was scored; its old share cannot be taken out of the metrics.
-    """
-    done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
-    for shard in shards:
-        if shard.path in done and done[shard.path] != shard.size_bytes:
-            raise UsageError(
-                f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
-                "scored: score everything again with --overwrite, or name another output"
-            )
-    return [shard for shard in shards if shard.path not in done]
-
-
-def open_output(
-    config: ScoringConfig, shards: Sequence[Shard], *, resume: bool, overwrite: bool, dry_run: bool
-) -> list[Shard]:
-    """Readies the output directory; returns the shards that are still to be scored.
-
-    Raises:
-        UsageError: the directory is in use and may not be continued or replaced, or it was begun with other models or
-            settings, so that its scores and new ones would not be comparable.
-    """
-    settings = storage.join(config.output, STATE, SETTINGS)
-    if resume and not overwrite:
-        if changed := storage.changed_settings(settings, config.fingerprint()):
-            then, now = next(iter(changed.values()))
-            raise UsageError(
-                f"{config.output} was begun with other settings ({', '.join(changed)}: {then} then, {now} "
-                "now): name another output, or start over with --overwrite"
-            )
-        if storage.list_names(config.output) and not storage.exists(settings):
-            raise UsageError(f"{config.output} is not a scores directory: it has no {STATE}/{SETTINGS}")
-    if not (dry_run and overwrite):
-        storage.prepare_output(
-            config.output,
-            resume=resume,
-            overwrite=overwrite,
-            inputs=[*(shard.path for shard in shards), *config.model_paths],
-        )
-    if not dry_run:
-        storage.write_json(settings, config.fingerprint())
-    return remaining_shards(shards, read_manifests(config.output) if resume else [])
-
-
-def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """What each run added, by run id (`""` for a run without one)."""
-    runs: dict[str, dict[str, int]] = {}
-    for manifest in manifests:
-        run = runs.setdefault(
-            manifest["run_id"], {"shards": 0, "records_read": 0, "records_written": 0, "records_rejected": 0}
-        )
-        for shard in manifest["shards"]:
-            run["shards"] += 1
-            for key in ("records_read", "records_written", "records_rejected"):
-                run[key] += shard[key]
-    return dict(sorted(runs.items()))

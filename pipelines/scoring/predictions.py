@@ -7,22 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.scoring.outputs import LOGITS, PREDICTIONS
 from vcls_model import storage
-from vcls_model.serving.ranking import sigmoid
+from vcls_model.metrics.binning import sigmoid
+from vcls_model.records.ids import printable_id
 
-PREDICTIONS = "predictions"
-LOGITS = "logits"
-PARQUET, KAGGLE_CSV = "parquet", "kaggle_csv"
-FORMATS = (PARQUET, KAGGLE_CSV)
-LOGIT_TYPES = ("none", "float16", "float32")
-# A part is held in memory until it is whole: some 16 MB of predictions, at most 64 MB of logits.
+# A part is held in memory until it is complete: some 16 MB of predictions, at most 64 MB of logits.
 PART_RECORDS = 1 << 16
 PART_LOGIT_BYTES = 64 << 20
-
-
-def printable_id(video_id: bytes) -> str:
-    """The id as text: UTF-8, other bytes as `\\xNN`."""
-    return video_id.decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +23,8 @@ class Labels:
 
     Attributes:
         values: int64 (n,), one video after the other.
-        lengths: int64 (B,), labels a video.
-        labelled: bool (B,), which of the videos say what their labels are.
+        lengths: int64 (B,), labels per video.
+        labelled: bool (B,), whether the labels of a video are known.
     """
 
     values: np.ndarray
@@ -46,8 +38,14 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Ranked:
-    """A block's predictions: ids of B records, class indices and probabilities (B, k), best first, how many of the k
-    are kept (B,), and true classes."""
+    """The predictions of a block of B records.
+
+    Attributes:
+        ids: of the records.
+        indices, probabilities: int32 and float32 (B, k), the best classes, best first.
+        kept: int64 (B,), how many of the k go into the predictions.
+        labels: true classes.
+    """
 
     ids: Sequence[bytes]
     indices: np.ndarray
@@ -65,10 +63,10 @@ class ShardPredictions:
     def __init__(self, output: str, name: str, *, form: str, full_logits: str, min_probability: float = 0) -> None:
         """Args:
         output: the scores directory.
-        name: of the shard's outputs.
-        form: one of `FORMATS`.
-        full_logits: one of `LOGIT_TYPES`.
-        min_probability: classes below are left out.
+        name: base name of the shard's files.
+        form: `parquet` or `kaggle_csv`.
+        full_logits: `none`, `float16` or `float32`.
+        min_probability: less probable classes are left out.
         """
         self._output = output
         self._name = name
@@ -90,9 +88,9 @@ class ShardPredictions:
         Args:
             ids: of the B records.
             indices: int32 (B, k), their best classes, best first.
-            values: float32 (B, k), the logits of these.
+            values: float32 (B, k), the logits of these classes.
             labels: true classes.
-            logits: float32 (B, C), all of them; looked at only where full logits are asked for.
+            logits: float32 (B, C); used only where full logits are written.
         """
         probabilities = sigmoid(values)
         kept = np.count_nonzero(probabilities >= self._min_probability, axis=1)
@@ -108,14 +106,14 @@ class ShardPredictions:
                 self._write_logits()
 
     def finish(self) -> None:
-        """Writes what is left; a shard without records gets an empty file, so that one can see that it was scored."""
+        """Writes what is left; a shard without records gets an empty file, which shows that it was scored."""
         if self._rows or not self._part:
             self._write_rows()
         if self._logit_rows:
             self._write_logits()
 
     def _write_rows(self) -> None:
-        if self._form == PARQUET:
+        if self._form == "parquet":
             data, suffix = parquet_bytes(self._rows), ".parquet"
         else:
             data, suffix = kaggle_bytes(self._rows), ".csv"

@@ -1,4 +1,4 @@
-"""How far a scoring job is, whatever runs the pipeline: small files that workers leave beside the state tell."""
+"""Progress of a scoring job, read from small files that workers leave beside its state (works with every runner)."""
 
 import json
 import time
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.running.progress import clock
-from pipelines.scoring.planning import STATE, Group
+from pipelines.scoring.outputs import STATE
+from pipelines.scoring.planning import Group
 from vcls_model import storage
 
 PROGRESS = "progress"
 
 
 def note_shard(output: str, name: str, counts: dict[str, Any]) -> None:
-    """Leaves word that the predictions of a shard are written. Only the progress line reads it: what is done for good,
-    the groups' manifests say."""
+    """Notes that the predictions of a shard are written. Only the progress line reads it: the manifests of the groups
+    say what is committed."""
     with storage.open_atomically(storage.join(output, STATE, PROGRESS, f"{name}.json")) as stream:
         stream.write(json.dumps({key: counts[key] for key in ("records_read", "records_rejected")}).encode())
 
@@ -25,7 +26,7 @@ def forget_notes(output: str) -> None:
 
 
 class ScoreProgress:
-    """What is done of the groups of one run."""
+    """How much of the groups of one run is done."""
 
     def __init__(self, output: str, groups: Sequence[Group]) -> None:
         self._folder = storage.join(output, STATE, PROGRESS)
@@ -46,7 +47,7 @@ class ScoreProgress:
                 self._rejected += counts["records_rejected"]
 
     def line(self) -> str:
-        """Shards done of all, records a second, rejected so far, time left."""
+        """Shards done and in all, records per second, rejected so far, time left."""
         seconds = max(time.monotonic() - self._started, 1e-3)
         parts = [
             f"scored {len(self._done)} of {len(self._sizes)} shards",

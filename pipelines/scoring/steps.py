@@ -13,7 +13,8 @@ from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.groups import GroupScores
 from pipelines.scoring.handler import ExportedModelHandler
-from pipelines.scoring.planning import Group, manifest_path
+from pipelines.scoring.outputs import manifest_path
+from pipelines.scoring.planning import Group
 from vcls_model import storage
 
 
@@ -22,7 +23,7 @@ class ScoreGroups(beam.PTransform):
 
     def __init__(self, config: ScoringConfig) -> None:
         """Args:
-        config: what to score with and how.
+        config: what to score with, and how.
         """
         super().__init__()
         self.config = config
@@ -30,9 +31,14 @@ class ScoreGroups(beam.PTransform):
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Builds the one stage: read, score, write."""
         options = pcoll.pipeline.options
-        # As many workers as cores: a matrix product that another one's threads share gains nothing, and waits.
+        # With a worker per core, a matrix product that is shared among threads gains nothing, and waits.
         one_thread = not is_local(options) or worker_count(options) >= (os.cpu_count() or 1)
-        handler = ExportedModelHandler(self.config.model_paths, self.config.class_count, one_thread=one_thread)
+        handler = ExportedModelHandler(
+            self.config.model_paths,
+            self.config.class_count,
+            one_thread=one_thread,
+            give_back=not self.config.schema.has_frames,
+        )
         return (
             pcoll
             | "ReadBlocks" >> beam.FlatMap(self.read_blocks).with_output_types(list[Block])
@@ -43,7 +49,7 @@ class ScoreGroups(beam.PTransform):
     def read_blocks(self, group: Group) -> Iterator[list[Block]]:
         """The blocks of a group, each as a batch of one.
 
-        None of a group that is committed: a bundle that is tried again, because its worker was lost, does what is left.
+        There are none when the group is committed: a bundle that is retried after its worker was lost does the rest.
         """
         if storage.exists(manifest_path(self.config.output, group.name)):
             return
@@ -54,8 +60,8 @@ class ScoreGroups(beam.PTransform):
 class WriteScores(beam.DoFn):
     """Writes predictions, aggregates and manifests. Needs the blocks of a group in order and in one bundle.
 
-    All runners give it that: steps without a shuffle between them run as one stage, element by element. A runner that
-    did not would be found out, not trusted: see `finish_bundle`.
+    Runners provide that: steps without a shuffle between them run as one stage, element by element. `finish_bundle`
+    checks it, so that a runner that did otherwise would fail instead of losing records.
     """
 
     def __init__(self, config: ScoringConfig) -> None:
@@ -66,7 +72,7 @@ class WriteScores(beam.DoFn):
         self._open: dict[str, GroupScores] = {}
 
     def start_bundle(self) -> None:
-        """Forgets what a failed bundle left."""
+        """Forgets what a failed bundle has left behind."""
         self._open = {}
 
     def process(self, scored: ScoredBlock) -> Iterable[dict[str, Any]]:
@@ -84,7 +90,7 @@ class WriteScores(beam.DoFn):
         yield manifest
 
     def finish_bundle(self) -> None:
-        """Raises `RuntimeError` when a group's blocks did not all come."""
+        """Raises `RuntimeError` when blocks of a group are missing."""
         if self._open:
             raise RuntimeError(
                 f"the runner divided the blocks of groups {sorted(self._open)}; nothing of them was committed"

@@ -72,12 +72,12 @@ def preprocess_job() -> Any:
 @pytest.fixture(scope="module")
 def score_job() -> Any:
     from pipelines.scoring.config import ScoringConfig
-    from pipelines.scoring.planning import FRAME_GROUP_BYTES, Shard, plan_groups
+    from pipelines.scoring.planning import FRAME_GROUP_BYTES, InputShard, plan_groups
     from vcls_model.records.schema import schema_by_name
 
     schema = dataclasses.replace(schema_by_name("yt8m-frame"), class_count=3862)
     shards = [
-        Shard(f"gs://some-bucket/yt8m/v3/frame/train{index:04d}.tfrecord", 400_000_000) for index in range(SHARDS)
+        InputShard(f"gs://some-bucket/yt8m/v3/frame/train{index:04d}.tfrecord", 400_000_000) for index in range(SHARDS)
     ]
     config = ScoringConfig(
         output="gs://some-bucket/scores",

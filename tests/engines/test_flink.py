@@ -90,7 +90,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for video in range(4):
             count = int(rng.integers(2, 20))
             lists = {
-                name: [examples.bytes_feature(rng.integers(0, 256, width, np.uint8).tobytes()) for _ in range(count)]
+                name: [rng.integers(0, 256, width, np.uint8).tobytes() for _ in range(count)]
                 for name, width in (("rgb", 1024), ("audio", 128))
             }
             context = {

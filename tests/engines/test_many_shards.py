@@ -122,10 +122,9 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
     """A fresh output directory: what an earlier run may have left is one listing a folder."""
     import unittest.mock
 
-    from apache_beam.io.filesystems import FileSystems
-
-    from pipelines.preprocessing import job
+    from pipelines.preprocessing import outputs
     from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
+    from vcls_model import object_stores
     from vcls_model.records.schema import schema_by_name
 
     shards = tuple(Shard(index, SHARDS, f"s3://bucket/{key}", 100, 1.0) for index, key in enumerate(KEYS))
@@ -133,11 +132,11 @@ def test_readying_an_output_does_not_ask_about_each_shard(s3: str, tmp_path: Pat
         f"{s3}/{tmp_path.name}/out", shards, TransformConfig(schema_by_name("yt8m-video"), 30), None, 0.01, {}, False
     )
     with (
-        unittest.mock.patch.object(FileSystems, "match", wraps=FileSystems.match) as match,
-        unittest.mock.patch.object(FileSystems, "exists", wraps=FileSystems.exists) as exists,
+        unittest.mock.patch.object(object_stores, "list_prefix", wraps=object_stores.list_prefix) as listed,
+        unittest.mock.patch.object(object_stores, "exists", wraps=object_stores.exists) as exists,
     ):
-        job.clear_stale(config)
-    assert 0 < match.call_count + exists.call_count < 50
+        outputs.clear_stale(config)
+    assert 0 < listed.call_count + exists.call_count < 50
 
 
 def test_files_share_one_client(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

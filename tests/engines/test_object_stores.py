@@ -124,6 +124,61 @@ def test_delete_takes_a_file_or_a_directory(root: str) -> None:
     assert not any(storage.exists(storage.join(root, name)) for name in ("d/a", "d/e/b", "c"))
 
 
+@pytest.mark.parametrize("name", ["out[1]", "o*", "o?t1", "out 1", "Ausgabe-ä", "a,b"])
+def test_hostile_names_are_names(name: str, root: str) -> None:
+    """Listed, read and deleted exactly; what they would match as patterns stays."""
+    if root.startswith("gs") and "?" in name:
+        pytest.skip("the emulator takes what follows an escaped question mark for a query")
+    neighbours = ["out1", "out1/x.csv", "o", "out/x.csv", "a", "b", f"{name}x"]
+    if not root.startswith(("gs", "s3")):
+        neighbours = ["out1", "o/x.csv", "a", "b", f"{name}x"]
+    for neighbour in neighbours:
+        storage.write_text(storage.join(root, neighbour), "stays")
+    output = storage.join(root, name)
+    for file in ("1.csv", "deep/[1].csv", "_SUCCESS", ".1.csv"):
+        storage.write_text(storage.join(output, *file.split("/")), file)
+    files = f"{storage.join(output, '*.csv')},{storage.join(output, 'deep', '[1].csv')}"
+    assert [path for path, _, _ in storage.list_files(files)] == [
+        storage.join(output, "1.csv"),
+        storage.join(output, "deep", "[1].csv"),
+    ]
+    assert len(storage.list_files(storage.join(output, "**"))) == 2
+    assert storage.list_names(output, ".csv") == [".1.csv", "1.csv"]
+    with storage.local_copy(output) as local:
+        assert Path(local, "deep", "[1].csv").read_text() == "deep/[1].csv"
+    storage.delete(storage.join(output, "deep", "[1].csv"))
+    assert not storage.exists(storage.join(output, "deep", "[1].csv"))
+    storage.prepare_output(output, resume=False, overwrite=True)
+    assert storage.list_names(output) == []
+    assert all(storage.read_text(storage.join(root, neighbour)) == "stays" for neighbour in neighbours)
+    storage.write_text(storage.join(root, "file[1]"), "x")
+    storage.write_text(storage.join(root, "file1"), "x")
+    assert [path for path, _, _ in storage.list_files(storage.join(root, "file[1]"))] == [storage.join(root, "file[1]")]
+    storage.delete(storage.join(root, "file[1]"))
+    assert storage.exists(storage.join(root, "file1"))
+
+
+def test_a_directory_is_replaced(root: str) -> None:
+    path = storage.join(root, "model", "saved_model")
+    for name in ("old", "new"):
+        with storage.replace_directory(path) as local:
+            (Path(local) / "variables").mkdir()
+            (Path(local) / "variables" / name).write_text(name)
+    assert storage.list_names(storage.join(path, "variables")) == ["new"]
+
+
+@pytest.mark.parametrize("store", ["gs", "s3"])
+def test_an_object_whose_name_leads_out_of_a_copy_is_refused(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    root = f"{request.getfixturevalue(store)}/{tmp_path.name}"
+    if store == "gs":
+        pytest.skip("the emulator's client resolves the dots before it asks")
+    storage.write_text(f"{root}/model/../outside", "x")
+    with pytest.raises(JobError, match="cannot be copied to a disk"), storage.local_copy(f"{root}/model"):
+        pass
+
+
 @pytest.mark.parametrize("store", ["gs", "s3"])
 def test_a_missing_bucket_is_named(store: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(store)

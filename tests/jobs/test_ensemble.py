@@ -70,13 +70,6 @@ def test_an_ensemble_is_a_teacher(trained, second, video_data, tmp_path):
     assert info["training"]["teachers"] == [str(output)]
 
 
-def test_probabilities_keep_both_tails():
-    logits = [tf.constant([[-80.0, 80.0, 0.0]]), tf.constant([[-82.0, 82.0, 2.0]])]
-    joined = ensemble.combine_logits(logits, [0.5, 0.5], "probability").numpy()[0]
-    assert joined[0] == pytest.approx(np.log(0.5 * (1 + np.exp(-2))) - 80, abs=1e-3)
-    assert joined[1] == pytest.approx(-joined[0], abs=1e-3)
-
-
 def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
     with pytest.raises(UsageError, match="two models or more"):
         ensemble.run([f"--model={trained}", f"--output={tmp_path / 'm'}"])

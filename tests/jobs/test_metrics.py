@@ -282,7 +282,7 @@ def test_what_is_wrong_with_segments_is_said(tmp_path, ratings, ranking, message
 
 
 def test_labels_and_ratings_exclude_each_other(tmp_path):
-    with pytest.raises(UsageError, match="give one kind"):
+    with pytest.raises(UsageError, match="pass one kind"):
         run(["--predictions=p.csv", "--labels=l.csv", "--ratings=r.csv", f"--output={tmp_path / 'metrics.json'}"])
 
 
@@ -340,4 +340,4 @@ def test_what_makes_metrics_other_than_they_seem_is_told(case, tmp_path, capsys)
     table = pq.read_table(tmp_path / "all.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(0, 3)]), tmp_path / "twice.parquet")
     run([f"--predictions={tmp_path / 'twice.parquet'}", f"--output={tmp_path / 'm.json'}"])
-    assert "3 of 53 predictions are of a video that came before" in capsys.readouterr().err
+    assert "3 of 53 predictions repeat the id of an earlier one" in capsys.readouterr().err

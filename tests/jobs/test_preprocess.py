@@ -27,9 +27,8 @@ from pipelines.preprocess import run
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
-from pipelines.preprocessing.moments import Moments
 from pipelines.preprocessing.progress import PreprocessProgress
-from pipelines.preprocessing.statistics import ShardMeter
+from pipelines.preprocessing.statistics import Moments, ShardMeter
 from pipelines.preprocessing.transform import graph
 from pipelines.preprocessing.transform.graph import TransformGraph
 from pipelines.running.progress import shown_progress
@@ -235,10 +234,10 @@ def test_resuming_with_other_settings_or_files_undoes_nothing(tmp_path: Path) ->
     make_input(tmp_path, VIDEO, shards=2, count=12)
     job(tmp_path)
     before = content(tmp_path / "out")
-    with pytest.raises(UsageError, match=r"other settings \(normalise zscore then, minmax now\)"):
+    with pytest.raises(UsageError, match=r"other settings: --normalise was zscore, is now minmax\. Repeat"):
         job(tmp_path, "out", "--resume", "--normalise=minmax")
     (tmp_path / "in0.tfrecord").rename(tmp_path / "elsewhere.tfrecord")
-    with pytest.raises(UsageError, match=r"other settings \(files 2 then, 1 now, another input\)"):
+    with pytest.raises(UsageError, match="the number of input files was 2, is now 1; the list of input files changed"):
         job(tmp_path, "out", "--resume")
     assert content(tmp_path / "out") == before
     (tmp_path / "notes").mkdir()
@@ -270,7 +269,7 @@ def test_a_vocabulary_of_fewer_classes_is_told(tmp_path: Path, capsys) -> None: 
     make_input(tmp_path, VIDEO, shards=1, count=30)
     (tmp_path / "vocabulary.csv").write_text("Index,Name\n0,Speech\n1,Music\n")
     job(tmp_path, "out", f"--vocabulary={tmp_path / 'vocabulary.csv'}")
-    assert "names 2 of the 10 classes of schema small-video: is it this data's?" in capsys.readouterr().err
+    assert "names 2 of the 10 classes of schema small-video: does it belong to this dataset?" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
@@ -667,7 +666,7 @@ def test_nothing_usable_is_a_clear_error(tmp_path: Path) -> None:
         (["--input=IN", "--split_ratios=0.7,0.2,0.2"], "add to 1"),
         (["--input=IN", "--split_ratios=0,0.5,0.5"], "train split is empty"),
         (["--input=IN", "--max_frames=0"], "--max_frames must be at least 1"),
-        (["--input=IN", "--pool_frames"], "--pool_frames needs frame-level records"),
+        (["--input=IN", "--pool_frames"], "--pool_frames needs records with frames"),
         (["--input=IN", "--pca_dims=3", "--normalise=l2"], "--pca_dims whitens"),
         (["--input=IN", "--missing_modality=drop"], "unknown value of --missing_modality"),
         (["--input=IN", "--vocabulary=/nowhere.csv"], "vocabulary /nowhere.csv does not exist"),
@@ -896,42 +895,3 @@ def test_a_real_full_disk_leaves_a_resumable_state(video_job, tmp_path: Path) ->
         assert content(disk / "out") == content(directory / "out")
     finally:
         subprocess.run(["umount", disk], check=True)
-
-
-def test_a_killed_worker_process_ends_the_job_and_resumes(video_job) -> None:  # type: ignore[no-untyped-def]
-    directory, _, _ = video_job
-    process = start(directory, "orphaned", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        workers = [
-            pid
-            for pid in descendants(process.pid)
-            if "sdk_worker_main" in command_line(pid) and "/bin/sh" not in command_line(pid)
-        ]
-        if workers:
-            os.kill(workers[0], signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
-    assert "a worker process died" in errors and "--resume continues" in errors and "Traceback" not in errors
-    job(directory, "orphaned", "--resume")
-    assert content(directory / "orphaned") == content(directory / "out")
-
-
-def descendants(root: int) -> list[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-    found = [root]
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return found[1:]
-
-
-def command_line(process: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
-    return ""

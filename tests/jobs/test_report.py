@@ -234,10 +234,12 @@ def test_a_baseline_without_labels(tmp_path: Path):
 def test_a_model_that_does_not_belong_to_the_scores(tmp_path: Path):
     scores = write_scores(tmp_path / "scores", videos=20, class_count=6)
     model = tmp_path / "model"
-    model.mkdir()
-    with pytest.raises(JobError, match="the model directory .* has no info.json"):
+    (model / "saved_model").mkdir(parents=True)
+    with pytest.raises(UsageError, match="model directory .* has no info.json: it is absent or half written"):
         run([f"--scores={scores}", f"--model={model}", f"--output={tmp_path / 'out'}"])
-    (model / "info.json").write_text('{"class_count": 9}')
+    for name in ("labels.csv", "saved_model/saved_model.pb"):
+        (model / name).write_text("")
+    (model / "info.json").write_text('{"class_count": 9, "schema": {}}')
     with pytest.raises(JobError, match="has 9 classes"):
         run([f"--scores={scores}", f"--model={model}", f"--output={tmp_path / 'out'}"])
 

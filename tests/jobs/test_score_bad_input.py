@@ -44,7 +44,7 @@ def test_empty_file(score: Callable[..., dict], tmp_path: Path, capsys: pytest.C
 
 def test_not_a_tfrecord(score: Callable[..., dict], tmp_path: Path) -> None:
     (tmp_path / "notes.tfrecord").write_text("these are my notes, not records\n" * 50)
-    with pytest.raises(JobError, match="1 of 1 records were rejected .*not_tfrecord"):
+    with pytest.raises(JobError, match="1 of 1 records were rejected, 100.00%.*not_tfrecord"):
         score(tmp_path / "notes.tfrecord")
     assert [letter["error"] for letter in dead_letters(tmp_path / "scores")] == ["not_tfrecord"]
 
@@ -138,7 +138,7 @@ def test_model_whose_graph_contradicts_its_info(
     other = write_model(tmp_path / "other", classes=CLASSES)
     shutil.rmtree(other / "saved_model")
     shutil.copytree(write_model(tmp_path / "more", classes=CLASSES + 2) / "saved_model", other / "saved_model")
-    with pytest.raises(UsageError, match="gives 32 logits a record, its info.json says 30 classes"):
+    with pytest.raises(UsageError, match="gives 32 logits per record, its info.json says 30 classes"):
         score(f"{shards}/part03.tfrecord", models=[other])
 
 

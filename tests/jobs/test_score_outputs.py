@@ -15,7 +15,7 @@ from pipelines.scoring.predictions import Labels, ShardPredictions
 from tests.fixtures.scoring import CLASSES, Video, make_videos, serialise, write_model, write_shard
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, schema_by_name
 from vcls_model.records.splits import SplitRatios, split_of
-from vcls_model.serving.ranking import mean_of_models, sigmoid, top_k
+from vcls_model.serving.ranking import top_k
 
 
 def test_unlabelled_records_are_scored(
@@ -237,39 +237,6 @@ def test_long_shards_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.Mo
         row for path in sorted((tmp_path / "logits").iterdir()) for row in pq.read_table(path)["logits"].to_pylist()
     ]
     np.testing.assert_array_equal(np.array(stored, np.float16), logits.astype(np.float16))
-
-
-def test_top_k_breaks_ties_by_class() -> None:
-    logits = np.array([[1, 3, 3, -2, 3], [0, 0, 0, 0, 0], [np.inf, -np.inf, 5, np.inf, 0]], np.float32)
-    indices, values = top_k(logits, 3)
-    assert indices.tolist() == [[1, 2, 4], [0, 1, 2], [0, 3, 2]]
-    assert values.tolist() == [[3, 3, 3], [0, 0, 0], [np.inf, np.inf, 5]]
-    assert top_k(logits, 9)[0].shape == (3, 5)
-
-
-def test_top_k_against_sorting() -> None:
-    rng = np.random.default_rng(11)
-    for classes in (3, 127, 128, 129, 500):
-        logits = rng.normal(size=(40, classes)).astype(np.float32)
-        logits[::2] = np.round(logits[::2])  # many ties
-        for k in (1, 20, 200):
-            indices, values = top_k(logits, k)
-            expected = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-            np.testing.assert_array_equal(indices, expected)
-            np.testing.assert_array_equal(values, np.take_along_axis(logits, expected, axis=1))
-        logits[7, classes - 1] = np.nan
-        with pytest.raises(ValueError, match="NaN"):
-            top_k(logits, 1)
-
-
-def test_mean_of_models_in_probabilities() -> None:
-    rng = np.random.default_rng(3)
-    logits = [rng.normal(-3, 4, (50, 7)).astype(np.float32) for _ in range(3)]
-    expected = np.mean([1 / (1 + np.exp(-each.astype(np.float64))) for each in logits], axis=0)
-    np.testing.assert_allclose(sigmoid(mean_of_models(logits)), expected, rtol=1e-5)
-    np.testing.assert_array_equal(mean_of_models(logits[:1]), logits[0])
-    far = [np.array([[-70.0, 70.0, np.inf, np.nan]], np.float32)] * 2
-    np.testing.assert_allclose(mean_of_models(far), [[-70, 70, 80, np.nan]], rtol=1e-5)
 
 
 def test_labels_select() -> None:

@@ -112,7 +112,7 @@ def test_failure_in_between_is_made_up_for(
 def test_killed_run_resumes(shards: Path, model: Path, at_once: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores"
     slow = (
-        "import time, sys; from pipelines.scoring import group_scores as g, planning as p\n"
+        "import time, sys; from pipelines.scoring import groups as g, planning as p\n"
         "p.SMALL_BYTES, p.VIDEO_GROUP_BYTES = 0, 150_000\n"
         "commit = g.GroupScores._commit\n"
         "g.GroupScores._commit = lambda self: (commit(self), time.sleep(60))[0]\n"
@@ -152,7 +152,7 @@ def test_output_in_use_is_refused(score: Callable[..., dict], shards: Path, tmp_
     (tmp_path / "scores" / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match="not empty"):
         score(f"{shards}/part03.tfrecord")
-    with pytest.raises(UsageError, match="not a scores directory"):
+    with pytest.raises(UsageError, match="holds no score job"):
         score(f"{shards}/part03.tfrecord", "--run_id=night")
     assert (tmp_path / "scores" / "thesis.tex").read_text() == "years of work"
 
@@ -171,9 +171,9 @@ def test_overwrite_spares_the_inputs(model: Path, shards: Path, tmp_path: Path) 
 
 def test_other_settings_or_models_are_not_mixed(score: Callable[..., dict], shards: Path, second_model: Path) -> None:
     score(f"{shards}/part03.tfrecord", "--run_id=a")
-    with pytest.raises(UsageError, match=r"top_k: 20 then, 5 now"):
+    with pytest.raises(UsageError, match=r"--top_k was 20, is now 5"):
         score(f"{shards}/part0[34].tfrecord", "--run_id=b", "--top_k=5")
-    with pytest.raises(UsageError, match="other settings \\(models"):
+    with pytest.raises(UsageError, match="other settings: --model was"):
         score(f"{shards}/part0[34].tfrecord", "--run_id=b", models=[second_model])
     info = score(f"{shards}/part03.tfrecord", "--overwrite", models=[second_model])
     assert info["records_written"] == 1

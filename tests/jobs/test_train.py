@@ -496,7 +496,8 @@ def test_validation_sees_the_frames_that_serving_sees(sampling, frame_data, tmp_
     """The same metrics from the exported model on the raw records."""
     import keras
 
-    from vcls_model.metrics import MetricAccumulator
+    from vcls_model.metrics.accumulator import MetricAccumulator
+    from vcls_model.metrics.result import compute_result
 
     info = train.run(
         [
@@ -521,7 +522,7 @@ def test_validation_sees_the_frames_that_serving_sees(sampling, frame_data, tmp_
         [b"%d" % row for row in range(20)],
     )
     assert info["training"]["validation"]["gap_at_20"] == pytest.approx(
-        accumulator.result().summary["gap_at_20"], abs=1e-3
+        compute_result(accumulator).summary["gap_at_20"], abs=1e-3
     )
 
 

@@ -18,6 +18,7 @@ from vcls_model.encoders.catalogue import (
     encoder_info,
     heads,
     load_encoder,
+    load_recorded_encoder,
 )
 from vcls_model.encoders.codes import dequantise, quantise
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
@@ -40,5 +41,6 @@ __all__ = [
     "encoder_info",
     "heads",
     "load_encoder",
+    "load_recorded_encoder",
     "quantise",
 ]

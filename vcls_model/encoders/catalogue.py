@@ -1,10 +1,11 @@
 """The encoders that the project knows by name, and how a flag's value becomes one."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.commands import JobError, UsageError, unknown_choice
 from vcls_model.encoders import custom, efficientnet_lite, yamnet
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head, Modality
 from vcls_model.encoders.running import Device
@@ -82,6 +83,34 @@ def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu") 
     if name_or_path in _KNOWN:
         return _KNOWN[name_or_path].load(device)
     return custom.load(Path(name_or_path))
+
+
+def load_recorded_encoder(
+    recorded: Mapping[str, Any],
+    modality: Modality,
+    origin: str,
+    name_or_path: str | None = None,
+    device: Device = "cpu",
+) -> Encoder:
+    """The encoder that records or a model's training data were made by, and no other.
+
+    Args:
+        recorded: what `EncoderInfo.as_json` wrote.
+        modality: of the flag that would name the encoder.
+        origin: where `recorded` stands, for messages.
+        name_or_path: the flag's value, if it was given; an encoder of the user's own needs it.
+        device: as `load_encoder` takes it.
+
+    Raises:
+        JobError: the encoder is not the recorded one, or is the user's own and no path was given.
+        UsageError, JobError: as `load_encoder`.
+    """
+    name = name_or_path or str(recorded.get("name"))
+    if name_or_path is None and name not in _KNOWN:
+        flag = "--image_encoder" if modality == "picture" else "--audio_encoder"
+        raise JobError(f"{origin} was made by the {modality} encoder {name!r}: give its path by {flag}=PATH")
+    encoder_info(name, modality).check_same(recorded, origin)
+    return load_encoder(name, modality, device)
 
 
 def weight_package(name: str) -> WeightPackage:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +57,7 @@ class EncoderInfo:
             "licence": self.licence,
         }
 
-    def check_same(self, recorded: dict[str, Any], origin: str) -> None:
+    def check_same(self, recorded: Mapping[str, Any], origin: str) -> None:
         """Raises `JobError`, naming both, unless records were made by this encoder.
 
         Args:

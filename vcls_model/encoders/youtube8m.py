@@ -1,4 +1,4 @@
-"""The features of YouTube-8M from networks of one's own: Inception-v3 and VGGish with the data set's whitened PCA.
+"""The features of YouTube-8M from networks of one's own: Inception-v3 and VGGish with the dataset's whitened PCA.
 
 Their files are not ours to ship: the user downloads them (docs/ENCODERS.md says which), and these functions put the
 encoder together. The codes follow what wrote YouTube-8M's records: pictures are rounded, sound is truncated.

@@ -4,22 +4,22 @@ A piece is what a shard has in some hundred kilobytes to megabytes from where it
 read in long runs and a block holds neighbours of many places. Threads read, check and index the pieces of the next
 block while the present one is used; two buffers take turns, and memory does not depend on the size of the data.
 
-Records are taken as protocol buffers' own writers lay them out. One of another layout is rewritten through
-`tf.train.Example` and put into a second buffer of its block; one that is no transformed record ends the reading.
+Records are taken in the canonical encoding, that of protocol buffers' own writers. One in another encoding is rewritten
+and put into a second buffer of its block; one that is not a transformed record ends the reading.
 """
 
 import collections
 import dataclasses
 import io
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
 
 from vcls_model.commands import JobError
-from vcls_model.records import kernels
+from vcls_model.records import examples, kernels
 from vcls_model.records.schema import FRAMES, Modality
 
 _PIECE_RECORDS = 512
@@ -80,48 +80,44 @@ class Layout:
             index = np.concatenate([index, np.empty_like(index)])
 
     def rewritten(self, payload: bytes) -> bytes:
-        """The record as protocol buffers write it, with the features wanted alone.
+        """The record in the canonical encoding, with nothing but the features to be read.
 
         Raises:
             ValueError: it lacks a feature, or has one of another kind or size; the message says which.
         """
-        import tensorflow as tf
-        from google.protobuf.message import DecodeError
-
         try:
-            features = tf.train.Example.FromString(payload).features.feature
-        except DecodeError:
-            raise ValueError("a record is no tf.train.Example") from None
-        found = tf.train.Example()
-        target = found.features.feature
+            features = examples.parse_record(payload).features
+        except examples.ExampleError:
+            raise ValueError("a record is not a tf.train.Example") from None
+        target: dict[str, examples.Feature] = {}
         if self.with_ids:
-            target["id"].bytes_list.value[:] = _values(features, "id", "bytes_list", 1)
-        if "labels" in features and features["labels"].WhichOneof("kind") is not None:
-            target["labels"].int64_list.value[:] = _values(features, "labels", "int64_list", None)
+            target["id"] = examples.bytes_feature(*_values(features, "id", "bytes", 1))
+        if "labels" in features and features["labels"].kind is not None:
+            target["labels"] = examples.int64_feature(_values(features, "labels", "int64", None))
         frames = 0
         if self.has_frames:
-            frames = _values(features, "num_frames", "int64_list", 1)[0]
-            if not 0 <= frames * max(self.widths) <= _MAX_FRAME_BYTES:
+            frames = _values(features, "num_frames", "int64", 1)[0]
+            if not 0 <= frames * int(max(self.widths)) <= _MAX_FRAME_BYTES:
                 raise ValueError(f"feature 'num_frames' of a record is {frames}")
-            target["num_frames"].int64_list.value[:] = [frames]
+            target["num_frames"] = examples.int64_feature([frames])
         for modality in self.modalities:
             if modality.kind == FRAMES:
                 size = frames * modality.width
-                codes = _values(features, modality.name, "bytes_list", 1)[0]
-                target[modality.name].bytes_list.value[:] = [codes[:size].ljust(size, b"\0")]
+                codes = _values(features, modality.name, "bytes", 1)[0]
+                target[modality.name] = examples.bytes_feature(codes[:size].ljust(size, b"\0"))
             else:
-                target[modality.name].float_list.value[:] = _values(
-                    features, modality.name, "float_list", modality.width
-                )
-        return found.SerializeToString()
+                values = _values(features, modality.name, "float", modality.width)
+                target[modality.name] = examples.float_feature(values)
+        return examples.write_example(target)
 
 
-def _values(features: Any, name: str, kind: str, count: int | None) -> Any:
+def _values(features: Mapping[str, examples.Feature], name: str, kind: str, count: int | None) -> Any:
     if name not in features:
         raise ValueError(f"a record lacks the feature {name!r}")
-    if features[name].WhichOneof("kind") != kind:
-        raise ValueError(f"feature {name!r} of a record is no {kind}")
-    values = getattr(features[name], kind).value
+    feature = features[name]
+    if feature.kind != kind:
+        raise ValueError(f"feature {name!r} of a record holds {feature.kind or 'nothing'} where {kind} is expected")
+    values = feature.values
     if count is not None and len(values) != count:
         raise ValueError(f"feature {name!r} of a record has {len(values)} values where {count} are expected")
     return values
@@ -170,7 +166,7 @@ class Piece:
     """Records of one piece.
 
     Attributes:
-        index: int64 (R, INDEX_COLUMNS + M), see `record_kernels.index_transformed`; places in the piece's buffer, or
+        index: int64 (R, INDEX_COLUMNS + M), see `kernels.index_transformed`; places in the piece's buffer, or
             for the records `rewritten`, in `extra`.
         rewritten: bool (R,).
         extra: framed records that were rewritten.
@@ -221,7 +217,7 @@ class ShardStream:
             self.close()
         self._tail = buffer[at:filled].copy()
         self.wanted_bytes = wanted - at
-        return self._with_unusual(buffer, index)
+        return self._with_rewritten(buffer, index)
 
     def _open(self) -> _LocalFile | _RemoteFile:
         try:
@@ -229,8 +225,8 @@ class ShardStream:
         except OSError as error:
             raise ShardError.about(self._path, str(error)) from error
 
-    def _with_unusual(self, buffer: np.ndarray, index: np.ndarray) -> Piece:
-        rewritten = index[:, kernels.USUAL] == 0
+    def _with_rewritten(self, buffer: np.ndarray, index: np.ndarray) -> Piece:
+        rewritten = index[:, kernels.CANONICAL] == 0
         extra = bytearray()
         for row in index[rewritten]:
             start, length = int(row[kernels.START]), int(row[kernels.LENGTH])
@@ -244,7 +240,7 @@ class ShardStream:
             extra += framed.tobytes()
         if extra:
             index[rewritten] = self._layout.index(np.frombuffer(extra, np.uint8), len(extra), True)[0]
-            assert index[:, kernels.USUAL].all(), "protocol buffers have written what the kernels do not read"
+            assert index[:, kernels.CANONICAL].all(), "protocol buffers have written what the kernels do not read"
         return Piece(index, rewritten, bytes(extra))
 
     def close(self) -> None:
@@ -260,7 +256,7 @@ class Block:
     Attributes:
         buffer: uint8, the bytes that `index` points into.
         extra: uint8, what it points into for the records `rewritten`.
-        index: int64 (N, INDEX_COLUMNS + M), see `record_kernels.index_transformed`.
+        index: int64 (N, INDEX_COLUMNS + M), see `kernels.index_transformed`.
         rewritten: bool (N,).
         shards: int32 (N,), number of the shard of each record.
     """

@@ -120,7 +120,7 @@ def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[Transfo
     for modality in modalities:
         if modality.kind == FRAMES:
             codes = features[modality.name]
-            values = tf.cast(codes, tf.float32) * modality.scale + modality.offset
+            values = modality.quantisation.values(tf.cast(codes, tf.float32))
             mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])
             decoded[modality.name] = tf.where(mask[:, :, tf.newaxis], values, 0.0)  # (B, T, D)
     return decoded

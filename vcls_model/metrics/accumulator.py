@@ -2,29 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vcls_model.metrics import kernels
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
+from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, FALSE_ALARMS, GROUPS, HITS, MISSES, TOP
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
 from vcls_model.records.splits import hashes_of_ids
 
-if TYPE_CHECKING:
-    from vcls_model.metrics.result import MetricResult
-
-TOP = 20
-GROUPS = 64
-# Cells of the per-group tables, upper ends in logits: they only serve the spread of the bootstrap, see `result.py`.
-COARSE_EDGES = np.array([-7, -5.5, -4.5, -3.75, -3, -2.25, -1.5, -0.75, 0, 1, 2.5], np.float32)
 CLASS_PAIR_BUDGET = 1 << 19
 POOLED_PAIR_BUDGET = 1 << 17
 CONFUSION_BUDGET = 1 << 19
 # Up to this many scores (414 videos of 3,862 classes) the ranking is kept whole; it packs to some 4 MB.
 EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
-EXAMPLE_KINDS = ("hits", "misses", "false_alarms")
 _MAX_EXAMPLE_LABELS = 100
 # As many counts as fit on top of one that `carry_counts` left, in 16 bits.
 _MOST_BEFORE_CARRY = 32_768
@@ -51,7 +45,7 @@ class Example:
 
 
 class MetricAccumulator:
-    """Counts from which every metric of DESIGN.md follows, for C classes and any number of videos.
+    """Counts from which every metric of `catalogue.py` follows, for C classes and any number of videos.
 
     The state holds integers only, so that `merge` is associative and commutative to the bit: any partition of the
     videos over batches and workers, merged in any order, gives the same `to_bytes()`.
@@ -166,58 +160,31 @@ class MetricAccumulator:
         self._update(logits, labels, lengths, ids)
 
     def _update(self, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, ids: Sequence[bytes]) -> None:
-        from vcls_model.metrics import kernels
-
         batch = lengths.size
         keep = min(TOP, self.class_count)
-        top_starts = np.concatenate([[0], np.cumsum(np.maximum(lengths, keep))])
-        top_class = np.empty(top_starts[-1], np.int32)
-        top_logit = np.empty(top_starts[-1], np.float32)
-        predicted = np.zeros(self.predicted.shape, np.int32)
-        bad_row, bad_class = kernels.select_top(
-            logits, top_starts, top_class, top_logit, self._logit_thresholds, predicted
-        )
-        if bad_row >= 0:
-            raise ValueError(f"row {bad_row} (id {ids[bad_row]!r}), class {bad_class}: the logit is NaN")
+        truth = kernels.LabelRows(labels, _starts(lengths))
+        best, predicted = self._select_best(logits, np.maximum(lengths, keep), ids)
         hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
-        label_starts = np.concatenate([[0], np.cumsum(lengths)])
-        label_hits = np.empty(batch, np.int64)
-        best_hit, best_false, worst_missed = (np.empty(batch, np.int64) for _ in range(3))
-        pair_keys = np.empty(batch * keep, np.uint64)
-        confused, confused_row = kernels.compare_with_labels(
-            logits,
-            labels,
-            label_starts,
-            top_class,
-            top_logit,
-            top_starts,
-            keep,
-            self._logit_thresholds,
-            self.true_positives,
-            groups,
-            COARSE_EDGES,
-            self.group_positives,
-            self.group_negatives,
-            self.pooled_hits,
-            self.pooled_totals,
-            self.group_labels,
-            pair_keys,
-            label_hits,
-            best_hit,
-            best_false,
-            worst_missed,
+        hits, label_hits = kernels.mark_hits(truth, best, self.class_count)
+        worst_missed = kernels.count_labels(
+            logits, truth, groups, self._logit_thresholds, COARSE_EDGES, self.true_positives, self.group_positives
         )
+        pair_keys, best_hit, best_false = kernels.count_best(
+            best, hits, keep, groups, COARSE_EDGES, self.group_negatives, self.pooled_hits, self.pooled_totals
+        )
+        confused, confused_row = kernels.confused_classes(truth, best, hits, label_hits, self.class_count)
         self.predicted += predicted
         self.videos += batch
         if self._exact is not None and self.videos * self.class_count <= self.exact_scores:
-            self._exact.append(kernels.score_keys(logits, labels, label_starts))
+            self._exact.append(kernels.score_keys(logits, labels, truth.starts))
         else:
             self._spill()
             self._count_scores(logits)
-            kernels.count_positives(logits, labels, label_starts, self.positives)
+            kernels.count_positives(logits, labels, truth.starts, self.positives)
         self.group_videos += np.bincount(groups, minlength=GROUPS)
-        self.hits_at_1 += int(np.count_nonzero(best_hit == top_class[top_starts[:-1]]))
+        self.group_labels += np.bincount(groups, lengths, GROUPS).astype(np.int64)
+        self.hits_at_1 += int(np.count_nonzero(hits[best.starts[:-1]]))
         self.class_pairs.add(pair_keys)
         self.pooled_pairs.add(pair_keys & np.uint64((1 << 33) - 1))
         ranks = _trailing_zeros(hashes >> np.uint64(6))
@@ -226,15 +193,25 @@ class MetricAccumulator:
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             self.recall_counts[key] = self.recall_counts.get(key, 0) + count
         for kind, chosen, sign in (
-            ("hits", best_hit, -1.0),
-            ("misses", worst_missed, 1.0),
-            ("false_alarms", best_false, -1.0),
+            (HITS, best_hit, -1.0),
+            (MISSES, worst_missed, 1.0),
+            (FALSE_ALARMS, best_false, -1.0),
         ):
-            self._add_examples(kind, chosen, sign, logits, labels, label_starts, ids)
+            self._add_examples(kind, chosen, sign, logits, truth, ids)
+
+    def _select_best(
+        self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes]
+    ) -> tuple[kernels.BestRows, np.ndarray]:
+        """As many best classes of each row as `sizes` says, and (T, C) counts of the scores that reach a threshold."""
+        starts = _starts(sizes)
+        best = kernels.BestRows(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
+        predicted = np.zeros(self.predicted.shape, np.int32)
+        row, column = kernels.select_top(logits, starts, best.classes, best.logits, self._logit_thresholds, predicted)
+        if row >= 0:
+            raise ValueError(f"row {row} (id {ids[row]!r}), class {column}: the logit is NaN")
+        return best, predicted
 
     def _count_scores(self, logits: np.ndarray) -> None:
-        from vcls_model.metrics import kernels
-
         for first in range(0, len(logits), _MOST_BEFORE_CARRY):
             part = logits[first : first + _MOST_BEFORE_CARRY]
             if self._since_carry + len(part) > _MOST_BEFORE_CARRY:
@@ -249,8 +226,7 @@ class MetricAccumulator:
         chosen: np.ndarray,
         sign: float,
         logits: np.ndarray,
-        labels: np.ndarray,
-        label_starts: np.ndarray,
+        truth: kernels.LabelRows,
         ids: Sequence[bytes],
     ) -> None:
         rows = np.flatnonzero(chosen >= 0)
@@ -268,7 +244,7 @@ class MetricAccumulator:
                 bytes(ids[row]),
                 int(chosen[row]),
                 float(logits[row, chosen[row]] + 0.0),
-                tuple(labels[label_starts[row] : label_starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()),
+                tuple(truth.classes[truth.starts[row] : truth.starts[row + 1]][:_MAX_EXAMPLE_LABELS].tolist()),
             )
             for row, key in zip(rows.tolist(), keys, strict=True)
         ]
@@ -297,8 +273,6 @@ class MetricAccumulator:
         return table, positives
 
     def _count_exact(self, table: np.ndarray, positives: np.ndarray) -> None:
-        from vcls_model.metrics import kernels
-
         for keys in self._exact or ():
             kernels.count_keys(keys, table, positives)
 
@@ -401,12 +375,6 @@ class MetricAccumulator:
             getattr(result, name).restore(name, header, arrays)
         return result
 
-    def result(self) -> "MetricResult":
-        """All metrics of what was added so far; ratios without a denominator are NaN."""
-        from vcls_model.metrics.result import compute_result
-
-        return compute_result(self)
-
 
 _COUNT_ARRAYS = (
     "table",
@@ -421,6 +389,11 @@ _COUNT_ARRAYS = (
     "group_labels",
 )
 _SPARSE = ("class_pairs", "pooled_pairs", "confused")
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """(B + 1,) where each of B parts of these lengths begins and the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _trailing_zeros(values: np.ndarray) -> np.ndarray:

@@ -11,14 +11,7 @@ so that counts at probability 0.5 are exact. All edges are multiples of 1/128, e
 
 import numpy as np
 
-# Ranges of logits, [bound, next bound), and bins per logit in each.
-BOUNDS = (-20, -7, 4, 20)
-BINS_PER_LOGIT = (16, 128, 32)
-_SIZES = tuple((high - low) * bins for low, high, bins in zip(BOUNDS[:-1], BOUNDS[1:], BINS_PER_LOGIT, strict=True))
-BIN_COUNT = sum(_SIZES)
-# floor(x * bins per logit) + offset is the bin of an x in that range. The numbers of bins are powers of two that rise
-# once and then fall, so that min(max(low, middle), high) of the three picks the right one.
-OFFSETS = tuple(sum(_SIZES[:i]) - BOUNDS[i] * BINS_PER_LOGIT[i] for i in range(3))
+from vcls_model.metrics.kernels.grid import BIN_COUNT, BINS_PER_LOGIT, BOUNDS
 
 
 def bin_edges() -> np.ndarray:
@@ -45,6 +38,12 @@ def nearest_edges(logits: np.ndarray) -> np.ndarray:
 def probability_of(logits: np.ndarray | float) -> np.ndarray:
     """Logistic sigmoid in float64, without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64)))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logistic sigmoid in the precision of `logits`, without overflow: for the many logits of predictions."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, np.float32(1), small) / (1 + small)
 
 
 def logit_of(probability: np.ndarray | float) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Arrays of counts as few bytes. The same content always gives the same bytes (with one zlib version).
+"""Arrays of counts as few bytes: differences of neighbours, byte by byte, through zstd.
 
-Counts of neighbouring cells are samples of nearly the same rate, and differ by about the root of their size. So each
-cell is told by how much it differs from the mean of the two before it, and differences are grouped by the sum of those
-two, which says how large they tend to be: each group gets a Huffman code of its own (zlib's), after its lowest bits,
-which are noise, were put aside as they are.
+Counts of neighbouring cells are samples of nearly the same rate, so their differences are small and of either sign.
+Zigzag numbers (0, -1, 1, -2, ... as 0, 1, 2, 3, ...) keep the high bytes zero, and all bytes of one significance lie
+together, so that zstd's entropy coder sees like with like. The same content always gives the same bytes (with one
+version of zstd). States of the format before are still read, see `packing2.py`.
 """
 
 import json
@@ -13,39 +13,41 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-_MAGIC = b"VCLSMET2"
-_LEVEL = 4
-# Arrays are packed a piece at a time: what that takes besides does not grow with the array.
+from vcls_model.metrics import packing2
+
+_MAGIC = b"VCLSMET3"
+_LEVEL = 3
+# Arrays are packed a piece at a time: the memory that this takes does not grow with the array.
 _PIECE_CELLS = 1 << 19
-_SAMPLE = 4096
-_MOST_LOW_BITS = 48
+_SIGNS_OF_DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error, zlib.error)
 
 
 def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndarray, ...]]) -> bytes:
-    """Serialises a JSON-able header and arrays of non-negative integers below 2^60.
+    """Serialises a JSON-able header and arrays of non-negative integers below 2^62.
 
     Args:
         header: small; written with sorted keys.
         arrays: any shape and integer type; written sorted by name. They take the fewest bytes when neighbours along
             the last axis are alike. Of several arrays of a shape their sum is written, in the type of the first.
     """
+    codec = pa.Codec("zstd", compression_level=_LEVEL)
     parts, entries = [], []
-    scratch = _Scratch(_PIECE_CELLS)
     for name in sorted(arrays):
-        found = arrays[name]
-        array, *more = found if isinstance(found, tuple) else (found,)
+        given = arrays[name]
+        array, *more = given if isinstance(given, tuple) else (given,)
         flat, *others = (np.ascontiguousarray(each).reshape(-1) for each in (array, *more))
         pieces = []
         for start in range(0, flat.size, _PIECE_CELLS):
-            piece = flat[start : start + _PIECE_CELLS]
-            values = scratch.values[: piece.size]
-            values[:] = piece
+            piece = slice(start, start + _PIECE_CELLS)
+            values = flat[piece].astype(np.int64)
             for other in others:
-                values += other[start : start + _PIECE_CELLS]
-            groups, streams = _pack_piece(values, scratch)
-            pieces.append([groups, [len(stream) for stream in streams]])
-            parts += streams
+                values += other[piece]
+            planes = _byte_planes(values)
+            packed = codec.compress(planes, asbytes=True)
+            pieces.append([len(planes), len(packed)])
+            parts.append(packed)
         entries.append([name, array.dtype.str, list(array.shape), pieces])
     head = json.dumps({"header": header, "arrays": entries}, sort_keys=True, separators=(",", ":")).encode()
     body = b"".join([struct.pack("<I", len(head)), head, *parts])
@@ -53,91 +55,57 @@ def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndar
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads what `pack` wrote.
+    """Reads what `pack` wrote, in this format or the one before.
 
     Raises:
         ValueError: `data` is not that, or is damaged.
     """
-    if data[:8] != _MAGIC:
-        raise ValueError("not a metric accumulator, or one of another version")
+    if data[:8] not in (_MAGIC, packing2.MAGIC):
+        raise ValueError("not a metric accumulator, or one of a version that this program does not read")
     try:
         checksum, size = struct.unpack_from("<II", data, 8)
         view, position = memoryview(data), 16 + size
         if zlib.crc32(view[12:]) != checksum:
             raise ValueError("its checksum is wrong")
         head = json.loads(data[16:position])
-        arrays, scratch = {}, _Scratch(_PIECE_CELLS)
-        for name, kind, shape, pieces in head["arrays"]:
-            array = np.empty(shape, np.dtype(kind))
-            flat = array.reshape(-1)
-            for number, (groups, lengths) in enumerate(pieces):
-                ends = position + np.cumsum(lengths)
-                streams = [view[end - length : end] for end, length in zip(ends.tolist(), lengths, strict=True)]
-                position = int(ends[-1])
-                piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
-                piece[:] = _unpack_piece(groups, streams, piece.size, scratch)
-            arrays[name] = array
-        return head["header"], arrays
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, struct.error, zlib.error) as error:
+        read = _read_arrays if data[:8] == _MAGIC else packing2.read_arrays
+        return head["header"], read(head["arrays"], view[position:])
+    except _SIGNS_OF_DAMAGE as error:
         raise ValueError(f"a damaged metric accumulator: {error}") from None
 
 
-class _Scratch:
-    """Arrays that serve all pieces: making them anew for each would take longer than filling them."""
-
-    def __init__(self, cells: int):
-        self.values, self.changes, self.by_group = (np.empty(cells, np.int64) for _ in range(3))
-        self.numbers, self.symbols = (np.empty(cells, np.uint8) for _ in range(2))
-
-
-def _pack_piece(values: np.ndarray, scratch: _Scratch) -> tuple[list[list[int]], list[bytes]]:
-    """Groups (number, low bits put aside, cells), and streams: differences too large for a byte, each group's
-    differences, each group's low bits."""
-    from vcls_model.metrics import kernels
-
-    numbers, changes, by_group = (each[: values.size] for each in (scratch.numbers, scratch.changes, scratch.by_group))
-    sizes = kernels.group_changes(values, numbers, changes, by_group)
-    shifts = np.zeros(kernels.GROUPS_OF_COUNTS, np.int64)
-    groups, symbols, low_bits = [], [], []
-    ends = np.cumsum(sizes)
-    for number in np.flatnonzero(sizes).tolist():
-        part = by_group[ends[number] - sizes[number] : ends[number]]
-        sample = np.sort(part[:: 1 + part.size // _SAMPLE])
-        # Nine of ten fit into 6 bits, so that hardly any does not fit into 8.
-        shift = min(max(0, int(sample[sample.size * 9 // 10]).bit_length() - 6), _MOST_LOW_BITS)
-        kernels.symbols_of(part, shift, scratch.symbols)
-        symbols.append(_huffman(scratch.symbols[: part.size]))
-        low_bits.append(kernels.pack_low_bits(part, shift).tobytes())
-        groups.append([number, shift, int(part.size)])
-        shifts[number] = shift
-    large = kernels.large_changes(numbers, changes, shifts).astype("<i8")
-    return groups, [_huffman(large.view(np.uint8).reshape(-1, 8).T), *symbols, *low_bits]
+def _read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.ndarray]:
+    codec = pa.Codec("zstd")
+    arrays = {}
+    for name, kind, shape, pieces in entries:
+        array = np.empty(shape, np.dtype(kind))
+        flat = array.reshape(-1)
+        for number, (bytes_unpacked, bytes_packed) in enumerate(pieces):
+            piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
+            if not 0 <= bytes_unpacked <= 8 * piece.size:
+                raise ValueError("a piece has more bytes than its cells can hold")
+            planes = codec.decompress(body[:bytes_packed], bytes_unpacked, asbytes=True)
+            piece[:] = _from_byte_planes(planes, piece.size)
+            body = body[bytes_packed:]
+        arrays[name] = array
+    return arrays
 
 
-def _huffman(symbols: np.ndarray) -> bytes:
-    # Runs are worth a code (many counts are zero); repetitions in what is mostly noise are not.
-    coder = zlib.compressobj(_LEVEL, strategy=zlib.Z_RLE)
-    return coder.compress(symbols.tobytes()) + coder.flush()
+def _byte_planes(values: np.ndarray) -> bytes:
+    """The lowest byte of every zigzag difference of (n,) int64, then the next byte of every one, as far as needed."""
+    changes = np.diff(values, prepend=0)
+    numbers = ((changes << 1) ^ (changes >> 63)).astype("<u8")
+    width = (int(numbers.max(initial=0)).bit_length() + 7) // 8
+    return numbers.view(np.uint8).reshape(-1, 8)[:, :width].tobytes(order="F")
 
 
-def _unpack_piece(groups: list[list[int]], streams: list[memoryview], count: int, scratch: _Scratch) -> np.ndarray:
-    """The counts of a piece, in an array of `scratch`."""
-    from vcls_model.metrics import kernels
-
-    starts, ends, shifts = (np.zeros(kernels.GROUPS_OF_COUNTS, np.int64) for _ in range(3))
-    symbols, low_bits, values = (each[:count] for each in (scratch.symbols, scratch.changes, scratch.values))
-    at = 0
-    for place, (number, shift, size) in enumerate(groups):
-        told = np.frombuffer(zlib.decompress(streams[1 + place]), np.uint8)
-        packed = np.frombuffer(streams[1 + len(groups) + place], np.uint8)
-        if not (told.size == size <= count - at and 0 <= shift <= _MOST_LOW_BITS and size * shift <= packed.size * 8):
-            raise ValueError("a group of its counts is cut short")
-        symbols[at : at + size] = told
-        kernels.unpack_low_bits(packed, shift, low_bits[at : at + size])
-        starts[number], ends[number], shifts[number] = at, at + size, shift
-        at += size
-    planes = np.frombuffer(zlib.decompress(streams[0]), np.uint8)
-    large = planes.reshape(8, -1).T.copy().view("<i8").reshape(-1)
-    if at != count or not kernels.restore_counts(symbols, low_bits, starts, ends, shifts, large, values):
+def _from_byte_planes(planes: bytes, count: int) -> np.ndarray:
+    """Undoes `_byte_planes`: (count,) int64."""
+    numbers = np.zeros((count, 8), np.uint8)
+    width = len(planes) // count
+    numbers[:, :width] = np.frombuffer(planes, np.uint8).reshape(width, count).T
+    zigzag = numbers.view("<u8").reshape(-1)
+    values = np.cumsum((zigzag >> np.uint64(1)).astype(np.int64) ^ -(zigzag & np.uint64(1)).astype(np.int64))
+    if values.min(initial=0) < 0:
         raise ValueError("its counts do not fit together")
     return values

@@ -5,13 +5,16 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcls_model.metrics.accumulator import COARSE_EDGES, EXAMPLE_KINDS, GROUPS, MetricAccumulator
+from vcls_model.metrics import kernels
+from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
+from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, GROUPS
+from vcls_model.records.ids import printable_id
 
 if TYPE_CHECKING:
     from vcls_model.records.vocabulary import ClassInfo
@@ -62,8 +65,12 @@ class MetricResult:
         verticals = {name: slice_figures(self.per_class, np.array(members[name])) for name in sorted(members)}
         return {**self.summary, "slices": {**self.summary["slices"], "vertical": verticals}}
 
-    def to_files(self, classes: "Sequence[ClassInfo]") -> dict[str, bytes]:
+    def to_files(self, classes: "Sequence[ClassInfo]", more: Mapping[str, Any] | None = None) -> dict[str, bytes]:
         """File contents by name: metrics.json, per_class.csv, curves.npz, confusion.csv, examples.json.
+
+        Args:
+            classes: C classes, by index.
+            more: further entries of metrics.json, such as `segments`.
 
         Raises:
             ValueError: `classes` are not the classes counted here.
@@ -71,11 +78,11 @@ class MetricResult:
         curves = io.BytesIO()
         np.savez_compressed(curves, **self.curves)  # type: ignore[arg-type]
         return {
-            "metrics.json": _json(self.with_verticals(classes)),
+            "metrics.json": to_json({**self.with_verticals(classes), **(more or {})}),
             "per_class.csv": self._per_class_csv(classes),
             "curves.npz": curves.getvalue(),
             "confusion.csv": self._confusion_csv(classes),
-            "examples.json": _json(self.examples),
+            "examples.json": to_json(self.examples),
         }
 
     def _check(self, classes: "Sequence[ClassInfo]") -> None:
@@ -112,7 +119,7 @@ def best_thresholds(accumulator: MetricAccumulator) -> np.ndarray:
 
 
 def compute_result(accumulator: MetricAccumulator) -> MetricResult:
-    """All figures of an accumulator; see `MetricAccumulator.result`."""
+    """All metrics of the videos counted so far; ratios without a denominator are NaN."""
     table, positives = accumulator.tables()
     statistics = _class_statistics(accumulator, table, positives)
     per_class = _per_class(accumulator, statistics)
@@ -214,8 +221,6 @@ def _calibration_cells() -> np.ndarray:
 
 def _class_statistics(accumulator: MetricAccumulator, table: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """The columns of `kernels.class_statistics`, the ranking's from every score while the accumulator has them."""
-    from vcls_model.metrics import kernels
-
     statistics = kernels.class_statistics(table, positives, _middles(), _calibration_cells(), CALIBRATION_BINS)
     exact = accumulator.exact_keys()
     if exact is not None:
@@ -262,8 +267,6 @@ def _counts_to_ratios(tp: np.ndarray, predicted: np.ndarray, support: np.ndarray
 
 
 def _gap(accumulator: MetricAccumulator, labels: int) -> tuple[float, float, float]:
-    from vcls_model.metrics import kernels
-
     sketch = accumulator.pooled_pairs
     sketch.compact()
     owners = np.zeros(sketch.keys.size, np.int64)
@@ -273,8 +276,6 @@ def _gap(accumulator: MetricAccumulator, labels: int) -> tuple[float, float, flo
 
 
 def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[float, float, float]:
-    from vcls_model.metrics import kernels
-
     sketch = accumulator.class_pairs
     sketch.compact()
     owners = (sketch.keys >> np.uint64(32)).astype(np.int64)
@@ -298,8 +299,6 @@ def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np
     Returns:
         ap (R, C), map (R,) and gap (R,), each as the coarse cells give it: only the spread is of use.
     """
-    from vcls_model.metrics import kernels
-
     generator = np.random.default_rng(_RESAMPLE_SEED)
     drawn = generator.multinomial(GROUPS, np.full(GROUPS, 1 / GROUPS), size=RESAMPLES).astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -381,8 +380,6 @@ def _frequency_slices(per_class: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
     """Precision against recall and ROC: micro, macro, the middle half of the classes, and each class."""
-    from vcls_model.metrics import kernels
-
     pr_class, roc_class = kernels.class_curves(table, positives, GRID)
     pooled, pooled_positives = (counts.sum(axis=0, dtype=np.int64, keepdims=True) for counts in (table, positives))
     pr_micro, roc_micro = kernels.class_curves(pooled, pooled_positives, GRID)
@@ -442,7 +439,7 @@ def _examples(accumulator: MetricAccumulator) -> dict[str, list[dict[str, Any]]]
     return {
         kind: [
             {
-                "id": example.id.decode("utf-8", "backslashreplace"),
+                "id": printable_id(example.id),
                 "class_index": example.class_index,
                 "probability": float(probability_of(example.logit)),
                 "labels": list(example.labels),
@@ -487,7 +484,8 @@ def _csv(header: list[str], rows: Any) -> bytes:
     return text.getvalue().encode()
 
 
-def _json(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
+    """A file's content; NaN and infinities become null."""
     return (json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 

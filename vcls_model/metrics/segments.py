@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vcls_model.metrics import kernels
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
 
@@ -50,8 +51,6 @@ class SegmentAccumulator:
         Raises:
             ValueError: shapes differ, a class lies outside [0, C), a rating is not 0 or 1, or a logit is NaN.
         """
-        from vcls_model.metrics import kernels
-
         classes, ratings = np.asarray(classes, np.int64), np.asarray(ratings, np.int64)
         logits = np.asarray(logits, np.float32)
         if not classes.shape == logits.shape == ratings.shape or classes.ndim != 1:
@@ -120,8 +119,6 @@ class SegmentAccumulator:
             map_at_k, map_at_k_lower, map_at_k_upper (NaN when no class has a positive), k, rated_pairs, positive_pairs,
             classes_with_positives; and `ap` (C,) float64, NaN for classes without a positive.
         """
-        from vcls_model.metrics import kernels
-
         self.pairs.compact()
         sums = kernels.cell_precisions(
             (self.pairs.keys >> np.uint64(32)).astype(np.int64),

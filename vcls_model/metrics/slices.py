@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vcls_model.metrics.accumulator import TOP
+from vcls_model.metrics import kernels
+from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
 
@@ -56,8 +57,6 @@ class SliceAccumulator:
         Raises:
             ValueError: as there, or the feature has more than 64 values.
         """
-        from vcls_model.metrics import kernels
-
         logits = np.ascontiguousarray(logits, np.float32)
         lengths, labels = np.asarray(label_lengths, np.int64), np.asarray(label_values, np.int64)
         if logits.ndim != 2 or logits.shape[1] != self.class_count:
@@ -163,8 +162,6 @@ class SliceAccumulator:
 
     def result(self) -> dict[str, dict[str, Any]]:
         """Figures by value, for `summary["slices"][feature]`."""
-        from vcls_model.metrics import kernels
-
         figures = {}
         for value, state in sorted(self.slices.items()):
             state.pairs.compact()

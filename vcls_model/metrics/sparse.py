@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vcls_model.metrics import kernels
+
 _PENDING_LIMIT = 1 << 18
 _KEY = np.dtype(np.uint64)
 
@@ -73,8 +75,6 @@ class BudgetedCounts(ABC):
         self._absorb(other.keys, other.counts)
 
     def _absorb(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        from vcls_model.metrics import kernels
-
         keys, counts = self._reduce(*kernels.merge_cells(self.keys, self.counts, keys, counts))
         if keys.size > self.budget:
             self.level += int(np.argmax(self._sizes(keys)[self.level :] <= self.budget))
@@ -118,8 +118,6 @@ class ScoreSketch(BudgetedCounts):
         self._put_by(keys_with_hit)
 
     def _fold(self, pending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from vcls_model.metrics import kernels
-
         pending.sort()
         return kernels.fold_pairs(pending, self._mask())
 
@@ -133,15 +131,11 @@ class ScoreSketch(BudgetedCounts):
         return np.cumsum(columns["steps"], dtype=_KEY) << _KEY.type(self.level)
 
     def _sizes(self, keys: np.ndarray) -> np.ndarray:
-        from vcls_model.metrics import kernels
-
         sizes = kernels.distinct_by_level(keys)
         sizes[32:] = 0  # classes are never taken together, however many there are
         return sizes
 
     def _reduce(self, keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from vcls_model.metrics import kernels
-
         return kernels.fold_cells(keys, counts, self._mask())
 
 

@@ -1,8 +1,8 @@
-"""A data set as CSV: a header, then one row a video: id, labels separated by `;`, then one column a feature.
+"""A dataset as CSV: a header, then one row per video: id, labels separated by `;`, then one column per value.
 
 Columns called `mean_rgb_0` … `mean_rgb_1023` make a modality `mean_rgb`; columns not numbered like that make one
-modality `features`. Rows are parsed a block at a time by pyarrow; a block with anything unusual in it goes through a
-slow, careful reader, so that a bad row costs that row. A quoted cell must not contain a line break.
+modality `features`. Rows are parsed in blocks by pyarrow; a block with any irregular row goes through a slow,
+careful reader, so that a bad row costs that row. A quoted cell must not contain a line break.
 """
 
 import csv
@@ -78,16 +78,16 @@ def _layout(header: bytes) -> _Layout:
 
 
 def _modalities(names: Sequence[str], columns: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    found: dict[str, dict[int, int]] = {}
+    numbered_columns: dict[str, dict[int, int]] = {}
     for column in columns:
         numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column].strip())
         if not numbered or not numbered.group(1):
             return {_ALL_FEATURES: tuple(columns)}
-        found.setdefault(numbered.group(1), {})[int(numbered.group(2))] = column
-    for numbers in found.values():
+        numbered_columns.setdefault(numbered.group(1), {})[int(numbered.group(2))] = column
+    for numbers in numbered_columns.values():
         if sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
             return {_ALL_FEATURES: tuple(columns)}
-    return {name: tuple(numbers[number] for number in sorted(numbers)) for name, numbers in found.items()}
+    return {name: tuple(numbers[number] for number in sorted(numbers)) for name, numbers in numbered_columns.items()}
 
 
 def _lines(source: ByteSource, block_bytes: int) -> Iterator[tuple[int, bytes]]:
@@ -135,9 +135,9 @@ def read_csv_batches(
 
 def _check_layout(layout: _Layout, schema: RecordSchema) -> None:
     widths = {name: len(columns) for name, columns in layout.modalities.items()}
-    wanted = {modality.name: modality.width for modality in schema.modalities}
-    if widths != wanted:
-        raise RecordError("wrong_columns", f"the columns make {widths}, expected {wanted}", stage="parse")
+    expected = {modality.name: modality.width for modality in schema.modalities}
+    if widths != expected:
+        raise RecordError("wrong_columns", f"the columns make {widths}, expected {expected}", stage="parse")
 
 
 def _slice(batch: RawBatch, part: slice) -> RawBatch:
@@ -192,7 +192,7 @@ def _read_block(
 def _read_clean(
     block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: ReadOptions
 ) -> RawBatch | None:
-    """The whole block through pyarrow, or None when anything in it is unusual."""
+    """The whole block through pyarrow, or None if any row is irregular."""
     types = {str(column): pa.float32() for column in layout.features}
     types[str(layout.id)] = pa.binary()
     types[str(layout.labels)] = pa.string()

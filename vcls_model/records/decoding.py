@@ -1,50 +1,53 @@
-"""From framed records to arrays: what a record must satisfy, and why one is rejected."""
+"""From framed records to arrays: what a record must satisfy, and why it is rejected."""
 
 import dataclasses
 import functools
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality, RecordSchema
+from vcls_model.records.examples import Values
+from vcls_model.records.ids import printable_id
+from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
-# A missing modality that is filled gets the value nearest to 0, which is the middle of what whitened features hold.
-FILL_CODE = 128
 SEGMENT_SECONDS = 5
 _ANY_CLASS = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What is asked of a record.
+    """What a record must satisfy, and what is read of it.
 
     Attributes:
         class_count: labels must lie in [0, class_count); None takes any that is not negative.
-        max_frames: frames beyond are cut, at least 1.
-        fill_missing: a record that lacks one modality but not all is filled up instead of rejected.
+        max_frames: most frames per video, at least 1; the rest is cut off.
+        fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
+        context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
     """
 
     class_count: int | None = None
     max_frames: int = 300
     fill_missing: bool = False
     require_labels: bool = True
+    context_features: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A record that cannot be used, or a stretch of a shard that holds none: one line of a dead letter.
+    """A record that cannot be used, or a corrupt stretch of a shard: one line of a dead-letter file.
 
     Attributes:
         shard: path of the file.
-        offset: where it begins, bytes into the (decompressed) file; for a CSV the line number.
-        id: of the video where it could be read, else empty; bytes that are not UTF-8 appear escaped.
+        offset: where it begins, in bytes of the (decompressed) file; for a CSV its line number.
+        id: of the video, empty where it could not be read; bytes that are not UTF-8 are escaped.
         stage: `"framing"`, `"parse"` or `"validate"`.
         error: the reason, a short code; `rejected_by_reason` counts these.
-        message: for a person; never holds the payload.
+        message: explanation for a reader; never contains the payload.
     """
 
     shard: str
@@ -54,15 +57,19 @@ class Rejected:
     error: str
     message: str
 
+    def to_json(self) -> bytes:
+        """The record as one line of a dead-letter file, line break included."""
+        return json.dumps(vars(self), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
 
 @dataclasses.dataclass
 class FrameBatch:
-    """Frames of B videos, where they lie: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
+    """Frames of B videos in place: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
 
     Attributes:
-        buffer: uint8; of the shard's bytes, it is only valid until the next batch is asked for.
+        buffer: uint8; it is valid only until the next batch is requested.
         begins, strides: int64 (B,).
-        lengths: int64 (B,), frames a video, at least 1.
+        lengths: int64 (B,), frames per video, at least 1.
         width: D.
     """
 
@@ -87,6 +94,42 @@ class FrameBatch:
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
 
+    def select(self, rows: "slice | np.ndarray") -> "FrameBatch":
+        """The videos of a slice, or those that a bool mask (B,) keeps; the buffer is shared."""
+        return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
+
+    def strings(self) -> list[bytes]:
+        """The codes of each video as one byte string, frame after frame: how graphs take them."""
+        codes = self.codes.reshape(-1)
+        ends = (np.cumsum(self.lengths) * self.width).tolist()
+        return [codes[begin:end].tobytes() for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratings:
+    """What raters said of B segments: n pairs of a segment and a class that they were asked about.
+
+    Attributes:
+        rows: int64 (n,), ascending: the segment.
+        classes: int64 (n,).
+        present: int64 (n,): 1 where they saw the class (a score of at least 0.5, once if rated more often), else 0.
+    """
+
+    rows: np.ndarray
+    classes: np.ndarray
+    present: np.ndarray
+
+    @classmethod
+    def of(cls, segments: Sequence[Sequence[tuple[int, bool]]]) -> "Ratings":
+        """From the (class, whether it was seen) of each segment."""
+        pairs = [(row, label, seen) for row, segment in enumerate(segments) for label, seen in segment]
+        return cls(*np.array(pairs, np.int64).reshape(-1, 3).T)
+
+    def select(self, rows: np.ndarray) -> "Ratings":
+        """The pairs of the segments that a bool mask (B,) keeps, their rows renumbered."""
+        kept = rows[self.rows]
+        return Ratings((np.cumsum(rows) - 1)[self.rows[kept]], self.classes[kept], self.present[kept])
+
 
 @dataclasses.dataclass
 class RawBatch:
@@ -97,13 +140,15 @@ class RawBatch:
         split_id_column: what decides the split: the id of the video.
         offsets: int64 (B,), where the record begins in its shard.
         label_values: int64, the labels of all records one after another; no label twice in a record.
-        label_lengths: int64 (B,), labels a record.
+        label_lengths: int64 (B,), labels per record.
         labelled: bool (B,), whether the record says what its labels are. A video without any label does not; a rated
-            segment does even when no class was found in it.
+            segment does, even when the raters saw no class in it.
         features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones.
-        filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled up.
-        notes: counts of what was repaired: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
-        payloads: the serialized records, when asked for.
+        filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
+        notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
+        payloads: the serialized records, if requested.
+        ratings: of segment records: what raters said of the segments, else None.
+        context: by name of `ReadOptions.context_features`: the values in each record, none where it lacks the feature.
     """
 
     id_column: BytesColumn
@@ -116,6 +161,8 @@ class RawBatch:
     filled: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: Counter = dataclasses.field(default_factory=Counter)
     payloads: list[bytes] | None = None
+    ratings: "Ratings | None" = None
+    context: dict[str, list[Values]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.id_column.lengths)
@@ -141,43 +188,59 @@ class RecordError(Exception):
         self.stage = stage
 
     def rejected(self, shard: str, offset: int) -> Rejected:
-        """The dead letter of this record."""
-        return Rejected(shard, offset, readable_id(self.video_id), self.stage, self.reason, str(self))
-
-
-def readable_id(video_id: bytes) -> str:
-    """An id as text; bytes that are not UTF-8 are escaped."""
-    return video_id.decode("utf-8", "backslashreplace")
+        """This record as an entry of a dead-letter file."""
+        return Rejected(shard, offset, printable_id(self.video_id), self.stage, self.reason, str(self))
 
 
 @dataclasses.dataclass
-class _Usual:
-    """A record written anew so that the kernels take it."""
+class _CanonicalRecord:
+    """A record that the kernels take: as it was, or rewritten by the careful reader.
+
+    Attributes:
+        payload: the serialized record.
+        split_id: the id that decides its split; empty: its own.
+        filled: names of the modalities that were filled in.
+        repeated_labels: how many labels were repetitions.
+        ratings: of a segment: (class, whether the raters saw it).
+        context: values of the features of `ReadOptions.context_features`.
+    """
 
     payload: bytes
-    split_id: bytes
+    split_id: bytes = b""
     filled: tuple[str, ...] = ()
     repeated_labels: int = 0
+    ratings: Sequence[tuple[int, bool]] = ()
+    context: Mapping[str, Values] = dataclasses.field(default_factory=dict)
 
 
 class Decoder:
-    """Turns framed records into `RawBatch`es: kernels for nearly all, `_careful` for the rest."""
+    """Turns framed records into a `RawBatch`: kernels for nearly all, `_careful` for the rest."""
 
     def __init__(self, schema: RecordSchema, options: ReadOptions) -> None:
         self.schema = schema
         self.options = options
-        names = [schema.id_feature, schema.labels_feature, *(modality.name for modality in schema.modalities)]
+        self._sequence = schema.container == "sequence_example"
+        # The kernels look for features of the context first, then for the feature lists.
+        self._modalities = sorted(schema.modalities, key=self._in_lists)
+        in_context = sum(not self._in_lists(modality) for modality in schema.modalities)
+        self._context_names = 2 + len(options.context_features) + in_context
+        self._frames_modalities = [modality.name for modality in schema.modalities if modality.kind == FRAMES]
+        names = [schema.id_feature, schema.labels_feature, *options.context_features]
+        names += [modality.name for modality in self._modalities]
         encoded = [name.encode() for name in names]
         self._names = np.frombuffer(b"".join(encoded), np.uint8)
         self._name_ends = np.cumsum([len(name) for name in encoded])
-        self._kinds = np.array([self._kind(modality) for modality in schema.modalities])
-        self._widths = np.array([modality.width for modality in schema.modalities])
-        self._sequence = schema.container == "sequence_example"
+        self._kinds = np.array([self._kind(modality) for modality in self._modalities])
+        self._widths = np.array([modality.width for modality in self._modalities])
+
+    def _in_lists(self, modality: Modality) -> bool:
+        """Whether the modality is a feature list of a SequenceExample."""
+        return self._sequence and modality.kind == FRAMES
 
     def _kind(self, modality: Modality) -> int:
         if modality.kind != FRAMES:
             return kernels.FLOAT_VECTOR if modality.encoding == "float32" else kernels.BYTE_VECTOR
-        return kernels.BYTE_FRAMES if self.schema.container == "sequence_example" else kernels.BYTE_MATRIX
+        return kernels.BYTE_FRAMES if self._sequence else kernels.BYTE_MATRIX
 
     def decode(
         self,
@@ -191,17 +254,20 @@ class Decoder:
     ) -> tuple[RawBatch, list[Rejected]]:
         """Decodes R payloads in `buffer`; every one is in the batch or among the rejected."""
         index = self._index(buffer, starts, lengths)
-        if not self.schema.segments and index.usual.all():
+        context = self._context(buffer, index)
+        if not self.schema.segments and index.canonical.all():
             batch = self._gather(buffer, index, offsets)
+            batch.context = context
             if keep_payloads:
                 batch.payloads = _payloads(buffer, starts, lengths)
             return batch, []
-        usual: list[_Usual] = []
+        items: list[_CanonicalRecord] = []
         origin: list[int] = []
         rejected: list[Rejected] = []
         for record, payload in enumerate(_payloads(buffer, starts, lengths)):
-            if index.usual[record] and not self.schema.segments:
-                usual.append(_Usual(payload, b""))
+            if index.canonical[record] and not self.schema.segments:
+                own = {name: values[record] for name, values in context.items()}
+                items.append(_CanonicalRecord(payload, context=own))
                 origin.append(record)
                 continue
             try:
@@ -209,27 +275,48 @@ class Decoder:
                     if isinstance(item, RecordError):
                         rejected.append(item.rejected(shard, int(offsets[record])))
                     else:
-                        usual.append(item)
+                        items.append(item)
                         origin.append(record)
             except RecordError as error:
                 rejected.append(error.rejected(shard, int(offsets[record])))
-        rewritten = records_in([item.payload for item in usual])
-        index = self._index(*rewritten)
-        assert index.usual.all(), "a record that the careful reader accepts must suit the kernels"
-        batch = self._gather(rewritten[0], index, offsets[origin] if origin else offsets[:0])
-        batch.split_id_column = BytesColumn.of(
-            [item.split_id or video_id for item, video_id in zip(usual, batch.ids, strict=True)]
-        )
-        for name in {name for item in usual for name in item.filled}:
-            batch.filled[name] = np.array([name in item.filled for item in usual])
-            batch.notes["modality_filled"] += int(batch.filled[name].sum())
-        repeated = sum(item.repeated_labels for item in usual)
-        if repeated:
-            batch.notes["labels_deduplicated"] += repeated
+        batch = self._batch_of(items, offsets[origin] if origin else offsets[:0])
         if keep_payloads:
             originals = _payloads(buffer, starts, lengths)
             batch.payloads = [originals[record] for record in origin]
         return batch, rejected
+
+    def _batch_of(self, items: Sequence[_CanonicalRecord], offsets: np.ndarray) -> RawBatch:
+        rewritten = records_in([item.payload for item in items])
+        index = self._index(*rewritten)
+        if not index.canonical.all():
+            raise RuntimeError("the kernels do not take a record that the careful reader wrote")
+        batch = self._gather(rewritten[0], index, offsets)
+        batch.split_id_column = BytesColumn.of(
+            [item.split_id or video_id for item, video_id in zip(items, batch.ids, strict=True)]
+        )
+        for name in {name for item in items for name in item.filled}:
+            batch.filled[name] = np.array([name in item.filled for item in items])
+            batch.notes["modality_filled"] += int(batch.filled[name].sum())
+        repeated = sum(item.repeated_labels for item in items)
+        if repeated:
+            batch.notes["labels_deduplicated"] += repeated
+        batch.context = {name: [item.context[name] for item in items] for name in self.options.context_features}
+        if self.schema.segments:
+            batch.ratings = Ratings.of([item.ratings for item in items])
+        return batch
+
+    def _context(self, buffer: np.ndarray, index: "_Index") -> dict[str, list[Values]]:
+        """Values of the context features of canonical records; a record with a damaged one is no longer canonical."""
+        context: dict[str, list[Values]] = {}
+        for position, name in enumerate(self.options.context_features):
+            context[name] = [[] for _ in range(len(index.canonical))]
+            for record in np.flatnonzero(index.canonical & (index.context[:, position, 0] >= 0)).tolist():
+                begin, end = index.context[record, position]
+                try:
+                    context[name][record] = examples.parse_feature(buffer[begin:end].tobytes()).values
+                except examples.ExampleError:
+                    index.canonical[record] = False
+        return context
 
     def _index(self, buffer: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "_Index":
         count = len(starts)
@@ -237,6 +324,7 @@ class Decoder:
             np.empty(count, np.bool_),
             np.empty((count, 2), np.int64),
             np.empty((count, 3), np.int64),
+            np.empty((count, len(self.options.context_features), 2), np.int64),
             np.empty((count, len(self._kinds), 3), np.int64),
         )
         class_count = self.options.class_count
@@ -244,16 +332,17 @@ class Decoder:
             buffer,
             starts,
             lengths,
-            self._sequence,
+            self._context_names,
             self._names,
             self._name_ends,
             self._kinds,
             self._widths,
             _ANY_CLASS if class_count is None else class_count,
             self.options.require_labels and not self.schema.segments,
-            index.usual,
+            index.canonical,
             index.ids,
             index.labels,
+            index.context,
             index.values,
         )
         return index
@@ -264,7 +353,8 @@ class Decoder:
         kernels.gather_labels(buffer, index.labels, label_values)
         features: dict[str, np.ndarray | FrameBatch] = {}
         notes: Counter = Counter()
-        for position, modality in enumerate(self.schema.modalities):
+        for modality in self.schema.modalities:
+            position = self._modalities.index(modality)
             begins = np.ascontiguousarray(index.values[:, position, 0])
             if modality.kind == FRAMES:
                 frames = index.values[:, position, 1]
@@ -272,7 +362,7 @@ class Decoder:
                 features[modality.name] = FrameBatch(
                     buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.width
                 )
-                if position == 0 and kept.sum() < frames.sum():
+                if modality.name == self._frames_modalities[0] and kept.sum() < frames.sum():
                     notes["videos_cut"] += int((kept < frames).sum())
                     notes["frames_cut"] += int((frames - kept).sum())
             elif modality.encoding == "float32":
@@ -282,21 +372,21 @@ class Decoder:
             else:
                 once = np.ones(len(begins), np.int64)
                 codes = FrameBatch(buffer, begins, once, once, modality.width).codes
-                features[modality.name] = codes * np.float32(DEQUANTISE_SCALE) + np.float32(DEQUANTISE_OFFSET)
+                features[modality.name] = modality.quantisation.values(codes.astype(np.float32))
         labelled = label_lengths > 0 if not self.schema.segments else np.ones(len(label_lengths), np.bool_)
         ids = _bytes_column(buffer, index.ids)
         return RawBatch(ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes)
 
-    def _careful(self, payload: bytes) -> "list[_Usual | RecordError]":
-        """Checks one record without hurry: the record written anew, or for segments one record a segment.
+    def _careful(self, payload: bytes) -> "list[_CanonicalRecord | RecordError]":
+        """Slow path: parses and checks one record, and encodes it canonically: for segments one record per segment.
 
         Raises:
             RecordError: the record cannot be used.
         """
         try:
             record = examples.parse_record(payload)
-        except examples.WireError as error:
-            raise RecordError("unparsable", f"not a tf.train.Example: {error}", stage="parse") from None
+        except examples.ExampleError as error:
+            raise RecordError("unparsable", str(error), stage="parse") from None
         video_id = self._id(record)
         try:
             return self._checked(record, video_id)
@@ -320,10 +410,12 @@ class Decoder:
             raise RecordError("empty_id", f"{name!r} is empty")
         return video_id
 
-    def _checked(self, record: examples.Record, video_id: bytes) -> "list[_Usual | RecordError]":
+    def _checked(self, record: examples.Record, video_id: bytes) -> "list[_CanonicalRecord | RecordError]":
         labels, repeated = self._labels(record)
         lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
-        if lacking and (not self.options.fill_missing or len(lacking) == len(self.schema.modalities)):
+        # Without any frames modality there is nothing that says how many frames to fill in.
+        frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
+        if lacking and (not self.options.fill_missing or frameless or len(lacking) == len(self.schema.modalities)):
             self._check_container(record)
             raise RecordError(
                 "missing_feature", f"the record has no {', '.join(map(repr, lacking))}; it has {_names_of(record)}"
@@ -333,7 +425,7 @@ class Decoder:
             for modality in self.schema.modalities
             if modality.name not in lacking
         }
-        frames = {name: len(rows) for name, rows in values.items()}
+        frames = {name: len(values[name]) for name in self._frames_modalities if name in values}
         if len(set(frames.values())) > 1:
             raise RecordError(
                 "frames_differ",
@@ -341,16 +433,19 @@ class Decoder:
             )
         for modality in self.schema.modalities:
             if modality.name in lacking:
-                filling = (
-                    bytes([FILL_CODE]) * modality.width if modality.encoding == "uint8" else bytes(4 * modality.width)
-                )
-                values[modality.name] = [filling] * next(iter(frames.values()))
+                rows = next(iter(frames.values())) if modality.kind == FRAMES else 1
+                values[modality.name] = [_filling(modality)] * rows
         filled = tuple(lacking)
+        context = {
+            name: record.features[name].values if name in record.features else []
+            for name in self.options.context_features
+        }
         if not self.schema.segments:
-            return [_Usual(self._write(video_id, labels, values), video_id, filled, repeated)]
-        items: list[_Usual | RecordError] = []
+            payload = self._write(video_id, labels, values)
+            return [_CanonicalRecord(payload, video_id, filled, repeated, context=context)]
+        items: list[_CanonicalRecord | RecordError] = []
         count = next(iter(frames.values()))
-        for start, end, positive in self._segments(record):
+        for start, end, ratings in self._segments(record):
             if not 0 <= start < min(end, count):
                 items.append(
                     RecordError(
@@ -358,12 +453,14 @@ class Decoder:
                     )
                 )
                 continue
-            part = {name: rows[start:end] for name, rows in values.items()}
-            items.append(_Usual(self._write(b"%s:%d" % (video_id, start), positive, part), video_id, filled, repeated))
+            part = {name: rows[start:end] if name in self._frames_modalities else rows for name, rows in values.items()}
+            present = [label for label, seen in ratings if seen]
+            payload = self._write(b"%s:%d" % (video_id, start), present, part)
+            items.append(_CanonicalRecord(payload, video_id, filled, repeated, ratings, context))
         return items
 
     def _labels(self, record: examples.Record) -> tuple[list[int], int]:
-        """The labels in ascending order without repetition, and how many were repetitions."""
+        """The distinct labels in ascending order, and the number of repetitions."""
         name = self.schema.labels_feature
         feature = record.features.get(name)
         values: list[int] = []
@@ -385,18 +482,18 @@ class Decoder:
                 raise RecordError("label_out_of_range", f"{name!r} holds {value}, outside {allowed}")
 
     def _present(self, record: examples.Record, modality: Modality) -> bool:
-        if self._sequence:
+        if self._in_lists(modality):
             return modality.name in record.feature_lists
         feature = record.features.get(modality.name)
         return feature is not None and feature.kind is not None
 
     def _other_container(self, record: examples.Record) -> bool:
-        names = {modality.name for modality in self.schema.modalities}
-        other = record.features if self._sequence else record.feature_lists
-        return bool(names & set(other)) or (not self._sequence and bool(record.feature_lists))
+        if not self._sequence:
+            return bool(record.feature_lists)
+        return any(name in record.features for name in self._frames_modalities)
 
     def _check_container(self, record: examples.Record) -> None:
-        if self._sequence and not record.feature_lists:
+        if self._sequence and self._frames_modalities and not record.feature_lists:
             raise RecordError(
                 "wrong_container", "a tf.train.Example where a SequenceExample was expected", stage="parse"
             )
@@ -408,7 +505,7 @@ class Decoder:
     def _values(self, record: examples.Record, modality: Modality) -> list[bytes]:
         """The frames (or the one vector) of a modality, each as its bytes."""
         name, width = modality.name, modality.width
-        if not self._sequence:
+        if not self._in_lists(modality):
             values = _one_vector(record.features[name], modality)
             if modality.kind == FRAMES:
                 if not values or len(values) % width:
@@ -422,8 +519,8 @@ class Decoder:
             _check_frame(frame, modality, number)
         return [frame.values[0] for frame in frames]  # type: ignore[misc]
 
-    def _segments(self, record: examples.Record) -> list[tuple[int, int, list[int]]]:
-        """(first frame, end, classes rated present) of each rated segment, in order of time."""
+    def _segments(self, record: examples.Record) -> list[tuple[int, int, list[tuple[int, bool]]]]:
+        """(first frame, end, (class, whether the raters saw it) ascending) of each rated segment, in order of time."""
         columns: dict[str, list | None] = {}
         for name, kind in (
             ("segment_start_times", "int64"),
@@ -449,29 +546,28 @@ class Decoder:
                 f"{len(starts)} starts, {len(ends)} ends, {len(labels)} labels and {len(scores)} scores of segments",
             )
         self._check_labels("segment_labels", labels)
-        segments: dict[tuple[int, int], set[int]] = {}
+        segments: dict[tuple[int, int], dict[int, bool]] = {}
         for start, end, label, score in zip(starts, ends, labels, scores, strict=True):
-            present = segments.setdefault((start, end), set())
-            if score >= 0.5:
-                present.add(label)
-        return [(start, end, sorted(present)) for (start, end), present in sorted(segments.items())]
+            ratings = segments.setdefault((start, end), {})
+            ratings[label] = ratings.get(label, False) or bool(score >= 0.5)
+        return [(start, end, sorted(ratings.items())) for (start, end), ratings in sorted(segments.items())]
 
     def _write(self, video_id: bytes, labels: Sequence[int], values: dict[str, list[bytes]]) -> bytes:
         context = {
             self.schema.id_feature: examples.bytes_feature(video_id),
             self.schema.labels_feature: examples.int64_feature(labels),
         }
-        if self._sequence:
-            return examples.write_sequence_example(
-                context, {name: [examples.bytes_feature(frame) for frame in frames] for name, frames in values.items()}
-            )
+        lists: dict[str, list[bytes]] = {}
         for modality in self.schema.modalities:
-            joined = b"".join(values[modality.name])
-            context[modality.name] = (
-                examples.float_feature(np.frombuffer(joined, "<f4"))
-                if modality.encoding == "float32"
-                else examples.bytes_feature(joined)
-            )
+            rows = values[modality.name]
+            if self._in_lists(modality):
+                lists[modality.name] = rows
+            elif modality.encoding == "float32":
+                context[modality.name] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
+            else:
+                context[modality.name] = examples.bytes_feature(b"".join(rows))
+        if self._sequence:
+            return examples.write_sequence_example(context, lists)
         return examples.write_example(context)
 
 
@@ -479,18 +575,26 @@ class Decoder:
 class _Index:
     """Where the features of R records lie; see `kernels.index_records`."""
 
-    usual: np.ndarray
+    canonical: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
+    context: np.ndarray
     values: np.ndarray
 
 
+def _filling(modality: Modality) -> bytes:
+    """Zeros, or the nearest to 0 that codes can say: the middle of what whitened features hold."""
+    if modality.encoding == "uint8":
+        return bytes([modality.fill_code]) * modality.width
+    return bytes(4 * modality.width)
+
+
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:
-    wanted = "float" if modality.encoding == "float32" else "bytes"
+    kind = "float" if modality.encoding == "float32" else "bytes"
     name = modality.name
-    if feature.kind != wanted:
+    if feature.kind != kind:
         raise RecordError("wrong_type", f"{name!r} must hold {modality.encoding}, got {feature.kind}")
-    if wanted == "bytes":
+    if kind == "bytes":
         if len(feature.values) != 1:
             raise RecordError("wrong_width", f"{name!r} must hold 1 byte string, got {len(feature.values)}")
         value = feature.values[0]
@@ -537,7 +641,7 @@ def _bytes_column(buffer: np.ndarray, spans: np.ndarray) -> BytesColumn:
 def records_in(payloads: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lays payloads out as `Decoder.decode` takes them: (buffer, starts, lengths)."""
     lengths = np.array([len(payload) for payload in payloads], np.int64)
-    # A writable array, as chunks are: numba compiles a kernel anew for one that is not.
+    # A writable array, as chunks are: numba compiles a kernel a second time for one that is not.
     return np.frombuffer(bytearray(b"".join(payloads) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths
 
 

@@ -1,7 +1,7 @@
-"""Arrays to framed, serialized tf.train.Example records, a batch at a time."""
+"""From arrays to framed, serialized tf.train.Example records, in batches."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from vcls_model.records.kernels import FOOTER_BYTES, HEADER_BYTES
 
 @dataclasses.dataclass(frozen=True)
 class BytesColumn:
-    """One byte string a record: data[begins[r]:begins[r] + lengths[r]]; uint8, int64, int64."""
+    """One byte string per record: data[begins[r]:begins[r] + lengths[r]]; uint8, int64, int64."""
 
     data: np.ndarray
     begins: np.ndarray
@@ -21,7 +21,7 @@ class BytesColumn:
     def of(cls, values: Sequence[bytes]) -> "BytesColumn":
         """From a list of byte strings."""
         lengths = np.array([len(value) for value in values], np.int64)
-        # A writable array, as others are: numba compiles a kernel anew for one that is not.
+        # A writable array, as others are: numba compiles a kernel a second time for one that is not.
         return cls(np.frombuffer(bytearray(b"".join(values) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths)
 
     def __getitem__(self, part: slice) -> "BytesColumn":
@@ -38,7 +38,7 @@ class BytesColumn:
 
 @dataclasses.dataclass(frozen=True)
 class IntegerColumn:
-    """A list of integers a record, none negative: values[begins[r]:begins[r] + counts[r]]; int64."""
+    """A list of non-negative integers per record: values[begins[r]:begins[r] + counts[r]]; int64."""
 
     values: np.ndarray
     begins: np.ndarray
@@ -52,14 +52,14 @@ class IntegerColumn:
 
 @dataclasses.dataclass(frozen=True)
 class FloatColumn:
-    """One vector a record: row r of float32 (B, D)."""
+    """One vector per record: row r of float32 (B, D)."""
 
     rows: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class AffineColumn:
-    """One vector a record: (rows[r] - location) * factor; float32 (B, D), (D,), (D,)."""
+    """One vector per record: (rows[r] - location) * factor; float32 (B, D), (D,), (D,)."""
 
     rows: np.ndarray
     location: np.ndarray
@@ -72,20 +72,20 @@ class CodeMap:
 
     Attributes:
         affine: float32 (2, D), location and factor.
-        levels: float32 (5,): scale and offset of the codes read, lowest and highest value written, codes a unit.
+        levels: float32 (5,): scale and offset of the codes read, lowest and highest value written, codes per unit.
     """
 
     affine: np.ndarray
     levels: np.ndarray
 
     @classmethod
-    def of(cls, affine: np.ndarray, read: tuple[float, float], written: tuple[float, float]) -> "CodeMap":
-        """From the (scale, offset) of the codes read and of those written: a value is code * scale + offset."""
+    def of(cls, affine: np.ndarray, read: Iterable[float], written: Iterable[float]) -> "CodeMap":
+        """From the quantisation of the codes read and of those written, each a `Quantisation` or (scale, offset)."""
         scale, offset = written
         return cls(affine, np.array([*read, offset, offset + 255 * scale, 1 / scale], np.float32))
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """What uint8 (..., D) becomes, likewise; by the arithmetic of the kernel, operation by operation."""
+        """Maps uint8 (..., D) to uint8 of the same shape, with the kernel's arithmetic, operation by operation."""
         scale, offset, low, high, density = self.levels
         values = (codes.astype(np.float32) * scale + offset - self.affine[0]) * self.affine[1]
         return np.rint((np.clip(values, low, high) - low) * density).astype(np.uint8)
@@ -95,7 +95,7 @@ class CodeMap:
 class CodesColumn:
     """The frames of a record as one byte string, its codes through `mapping`.
 
-    Frame f of record r is buffer[begins[r] + f * strides[r]:][:D], for f below frames[r]; uint8, int64 (B,) thrice.
+    Frame f of record r is buffer[begins[r] + f * strides[r]:][:D], for f below frames[r]; uint8, and three int64 (B,).
     """
 
     buffer: np.ndarray
@@ -130,17 +130,17 @@ def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tupl
     """
     order = np.argsort(splits, kind="stable")
     data, starts = _encode(columns, order)
-    found = []
+    encoded = []
     begin = 0
     for split, count in enumerate(np.bincount(splits).tolist()):
         if count:
-            found.append((split, data[starts[begin] - HEADER_BYTES : starts[begin + count] - HEADER_BYTES]))
+            encoded.append((split, data[starts[begin] - HEADER_BYTES : starts[begin + count] - HEADER_BYTES]))
             begin += count
-    return found
+    return encoded
 
 
 def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of the records; and where each payload lies in them, int64 (R + 1,), with a place for one more."""
+    """The bytes of the records; and where each payload lies in them, int64 (R + 1,), and where one more would begin."""
     count = len(chosen)
     names = {name: np.frombuffer(bytearray(name.encode()), np.uint8) for name in columns}
     packed = {

@@ -1,225 +1,205 @@
-"""A careful reader and writer of tf.train.Example and SequenceExample, a record at a time, in plain Python.
+"""Serialized tf.train.Example and SequenceExample, one at a time: a reader of every encoding, and the writers.
 
-Reads every encoding that the protocol buffer format allows: any order, packed or not, repeated fields merged, unknown
-fields skipped. Used for the few records that the kernels of `pipelines.parsing` do not take.
+The messages are declared here as TensorFlow's `example.proto` and `feature.proto` number their fields, so that reading
+a record needs no TensorFlow. The kernels read and write whole batches; this is for the few records that they leave, for
+looking at a record, and for writing records of frames.
 """
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_FIELD = descriptor_pb2.FieldDescriptorProto
+# By message: its fields, numbered from 1: (name, type, how often).
+_MESSAGES: dict[str, list[tuple[str, int | str, str]]] = {
+    "BytesList": [("value", _FIELD.TYPE_BYTES, "repeated")],
+    "FloatList": [("value", _FIELD.TYPE_FLOAT, "repeated")],
+    "Int64List": [("value", _FIELD.TYPE_INT64, "repeated")],
+    "Feature": [
+        ("bytes_list", "BytesList", "oneof"),
+        ("float_list", "FloatList", "oneof"),
+        ("int64_list", "Int64List", "oneof"),
+    ],
+    "Features": [("feature", "Feature", "map")],
+    "FeatureList": [("feature", "Feature", "repeated")],
+    "FeatureLists": [("feature_list", "FeatureList", "map")],
+    "Example": [("features", "Features", "once")],
+    "SequenceExample": [("context", "Features", "once"), ("feature_lists", "FeatureLists", "once")],
+}
 
 
-class WireError(ValueError):
+# What a Feature holds: byte strings, whole numbers, or float32 (n,).
+Values = list[bytes] | list[int] | np.ndarray
+
+
+class ExampleError(ValueError):
     """The bytes are not the message they should be."""
 
 
-@dataclasses.dataclass(frozen=True)
+def _declare() -> descriptor_pool.DescriptorPool:
+    file = descriptor_pb2.FileDescriptorProto(name="records.proto", package="records", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for number, (field_name, kind, mode) in enumerate(fields, 1):
+            field = message.field.add(name=field_name, number=number, label=_FIELD.LABEL_OPTIONAL)
+            if mode in ("repeated", "map"):
+                field.label = _FIELD.LABEL_REPEATED
+            if mode == "oneof":
+                if not message.oneof_decl:
+                    message.oneof_decl.add(name="kind")
+                field.oneof_index = 0
+            if isinstance(kind, int):
+                field.type = kind  # type: ignore[assignment]
+                continue
+            field.type = _FIELD.TYPE_MESSAGE
+            field.type_name = f".records.{kind}"
+            if mode == "map":
+                entry_name = "".join(part.title() for part in field_name.split("_")) + "Entry"
+                field.type_name = f".records.{name}.{entry_name}"
+                entry = message.nested_type.add(name=entry_name)
+                entry.options.map_entry = True
+                entry.field.add(name="key", number=1, label=_FIELD.LABEL_OPTIONAL, type=_FIELD.TYPE_STRING)
+                entry.field.add(
+                    name="value",
+                    number=2,
+                    label=_FIELD.LABEL_OPTIONAL,
+                    type=_FIELD.TYPE_MESSAGE,
+                    type_name=f".records.{kind}",
+                )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool
+
+
+def _message_class(name: str) -> Any:
+    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"records.{name}"))
+
+
+_POOL = _declare()
+_Feature, _Example, _SequenceExample = map(_message_class, ("Feature", "Example", "SequenceExample"))
+
+
 class Feature:
     """One tf.train.Feature.
 
-    Attributes:
-        kind: `"bytes"`, `"float"`, `"int64"`, or None when it holds no list.
-        values: list of bytes, float32 array, or list of int.
+    Args:
+        message: the protocol buffer.
     """
 
-    kind: str | None
-    values: Sequence[bytes] | Sequence[int] | np.ndarray
+    def __init__(self, message: Any) -> None:
+        self.message = message
+
+    @property
+    def kind(self) -> str | None:
+        """`"bytes"`, `"float"`, `"int64"`, or None when it holds no list."""
+        name = self.message.WhichOneof("kind")
+        return name and name.removesuffix("_list")
+
+    @property
+    def values(self) -> Values:
+        """List of bytes, float32 array, or list of int; empty when it holds no list."""
+        kind = self.kind
+        if kind is None:
+            return []
+        values = getattr(self.message, f"{kind}_list").value
+        return np.array(values, np.float32) if kind == "float" else list(values)
 
 
-@dataclasses.dataclass(frozen=True)
 class Record:
-    """The features (or context) and feature lists of one record."""
+    """A record that was read.
 
-    features: dict[str, Feature]
-    feature_lists: dict[str, list[Feature]]
+    Attributes:
+        features: by name; of a SequenceExample its context.
+        feature_lists: by name; none in an Example.
+    """
 
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise WireError("a number is not whole")
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & (2**64 - 1), at
-        shift += 7
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(field number, wire type, value) of each field of a message."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire_type = tag >> 3, tag & 7
-        if number == 0:
-            raise WireError("field number 0")
-        value: int | memoryview
-        if wire_type == VARINT:
-            value, at = _varint(data, at)
-        else:
-            if wire_type == BYTES:
-                size, at = _varint(data, at)
-            elif wire_type in (FIXED64, FIXED32):
-                size = 8 if wire_type == FIXED64 else 4
-            else:
-                raise WireError(f"wire type {wire_type}")
-            if size > len(data) - at:
-                raise WireError("a field is longer than its message")
-            value = data[at : at + size]
-            at += size
-        yield number, wire_type, value
-
-
-def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    for number, wire_type, value in _fields(data):
-        if number == wanted:
-            if wire_type != BYTES:
-                raise WireError(f"field {number} has wire type {wire_type}")
-            assert isinstance(value, memoryview)
-            yield value
-
-
-def _int64(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _feature(data: memoryview) -> Feature:
-    kind: str | None = None
-    byte_values: list[bytes] = []
-    floats: list[bytes] = []
-    integers: list[int] = []
-    for number, wire_type, value in _fields(data):
-        if number not in (1, 2, 3):
-            continue
-        if wire_type != BYTES:
-            raise WireError("a feature holds no list")
-        assert isinstance(value, memoryview)
-        found = ("bytes", "float", "int64")[number - 1]
-        if found != kind:  # of a oneof, the last counts
-            kind, byte_values, floats, integers = found, [], [], []
-        if number == 1:
-            byte_values.extend(bytes(item) for item in _messages(value, 1))
-        elif number == 2:
-            floats.extend(_floats(value))
-        else:
-            integers.extend(_integers(value))
-    if kind == "float":
-        return Feature(kind, np.frombuffer(b"".join(floats), "<f4"))
-    return Feature(kind, integers if kind == "int64" else byte_values)
-
-
-def _floats(data: memoryview) -> Iterator[bytes]:
-    for number, wire_type, value in _fields(data):
-        if number == 1:
-            if wire_type not in (BYTES, FIXED32):
-                raise WireError("a float list holds something else")
-            assert isinstance(value, memoryview)
-            if len(value) % 4:
-                raise WireError("packed floats are not whole")
-            yield bytes(value)
-
-
-def _integers(data: memoryview) -> Iterator[int]:
-    for number, wire_type, value in _fields(data):
-        if number == 1 and wire_type == VARINT:
-            assert isinstance(value, int)
-            yield _int64(value)
-        elif number == 1 and wire_type == BYTES:
-            assert isinstance(value, memoryview)
-            at = 0
-            while at < len(value):
-                item, at = _varint(value, at)
-                yield _int64(item)
-        elif number == 1:
-            raise WireError("an int64 list holds something else")
-
-
-def _entry(data: memoryview) -> tuple[str, memoryview]:
-    key, content = b"", memoryview(b"")
-    for number, wire_type, value in _fields(data):
-        if number in (1, 2):
-            if wire_type != BYTES:
-                raise WireError("a map entry is not one")
-            assert isinstance(value, memoryview)
-            if number == 1:
-                key = bytes(value)
-            else:
-                content = value
-    try:
-        return key.decode(), content
-    except UnicodeDecodeError:
-        raise WireError("the name of a feature is not UTF-8") from None
+    def __init__(self, message: Any) -> None:
+        self.features = {name: Feature(feature) for name, feature in message.context.feature.items()}
+        self.feature_lists = {
+            name: [Feature(feature) for feature in part.feature]
+            for name, part in message.feature_lists.feature_list.items()
+        }
 
 
 def parse_record(payload: bytes) -> Record:
     """Parses a serialized tf.train.Example or SequenceExample (an Example is one without feature lists).
 
     Raises:
-        WireError: it is neither.
+        ExampleError: it is neither.
     """
-    data = memoryview(payload)
-    features: dict[str, Feature] = {}
-    feature_lists: dict[str, list[Feature]] = {}
-    for part in _messages(data, 1):
-        for entry in _messages(part, 1):
-            key, content = _entry(entry)
-            features[key] = _feature(content)
-    for part in _messages(data, 2):
-        for entry in _messages(part, 1):
-            key, content = _entry(entry)
-            feature_lists[key] = [_feature(item) for item in _messages(content, 1)]
-    return Record(features, feature_lists)
+    try:
+        return Record(_SequenceExample.FromString(payload))
+    except DecodeError:  # its text says no more than that
+        raise ExampleError("not a tf.train.Example or SequenceExample") from None
 
 
-def write_varint(value: int) -> bytes:
-    """The bytes of one varint; a negative int64 takes ten."""
-    value &= 2**64 - 1
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def parse_feature(payload: bytes) -> Feature:
+    """Parses a serialized tf.train.Feature.
+
+    Raises:
+        ExampleError: it is not one.
+    """
+    try:
+        return Feature(_Feature.FromString(payload))
+    except DecodeError:
+        raise ExampleError("not a tf.train.Feature") from None
 
 
-def write_message(number: int, content: bytes) -> bytes:
-    """One length-delimited field."""
-    return write_varint(number << 3 | BYTES) + write_varint(len(content)) + content
+def bytes_feature(*values: bytes) -> Feature:
+    """A Feature of byte strings."""
+    feature = _Feature()
+    feature.bytes_list.value.extend(values)
+    return Feature(feature)
 
 
-def bytes_feature(*values: bytes) -> bytes:
-    """A serialized Feature of byte strings."""
-    return write_message(1, b"".join(write_message(1, value) for value in values))
+def float_feature(values: np.ndarray) -> Feature:
+    """A Feature of float32 values."""
+    feature = _Feature()
+    feature.float_list.value.extend(np.asarray(values, np.float32).tolist())
+    return Feature(feature)
 
 
-def float_feature(values: np.ndarray) -> bytes:
-    """A serialized Feature of packed float32."""
-    return write_message(2, write_message(1, np.asarray(values, "<f4").tobytes()))
+def int64_feature(values: Sequence[int]) -> Feature:
+    """A Feature of integers."""
+    feature = _Feature()
+    feature.int64_list.SetInParent()  # an empty list is one, too
+    feature.int64_list.value.extend(values)
+    return Feature(feature)
 
 
-def int64_feature(values: Sequence[int]) -> bytes:
-    """A serialized Feature of packed int64."""
-    packed = b"".join(write_varint(int(value)) for value in values)
-    return write_message(3, write_message(1, packed) if packed else b"")
+def write_example(features: Mapping[str, Feature]) -> bytes:
+    """A serialized tf.train.Example.
+
+    Example:
+        >>> payload = write_example({"id": bytes_feature(b"video"), "labels": int64_feature([3, 17])})
+        >>> parse_record(payload).features["labels"].values
+        [3, 17]
+    """
+    message = _Example()
+    for name, feature in features.items():
+        message.features.feature[name].CopyFrom(feature.message)
+    return message.SerializeToString(deterministic=True)
 
 
-def _map(entries: dict[str, bytes]) -> bytes:
-    return b"".join(
-        write_message(1, write_message(1, name.encode()) + write_message(2, value)) for name, value in entries.items()
-    )
+def write_sequence_example(context: Mapping[str, Feature], frames: Mapping[str, Sequence[bytes]]) -> bytes:
+    """A serialized tf.train.SequenceExample, as YouTube-8M's frame-level records are.
 
+    Example:
+        >>> codes = np.zeros((120, 1024), np.uint8)  # 120 seconds
+        >>> payload = write_sequence_example({"id": bytes_feature(b"video")}, {"rgb": [row.tobytes() for row in codes]})
 
-def write_example(features: dict[str, bytes]) -> bytes:
-    """A serialized tf.train.Example of serialized Features, in the order given."""
-    return write_message(1, _map(features))
-
-
-def write_sequence_example(context: dict[str, bytes], feature_lists: dict[str, Sequence[bytes]]) -> bytes:
-    """A serialized tf.train.SequenceExample of serialized Features, in the order given."""
-    lists = {name: b"".join(write_message(1, item) for item in items) for name, items in feature_lists.items()}
-    return write_message(1, _map(context)) + write_message(2, _map(lists))
+    Args:
+        context: features of the whole video.
+        frames: by name of a modality, the codes of each frame.
+    """
+    message = _SequenceExample()
+    for name, feature in context.items():
+        message.context.feature[name].CopyFrom(feature.message)
+    for name, rows in frames.items():
+        part = message.feature_lists.feature_list[name]  # also puts an empty list in its place
+        for row in rows:
+            part.feature.add().bytes_list.value.append(row)
+    return message.SerializeToString(deterministic=True)

@@ -1,9 +1,9 @@
-"""TFRecord framing, read and written a chunk at a time: a damaged record costs that record, not its shard.
+"""TFRecord framing, read and written in chunks: a damaged record costs that record, not its shard.
 
 A record is `uint64 length | masked crc of length | payload | masked crc of payload`, little-endian. Reading goes on
 after damage: a payload whose checksum fails is skipped by its length; where the length itself cannot be trusted, the
-reader looks for the next offset whose length *and* payload checksums match, and what lies between counts as one
-rejected record.
+reader looks for the next offset whose length *and* payload checksums match, and the bytes in between count as
+one rejected record.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ _HEAD_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Damage:
-    """A stretch of a shard that holds no readable record: counts as one rejected record.
+class CorruptSpan:
+    """A stretch of a shard without a readable record; it counts as one rejected record.
 
     Attributes:
         offset: where it begins, in bytes of the (decompressed) shard.
@@ -40,7 +40,7 @@ class Damage:
 
 @dataclasses.dataclass
 class FramedChunk:
-    """Records that lie whole in `buffer`, which is only valid until the next chunk is asked for.
+    """Records that lie whole in `buffer`, which is valid only until the next chunk is requested.
 
     Attributes:
         buffer: uint8 array.
@@ -53,7 +53,7 @@ class FramedChunk:
     starts: np.ndarray
     lengths: np.ndarray
     base: int
-    damage: list[Damage]
+    damage: list[CorruptSpan]
 
     @property
     def offsets(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class FramedChunk:
 
 
 def frame_record(payload: bytes) -> bytes:
-    """One payload as the bytes of a TFRecord: for small things; shards are framed by `kernels.frame_payloads`."""
+    """One payload as the bytes of a TFRecord. Whole batches are framed by `kernels.frame_payloads`."""
     buffer = np.zeros(HEADER_BYTES + len(payload) + FOOTER_BYTES, np.uint8)
     buffer[HEADER_BYTES : HEADER_BYTES + len(payload)] = np.frombuffer(payload, np.uint8)
     kernels.frame_payloads(buffer, np.array([HEADER_BYTES]), np.array([len(payload)]))
@@ -157,7 +157,7 @@ def _unreadable(path: str, error: OSError) -> Exception:
 
 
 def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
-    """For a person: that files lack their ends, which no count of records shows; empty when none does."""
+    """A warning that files lack their ends, which no count of records shows; empty if none does."""
     count = rejected.get("truncated", 0) + rejected.get("corrupt_gzip", 0)
     if not count:
         return ""
@@ -197,7 +197,7 @@ def read_chunks(
     The chunks, and so everything computed per chunk, depend on nothing but the file and `chunk_bytes`.
 
     Raises:
-        JobError: the file cannot be opened or read. That is no damaged record: what it holds may be whole.
+        JobError: the file cannot be opened or read. That is not a damaged record: what the file holds may be whole.
         OSError: the same on an object store, for the runner to try again.
     """
     try:
@@ -215,17 +215,17 @@ class _Reader:
         self._source = source
         self._buffer = np.empty(max(chunk_bytes, 64), np.uint8)
         self._filled = 0  # bytes of the buffer that hold data
-        self._at = 0  # first byte not dealt with yet
+        self._at = 0  # first byte not yet processed
         self._base = 0  # offset of the buffer's first byte in the shard
         self._last = False  # the shard has no more bytes
         self._any_record = False
-        self._lost: Damage | None = None  # damage whose end is still being looked for
+        self._lost: CorruptSpan | None = None  # damage whose end has not been reached
 
-    def _fill(self, wanted: int) -> None:
-        """Drops what is dealt with and reads on, so that at least `wanted` bytes from the current one are there."""
+    def _fill(self, needed: int) -> None:
+        """Drops what has been processed and reads on, until the buffer holds `needed` bytes from the current one."""
         rest = self._filled - self._at
-        if wanted > self._buffer.size:
-            larger = np.empty(max(wanted, min(2 * self._buffer.size, MAX_RECORD_BYTES)), np.uint8)
+        if needed > self._buffer.size:
+            larger = np.empty(max(needed, min(2 * self._buffer.size, MAX_RECORD_BYTES)), np.uint8)
             larger[:rest] = self._buffer[self._at : self._filled]
             self._buffer = larger
         else:
@@ -240,15 +240,15 @@ class _Reader:
     def chunks(self) -> Iterator[FramedChunk]:
         starts = np.empty(4096, np.int64)
         lengths = np.empty(4096, np.int64)
-        wanted = HEADER_BYTES
+        needed = HEADER_BYTES
         while not self._last:
-            self._fill(wanted)
+            self._fill(needed)
             count = 0
-            damage: list[Damage] = []
+            damage: list[CorruptSpan] = []
             while True:
                 if self._lost is not None:
-                    wanted = self._resynchronise(damage)
-                    if wanted:
+                    needed = self._resynchronise(damage)
+                    if needed:
                         break
                 before = count
                 stop, self._at, count, end = kernels.scan_records(
@@ -258,18 +258,20 @@ class _Reader:
                 if stop == kernels.FULL:
                     starts, lengths = np.resize(starts, 2 * count), np.resize(lengths, 2 * count)
                 elif stop in (kernels.MORE, kernels.END):
-                    wanted = end - self._at
+                    needed = end - self._at
                     break
                 elif stop == kernels.BAD_PAYLOAD and not self._last and end + HEADER_BYTES > self._filled:
-                    wanted = end + HEADER_BYTES - self._at  # judge it with what follows in sight
+                    needed = end + HEADER_BYTES - self._at  # judge it together with what follows
                     break
                 elif stop == kernels.BAD_PAYLOAD and self._followed_by_record(end):
-                    damage.append(Damage(self._base + self._at, "corrupt_payload", "payload checksum does not match"))
+                    damage.append(
+                        CorruptSpan(self._base + self._at, "corrupt_payload", "payload checksum does not match")
+                    )
                     self._at = end
                 else:
                     self._lose(stop)
             if self._last and self._source.damage and self._lost is None:
-                damage.append(Damage(self._base + self._filled, *self._source.damage))
+                damage.append(CorruptSpan(self._base + self._filled, *self._source.damage))
             yield FramedChunk(self._buffer, starts[:count], lengths[:count], self._base, damage)
 
     def _followed_by_record(self, end: int) -> bool:
@@ -281,24 +283,24 @@ class _Reader:
     def _lose(self, stop: int) -> None:
         offset = self._base + self._at
         if self._source.damage and self._last and stop == kernels.TRUNCATED:
-            self._lost = Damage(offset, *self._source.damage)
+            self._lost = CorruptSpan(offset, *self._source.damage)
         elif stop == kernels.TRUNCATED:
-            self._lost = Damage(offset, "truncated", "the shard ends in the middle of a record")
+            self._lost = CorruptSpan(offset, "truncated", "the shard ends in the middle of a record")
         else:
-            self._lost = Damage(offset, "corrupt_length", "the length of the record is damaged")
+            self._lost = CorruptSpan(offset, "corrupt_length", "the length of the record is damaged")
         self._at += 1
 
-    def _resynchronise(self, damage: list[Damage]) -> int:
+    def _resynchronise(self, damage: list[CorruptSpan]) -> int:
         """Looks for the next whole record; returns how many bytes it must see from there on, 0 when it is done."""
         assert self._lost is not None
-        self._at, wanted = kernels.find_record(self._buffer, self._at, self._filled, self._last)
-        if wanted >= 0 and not self._last:
-            return wanted - self._at
-        if wanted >= 0:
+        self._at, needed = kernels.find_record(self._buffer, self._at, self._filled, self._last)
+        if needed >= 0 and not self._last:
+            return needed - self._at
+        if needed >= 0:
             self._at = self._filled
             self._source.damage = None  # part of this stretch
             if not self._any_record and self._lost.offset == 0 and self._lost.reason == "corrupt_length":
-                self._lost = Damage(0, "not_tfrecord", "not a TFRecord file: no record was found in it")
+                self._lost = CorruptSpan(0, "not_tfrecord", "not a TFRecord file: it holds no record")
         damage.append(self._lost)
         self._lost = None
         return 0

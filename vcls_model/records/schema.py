@@ -1,8 +1,9 @@
-"""What an input record holds: its id, its labels and its modalities. Pure Python: every job reads it quickly."""
+"""What an input record holds: its id, its labels and its modalities. Pure Python, so that it loads fast."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
@@ -12,14 +13,42 @@ FRAMES = "frames"
 # What schema files and manifests call the kinds under the key `level`.
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
 
-# YouTube-8M and AudioSet quantise features to uint8 over [-2, 2]; a code x stands for x * SCALE + OFFSET (youtube-8m's
-# `Dequantize`, which centres each code in its cell).
-DEQUANTISE_SCALE = 4.0 / 255.0
-DEQUANTISE_OFFSET = 4.0 / 512.0 - 2.0
 
-# Transformed frame-level features hold z-scores clipped to +-4 in one byte: a code x stands for x * SCALE + OFFSET.
-REQUANTISE_SCALE = 8.0 / 255.0
-REQUANTISE_OFFSET = -4.0
+@dataclasses.dataclass(frozen=True)
+class Quantisation:
+    """What codes of one byte stand for: a code x for x * scale + offset."""
+
+    scale: float
+    offset: float
+
+    @classmethod
+    def of_range(cls, low: float, high: float) -> "Quantisation":
+        """256 equal cells of [low, high], each code in the middle of its own."""
+        width = (high - low) / 256
+        return cls(width, low + width / 2)
+
+    def __iter__(self) -> Iterator[float]:
+        """Scale, then offset."""
+        return iter((self.scale, self.offset))
+
+    def values(self, codes: Any) -> Any:
+        """The values of codes: of an array or tensor of floats, or a number.
+
+        Example:
+            >>> Quantisation(0.5, -1.0).values(np.array([0.0, 4.0], np.float32))
+            array([-1.,  1.], dtype=float32)
+        """
+        return codes * self.scale + self.offset
+
+
+# YouTube-8M and AudioSet quantise features to uint8 over [-2, 2] (youtube-8m's `Dequantize`; its step is 4/255 and not
+# the 4/256 of equal cells).
+DEQUANTISE = Quantisation(4.0 / 255.0, 4.0 / 512.0 - 2.0)
+DEQUANTISE_SCALE, DEQUANTISE_OFFSET = DEQUANTISE
+_DEQUANTISED_RANGE = (-2.0, 2.0)
+# Transformed frames hold z-scores clipped to +-4.
+REQUANTISE = Quantisation(8.0 / 255.0, -4.0)
+REQUANTISE_SCALE, REQUANTISE_OFFSET = REQUANTISE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +59,15 @@ class Modality:
         name: feature name in the record, e.g. `mean_rgb`.
         width: values per vector, D.
         kind: `"vector"` (one vector per video) or `"frames"` (one vector per second).
-        encoding: `"float32"`, or `"uint8"`: codes that dequantise to [-2, 2].
+        encoding: `"float32"`, or `"uint8"`: codes.
+        range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2].
     """
 
     name: str
     width: int
     kind: str
     encoding: str
+    range: tuple[float, float] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.kind not in (VECTOR, FRAMES):
@@ -45,6 +76,32 @@ class Modality:
             raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
         if not isinstance(self.width, int) or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
+        if self.range is not None:
+            self._check_range(self.range)
+            object.__setattr__(self, "range", tuple(self.range))  # a list in JSON
+
+    def _check_range(self, ends: Any) -> None:
+        if self.encoding != "uint8":
+            raise UsageError(f"modality {self.name!r}: only codes have a range; the encoding is {self.encoding!r}")
+        numbers = isinstance(ends, list | tuple) and all(type(end) in (int, float) for end in ends)
+        if not numbers or len(ends) != 2 or not all(map(math.isfinite, ends)) or ends[0] >= ends[1]:
+            raise UsageError(f"modality {self.name!r}: range must be two numbers, lowest and highest, got {ends!r}")
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """What the codes of the modality stand for, where its encoding is `uint8`."""
+        return DEQUANTISE if self.range is None else Quantisation.of_range(*self.range)
+
+    @property
+    def fill_code(self) -> int:
+        """The code whose cell holds 0, or the one nearest to it."""
+        low, high = self.range or _DEQUANTISED_RANGE
+        return min(max(int(-low / (high - low) * 256), 0), 255)
+
+    @property
+    def element(self) -> tuple[str, tuple[int, ...]]:
+        """(dtype, shape) of a video's values as a graph takes them: a vector, or all frames as one string of codes."""
+        return ("string", ()) if self.kind == FRAMES else ("float32", (self.width,))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `modality_fields` reads it back."""
@@ -56,7 +113,9 @@ def with_level(modality: Mapping[str, Any]) -> dict[str, Any]:
     levels = {kind: level for level, kind in _LEVELS.items()}
     entry = {}
     for key, value in modality.items():
-        entry[key] = value
+        if value is None:
+            continue
+        entry[key] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
         if key == "kind":
             entry["level"] = levels[value]
     return entry
@@ -84,12 +143,12 @@ class RecordSchema:
     """The layout of one input record.
 
     Attributes:
-        name: `yt8m-video`, … or the user's own.
+        name: `yt8m-video`, … or a user's own.
         container: `"example"` (tf.train.Example), `"sequence_example"` (tf.train.SequenceExample) or `"csv"`.
-        id_feature: bytes feature that names the video.
-        labels_feature: int64 list of class indices; for segment records the video-level labels.
+        id_feature: bytes feature that identifies the video.
+        labels_feature: int64 list of class indices; in segment records the labels of the video.
         modalities: in the order in which they are written and fed to a model.
-        class_count: number of classes C when the edition fixes it, else None (the vocabulary decides).
+        class_count: number of classes C if the edition fixes it, else None (the vocabulary decides).
         segments: the records carry YouTube-8M segment ratings (`segment_start_times`, `segment_labels`, …).
     """
 
@@ -112,13 +171,23 @@ class RecordSchema:
         names = [modality.name for modality in self.modalities]
         if len(set(names)) != len(names):
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
-        if len({modality.kind for modality in self.modalities}) != 1:
-            raise UsageError(f"schema {self.name!r} mixes video-level and frame-level modalities")
+        if self.container == "csv" and self.has_frames:
+            raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
+        for modality in self.modalities:
+            if modality.kind == FRAMES and modality.encoding != "uint8":
+                raise UsageError(
+                    f"schema {self.name!r}: the frames of {modality.name!r} must be encoded as 'uint8'; "
+                    f"quantise frames of {modality.encoding}, or give the mean over them as a vector"
+                )
 
     @property
     def has_frames(self) -> bool:
         """Whether any modality is a sequence of frames."""
         return any(modality.kind == FRAMES for modality in self.modalities)
+
+    def elements(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The raw features of one video as a graph takes them: (dtype, shape) by modality name."""
+        return {modality.name: modality.element for modality in self.modalities}
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `schema_from_dict` reads it back."""
@@ -133,7 +202,7 @@ class RecordSchema:
 
 
 def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
-    """Reads what `RecordSchema.to_dict` wrote, or a schema file of the user's.
+    """Reads what `RecordSchema.to_dict` wrote, or a user's schema file.
 
     Raises:
         UsageError: a key is missing, unknown or out of range.
@@ -144,7 +213,7 @@ def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
     except KeyError as error:
         raise UsageError(f"the schema lacks {error.args[0]!r}") from None
     except TypeError as error:
-        raise UsageError(f"the schema is not one: {error}") from None
+        raise UsageError(f"the schema has unknown or missing keys: {error}") from None
 
 
 def _video(name: str, id_feature: str, rgb: str, classes: int) -> RecordSchema:
@@ -187,7 +256,7 @@ def schema_by_name(name: str) -> RecordSchema:
     """The built-in schema called `name`.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none of that name; the message suggests the nearest.
     """
     if name not in BUILT_IN:
         raise unknown_choice("schema", name, BUILT_IN)

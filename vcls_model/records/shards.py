@@ -1,13 +1,13 @@
-"""Reading shards of records in any known layout, and finding out which layout a shard has."""
+"""Reads shards of records in any known layout, and recognises the layout of a shard."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vcls_model.commands import UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, ReadOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
-from vcls_model.records.schema import BUILT_IN, RecordSchema, schema_by_name, schema_from_json
+from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.storage import exists, read_bytes
 
 __all__ = ["FrameBatch", "RawBatch", "ReadOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
@@ -27,25 +27,27 @@ def read_batches(
     missing_modality: str = "reject",
     require_labels: bool = True,
     keep_payloads: bool = False,
+    context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
 
     Memory stays at a few times `batch_bytes`, however large the shard. The batches depend only on the shard and the
     arguments. A batch may be empty. Records in the batches plus rejected ones are all there was: for segment records
-    the unit is the rated segment.
+    a record is a rated segment.
 
     Args:
-        path: TFRecord file (plain or gzip, told by content), or a CSV for a `csv` schema.
+        path: TFRecord file (plain or gzip, recognised by content), or a CSV for a `csv` schema.
         schema: layout of its records.
-        class_count: labels must be below; None: any.
-        batch_records: most records a batch.
-        batch_bytes: bytes of the shard that are looked at together.
-        max_frames: frames beyond are cut.
+        class_count: labels must be below it; None: any label.
+        batch_records: most records per batch.
+        batch_bytes: bytes of the shard that are processed together.
+        max_frames: most frames per video; the rest is cut off.
         missing_modality: `"reject"` or `"fill"` records that lack a modality.
         require_labels: reject records without labels.
         keep_payloads: also hand over the serialized records.
+        context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
-    options = ReadOptions(class_count, max_frames, missing_modality == "fill", require_labels)
+    options = ReadOptions(class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features))
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
 
@@ -66,7 +68,7 @@ def read_batches(
 
 
 def resolve_schema(name: str, shard: str) -> RecordSchema:
-    """The schema that `--schema` names: a built-in one, a schema file, or `auto`: found out from `shard`.
+    """The schema that `--schema` names: a built-in one, a schema file, or `auto`: recognised from `shard`.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
@@ -83,7 +85,7 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
 
 
 def detect_schema(path: str) -> RecordSchema:
-    """Finds out the layout of a shard from its first records.
+    """Recognises the layout of a shard from its first records.
 
     Raises:
         UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features.
@@ -92,23 +94,23 @@ def detect_schema(path: str) -> RecordSchema:
         from vcls_model.records.csv_rows import csv_schema
 
         return csv_schema(path)
-    found: examples.Record | None = None
+    first: examples.Record | None = None
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
-        except examples.WireError:
+        except examples.ExampleError:
             continue
-        found = found or record
+        first = first or record
         for schema in reversed(BUILT_IN.values()):  # the segment layout before the frame layout that it extends
             if _fits(record, schema):
                 return schema
-    if found is None:
+    if first is None:
         raise UsageError(f"{path} holds no readable record: name the layout with --schema, or check the input")
-    # Not one record with every modality: perhaps all lack one (--missing_modality=fill).
+    # No record has every modality: perhaps all lack one (--missing_modality=fill).
     for schema in reversed(BUILT_IN.values()):
-        if _fits(found, schema, partly=True):
+        if _fits(first, schema, partly=True):
             return schema
-    features = ", ".join(sorted({*found.features, *(f"{name} (frames)" for name in found.feature_lists)}))
+    features = ", ".join(sorted({*first.features, *(f"{name} (frames)" for name in first.feature_lists)}))
     raise UsageError(
         f"the records of {path} fit no built-in schema; they hold: {features}. "
         "Describe them in a schema file and name it with --schema"
@@ -130,5 +132,8 @@ def _fits(record: examples.Record, schema: RecordSchema, partly: bool = False) -
         return False
     if schema.segments and "segment_labels" not in record.features:
         return False
-    place = record.feature_lists if schema.container == "sequence_example" else record.features
-    return (any if partly else all)(modality.name in place for modality in schema.modalities)
+    lists = schema.container == "sequence_example"
+    return (any if partly else all)(
+        modality.name in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
+        for modality in schema.modalities
+    )

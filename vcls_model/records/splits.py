@@ -15,7 +15,7 @@ SPLITS = ("train", "validate", "test")
 
 @dataclasses.dataclass(frozen=True)
 class SplitRatios:
-    """Fractions of the videos that go to train, validate and test; they add to 1."""
+    """Fractions of the videos that go to train, validate and test; they sum to 1."""
 
     train: float = 0.7
     validate: float = 0.2
@@ -58,18 +58,15 @@ def hashes_of_ids(video_ids: Sequence[bytes]) -> "np.ndarray":
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
-def splits_of(data: "np.ndarray", begins: "np.ndarray", lengths: "np.ndarray", ratios: SplitRatios) -> "np.ndarray":
-    """`split_of` of the ids data[begins[r]:begins[r] + lengths[r]] (uint8, int64 (B,) twice), int64 (B,)."""
+def splits_of(video_ids: Sequence[bytes], ratios: SplitRatios) -> "np.ndarray":
+    """Indices into `SPLITS` of many ids at once, int64 (B,)."""
     import numpy as np
 
-    from vcls_model.records.kernels import hash_heads
-
-    values = np.empty(len(begins), np.uint64)
-    hash_heads(data, begins, lengths, values)
-    splits = np.zeros(len(values), np.int64)
+    hashes = hashes_of_ids(video_ids)
+    splits = np.zeros(len(hashes), np.int64)
     for end in ratios.thresholds:
         if end < 2**64:
-            splits += values >= np.uint64(end)
+            splits += hashes >= np.uint64(end)
     return splits
 
 

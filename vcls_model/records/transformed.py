@@ -1,4 +1,4 @@
-"""A transformed dataset on disk: what its `info.json` says and where its shards are."""
+"""A transformed dataset on disk: what its `info.json` says, and where its shards are."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import Any
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records.schema import (
-    REQUANTISE_OFFSET,
-    REQUANTISE_SCALE,
+    REQUANTISE,
     Modality,
+    Quantisation,
     RecordSchema,
     modality_fields,
     schema_from_dict,
@@ -28,10 +28,15 @@ class TransformedModality(Modality):
     scale: float = 1.0
     offset: float = 0.0
 
+    @property
+    def quantisation(self) -> Quantisation:
+        """What the codes of the modality stand for, where its encoding is `uint8`."""
+        return Quantisation(self.scale, self.offset)
+
 
 def modality_from_dict(entry: Mapping[str, Any]) -> TransformedModality:
-    """Reads an entry of `transformed` in an `info.json`; keys that it does not know are left."""
-    fields = {"scale": REQUANTISE_SCALE, "offset": REQUANTISE_OFFSET, **modality_fields(entry)}
+    """Reads an entry of `transformed` in an `info.json`; unknown keys are ignored."""
+    fields = {**vars(REQUANTISE), **modality_fields(entry)}
     known = [field.name for field in dataclasses.fields(TransformedModality)]
     return TransformedModality(**{key: fields[key] for key in known if key in fields})
 
@@ -90,7 +95,7 @@ def open_transformed(directory: str) -> TransformedData:
     """Reads the description of a transformed dataset.
 
     Raises:
-        JobError: there is no `info.json` (preprocess did not finish), or it describes no transformed dataset.
+        JobError: there is no `info.json` (preprocess did not finish), or it does not describe a transformed dataset.
     """
     path = storage.join(directory, "info.json")
     if not storage.exists(path):

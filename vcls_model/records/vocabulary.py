@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 
 _INDEX_COLUMNS = ("index", "label_id")
@@ -20,10 +22,10 @@ class ClassInfo:
 
     Attributes:
         index: position in a model's output.
-        name: for people; `class 17` where the vocabulary has none.
+        name: display name; `class 17` where the vocabulary has none.
         verticals: up to three broad topics.
-        train_count: number of training videos, when the vocabulary says it.
-        best_threshold: probability with the best F1 on validation, when a model has chosen it.
+        train_count: number of training videos, if the vocabulary says so.
+        best_threshold: probability with the best F1 on validation, if a model has chosen one.
     """
 
     index: int
@@ -34,15 +36,15 @@ class ClassInfo:
 
 
 def unnamed_classes(class_count: int) -> list[ClassInfo]:
-    """A vocabulary for data that came without one."""
+    """A vocabulary for data without one."""
     return [ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
 def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
-    Columns are found by name, in any order and case; only the index is needed. Indices may come in any order and leave
-    gaps, which become unnamed classes.
+    Columns are identified by name, in any order and case; only the index is required. Indices may come in any order and
+    leave gaps, which become unnamed classes.
 
     Args:
         text: the file's content, with or without a byte order mark.
@@ -60,7 +62,7 @@ def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> l
     for line, row in _rows(text, origin):
         info = _class_info(row, f"vocabulary {origin}, line {line}")
         if info.index in known:
-            raise UsageError(f"vocabulary {origin}, line {line}: class {info.index} is there twice")
+            raise UsageError(f"vocabulary {origin}, line {line}: class {info.index} is listed twice")
         known[info.index] = info
     if not known:
         raise UsageError(f"vocabulary {origin} names no class")
@@ -72,16 +74,44 @@ def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> l
     return [known.get(index) or ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def read_class_indices(text: str, origin: str) -> list[int]:
-    """The class indices that a file names, ascending: for the segment task's list of 1,000 classes.
+def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo]:
+    """Reads a vocabulary file; see `read_vocabulary`.
 
     Raises:
-        UsageError: as for `read_vocabulary`.
+        UsageError: as there, or the file is not UTF-8.
+        OSError: there is no such file.
     """
-    indices = {_class_info(row, f"vocabulary {origin}, line {line}").index for line, row in _rows(text, origin)}
-    if not indices:
-        raise UsageError(f"vocabulary {origin} names no class")
-    return sorted(indices)
+    try:
+        text = storage.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"vocabulary {path} is not UTF-8: {error}") from None
+    return read_vocabulary(text, path, class_count)
+
+
+def check_same_classes(
+    what: str, names: Sequence[str], other: str, other_names: Sequence[str], advice: str = ""
+) -> None:
+    """Checks that two things speak of the same classes in the same order.
+
+    A class that one of them leaves without a name (`class 17`) is the same class as the other's.
+
+    Args:
+        what, other: what has the classes, for the message: `--teacher=models/big`, `the data`.
+        names, other_names: names by class index.
+        advice: the end of the message: what to do about it.
+
+    Raises:
+        UsageError: they have different numbers of classes, or a class has different names.
+    """
+    if len(names) != len(other_names):
+        raise UsageError(
+            f"{what} and {other} have different numbers of classes: {len(names)} and {len(other_names)}{advice}"
+        )
+    for index, (one, two) in enumerate(zip(names, other_names, strict=True)):
+        unnamed = rf"class {index}( \(.*\))?"
+        if one != two and not re.fullmatch(unnamed, one) and not re.fullmatch(unnamed, two):
+            difference = f"class {index} is {one!r} in one, {two!r} in the other"
+            raise UsageError(f"{what} and {other} have different classes: {difference}{advice}")
 
 
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
@@ -92,7 +122,7 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         thresholds: C best thresholds, probabilities; by default those that `classes` carry.
 
     Raises:
-        ValueError: another number of thresholds than of classes.
+        ValueError: the numbers of thresholds and classes differ.
     """
     if thresholds is None:
         chosen: Sequence[float | None] = [info.best_threshold for info in classes]

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.transformed import TransformedModality
+from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
 Features = dict[str, tf.Tensor]
 
@@ -28,36 +30,38 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         schema: the layout of the records.
 
     Returns:
-        A dict of `<name>` float32 (B, D) for video-level modalities, or one string (B,) for frame-level ones: the
-        codes of all frames, one after the other.
+        A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the codes of all frames of a video,
+        one after the other.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
     """
-    if not schema.has_frames:
-        spec: dict[str, Any] = {}
-        for modality in schema.modalities:
-            if modality.encoding == "float32":
-                spec[modality.name] = tf.io.FixedLenFeature([modality.width], tf.float32)
-            else:
-                spec[modality.name] = tf.io.FixedLenFeature([], tf.string)
-        parsed = tf.io.parse_example(serialized, spec)
-        for modality in schema.modalities:
-            if modality.encoding != "float32":
-                codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
-                parsed[modality.name] = _dequantise(tf.ensure_shape(codes, [None, modality.width]))
-        return parsed
-    frames = {modality.name: tf.io.RaggedFeature(tf.string) for modality in schema.modalities}
+    vectors: dict[str, Any] = {
+        modality.name: tf.io.FixedLenFeature([modality.width], tf.float32)
+        if modality.encoding == "float32"
+        else tf.io.FixedLenFeature([], tf.string)
+        for modality in schema.modalities
+        if modality.kind != FRAMES
+    }
+    frames = {
+        modality.name: tf.io.RaggedFeature(tf.string) for modality in schema.modalities if modality.kind == FRAMES
+    }
     if schema.container == "sequence_example":
-        _, parsed, _ = tf.io.parse_sequence_example(serialized, sequence_features=frames)
-        parsed = {name: value.merge_dims(1, 2) for name, value in parsed.items()}  # a frame is a list of one string
+        context, lists, _ = tf.io.parse_sequence_example(
+            serialized, context_features=vectors or None, sequence_features=frames or None
+        )
+        # A frame is a list of one string.
+        parsed = {**context, **{name: value.merge_dims(1, 2) for name, value in lists.items()}}
     else:
-        parsed = tf.io.parse_example(serialized, frames)
-    return {name: tf.strings.reduce_join(value, axis=1) for name, value in parsed.items()}
-
-
-def _dequantise(codes: tf.Tensor) -> tf.Tensor:
-    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+        parsed = tf.io.parse_example(serialized, {**vectors, **frames})
+    for modality in schema.modalities:
+        if modality.kind == FRAMES:
+            parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
+        elif modality.encoding != "float32":
+            codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
+            codes = tf.cast(tf.ensure_shape(codes, [None, modality.width]), tf.float32)
+            parsed[modality.name] = modality.quantisation.values(codes)
+    return parsed
 
 
 class TransformGraph(tf.Module):
@@ -98,8 +102,8 @@ class ServingModule(tf.Module):
         transform: from raw to transformed features.
         tracked: what `logits` holds variables in.
         max_frames: frames of a video that the model sees.
-        frames: which those are: `all` (the first), `middle` or `uniform`, as `ReadOptions` has them.
-        teaching: likewise `logits`, for a student's training videos; None when `logits` may be asked about them.
+        frames: which those are: `all` (the first), `middle` or `uniform`, as `ReadOptions` defines them.
+        teaching: the same as `logits` for the training videos of a student; None when `logits` serves for these, too.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class ServingModule(tf.Module):
         self._max_frames = max_frames
         self._frames = frames
         self._teaching = teaching
+        self._frame_modalities = [modality for modality in modalities if modality.kind == FRAMES]
         self.transform = transform
         self.tracked = list(tracked)
 
@@ -128,19 +133,34 @@ class ServingModule(tf.Module):
         """Logits (B, C) of raw features."""
         transformed = self.transform(raw)
         features = {modality.name: transformed[modality.name] for modality in self._modalities}
-        frames = [modality for modality in self._modalities if modality.kind == FRAMES]
-        if frames:
-            held = tf.cast(transformed["num_frames"], tf.int32)
-            counts = tf.minimum(held, self._max_frames)
-            features["num_frames"] = counts
-            decoded = counts if self._frames == "all" else held
-            longest = tf.maximum(tf.reduce_max(tf.concat([decoded, [1]], 0)), 1)
-            for modality in frames:
-                codes = tf.io.decode_raw(features[modality.name], tf.uint8, fixed_length=longest * modality.width)
-                codes = tf.reshape(codes, tf.stack([tf.shape(codes)[0], longest, modality.width]))
-                if self._frames != "all":
-                    codes = tf.gather(codes, _chosen_frames(held, counts, self._frames), axis=1, batch_dims=1)
-                features[modality.name] = tf.ensure_shape(codes, [None, None, modality.width])
+        if not self._frame_modalities:
+            return self.logits_of_transformed(decode_features(features, self._modalities))
+        held = tf.cast(transformed["num_frames"], tf.int32)
+        decoded = tf.minimum(held, self._max_frames) if self._frames == "all" else held
+        longest = tf.maximum(tf.reduce_max(tf.concat([decoded, [1]], 0)), 1)
+        for modality in self._frame_modalities:
+            codes = tf.io.decode_raw(features[modality.name], tf.uint8, fixed_length=longest * modality.width)
+            features[modality.name] = tf.reshape(codes, tf.stack([tf.shape(codes)[0], longest, modality.width]))
+        return self._logits_of_frames(features, held)
+
+    def logits_of_codes(self, features: Features) -> tf.Tensor:
+        """Logits (B, C) of raw vectors and of frames whose codes went through `code_tables`."""
+        held = features["num_frames"]
+        vectors = [modality.name for modality in self._modalities if modality.kind != FRAMES]
+        transformed = self.transform({name: features[name] for name in vectors}) if vectors else {}
+        longest = tf.minimum(tf.reduce_max(held), self._max_frames) if self._frames == "all" else None
+        frames = {modality.name: features[modality.name][:, :longest] for modality in self._frame_modalities}
+        return self._logits_of_frames({**{name: transformed[name] for name in vectors}, **frames}, held)
+
+    def _logits_of_frames(self, features: Features, held: tf.Tensor) -> tf.Tensor:
+        """Logits of vectors float32 (B, D) and frames uint8 (B, T, D), of which video b has held[b]."""
+        counts = tf.minimum(held, self._max_frames)
+        features["num_frames"] = counts
+        for modality in self._frame_modalities:
+            codes = features[modality.name]
+            if self._frames != "all":
+                codes = tf.gather(codes, _chosen_frames(held, counts, self._frames), axis=1, batch_dims=1)
+            features[modality.name] = tf.ensure_shape(codes, [None, None, modality.width])
         return self.logits_of_transformed(decode_features(features, self._modalities))
 
     def logits_of_transformed(self, features: Features) -> tf.Tensor:
@@ -150,7 +170,12 @@ class ServingModule(tf.Module):
     def signatures(self) -> dict[str, Any]:
         """Concrete functions: `serving_default` takes serialized records, `features` raw features, `transformed`
         transformed and decoded ones, `teaching` (where it differs) the same; each returns
-        `{"logits": float32 (B, C)}`."""
+        `{"logits": float32 (B, C)}`.
+
+        Where the transform treats each code of a frame by itself, `codes` takes raw vectors, and frames as arrays of
+        codes that the caller has looked up in what `code_tables` returns, uint8 (D, 256) per modality: the transform
+        graph itself takes frames as strings, and building and parsing those takes longer than many a model.
+        """
 
         def serve(serialized: tf.Tensor) -> Features:
             return {"logits": self.logits_of_features(parse_raw_records(serialized, self._schema))}
@@ -162,11 +187,20 @@ class ServingModule(tf.Module):
             return {"logits": self.logits_of_transformed(features)}
 
         functions = {
-            "features": tf.function(serve_features).get_concrete_function(**raw_signature(self._schema)),
+            FEATURES_SIGNATURE: tf.function(serve_features).get_concrete_function(**raw_signature(self._schema)),
             "transformed": tf.function(serve_transformed).get_concrete_function(
                 **transformed_signature(self._modalities)
             ),
         }
+        if tables := self._code_tables():
+
+            def serve_codes(**features: tf.Tensor) -> Features:
+                return {"logits": self.logits_of_codes(features)}
+
+            functions[CODES_SIGNATURE] = tf.function(serve_codes).get_concrete_function(**self._codes_signature())
+            functions[TABLES_SIGNATURE] = tf.function(
+                lambda: {name: tf.constant(table) for name, table in tables.items()}
+            ).get_concrete_function()
         if self._teaching is not None:
             teach = self._teaching
             functions["teaching"] = tf.function(
@@ -177,12 +211,64 @@ class ServingModule(tf.Module):
                 tf.TensorSpec([None], tf.string, name="serialized")
             )
         else:
-            functions["serving_default"] = functions["features"]
+            functions["serving_default"] = functions[FEATURES_SIGNATURE]
         return functions
+
+    def _codes_signature(self) -> dict[str, tf.TensorSpec]:
+        """The arguments of the signature `codes`."""
+        specs = {
+            modality.name: tf.TensorSpec([None, None, modality.width], tf.uint8, name=modality.name)
+            if modality.kind == FRAMES
+            else raw_signature(self._schema)[modality.name]
+            for modality in self._modalities
+        }
+        return {**specs, "num_frames": tf.TensorSpec([None], tf.int32, name="num_frames")}
+
+    def _code_tables(self) -> dict[str, np.ndarray]:
+        """The transformed code of each raw code, uint8 (D, 256) by frames modality.
+
+        The transform graph is run to fill them, on frames that hold one code each, and run again on random frames to
+        see whether the tables are all there is to it. {} where they are not (PCA, scaling to length 1), where the model
+        takes something else that is made of frames (pooled frames), or where it takes no frames.
+        """
+        raw = {modality.name: modality for modality in self._schema.modalities}
+        if not self._frame_modalities or any(
+            raw.get(modality.name, modality).kind != modality.kind
+            or modality.name not in raw
+            or (modality.kind == FRAMES and raw[modality.name].width != modality.width)
+            for modality in self._modalities
+        ):
+            return {}
+        frames = [modality for modality in self._schema.modalities if modality.kind == FRAMES]
+        random = np.random.default_rng(0)
+        lengths = (1, 7, 64)
+        every = {each.name: np.repeat(np.arange(256, dtype=np.uint8)[:, None], each.width, axis=1) for each in frames}
+        some = {each.name: random.integers(0, 256, (sum(lengths), each.width), dtype=np.uint8) for each in frames}
+        filled, checked = self._transformed_codes(every, (256,)), self._transformed_codes(some, lengths)
+        tables = {}
+        for modality in self._frame_modalities:
+            if len(filled[modality.name]) != 256 * modality.width:
+                return {}
+            table = np.frombuffer(filled[modality.name], np.uint8).reshape(256, modality.width).T
+            looked_up = table[np.arange(modality.width), some[modality.name]]
+            if looked_up.tobytes() != checked[modality.name]:
+                return {}
+            tables[modality.name] = np.ascontiguousarray(table)
+        return tables
+
+    def _transformed_codes(self, codes: Mapping[str, np.ndarray], lengths: Sequence[int]) -> dict[str, bytes]:
+        """The transformed codes of some videos, joined, from their raw codes uint8 (sum of lengths, D), by modality."""
+        ends = np.cumsum(lengths)
+        strings = {
+            name: tf.constant([rows[end - count : end].tobytes() for end, count in zip(ends, lengths, strict=True)])
+            for name, rows in codes.items()
+        }
+        transformed = tf.function(self.transform)(strings)
+        return {name: b"".join(transformed[name].numpy().tolist()) for name in codes}
 
 
 def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:
-    """Positions int32 (B, K) of the frames to see, as `record_kernels.choose_frames` has them; filled with the last."""
+    """Positions int32 (B, K) of the frames to see, as `kernels.choose_frames` defines them; filled with the last."""
     step = tf.range(tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1))[tf.newaxis]
     held, counts = held[:, tf.newaxis], counts[:, tf.newaxis]
     middles = (2 * step + 1) * held // tf.maximum(2 * counts, 1)
@@ -207,14 +293,7 @@ def teaching_logits(model: keras.Model) -> Callable[[Features], tf.Tensor] | Non
 
 def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `features`."""
-    return {
-        modality.name: (
-            tf.TensorSpec([None], tf.string, name=modality.name)
-            if modality.kind == FRAMES
-            else tf.TensorSpec([None, modality.width], tf.float32, name=modality.name)
-        )
-        for modality in schema.modalities
-    }
+    return {name: tf.TensorSpec([None, *shape], dtype, name=name) for name, (dtype, shape) in schema.elements().items()}
 
 
 def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:
@@ -233,26 +312,6 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
 
 
 def save_module(module: tf.Module, signatures: Mapping[str, Any], output: str) -> None:
-    """Writes `saved_model/` of an exported model directory; replaces an older one."""
-    final = storage.join(output, "saved_model")
-    temporary = storage.join(output, "saved_model.tmp")
-    for path in (temporary, final):
-        if storage.exists(path):
-            tf.io.gfile.rmtree(path)
-    tf.saved_model.save(module, temporary, signatures=dict(signatures))
-    tf.io.gfile.rename(temporary, final)
-
-
-def open_model_info(directory: str) -> Mapping[str, Any]:
-    """The `info.json` of an exported model.
-
-    Raises:
-        JobError: the directory holds no finished model.
-    """
-    path = storage.join(directory, "info.json")
-    if not storage.exists(path) or not storage.exists(storage.join(directory, "saved_model")):
-        raise JobError(f"{directory} is not a finished model: python -m vcls_model.train writes info.json last")
-    info = storage.read_json(path)
-    if not isinstance(info, dict) or "model" not in info or "class_count" not in info:
-        raise JobError(f"{path} does not describe a model; is it the directory that vcls_model.train wrote?")
-    return info
+    """Writes `saved_model/` of an exported model directory, on any store; replaces an older one."""
+    with storage.replace_directory(storage.join(output, SAVED_MODEL)) as local:
+        tf.saved_model.save(module, local, signatures=dict(signatures))

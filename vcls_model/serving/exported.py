@@ -1,26 +1,54 @@
-"""Exported models as scoring sees them: what a model directory says of itself, and the loaded SavedModel."""
+"""The directory of an exported model, read: what it says of itself, and its SavedModel, loaded and called.
+
+A finished export holds `info.json`, `labels.csv` and `saved_model/`; every command that takes a model reads it here.
+"""
 
 import dataclasses
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.scoring.planning import SETTINGS, STATE
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
-# In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
-THRESHOLDS = "thresholds.csv"
+CODES_SIGNATURE = "codes"
+TABLES_SIGNATURE = "code_tables"
+_FINISHED = ("info.json", "labels.csv", f"{SAVED_MODEL}/saved_model.pb")
+# Frames of more videos at once are arrays of more than 32 MB of float32: too large for the allocator to use them again,
+# so that the system would clear new memory for every call, which took half of its time.
+_FRAME_CALL_VIDEOS = 16
+
+
+def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_count")) -> dict[str, Any]:
+    """The `info.json` of an exported model; does not import TensorFlow.
+
+    Args:
+        directory: the model directory, local or on an object store.
+        keys: entries that the caller cannot do without.
+
+    Raises:
+        UsageError: the directory is absent, half written, or not that of a model.
+    """
+    for name in _FINISHED:
+        if not storage.exists(storage.join(directory, *name.split("/"))):
+            raise UsageError(
+                f"model directory {directory} has no {name}: it is absent or half written; a finished export has "
+                f"info.json, labels.csv and {SAVED_MODEL}/"
+            )
+    path = storage.join(directory, "info.json")
+    info = storage.read_json(path)
+    for key in keys:
+        if not isinstance(info, dict) or key not in info:
+            raise UsageError(f"{path} lacks {key!r}: {directory} is not an exported model")
+    return dict(info)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +56,7 @@ class ExportedModel:
     """A model directory, checked to be whole.
 
     Attributes:
-        path: the directory, on any file system that Beam knows.
+        path: the directory, local or on an object store.
         info: its `info.json`.
         schema: layout of the raw records that it takes.
         class_count: number of classes C.
@@ -54,7 +82,7 @@ class ExportedModel:
         """The ratios by which the model's data were split.
 
         Raises:
-            UsageError: its data were not split by a hash of the id, so which split an id belongs to is not known.
+            UsageError: its data were not split by a hash of the id, so the split of an id is unknown.
         """
         split = self.info.get("split") or {}
         if split.get("method") != "hash" or not split.get("ratios"):
@@ -67,161 +95,122 @@ class ExportedModel:
 
 
 def read_exported_model(path: str) -> ExportedModel:
-    """Reads what a model directory says of itself; does not import TensorFlow.
+    """Reads a model directory, its vocabulary and identity included; does not import TensorFlow.
 
     Raises:
-        UsageError: the directory is absent, half written, or its vocabulary does not match its class count.
+        UsageError: see `read_model_info`; or its vocabulary does not match its class count.
     """
-    for name in ("info.json", "labels.csv", f"{SAVED_MODEL}/saved_model.pb"):
-        if not storage.exists(storage.join(path, *name.split("/"))):
-            raise UsageError(
-                f"model directory {path} has no {name}: it is absent or half written; "
-                "a finished export has info.json, labels.csv and saved_model/"
-            )
-    info_bytes = storage.read_bytes(storage.join(path, "info.json"))
-    info = storage.read_json(storage.join(path, "info.json"))
-    for key in ("schema", "class_count"):
-        if not isinstance(info, dict) or key not in info:
-            raise UsageError(f"{storage.join(path, 'info.json')} lacks {key!r}: {path} is not an exported model")
-    schema = schema_from_dict(info["schema"])
+    info = read_model_info(path)
+    info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
     class_count = int(info["class_count"])
-    labels_csv = storage.read_bytes(storage.join(path, "labels.csv"))
-    graph = storage.read_bytes(storage.join(path, SAVED_MODEL, "saved_model.pb"))
-    identity = hashlib.sha256(info_bytes + labels_csv + graph).hexdigest()[:16]
-    return ExportedModel(path, info, schema, class_count, _read_classes(path, class_count), identity)
-
-
-def _read_classes(path: str, class_count: int) -> tuple[ClassInfo, ...]:
     origin = storage.join(path, "labels.csv")
-    classes = read_vocabulary(storage.csv_text(storage.read_bytes(origin)).read(), origin)
+    classes = read_vocabulary(storage.csv_text(labels_csv).read(), origin)
     if len(classes) != class_count:
         raise UsageError(
             f"the vocabulary of {path} does not match the model: labels.csv has {len(classes)} classes, "
             f"info.json says {class_count}"
         )
-    return tuple(classes)
-
-
-def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[float, ...]:
-    """The best-F1 thresholds of the classes that a scores directory of the same models found.
-
-    Raises:
-        UsageError: there are none, they are of other models, or they were found on records that trained the models.
-    """
-    info_path, path = (storage.join(directory, name) for name in ("info.json", THRESHOLDS))
-    if not storage.exists(info_path):
-        raise UsageError(f"--thresholds={directory} is no finished scores directory: it has no info.json")
-    if not storage.exists(path):
-        raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
-    scored = storage.read_json(storage.join(directory, STATE, SETTINGS))
-    if sorted(scored["models"]) != sorted(model.identity for model in models):
-        raise UsageError(
-            f"the thresholds in {directory} were chosen for other models than {models[0].path}"
-            + (f" and {len(models) - 1} more" if len(models) > 1 else "")
-        )
-    if scored["split"] == "train":
-        raise UsageError(f"{directory} holds scores of the training split: choose thresholds on --split=validate")
-    classes = read_vocabulary(storage.csv_text(storage.read_bytes(path)).read(), path, models[0].class_count)
-    return tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes)
-
-
-def check_same_task(models: Sequence[ExportedModel]) -> None:
-    """Raises `UsageError` unless the models can be averaged: same classes, same kind of records."""
-    first = models[0]
-    for other in models[1:]:
-        if other.class_count != first.class_count:
-            raise UsageError(
-                f"the models cannot be averaged: {first.path} has {first.class_count} classes, "
-                f"{other.path} has {other.class_count}"
-            )
-        if [info.name for info in other.classes] != [info.name for info in first.classes]:
-            raise UsageError(f"the models cannot be averaged: {other.path} has another vocabulary than {first.path}")
-        if other.schema.modalities != first.schema.modalities:
-            raise UsageError(
-                f"the models cannot be averaged: {first.path} takes {describe(first.schema.modalities)}, "
-                f"{other.path} takes {describe(other.schema.modalities)}"
-            )
+    identity = hashlib.sha256(info_bytes + labels_csv + graph).hexdigest()[:16]
+    return ExportedModel(path, info, schema_from_dict(info["schema"]), class_count, tuple(classes), identity)
 
 
 def describe(modalities: Sequence[Modality]) -> str:
-    """`mean_rgb[1024] + mean_audio[128] (video-level)`, for messages."""
+    """`mean_rgb[1024] + mean_audio[128] (video-level)`, for messages; kinds are given one by one where they differ."""
+    kinds = {modality.kind for modality in modalities}
+    if len(kinds) > 1:
+        return " + ".join(f"{modality.name}[{modality.width}] ({modality.kind})" for modality in modalities)
     names = " + ".join(f"{modality.name}[{modality.width}]" for modality in modalities)
-    return f"{names} ({'frame' if any(modality.kind == FRAMES for modality in modalities) else 'video'}-level)"
+    return f"{names} ({'frame' if FRAMES in kinds else 'video'}-level)"
 
 
-def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSchema:
-    """How to read `records` for `model`: their container and names, the model's modalities and class count.
+def load_saved_model(directory: str) -> Any:
+    """TensorFlow's object for the `saved_model/` of an exported model directory."""
+    import tensorflow as tf
 
-    Raises:
-        UsageError: the records lack what the model takes; the message names both.
-    """
-    held = {modality.name: modality for modality in records.modalities}
-    if any(held.get(wanted.name) != wanted for wanted in model.schema.modalities):
-        raise UsageError(
-            f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "
-            f"the records ({records.name}) hold {describe(records.modalities)}"
-        )
-    return dataclasses.replace(records, modalities=model.schema.modalities, class_count=model.class_count)
+    with storage.local_copy(storage.join(directory, SAVED_MODEL)) as local:
+        return tf.saved_model.load(local)
 
 
 class LoadedModel:
-    """A SavedModel in memory, called with arrays of decoded raw features."""
+    """A SavedModel in memory, called with decoded raw features."""
 
     def __init__(self, path: str, class_count: int) -> None:
-        """Loads `<path>/saved_model`, by way of a local copy where `path` is not on this machine's disk."""
-        import tensorflow as tf
+        """Loads `<path>/saved_model`, by way of a local copy where `path` is on an object store.
 
-        self._class_count = class_count
-        self._path = path
+        Raises:
+            UsageError: the SavedModel has no such signature as scoring needs, or gives another number of classes.
+        """
+
         directory = storage.join(path, SAVED_MODEL)
-        if storage.is_object_store(path):
-            with tempfile.TemporaryDirectory(prefix="vcls-model-") as local:
-                copy_directory(directory, local)
-                self._model = tf.saved_model.load(local)
-        else:
-            self._model = tf.saved_model.load(directory)
-        signature = self._model.signatures.get(FEATURES_SIGNATURE)
-        if signature is None:
-            raise UsageError(
-                f"{directory} has no signature {FEATURES_SIGNATURE!r}; it has {', '.join(self._model.signatures)}"
-            )
-        self._features = signature
-        outputs = signature.structured_outputs
-        width = outputs["logits"].shape[-1] if "logits" in outputs else None
-        if width not in (None, class_count):
-            raise UsageError(f"model {path} gives {width} logits a record, its info.json says {class_count} classes")
+        self._model = load_saved_model(path)
+        signatures = self._model.signatures
+        if FEATURES_SIGNATURE not in signatures:
+            raise UsageError(f"{directory} has no signature {FEATURES_SIGNATURE!r}; it has {', '.join(signatures)}")
+        self._tables: dict[str, np.ndarray] = {}
+        self._call = signatures[FEATURES_SIGNATURE]
+        if CODES_SIGNATURE in signatures:  # models of earlier versions, and ensembles, lack it
+            self._call = signatures[CODES_SIGNATURE]
+            self._tables = {name: table.numpy() for name, table in signatures[TABLES_SIGNATURE]().items()}
+        self._inputs = set(self._call.structured_input_signature[1])
+        outputs = self._call.structured_outputs
         if "logits" not in outputs:
             raise UsageError(f"the signature {FEATURES_SIGNATURE!r} of {directory} gives no 'logits'")
+        width = outputs["logits"].shape[-1]
+        if width not in (None, class_count):
+            raise UsageError(f"model {path} gives {width} logits per record, its info.json says {class_count} classes")
 
-    def logits(self, features: Mapping[str, Any]) -> np.ndarray:
-        """float32 (B, C) of B records.
+    def logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
+        """float32 (B, C) of B records, B at least 1.
 
         Args:
-            features: by modality: float32 (B, D), or, frame-level, B bytes strings of all frames' codes.
+            features: by modality: float32 (B, D), or the frames of B videos.
         """
+        parts = [self._logits(part) for part in _calls(features)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
         import tensorflow as tf
 
-        result = self._features(**{name: tf.constant(value) for name, value in features.items()})
-        return result["logits"].numpy()
+        inputs: dict[str, np.ndarray | list[bytes]] = {}
+        for name, values in features.items():
+            if not isinstance(values, FrameBatch):
+                inputs[name] = values
+            elif name in self._tables:
+                inputs[name] = mapped_codes(values, self._tables[name])
+                inputs["num_frames"] = values.lengths.astype(np.int32)
+            else:
+                inputs[name] = values.strings()
+        return self._call(**{name: tf.constant(inputs[name]) for name in self._inputs})["logits"].numpy()
 
 
-def copy_directory(source: str, target: str) -> None:
-    """Copies all files below `source`, on any file system, to a local directory."""
-    from apache_beam.io.filesystems import FileSystems
+def _calls(
+    features: Mapping[str, "np.ndarray | FrameBatch"],
+) -> Iterator[Mapping[str, "np.ndarray | FrameBatch"]]:
+    """The features of each call of the model: of all records, or of a few where there are frames."""
+    frames = next((values for values in features.values() if isinstance(values, FrameBatch)), None)
+    if frames is None:
+        yield features
+        return
+    for start in range(0, len(frames.lengths), _FRAME_CALL_VIDEOS):
+        rows = slice(start, start + _FRAME_CALL_VIDEOS)
+        yield {
+            name: values.select(rows) if isinstance(values, FrameBatch) else values[rows]
+            for name, values in features.items()
+        }
 
-    prefix = source.rstrip("/") + "/"
-    for match in FileSystems.match([prefix + "**"])[0].metadata_list:
-        local = os.path.join(target, match.path[len(prefix) :])
-        os.makedirs(os.path.dirname(local), exist_ok=True)
-        with storage.open_for_reading(match.path) as stream, open(local, "wb") as copy:
-            shutil.copyfileobj(stream, copy)
 
-
-def frame_strings(codes: np.ndarray, lengths: np.ndarray) -> list[bytes]:
-    """Each video's codes as the one bytes string that a frame-level model takes.
+def mapped_codes(frames: FrameBatch, table: np.ndarray) -> np.ndarray:
+    """What the transform graph makes of each code of the frames of B videos.
 
     Args:
-        codes: uint8 (sum of T, D). lengths: int64 (B,), frames a video.
+        frames: raw codes.
+        table: uint8 (D, 256), the transformed code of each raw code, by column.
+
+    Returns:
+        uint8 (B, T, D), T the most frames per video; filled with 0.
     """
-    ends = np.cumsum(lengths)
-    return [codes[end - length : end].tobytes() for end, length in zip(ends, lengths, strict=True)]
+    from vcls_model.serving.kernels import map_codes
+
+    codes = np.empty((len(frames.lengths), int(frames.lengths.max()), frames.width), np.uint8)
+    map_codes(frames.buffer, frames.begins, frames.strides, frames.lengths, table, codes)
+    return codes

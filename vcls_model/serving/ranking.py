@@ -1,4 +1,4 @@
-"""From logits to predictions: the k best classes of each row, and the mean of several models."""
+"""From logits to predictions: the k best classes of each row."""
 
 import numpy as np
 
@@ -34,29 +34,3 @@ def top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     if row >= 0:
         raise ValueError("a logit is NaN")
     return indices, values
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of float32 logits, without overflow."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, np.float32(1), small) / (1 + small)
-
-
-def mean_of_models(logits: list[np.ndarray]) -> np.ndarray:
-    """Logits of the mean probability of several models; one model's logits are returned as they are.
-
-    The mean probability p is taken to a logit as log(sum of p) - log(sum of 1 - p), which keeps its precision at both
-    ends; logits count as at most 80 in absolute value. NaN stays NaN.
-
-    Args:
-        logits: one float32 (B, C) a model.
-    """
-    if len(logits) == 1:
-        return logits[0]
-    positive = np.zeros_like(logits[0])
-    negative = np.zeros_like(logits[0])
-    for each in logits:
-        clipped = np.clip(each, -80, 80)
-        positive += sigmoid(clipped)
-        negative += sigmoid(-clipped)
-    return np.log(positive) - np.log(negative)

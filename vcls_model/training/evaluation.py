@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import make_batches, readable, refuse_not_finite
-from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.records.transformed import TransformedData, TransformedModality
 from vcls_model.training.options import ReadOptions
 

@@ -18,6 +18,8 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import decode_features, make_batches, shard_error
+from vcls_model.metrics.catalogue import IN_HISTORY, history_column
+from vcls_model.metrics.result import compute_result
 from vcls_model.models.assembly import HEAD_PREFIX
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality
@@ -33,14 +35,10 @@ HISTORY_COLUMNS = (
     "loss",
     "learning_rate",
     "val_loss",
-    "val_map",
-    "val_gap_at_20",
-    "val_hit_at_1",
-    "val_perr",
+    *(history_column(metric.key) for metric in IN_HISTORY),
     "train_seconds",
     "examples_per_second",
 )
-VALIDATION_METRICS = ("map", "gap_at_20", "hit_at_1", "perr")
 
 Teacher = Callable[[dict[str, tf.Tensor]], tf.Tensor]
 
@@ -504,8 +502,8 @@ class Trainer:
                     file=sys.stderr,
                 )
             return {}
-        summary = accumulator.result().summary
-        return {"val_loss": loss, **{f"val_{name}": float(summary[name]) for name in VALIDATION_METRICS}}
+        summary = compute_result(accumulator).summary
+        return {"val_loss": loss, **{history_column(metric.key): float(summary[metric.key]) for metric in IN_HISTORY}}
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[Any, float]:
         """Metrics of the validation split with the model's present weights: accumulator and mean loss."""

@@ -22,7 +22,8 @@ from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import read_vocabulary
-from vcls_model.serving.export import open_model_info, transformed_signature
+from vcls_model.serving.export import transformed_signature
+from vcls_model.serving.exported import load_saved_model, read_model_info
 from vcls_model.training.options import ReadOptions
 
 # Hyperparameters that shape no layer which is taken over; with a new head, those of the head alone besides.
@@ -122,12 +123,12 @@ class Pretrained:
     """An exported model to start from; loaded once, when it is asked for.
 
     Raises:
-        JobError: the directory holds no model.
+        UsageError: the directory does not hold a finished model.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.info = open_model_info(directory)
+        self.info = read_model_info(directory, ("class_count", "model", "transformed"))
 
     @functools.cached_property
     def layers(self) -> dict[str, keras.layers.Layer]:
@@ -281,11 +282,10 @@ def load_teacher(
     """A function from decoded transformed features to the logits (B, C) of an exported model.
 
     Raises:
-        JobError: the directory holds no model.
-        UsageError: the model has other classes, takes features that the data lacks, or was trained on a dataset that
-            was transformed otherwise.
+        UsageError: the directory does not hold a finished model; or the model has other classes, takes features that
+            the data lacks, or was trained on a dataset that was transformed otherwise.
     """
-    info = open_model_info(directory)
+    info = read_model_info(directory, ("class_count", "model", "transformed"))
     check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
     needed = [modality_from_dict(entry) for entry in info["transformed"]]
     names = {modality.name for modality in modalities}
@@ -298,7 +298,7 @@ def load_teacher(
             f"--teacher={directory} was trained on another transformed dataset "
             f"({info['data'].get('path')}): its features are scaled otherwise"
         )
-    loaded = tf.saved_model.load(storage.join(directory, "saved_model"))
+    loaded = load_saved_model(directory)
     # An ensemble has neither, when its members were trained on differently transformed data or frames.
     name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
     if name is None:

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.preprocessing.config import POOLS, TransformConfig
-from pipelines.preprocessing.moments import Moments
+from pipelines.preprocessing.statistics import Moments
 from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
 from vcls_model import storage
-from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, FRAMES, Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 TOP_FRAMES = 5
+# On how many raw vectors the kernels and the graph are compared; a divisor of the 256 codes.
+_PROBES = 64
 
 # (inputs: raw tensors by name) -> transformed tensors by name
 PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -52,11 +54,8 @@ def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
 
     spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
     for feature in features:
-        spec[feature.name] = (
-            tf.io.FixedLenFeature([], tf.string)
-            if feature.kind == FRAMES
-            else tf.io.FixedLenFeature([feature.width], tf.float32)
-        )
+        dtype, shape = feature.element
+        spec[feature.name] = tf.io.FixedLenFeature(shape, tf.as_dtype(dtype))
     return spec
 
 
@@ -110,10 +109,10 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
     return lambda rows: (rows - location) * factor
 
 
-def _dequantised(codes: Any) -> Any:
+def _dequantised(codes: Any, modality: Modality) -> Any:
     import tensorflow as tf
 
-    return tf.cast(codes, tf.float32) * DEQUANTISE_SCALE + DEQUANTISE_OFFSET
+    return modality.quantisation.values(tf.cast(codes, tf.float32))
 
 
 def _all_frames(raw: Any, modality: Modality) -> Any:
@@ -121,7 +120,7 @@ def _all_frames(raw: Any, modality: Modality) -> Any:
     import tensorflow as tf
 
     joined = tf.strings.reduce_join(raw)
-    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]))
+    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]), modality)
 
 
 def _frame_outputs(
@@ -138,7 +137,7 @@ def _frame_outputs(
         for modality in modalities:
             name = modality.name
             rows = tf.reshape(tf.io.decode_raw(codes[name], tf.uint8), [-1, modality.width])  # (T, D)
-            values = normalisers[name](_dequantised(rows))
+            values = normalisers[name](_dequantised(rows, modality))
             scale, offset = config.code_range(modality)
             clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
             outputs[name] = _as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))
@@ -153,10 +152,7 @@ def _frame_outputs(
         one_video,
         raw,
         fn_output_signature={
-            feature.name: tf.TensorSpec([], tf.string)
-            if feature.kind == FRAMES
-            else tf.TensorSpec([feature.width], tf.float32)
-            for feature in features
+            feature.name: tf.TensorSpec(feature.element[1], feature.element[0]) for feature in features
         },
     )
     return {
@@ -176,36 +172,8 @@ def _as_bytes(codes: Any) -> Any:
     return tf.strings.substr(tf.io.serialize_tensor(codes), -count, count)
 
 
-def graph_analyzer(config: TransformConfig, statistics: Any) -> FitAffine:
-    """Statistics of ours inside tf.Transform's analysis.
-
-    Args:
-        config: which operations.
-        statistics: a PCollection of one element: `Moments` by modality name.
-    """
-
-    def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
-        import tensorflow as tf
-        import tensorflow_transform as tft
-
-        from pipelines.preprocessing.transform.pca import SelectAffine
-
-        normalise = "zscore" if config.pca_dims else config.normalise
-        # The raw values only tell tf.Transform what the analyzer depends on: the training shards were read before.
-        (affine,) = tft.experimental.ptransform_analyzer(
-            [raw],
-            SelectAffine(statistics, normalise, modality.name),
-            [tf.float32],
-            [[2, modality.width]],
-            name=f"{modality.name}_{normalise}",
-        )
-        return affine[0], affine[1]
-
-    return fit
-
-
 def constant_affine(config: TransformConfig, statistics: dict[str, Moments]) -> FitAffine:
-    """Statistics of ours as constants of the graph: nothing is left for tf.Transform to analyze."""
+    """Our own statistics as constants of the graph, which leave tf.Transform nothing to analyse."""
 
     def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
         import tensorflow as tf
@@ -246,9 +214,7 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
             os.path.join(scratch, "transformed_metadata"),
         )
         if config.is_affine:
-            AffineTransform.of(config, statistics).check_against_graph(
-                TransformGraph(config, module.transform_fn), config, statistics
-            )
+            check_against_kernels(TransformGraph(config, module.transform_fn), config, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -283,10 +249,7 @@ class TransformGraph:
         del tft  # imported because loading needs its ops
         loader = saved_transform_io_v2.SavedModelLoader(directory)
         signature = {
-            modality.name: tf.TensorSpec([None], tf.string)
-            if modality.kind == FRAMES
-            else tf.TensorSpec([None, modality.width], tf.float32)
-            for modality in config.schema.modalities
+            name: tf.TensorSpec([None, *shape], dtype) for name, (dtype, shape) in config.schema.elements().items()
         }
 
         @tf.function(input_signature=[signature], autograph=False)
@@ -321,3 +284,40 @@ class TransformGraph:
         no_labels = tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [videos, 0])
         outputs = self._function({"id": tf.constant([b""] * videos), "labels": no_labels, **tensors})
         return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}
+
+
+def check_against_kernels(graph: TransformGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
+    """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for vectors.
+
+    Raises:
+        RuntimeError: they differ by more than another processor's rounding could (one code, or 2e-6 of a value), so
+            that what is written would not be what the exported model computes.
+    """
+    kernels = AffineTransform.of(config, statistics)
+    raw: dict[str, Any] = {}
+    kernel_outputs: dict[str, np.ndarray] = {}
+    for name, mapping in kernels.codes.items():
+        # Every code in every dimension, as the frames of as many short videos as there are probes.
+        codes = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis], mapping.affine.shape[1], axis=1)
+        raw[name] = [video.tobytes() for video in np.split(codes, _PROBES)]
+        kernel_outputs[name] = mapping(codes)
+    for name, (location, factor) in kernels.affine.items():
+        raw[name] = _probes(statistics[name])
+        kernel_outputs[name] = (raw[name] - location) * factor
+    graph_outputs = graph(raw)
+    for name, values in kernel_outputs.items():
+        if name in kernels.codes:
+            expected = np.frombuffer(b"".join(graph_outputs[name]), np.uint8).reshape(values.shape)
+            tolerance: Any = 1
+        else:
+            expected, tolerance = graph_outputs[name], 2e-6 * (1 + np.abs(values))
+        difference = np.abs(values.astype(np.float64) - expected)
+        if (difference > tolerance).any():
+            raise RuntimeError(f"the transform graph and the kernels differ in {name!r} by up to {difference.max():g}")
+
+
+def _probes(moments: Moments) -> np.ndarray:
+    """Raw values float32 (P, D) as they occur, and some that do not."""
+    draws = np.random.default_rng(0).normal(size=(_PROBES, len(moments.mean)))
+    draws[:4] *= [[0.0], [1e-6], [1e3], [1e9]]
+    return (moments.mean + moments.std * draws).astype(np.float32)

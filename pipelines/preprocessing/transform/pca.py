@@ -1,18 +1,42 @@
-"""tf.Transform's analysis of a job: one placeholder record, or for PCA the training records themselves."""
+"""tf.Transform's analysis over the training records themselves, which PCA alone needs."""
 
-from collections.abc import Iterable
-from typing import Any
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipelines.preprocessing.config import Shard, TransformConfig
-from pipelines.preprocessing.steps import read_shard
+from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
+from pipelines.preprocessing.outputs import TEMPORARY
+from pipelines.preprocessing.reading import read_shard
+from pipelines.preprocessing.statistics import Moments
 from pipelines.preprocessing.transform.affine import affine_of
-from pipelines.preprocessing.transform.graph import graph_analyzer, make_preprocessing_fn, raw_feature_spec
+from pipelines.preprocessing.transform.graph import FitAffine, make_preprocessing_fn, raw_feature_spec
+from vcls_model import storage
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import FRAMES
+from vcls_model.records.schema import Modality
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@contextlib.contextmanager
+def analysis_directories(config: JobConfig) -> Iterator[None]:
+    """Where tf.Transform's analyzers keep intermediate results, while a pipeline with PCA is built and runs."""
+    import tensorflow_transform.beam as tft_beam
+
+    directory = storage.join(config.output, TEMPORARY[0])
+    try:
+        if not storage.is_object_store(directory):
+            os.makedirs(directory, exist_ok=True)
+        with storage.plain_name(directory) as plain, tft_beam.Context(temp_dir=plain):
+            yield
+    finally:
+        for name in TEMPORARY:
+            storage.delete(storage.join(config.output, name))
 
 
 class SelectAffine(beam.PTransform):
@@ -31,22 +55,36 @@ class SelectAffine(beam.PTransform):
         return self._statistics | "Affine" >> beam.Map(_affine_of_one, self._normalise, self._modality)
 
 
-def _affine_of_one(moments: dict[str, Any], normalise: str, modality: str) -> np.ndarray:
+def _affine_of_one(moments: Mapping[str, Moments], normalise: str, modality: str) -> np.ndarray:
     return affine_of(normalise, moments[modality])
 
 
-def placeholder_record(config: TransformConfig) -> dict[str, Any]:
-    """One raw record, for tf.Transform to have something to trace its analysis with."""
-    record: dict[str, Any] = {"id": b"placeholder", "labels": np.zeros(0, np.int64)}
-    for modality in config.schema.modalities:
-        record[modality.name] = (
-            bytes(modality.width) if modality.kind == FRAMES else np.zeros(modality.width, np.float32)
+def graph_analyzer(statistics: beam.PCollection) -> FitAffine:
+    """Feeds our own statistics into tf.Transform's analysis phase.
+
+    Args:
+        statistics: one element: `Moments` by modality name.
+    """
+
+    def fit(modality: Modality, raw: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        # The raw values only tell tf.Transform what the analyzer depends on: the training shards were read before.
+        (affine,) = tft.experimental.ptransform_analyzer(
+            [raw],
+            SelectAffine(statistics, "zscore", modality.name),
+            [tf.float32],
+            [[2, modality.width]],
+            name=f"{modality.name}_zscore",
         )
-    return record
+        return affine[0], affine[1]
+
+    return fit
 
 
 def record_batch(batch: RawBatch, chosen: np.ndarray) -> pa.RecordBatch:
-    """The chosen records (bool (B,)) as tf.Transform reads them: a list column a raw feature."""
+    """The chosen records (bool (B,)) as tf.Transform reads them: one list column per raw feature, sorted by name."""
     rows = np.flatnonzero(chosen)
     columns: dict[str, pa.Array] = {"id": _lists([[batch.ids[row]] for row in rows], pa.binary())}
     ends = np.cumsum(batch.label_lengths)
@@ -68,7 +106,7 @@ def record_batch(batch: RawBatch, chosen: np.ndarray) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[name] for name in sorted(columns)], sorted(columns))
 
 
-def _lists(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _lists(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, pa.list_(kind))
 
 
@@ -86,40 +124,30 @@ class ReadTrainingBatches(beam.DoFn):
 
 
 class FitTransform(beam.PTransform):
-    """Analyses: from the statistics of the training records (one `Moments` by modality) to tf.Transform's transform_fn.
+    """Record batches of the training records -> tf.Transform's transform_fn.
 
-    Attributes:
+    Args:
         config: which operations.
-        training: record batches for analyzers that need the values themselves (PCA), else None.
+        statistics: one element, the `Moments` of the training records by modality.
     """
 
-    def __init__(self, config: TransformConfig, training: beam.PCollection | None = None) -> None:
+    def __init__(self, config: TransformConfig, statistics: beam.PCollection) -> None:
         super().__init__()
         self._config = config
-        self._training = training
+        self._statistics = statistics
 
-    def expand(self, statistics: beam.PCollection) -> Any:
-        import tensorflow_transform as tft
+    def expand(self, training: beam.PCollection) -> Any:
         import tensorflow_transform.beam as tft_beam
         from tensorflow_transform.tf_metadata import schema_utils
         from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
         from tfx_bsl.tfxio.tensor_representation_util import InferTensorRepresentationsFromSchema
 
         spec = raw_feature_spec(self._config)
-        preprocessing_fn = make_preprocessing_fn(self._config, graph_analyzer(self._config, statistics))
-        dataset: tuple[beam.PCollection, Any]
-        if self._training is None:
-            rows = statistics.pipeline | "Placeholder" >> beam.Create([placeholder_record(self._config)])
-            dataset = rows, tft.DatasetMetadata.from_feature_spec(spec)
-        else:
-            kinds = {name: pa.float32() for name in spec}
-            kinds.update({name: pa.binary() for name, feature in spec.items() if feature.dtype == "string"})
-            kinds["labels"] = pa.int64()
-            dataset = (
-                self._training,
-                TensorAdapterConfig(
-                    pa.schema([(name, pa.list_(kinds[name])) for name in sorted(kinds)]),
-                    InferTensorRepresentationsFromSchema(schema_utils.schema_from_feature_spec(spec)),
-                ),
-            )
-        return dataset | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+        kinds = {name: pa.binary() if feature.dtype == "string" else pa.float32() for name, feature in spec.items()}
+        kinds["labels"] = pa.int64()
+        layout = TensorAdapterConfig(
+            pa.schema([(name, pa.list_(kinds[name])) for name in sorted(kinds)]),
+            InferTensorRepresentationsFromSchema(schema_utils.schema_from_feature_spec(spec)),
+        )
+        preprocessing_fn = make_preprocessing_fn(self._config, graph_analyzer(self._statistics))
+        return (training, layout) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)

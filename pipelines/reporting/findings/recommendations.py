@@ -9,10 +9,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.analysis import FEW_POSITIVES, Z95, ClassChanges, ConfusedPair
+from pipelines.reporting.findings.comparison import ClassChanges
+from pipelines.reporting.findings.confusion import ConfusedPair
+from pipelines.reporting.findings.groups import frequency, size_groups, span
+from pipelines.reporting.findings.intervals import (
+    FEW_POSITIVES,
+    Z95,
+    average_precision_interval,
+    class_intervals,
+    difference_interval,
+    wilson_interval,
+)
+from pipelines.reporting.inputs.predictions import Cooccurrence
 from pipelines.reporting.inputs.scores import Scores
-from pipelines.reporting.page.tables import Table, many, signed
+from pipelines.reporting.tables import Table, pluralise, signed
 
 # Two classes "nearly always occur together" when of the videos with either, at least this share carries both.
 _TOGETHER = 0.8
@@ -44,13 +54,6 @@ class Recommendation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cooccurrence:
-    """In how many scored videos the labels hold both classes of a pair, and either: {(a, b): (both, either)}."""
-
-    pairs: dict[tuple[int, int], tuple[int, int]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Rival:
     """Another model that scored the same videos, with its average precision by class (C,)."""
 
@@ -61,6 +64,7 @@ class Rival:
 def recommend(
     scores: Scores,
     *,
+    pairs: Sequence[ConfusedPair],
     cooccurrence: Cooccurrence | None,
     against: ClassChanges | None,
     baseline_path: str,
@@ -69,7 +73,6 @@ def recommend(
     """All that the results support, cheapest to do first."""
     if not scores.labelled:
         return []
-    pairs = analysis.confused_pairs(scores, 200)
     candidates = [
         _thresholds(scores),
         _calibration(scores),
@@ -112,9 +115,9 @@ def _thresholds(scores: Scores) -> Recommendation | None:
     threshold = scores.info.get("threshold", 0.5)
     return Recommendation(
         "thresholds",
-        "Decide with a threshold of its own for each class",
-        f"One threshold of {threshold:g} for all classes leaves F1 on the table: with the thresholds chosen on the "
-        f"validation split, {many(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
+        "Use a separate threshold for each class",
+        f"One threshold of {threshold:g} for all classes gives away F1: with the thresholds chosen on the "
+        f"validation split, {pluralise(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
         f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the scores; nothing "
         "has to be trained.",
         f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) on the "
@@ -129,11 +132,11 @@ def _thresholds(scores: Scores) -> Recommendation | None:
 
 
 def _calibration(scores: Scores) -> Recommendation | None:
-    """Classes whose probabilities are surely wrong.
+    """Classes whose probabilities are wrong beyond doubt.
 
     With `mean_probability` the number of positives that the model expects is held against the number there is;
-    otherwise only over-confidence shows, as a precision surely below the threshold: of honest predictions above a
-    threshold t, at least a share t is right.
+    otherwise only over-confidence shows, as a precision certain to be below the threshold: of calibrated predictions
+    above a threshold t, at least a fraction t is correct.
     """
     assert scores.summary is not None
     tp, fp, support = (scores.columns[key] for key in ("tp", "fp", "support"))
@@ -165,7 +168,7 @@ def _calibration(scores: Scores) -> Recommendation | None:
             "The ranking, and so AP, does not change.",
             Table("badly_calibrated", ("Class", "Positives", "Positives expected", "Ratio"), rows),
         )
-    _, high = analysis.wilson_interval(tp, tp + fp)
+    _, high = wilson_interval(tp, tp + fp)
     bad = np.flatnonzero((tp + fp >= FEW_POSITIVES) & (high < threshold))
     if len(bad) == 0:
         return None
@@ -177,16 +180,16 @@ def _calibration(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "calibration",
         f"Recalibrate {_whom(len(bad), scores)} before probabilities are used as such",
-        f"Of honest predictions above {threshold:g} at least {100 * threshold:.0f} % are right. For "
-        f"{many(len(bad), 'class', 'classes')} surely fewer are: over-confident.",
-        f"They cause {int(wrong):,} of {int(fp.sum()):,} false alarms ({100 * wrong / max(fp.sum(), 1):.0f} %); "
-        f"honest probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
+        f"Of calibrated predictions above {threshold:g} at least {100 * threshold:.0f} % are correct. For "
+        f"{pluralise(len(bad), 'class', 'classes')} fewer are for certain: over-confident.",
+        f"They cause {int(wrong):,} of {int(fp.sum()):,} false positives ({100 * wrong / max(fp.sum(), 1):.0f} %); "
+        f"calibrated probabilities would keep at most {int(tp[bad].sum() * (1 - threshold) / threshold):,} of those.",
         Table("badly_calibrated", ("Class", "Predicted", "Right", "Precision", "At most (95 %)"), rows),
     )
 
 
 def _whom(count: int, scores: Scores) -> str:
-    return "the whole model" if count > scores.class_count / 2 else many(count, "class", "classes")
+    return "the whole model" if count > scores.class_count / 2 else pluralise(count, "class", "classes")
 
 
 def _labels(scores: Scores) -> Recommendation | None:
@@ -236,7 +239,7 @@ def _labels(scores: Scores) -> Recommendation | None:
     gains = []
     if added:
         gains.append(
-            f"precision of the {many(len(missing), 'class', 'classes')} rises by up to "
+            f"precision of the {pluralise(len(missing), 'class', 'classes')} rises by up to "
             f"{added / max(sum(columns['tp'][i] + columns['fp'][i] for i in missing), 1):.3f}, micro precision by "
             f"{added / max(tp + fp, 1):.4f}"
         )
@@ -244,10 +247,10 @@ def _labels(scores: Scores) -> Recommendation | None:
         gains.append(f"micro recall rises by up to {spurious / max(columns['support'].sum(), 1):.4f}")
     return Recommendation(
         "labels",
-        f"Look at {many(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} likely wrong",
-        "The model is all but certain where the label says otherwise, in classes where it is otherwise dependable "
+        f"Review {pluralise(len(rows), 'label')} that {'is' if len(rows) == 1 else 'are'} probably wrong",
+        "The model is all but certain where the label says otherwise, in classes where it is otherwise reliable "
         f"(precision ≥ {_RELIABLE_PRECISION:g} or recall ≥ {_RELIABLE_RECALL:g} over {FEW_POSITIVES} positives and "
-        "more). Only the most confident examples kept by the score job are listed; similar ones will exist.",
+        "more). Only the most confident examples kept by the score job are listed; similar ones are likely to exist.",
         "If all of these labels are wrong, " + " and ".join(gains) + ".",
         Table("labels_to_review", ("Video", "Class", "Doubt", "Probability", "Class has"), rows),
     )
@@ -256,7 +259,7 @@ def _labels(scores: Scores) -> Recommendation | None:
 def _together(
     scores: Scores, pairs: Sequence[ConfusedPair], cooccurrence: Cooccurrence | None
 ) -> Recommendation | None:
-    """Pairs that are confused, either way, and whose labels nearly always come together."""
+    """Pairs that are confused, in either direction, and whose labels nearly always occur together."""
     if cooccurrence is None:
         return None
     times: dict[tuple[int, int], int] = {}
@@ -276,19 +279,19 @@ def _together(
         return None
     return Recommendation(
         "together",
-        f"Settle {many(len(rows), 'pair')} of classes that nearly always occur together",
-        f"One is predicted in the other's stead, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
-        "label carry the other as well. Either the labels of the few odd videos are incomplete, or one class is part "
+        f"Settle {pluralise(len(rows), 'pair')} of classes that nearly always occur together",
+        f"One is predicted in place of the other, yet at least {100 * _TOGETHER:.0f} % of the videos with the rarer "
+        "label carry the other as well. Either the labels of the few exceptions are incomplete, or one class is part "
         "of the other: complete the labels, or predict both together.",
-        f"{many(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the most "
-        "confused pairs; settled, recall over all labels rises by up to "
+        f"{pluralise(confused, 'confusion')}, {100 * confused / max(sum(times.values()), 1):.0f} % of those among the "
+        "most confused pairs; settled, recall over all labels rises by up to "
         f"{confused / max(float(support.sum()), 1.0):.4f}.",
         Table(
             "confused_and_together",
             (
                 "Class",
                 "Confused with",
-                "Times, either way",
+                "Times, either direction",
                 "Videos with both",
                 "Videos with either",
                 "Share of the rarer",
@@ -321,7 +324,7 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
     ]
     return Recommendation(
         "baseline",
-        f"Find out why {many(len(worse), 'class', 'classes')} got worse than in the previous run",
+        f"Find out why {pluralise(len(worse), 'class', 'classes')} got worse than in the previous run",
         f"Their average precision fell beyond the interval of the difference; of {against.compared.sum():,} compared "
         f"classes chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
         "can serve them.",
@@ -356,9 +359,9 @@ def _one_model(scores: Scores) -> Recommendation | None:
 def _rival_wins(scores: Scores, rival: Rival, number: int) -> Recommendation | None:
     """Classes where another model of the run beats the one reported."""
     ap, support = scores.columns["ap"], scores.columns["support"]
-    theirs_low, theirs_high = analysis.average_precision_interval(rival.ap, support)
-    low, high = analysis.class_intervals(scores)
-    below, _ = analysis.difference_interval(ap, low, high, rival.ap, theirs_low, theirs_high)
+    theirs_low, theirs_high = average_precision_interval(rival.ap, support)
+    low, high = class_intervals(scores)
+    below, _ = difference_interval(ap, low, high, rival.ap, theirs_low, theirs_high)
     with np.errstate(invalid="ignore"):
         wins = np.flatnonzero(below > 0)
     if not len(wins):
@@ -369,7 +372,7 @@ def _rival_wins(scores: Scores, rival: Rival, number: int) -> Recommendation | N
     rows = [[scores.name(i), int(support[i]), ap[i], rival.ap[i], delta[i]] for i in wins[:_ROWS]]
     return Recommendation(
         "rival",
-        f"Let the model “{rival.name}” decide {many(len(wins), 'class', 'classes')}",
+        f"Let the model “{rival.name}” decide {pluralise(len(wins), 'class', 'classes')}",
         "On the same videos it has the higher average precision there, beyond the interval of the difference.",
         f"mAP {signed(gain, 4)}. The classes were chosen on these videos: expect somewhat less on others.",
         Table(f"other_model_wins_{number}", ("Class", "Positives", "AP reported", f"AP {rival.name}", "Gain"), rows),
@@ -443,21 +446,21 @@ def _overfitting(scores: Scores) -> Recommendation | None:
         "Regularise: dropout, weight decay, or more data",
         f"From epoch {best + 1} on, the validation loss rose from {validation[best]:.4f} to {validation[-1]:.4f} "
         f"while the training loss fell from {train[best]:.4f} to {train[-1]:.4f}.",
-        "Not to be had from these figures beyond the loss itself: "
-        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the final validation loss is over-fitting.",
+        "These figures show only the loss: "
+        f"{100 * (1 - validation[best] / validation[-1]):.1f} % of the final validation loss is overfitting.",
         Table("losses", ("Epoch", "Training loss", "Validation loss"), rows[-_ROWS:]),
     )
 
 
 def _too_few(scores: Scores) -> Recommendation | None:
-    """More examples for rare classes, when classes with up to ten times as many do better beyond chance."""
+    """More examples for rare classes, when classes with up to ten times as many do better than chance explains."""
     ap = scores.columns["ap"]
-    count, what = analysis.frequency(scores)
+    count, what = frequency(scores)
     measured = np.isfinite(ap)
     if what != "training examples" or not measured.any():
-        return None  # the positives scored here are no measure of what the model learnt from
+        return None  # the positives scored here are no measure of what the model was trained on
     best: tuple[float, int, np.ndarray, np.ndarray] | None = None
-    for _, edge, _ in analysis.size_groups(scores):
+    for _, edge, _ in size_groups(scores):
         few, more = measured & (count < edge), measured & (count >= edge) & (count < 10 * edge)
         if min(few.sum(), more.sum()) < FEW_POSITIVES or ap[few].mean() >= ap[measured].mean():
             continue
@@ -470,16 +473,15 @@ def _too_few(scores: Scores) -> Recommendation | None:
     difference, edge, few, more = best
     unmeasured = int(((count < edge) & ~measured).sum())
     rows: list[list[object]] = [
-        [analysis.span(low, high), int(members.sum()), float(ap[members].mean())]
-        for low, high, members in analysis.size_groups(scores)
+        [span(low, high), int(members.sum()), float(ap[members].mean())] for low, high, members in size_groups(scores)
     ]
     return Recommendation(
         "too_few",
-        f"Get more examples of the {many(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
+        f"Get more examples of the {pluralise(int(few.sum()), 'class', 'classes')} trained on fewer than {edge:,}",
         f"Their mean average precision is {ap[few].mean():.3f}; that of the {int(more.sum()):,} classes with {edge:,} "
         f"to {10 * edge - 1:,} examples is {ap[more].mean():.3f}, higher beyond chance."
         + (
-            f" Another {many(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
+            f" Another {pluralise(unmeasured, 'class', 'classes')} as rare had no positive among the scored videos."
             if unmeasured
             else ""
         ),
@@ -490,7 +492,7 @@ def _too_few(scores: Scores) -> Recommendation | None:
 
 
 def _rejected(scores: Scores) -> Recommendation | None:
-    """Mend the input, when records were rejected."""
+    """Fix the input, when records were rejected."""
     reasons = scores.info.get("rejected_by_reason") or {}
     read, rejected = scores.info.get("records_read") or 0, sum(reasons.values())
     if not rejected or not read:
@@ -498,7 +500,7 @@ def _rejected(scores: Scores) -> Recommendation | None:
     rows = [[reason, count, count / read] for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
     return Recommendation(
         "rejected",
-        f"Mend the input: {many(rejected, 'record was', 'records were')} rejected",
+        f"Fix the input: {pluralise(rejected, 'record was', 'records were')} rejected",
         f"The most frequent reason is {rows[0][0]} ({rows[0][1]:,}). The directory dead_letter names each record.",
         f"{100 * rejected / read:.2g} % more videos get a prediction.",
         Table("rejected_in_scoring", ("Reason", "Records", "Share of records read"), rows),
@@ -510,7 +512,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
     assert scores.summary is not None
     support = scores.columns["support"]
     videos = int(scores.summary.get("videos", 0))
-    counts, _ = analysis.frequency(scores)
+    counts, _ = frequency(scores)
     can_learn = counts > 0
     thin = int((can_learn & (support < FEW_POSITIVES)).sum())
     if not videos or thin <= 0.5 * can_learn.sum():
@@ -525,7 +527,7 @@ def _measure_more(scores: Scores) -> Recommendation | None:
         "measure",
         "Score more labelled videos before judging single classes",
         f"{thin:,} of {int(can_learn.sum()):,} classes have fewer than {FEW_POSITIVES} positives among the {videos:,} "
-        "scored videos; their figures are mostly luck.",
+        "scored videos; their figures are mostly chance.",
         f"With ten times the videos {rows[2][1]:,} classes can be judged instead of {rows[0][1]:,}, and those that "
         "only then turn up.",
         Table("videos_needed", ("Videos", "Classes with enough positives", "Share of classes"), rows),

@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.findings.recommendations import Cooccurrence
 from vcls_model import storage
 from vcls_model.commands import JobError
 
 _BATCH_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooccurrence:
+    """In how many scored videos the labels hold both classes of a pair, and either: {(a, b): (both, either)}."""
+
+    pairs: dict[tuple[int, int], tuple[int, int]]
 
 
 def _parts(path: str, suffix: str) -> list[str]:

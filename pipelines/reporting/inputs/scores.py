@@ -1,17 +1,18 @@
 """Reads the directory that `pipelines.score` wrote, and says clearly what is wrong with one that cannot be reported."""
 
-import csv
 import dataclasses
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from pipelines.reporting.inputs.files import floats, read_object, read_table
+from pipelines.reporting.inputs.manifests import read_classes, read_history, train_counts
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.records.vocabulary import ClassInfo, unnamed_classes
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
@@ -46,7 +47,7 @@ class ClassName(str):
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ScoredExample:
     """One prediction worth looking at: a video id, the class, its probability and the video's true labels."""
 
     video_id: str
@@ -98,7 +99,7 @@ class Scores:
     columns: dict[str, np.ndarray]
     curves: dict[str, np.ndarray]
     confusion: np.ndarray
-    examples: dict[str, list[Example]]
+    examples: dict[str, list[ScoredExample]]
     history: dict[str, np.ndarray]
     segments: SegmentScores | None = None
 
@@ -137,49 +138,49 @@ def read_scores(path: str) -> Scores:
         if not storage.exists(path) and not storage.is_object_store(path):
             raise JobError(f"there is no scores directory {path}")
         raise JobError(f"{path} has no info.json: the score job did not finish there; run it again with --resume")
-    info = _read_object(info_path)
+    info = read_object(info_path)
     if "training" in info or "statistics" in info:
         what = "a model" if "training" in info else "a transformed dataset"
         raise JobError(f"{path} is {what}, not a scores directory: name what pipelines.score wrote")
-    labels = _read_table(path, "labels.csv")
+    classes = read_classes(path)
     if not storage.exists(storage.join(path, "metrics.json")):
         if info.get("records_labelled"):
             raise JobError(
                 f"{path} lacks metrics.json although {info['records_labelled']} of its records carried labels: the "
                 "directory is incomplete; run the score job again with --resume"
             )
-        names, verticals = _classes(labels, info.get("class_count"), path)
+        classes = classes or unnamed_classes(_class_count(info, path))
         return Scores(
             path,
             info,
             None,
-            names,
-            verticals,
-            _column(labels, "train_count", len(names)),
+            [entry.name for entry in classes],
+            [entry.verticals for entry in classes],
+            train_counts(classes, len(classes)),
             {},
             {},
             np.zeros((0, 3), np.int64),
             {},
             read_history(path),
         )
-    summary = _read_object(storage.join(path, "metrics.json"))
-    per_class = _read_table(path, "per_class.csv")
+    summary = read_object(storage.join(path, "metrics.json"))
+    per_class = read_table(path, "per_class.csv")
     if not per_class:
         raise JobError(f"{path} has metrics.json but no per_class.csv: the directory is incomplete; score again")
     columns = _numeric_columns(per_class, path)
     class_count = len(columns["index"])
-    if labels and len(labels["index"]) != class_count:
-        raise JobError(f"{path}: labels.csv has {len(labels['index'])} classes, per_class.csv has {class_count}")
+    if classes and len(classes) != class_count:
+        raise JobError(f"{path}: labels.csv has {len(classes)} classes, per_class.csv has {class_count}")
     if info.get("class_count") not in (None, class_count):
         raise JobError(f"{path}: info.json says {info['class_count']} classes, per_class.csv has {class_count}")
-    names, verticals = _classes(labels or per_class, class_count, path)
+    classes = classes or _classes_of(per_class)
     return Scores(
         path,
         info,
         summary,
-        names,
-        verticals,
-        _column(labels, "train_count", class_count),
+        [entry.name for entry in classes],
+        [entry.verticals for entry in classes],
+        train_counts(classes, class_count),
         columns,
         _read_curves(path, class_count),
         _read_confusion(path, class_count),
@@ -189,35 +190,33 @@ def read_scores(path: str) -> Scores:
     )
 
 
+def _class_count(info: Mapping[str, Any], path: str) -> int:
+    if info.get("class_count") is None:
+        raise JobError(f"{path} has no labels.csv and its info.json no class_count: the directory is incomplete")
+    return int(info["class_count"])
+
+
+def _classes_of(per_class: Mapping[str, list[str]]) -> list[ClassInfo]:
+    """The classes as per_class.csv names them, for a directory without labels.csv."""
+    names, joined = (per_class.get(key) or [""] * len(per_class["index"]) for key in ("name", "vertical"))
+    return [
+        ClassInfo(index, name.strip() or f"class {index}", tuple(part for part in verticals.split("|") if part))
+        for index, (name, verticals) in enumerate(zip(names, joined, strict=True))
+    ]
+
+
 def _read_segments(path: str, summary: Mapping[str, Any], class_count: int) -> SegmentScores | None:
     if "segments" not in summary:
         return None
-    table = _read_table(path, "segment_per_class.csv")
+    table = read_table(path, "segment_per_class.csv")
     names = ("rated", "positives", "ap_at_k")
     if any(len(table.get(name, ())) != class_count for name in names):
         raise JobError(
             f"{path}: segment_per_class.csv must have {', '.join(names)} of {class_count} classes: the directory is "
             "incomplete or of an older version; score again"
         )
-    rated, positives, ap = (_floats(table[name], f"{path}: segment_per_class.csv, column {name},") for name in names)
+    rated, positives, ap = (floats(table[name], f"{path}: segment_per_class.csv, column {name},") for name in names)
     return SegmentScores(summary["segments"], rated, positives, ap)
-
-
-def read_manifest(path: str, what: str) -> dict[str, Any]:
-    """The `info.json` of another directory named on the command line; `what` says which.
-
-    Raises:
-        JobError: there is none.
-    """
-    info_path = storage.join(path, "info.json")
-    if not storage.exists(info_path):
-        raise JobError(f"{what} {path} has no info.json: it is absent or half written")
-    return _read_object(info_path)
-
-
-def read_train_count(path: str, class_count: int) -> np.ndarray:
-    """Training examples of each class from the `labels.csv` in a model or data directory; NaN when not recorded."""
-    return _column(_read_table(path, "labels.csv"), "train_count", class_count)
 
 
 def read_per_model(path: str, class_count: int) -> dict[str, np.ndarray]:
@@ -226,73 +225,14 @@ def read_per_model(path: str, class_count: int) -> dict[str, np.ndarray]:
     Raises:
         JobError: per_model.csv speaks of another number of classes.
     """
-    table = _read_table(path, "per_model.csv")
+    table = read_table(path, "per_model.csv")
     if table and len(table["index"]) != class_count:
         raise JobError(f"{path}: per_model.csv has {len(table['index'])} classes, per_class.csv has {class_count}")
     return {
-        name: _floats(values, f"{path}: per_model.csv, column {name},")
+        name: floats(values, f"{path}: per_model.csv, column {name},")
         for name, values in table.items()
         if name != "index"
     }
-
-
-def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
-    """The first rejected records of a Scores directory: shard, offset, id, stage, error, message; [] if none."""
-    directory = storage.join(path, "dead_letter")
-    letters: list[dict[str, Any]] = []
-    for name in storage.list_names(directory):
-        for line in storage.read_bytes(storage.join(directory, name)).splitlines():
-            if len(letters) == how_many:
-                return letters
-            try:
-                letter = json.loads(line)
-            except ValueError:
-                raise JobError(f"{storage.join(directory, name)} holds a line that is not JSON") from None
-            letters.append(letter)
-    return letters
-
-
-def _read_object(path: str) -> dict[str, Any]:
-    value = storage.read_json(path)
-    if not isinstance(value, dict):
-        raise JobError(f"{path} must hold one JSON object")
-    return value
-
-
-def _read_table(path: str, name: str) -> dict[str, list[str]]:
-    """A CSV as columns of strings; {} when the file is absent."""
-    file = storage.join(path, name)
-    if not storage.exists(file):
-        return {}
-    try:
-        rows = list(csv.reader(storage.csv_text(storage.read_bytes(file))))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise JobError(f"{file} is not a CSV: {error}") from None
-    if not rows:
-        raise JobError(f"{file} is empty")
-    header, body = rows[0], rows[1:]
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise JobError(f"{file} line {number} has {len(row)} fields, the header has {len(header)}")
-    return {key: [row[place] for row in body] for place, key in enumerate(header)}
-
-
-def _number(text: str) -> float:
-    return float(text) if text.strip() else float("nan")
-
-
-def _floats(values: list[str], origin: str) -> np.ndarray:
-    try:
-        return np.array([_number(value) for value in values], np.float64)
-    except ValueError as error:
-        raise JobError(f"{origin} holds what is not a number: {error}") from None
-
-
-def _column(table: Mapping[str, list[str]], name: str, class_count: int) -> np.ndarray:
-    values = table.get(name)
-    if values is None or len(values) != class_count:
-        return np.full(class_count, np.nan)
-    return _floats(values, f"labels.csv, column {name},")
 
 
 def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.ndarray]:
@@ -301,7 +241,7 @@ def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.
         raise JobError(f"{path}: per_class.csv lacks the columns {', '.join(missing)}")
     texts = {"name", "vertical", "verticals", "vertical1", "vertical2", "vertical3"}
     columns = {
-        name: _floats(values, f"{path}: per_class.csv, column {name},")
+        name: floats(values, f"{path}: per_class.csv, column {name},")
         for name, values in table.items()
         if name not in texts
     }
@@ -310,23 +250,6 @@ def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.
     for name in _OPTIONAL:
         columns.setdefault(name, np.full(len(columns["index"]), np.nan))
     return columns
-
-
-def _classes(
-    table: Mapping[str, list[str]], class_count: int | None, path: str
-) -> tuple[list[str], list[tuple[str, ...]]]:
-    if not table or "name" not in table:
-        if class_count is None:
-            raise JobError(f"{path} has no labels.csv and its info.json no class_count: the directory is incomplete")
-        return [f"class {index}" for index in range(class_count)], [()] * class_count
-    names = [name.strip() or f"class {index}" for index, name in enumerate(table["name"])]
-    fields = [table[key] for key in ("vertical", "vertical1", "vertical2", "vertical3") if key in table]
-    # per_class.csv joins a class's verticals by |, labels.csv has a column each.
-    verticals: list[tuple[str, ...]] = [
-        tuple(dict.fromkeys(part.strip() for field in fields for part in field[index].split("|") if part.strip()))
-        for index in range(len(names))
-    ]
-    return names, verticals
 
 
 def _read_curves(path: str, class_count: int) -> dict[str, np.ndarray]:
@@ -353,27 +276,27 @@ def _checked_curves(archive: Any, path: str, class_count: int) -> dict[str, np.n
 
 
 def _read_confusion(path: str, class_count: int) -> np.ndarray:
-    table = _read_table(path, "confusion.csv")
+    table = read_table(path, "confusion.csv")
     keys = ("true_index", "predicted_index", "count")
     if not table:
         return np.zeros((0, 3), np.int64)
     if any(key not in table for key in keys):
         raise JobError(f"{path}: confusion.csv must have the columns {', '.join(keys)}")
-    rows = np.stack([_floats(table[key], f"{path}: confusion.csv") for key in keys], axis=1).astype(np.int64)
+    rows = np.stack([floats(table[key], f"{path}: confusion.csv") for key in keys], axis=1).astype(np.int64)
     if len(rows) and (rows[:, :2].min() < 0 or rows[:, :2].max() >= class_count):
         raise JobError(f"{path}: confusion.csv names a class outside 0 … {class_count - 1}")
     return rows
 
 
-def _read_examples(path: str, class_count: int) -> dict[str, list[Example]]:
+def _read_examples(path: str, class_count: int) -> dict[str, list[ScoredExample]]:
     file = storage.join(path, "examples.json")
     if not storage.exists(file):
         return {}
-    examples: dict[str, list[Example]] = {}
-    for kind, entries in _read_object(file).items():
+    examples: dict[str, list[ScoredExample]] = {}
+    for kind, entries in read_object(file).items():
         try:
             found = [
-                Example(
+                ScoredExample(
                     str(entry["id"]),
                     int(entry["class_index"]),
                     float(entry["probability"]),
@@ -387,18 +310,6 @@ def _read_examples(path: str, class_count: int) -> dict[str, list[Example]]:
             raise JobError(f"{file}: an entry of {kind} names a class outside 0 … {class_count - 1}")
         examples[kind] = found
     return examples
-
-
-def read_history(path: str) -> dict[str, np.ndarray]:
-    """Numeric columns of `history.csv` in a Scores or model directory; {} when there is none."""
-    table = _read_table(path, "history.csv")
-    history = {}
-    for name, values in table.items():
-        try:
-            history[name] = np.array([_number(value) for value in values], np.float64)
-        except ValueError:  # a column of text, a time stamp say, is no curve
-            continue
-    return history
 
 
 def check_same_classes(scores: Scores, baseline: Scores) -> None:

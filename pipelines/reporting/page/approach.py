@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.reporting.inputs.scores import Scores
-from pipelines.reporting.page.tables import Table
+from pipelines.reporting.tables import Table
 
 Facts = list[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifests:
-    """The `info.json` of the model and of the transformed data set, as far as they are known; {} when not."""
+    """The `info.json` of the model and of the transformed dataset, as far as they are known; {} when not."""
 
     model: dict[str, Any]
     data: dict[str, Any]
@@ -85,15 +85,20 @@ def _seconds(value: Any) -> str:
 
 
 def _features(entries: Any) -> Facts:
-    """(name, "1,024 values a video, float32") of each feature that a manifest lists."""
+    """(name, "1,024 values per video, float32") of each feature that a manifest lists."""
     return [
         (
             str(entry.get("name", "?")),
-            f"{entry['width']:,} values a {entry.get('level', 'video')}, {entry.get('encoding', 'float32')}",
+            f"{entry['width']:,} values per {_unit(entry)}, {entry.get('encoding', 'float32')}",
         )
         for entry in entries or []
         if isinstance(entry, Mapping) and entry.get("width")
     ]
+
+
+def _unit(entry: Mapping[str, Any]) -> str:
+    """What one row of a modality describes: older manifests say so as `level`, newer ones as `kind` too."""
+    return "frame" if entry.get("kind") == "frames" else str(entry.get("level", "video"))
 
 
 def _section(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -126,7 +131,7 @@ def _preprocessing(manifests: Manifests) -> Facts:
     split = _section(data, "split") or _section(model, "split")
     facts: Facts = []
     if split.get("method"):
-        method = {"hash": "by a hash of the video id", "given": "as the input gives it"}
+        method = {"hash": "by a hash of the video id", "given": "as given by the input"}
         facts.append(("Split", method.get(split["method"], str(split["method"]))))
     facts += _pick(split, (("ratios", "Train, validate, test"),))
     config = _section(data, "config")
@@ -164,7 +169,7 @@ def _training(manifests: Manifests) -> Facts:
         training,
         (
             ("options.loss.name", "Loss"),
-            ("options.optimizer", "Optimiser"),
+            ("options.optimizer", "Optimizer"),
             ("options.schedule.learning_rate", "Learning rate"),
             ("options.schedule.decay", "Decay"),
             ("options.weight_decay", "Weight decay"),
@@ -189,8 +194,8 @@ def _scoring(scores: Scores) -> Facts:
         (
             ("split", "Split scored"),
             ("threshold", "Threshold"),
-            ("thresholds_from", "Thresholds of classes from"),
-            ("top_k", "Classes kept a video"),
+            ("thresholds_from", "Per-class thresholds from"),
+            ("top_k", "Classes kept per video"),
         ),
     )
     models = [entry for entry in scores.info.get("models") or [] if isinstance(entry, Mapping)]
@@ -203,7 +208,7 @@ def _scoring(scores: Scores) -> Facts:
 
 
 def split_table(manifests: Manifests) -> Table:
-    """Records, shards, labels and classes of each split of the transformed data set, as far as its manifest tells."""
+    """Records, shards, labels and classes of each split of the transformed dataset, as far as its manifest says."""
     counts = _section(_section(manifests.data, "statistics"), "class_counts")
     rows: list[list[Any]] = []
     for name, entry in _section(manifests.data, "splits").items():
@@ -218,11 +223,11 @@ def split_table(manifests: Manifests) -> Table:
                 sum(count > 0 for count in by_class) if by_class else None,
             ]
         )
-    return Table("splits", ("Split", "Records", "Shards", "Labels a record", "Classes with a label"), rows)
+    return Table("splits", ("Split", "Records", "Shards", "Labels per record", "Classes with a label"), rows)
 
 
 def data_facts(manifests: Manifests) -> Facts:
-    """What else the manifest of the transformed data set says."""
+    """What else the manifest of the transformed dataset says."""
     return _pick(
         manifests.data,
         (

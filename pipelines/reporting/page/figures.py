@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.analysis import ClassChanges, Group
+from pipelines.reporting.findings.comparison import ClassChanges
+from pipelines.reporting.findings.confusion import class_confusion, vertical_confusion
+from pipelines.reporting.findings.groups import ClassGroup, frequency, size_groups, span
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page import plots
-from pipelines.reporting.page.tables import Table, columns_table, many, signed
+from pipelines.reporting.tables import Table, columns_table, pluralise, signed
+from vcls_model.metrics.catalogue import IN_HISTORY, history_column
 
 # Pixels an inch of the PNGs: a figure 4.8 inches wide gives 1,056 pixels, twice what the page shows.
 _PNG_DPI = 220
@@ -24,10 +26,7 @@ _PNG_DPI = 220
 _HISTORY_NAMES = {
     "loss": "training",
     "val_loss": "validation",
-    "val_map": "mAP",
-    "val_gap_at_20": "GAP@20",
-    "val_hit_at_1": "Hit@1",
-    "val_perr": "PERR",
+    **{history_column(metric.key): metric.title for metric in IN_HISTORY},
 }
 
 
@@ -69,7 +68,7 @@ def draw(plot: Callable[..., Any], data: Any, size: tuple[float, float]) -> tupl
         plot(data, ax=canvas.subplots())
         svg, png = io.BytesIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=_PNG_DPI)
-        canvas.set_layout_engine("none")  # the layout is found; a second search costs a third of the time
+        canvas.set_layout_engine("none")  # the layout is computed; computing it again costs a third of the time
         canvas.savefig(png, format="png", metadata={"Software": None}, dpi=_PNG_DPI)
     return svg.getvalue(), png.getvalue()
 
@@ -122,8 +121,8 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         alternative = (
             f"{title} curves. At {x_name.replace('_', ' ')} {middle:g}, {y_name.replace('_', ' ')} is "
             f"{_at(grid, curves[keys[0]], middle):.2f} with all pairs pooled and "
-            f"{_at(grid, curves[keys[1]], middle):.2f} in the mean of classes; the middle half of the classes lies "
-            f"between {_at(grid, curves[keys[2]], middle):.2f} and {_at(grid, curves[keys[3]], middle):.2f}."
+            f"{_at(grid, curves[keys[1]], middle):.2f} in the mean of classes; the interquartile range over "
+            f"classes is {_at(grid, curves[keys[2]], middle):.2f} and {_at(grid, curves[keys[3]], middle):.2f}."
         )
         numbers = columns_table(
             f"{prefix}_curves",
@@ -137,20 +136,20 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
             },
         )
         caption = ("Grey lines join points of equal F1. " if prefix == "pr" else "The grey diagonal is chance. ") + (
-            "The band holds the middle half of the classes."
+            "The band is the interquartile range over classes (the middle half of them)."
         )
         found.append(_make(f"{prefix}_curves", title, caption, alternative, plot, data, numbers, size=(4.8, 4.5)))
     return found
 
 
-def group_figure(name: str, title: str, groups: Sequence[Group], overall: float) -> Figure | None:
+def group_figure(name: str, title: str, groups: Sequence[ClassGroup], overall: float) -> Figure | None:
     """Mean average precision by group of classes."""
     groups = [group for group in groups if math.isfinite(group.ap)]
     if not groups:
         return None
     value, low, high = (np.array([getattr(group, key) for group in groups]) for key in ("ap", "ap_low", "ap_high"))
     low, high = np.where(np.isfinite(low), low, value), np.where(np.isfinite(high), high, value)
-    data = plots.GroupScores(
+    data = plots.GroupIntervals(
         [_short(group.name, 30) for group in groups],
         value,
         low,
@@ -187,10 +186,10 @@ def group_figure(name: str, title: str, groups: Sequence[Group], overall: float)
 
 def size_figure(scores: Scores) -> Figure | None:
     """Average precision against the number of examples."""
-    count, what = analysis.frequency(scores)
+    count, what = frequency(scores)
     ap = scores.columns["ap"]
     measured = np.isfinite(ap) & (count > 0)
-    groups = [group for group in analysis.size_groups(scores) if group[0] > 0]
+    groups = [group for group in size_groups(scores) if group[0] > 0]
     if measured.sum() < 5 or not groups:
         return None
     means = np.array([float(ap[members].mean()) for _, _, members in groups])
@@ -206,9 +205,7 @@ def size_figure(scores: Scores) -> Figure | None:
         "Mean average precision by number of "
         + what
         + ": "
-        + "; ".join(
-            f"{analysis.span(low, high)}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True)
-        )
+        + "; ".join(f"{span(low, high)}: {mean:.2f}" for (low, high, _), mean in zip(groups, means, strict=True))
         + "."
     )
     numbers = columns_table(
@@ -223,7 +220,7 @@ def size_figure(scores: Scores) -> Figure | None:
     return _make(
         "ap_by_examples",
         "Average precision and number of examples",
-        "Each dot is a class; the bars are means of classes with a like number of examples.",
+        "Each dot is a class; the bars are means over classes with a similar number of examples.",
         alternative,
         plots.plot_score_by_size,
         data,
@@ -268,7 +265,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
         median = float(np.median(best_thresholds[known]))
         below = float((best_thresholds[known] < operating).mean())
         alternative = (
-            f"The best threshold of the middle class is {median:.2f}; {100 * below:.0f} % of the classes want one "
+            f"The best threshold of the median class is {median:.2f}; {100 * below:.0f} % of the classes have one "
             f"below the {operating:g} in use."
         )
         data_h = plots.Histogram(
@@ -279,7 +276,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
                 "best_thresholds",
                 "Best threshold of each class",
                 alternative
-                + f" Chosen on the validation split; {many(int(unchosen.sum()), 'class', 'classes')} without a "
+                + f" Chosen on the validation split; {pluralise(int(unchosen.sum()), 'class', 'classes')} without a "
                 "positive there keep 0.5 and are left out.",
                 alternative,
                 plots.plot_histogram,
@@ -309,13 +306,13 @@ def calibration_figures(scores: Scores) -> list[Figure]:
     if weight.sum():
         says, right = (float((values[upper] * weight).sum() / weight.sum()) for values in (confidence, accuracy))
         alternative = (
-            f"Predictions from {start:.2f} up say {says:.2f} on average, and {right:.2f} of them are right: "
+            f"Predictions from {start:.2f} up say {says:.2f} on average, and {right:.2f} of them are correct: "
             f"{abs(says - right):.3f} too {'high' if says > right else 'low'}."
         )
     else:
         alternative = (
             f"No prediction reaches {start:.2f}; the highest bin in use says {confidence[used][-1]:.2f}, and "
-            f"{accuracy[used][-1]:.2f} are right."
+            f"{accuracy[used][-1]:.2f} are correct."
         )
     columns = {
         "from": edges[:-1],
@@ -326,12 +323,12 @@ def calibration_figures(scores: Scores) -> list[Figure]:
     }
     histogram = plots.Histogram(edges, count, "Predicted probability", "Predictions (log scale)", log=True)
     high = count[edges[:-1] >= 0.5 - 1e-9].sum() / count.sum()
-    share = f"{100 * high:.2g} % of the predictions are {start:.2f} and more."
+    share = f"{100 * high:.2g} % of the predictions are {start:.2f} or more."
     return [
         _make(
             "calibration",
-            "Are the probabilities honest?",
-            f"{alternative} Over {whose}; below the diagonal the model claims too much.",
+            "Calibration",
+            f"{alternative} Over {whose}; below the diagonal the model is over-confident.",
             alternative,
             plots.plot_calibration,
             data,
@@ -339,7 +336,7 @@ def calibration_figures(scores: Scores) -> list[Figure]:
         ),
         _make(
             "confidence",
-            "How sure the model is",
+            "Distribution of probabilities",
             f"{share} Over {whose}.",
             share,
             plots.plot_histogram,
@@ -352,11 +349,11 @@ def calibration_figures(scores: Scores) -> list[Figure]:
 def confusion_figure(scores: Scores) -> Figure | None:
     """Truth against prediction, by vertical; by class where the vocabulary has no verticals."""
     if scores.has_verticals:
-        names, counts = analysis.vertical_confusion(scores)
-        title, what = "Verticals against each other", "vertical"
+        names, counts = vertical_confusion(scores)
+        title, what = "Confusion between verticals", "vertical"
     else:
-        names, counts = analysis.class_confusion(scores)
-        title, what = "The classes confused most, against each other", "class"
+        names, counts = class_confusion(scores)
+        title, what = "The most confused classes", "class"
     if len(names) < 2 or not counts.sum():
         return None
     totals = counts.sum(axis=1, keepdims=True)
@@ -371,10 +368,10 @@ def confusion_figure(scores: Scores) -> Figure | None:
     off = np.where(np.eye(len(names), dtype=bool), 0, counts)
     row, column = np.unravel_index(int(np.argmax(off)), off.shape)
     correct = np.trace(counts) / counts.sum()
-    alternative = f"{100 * correct:.0f} % of all labels are answered within their {what}."
+    alternative = f"{100 * correct:.0f} % of all labels are predicted within their {what}."
     if off[row, column] > 0:
         alternative += (
-            f" Most labels go astray from {names[row]} to {names[column]}: {int(off[row, column]):,}, "
+            f" The most frequent confusion is {names[row]} with {names[column]}: {int(off[row, column]):,}, "
             f"{100 * shares[row, column]:.0f} % of {names[row]}."
         )
     numbers = Table(
@@ -385,7 +382,7 @@ def confusion_figure(scores: Scores) -> Figure | None:
         title,
         alternative
         + " Numbers are per cent of the row, whose count is in brackets; shades follow their square root, so "
-        "that small leaks show. Counts are in confusion.csv.",
+        "that rare confusions show. Counts are in confusion.csv.",
         alternative,
         plots.plot_heat_map,
         data,
@@ -403,7 +400,7 @@ def training_figures(scores: Scores) -> list[Figure]:
     length = len(next(iter(history.values())))
     epoch = np.arange(1, length + 1)
     losses = [(name, values) for name, values in history.items() if name.lower().endswith("loss")]
-    marks = ("map", "gap", "gap_at_20", "hit_at_1", "perr")
+    marks = ("gap", *(metric.key for metric in IN_HISTORY))
     qualities = [
         (name, values)
         for name, values in history.items()
@@ -430,8 +427,8 @@ def training_figures(scores: Scores) -> list[Figure]:
             _make(
                 name,
                 title,
-                f"Over {many(length, 'epoch')}.",
-                f"{title} over {many(length, 'epoch')}: {ends}.",
+                f"Over {pluralise(length, 'epoch')}.",
+                f"{title} over {pluralise(length, 'epoch')}: {ends}.",
                 plots.plot_series,
                 data,
                 columns_table(name, {"epoch": epoch, **dict(lines)}),
@@ -478,7 +475,7 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
 
 
 def prediction_figure(statistics: PredictionStatistics) -> Figure:
-    """How sure the best prediction of each video is."""
+    """Distribution of the highest probability of each video."""
     data = plots.Histogram(
         statistics.top_edges,
         statistics.top_count,
@@ -492,7 +489,7 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
     text = f"{100 * share:.0f} % of {statistics.videos:,} videos have a class that reaches the threshold."
     return _make(
         "top_probability",
-        "How sure the best prediction is",
+        "Highest probability per video",
         text,
         text,
         plots.plot_histogram,

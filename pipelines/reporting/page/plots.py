@@ -86,7 +86,7 @@ class ThresholdCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Predictions binned by probability: mean probability, share right (both in [0, 1]) and count, each (bins,)."""
+    """Predictions binned by probability: mean probability, fraction correct (both in [0, 1]), count; each (bins,)."""
 
     edges: np.ndarray
     confidence: np.ndarray
@@ -104,7 +104,7 @@ class HeatMap:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupScores:
+class GroupIntervals:
     """A score in [0, 1] per group of classes with an interval, and the text that says how large the group is."""
 
     names: Sequence[str]
@@ -118,7 +118,7 @@ class GroupScores:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreBySize:
-    """Average precision of classes (K,) against their number of examples, and its mean in groups of like size."""
+    """Average precision of classes (K,) against their number of examples, and its mean in groups of similar size."""
 
     count: np.ndarray
     ap: np.ndarray
@@ -183,7 +183,7 @@ def _curves(data: CurveBundle, ax: "Axes") -> None:
         color=BLUE,
         alpha=0.13,
         linewidth=0,
-        label="middle half of the classes",
+        label="interquartile range over classes",
     )
     for (label, curve), (color, dashes) in zip(data.classes, _LINES, strict=False):
         ax.plot(data.grid, curve, color=color, linestyle=dashes, linewidth=1.3, label=label)
@@ -219,7 +219,7 @@ def plot_precision_recall(data: CurveBundle, *, ax: "Axes | None" = None) -> "Ax
 
 
 def plot_roc(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
-    """True over false positive rate; the diagonal is a coin's."""
+    """True over false positive rate; the diagonal is chance."""
     ax = _axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.8, zorder=0.5)
     _curves(data, ax)
@@ -254,12 +254,12 @@ def plot_threshold_curves(data: ThresholdCurves, *, ax: "Axes | None" = None) ->
 
 
 def plot_calibration(data: Calibration, *, ax: "Axes | None" = None) -> "Axes":
-    """Share of predictions that are right against the probability that was predicted; the diagonal is honest."""
+    """Fraction of correct predictions against predicted probability; the diagonal is perfect calibration."""
     ax = _axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
     ax.annotate("honest", (0.9, 0.84), rotation=37, fontsize=8, color="#6B737C", ha="center")
     ax.plot(data.confidence, data.accuracy, color=BLUE, marker="o", markersize=4)
-    _unit_square(ax, "Predicted probability (mean of bin)", "Share that is right")
+    _unit_square(ax, "Predicted probability (mean of bin)", "Fraction correct")
     return ax
 
 
@@ -330,8 +330,8 @@ def plot_heat_map(data: HeatMap, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def plot_groups(data: GroupScores, *, ax: "Axes | None" = None) -> "Axes":
-    """One dot with its interval a group of classes, the first group on top; the line is the mean of all classes."""
+def plot_groups(data: GroupIntervals, *, ax: "Axes | None" = None) -> "Axes":
+    """One dot with its interval per group of classes, the first group on top; the line is the mean of all classes."""
     ax = _axes(ax)
     places = np.arange(len(data.names))
     ax.axvline(data.overall, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -369,7 +369,7 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
         rasterized=len(data.count) > 500,
     )
     ax.hlines(
-        data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of like classes"
+        data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of similar classes"
     )
     ax.set_xscale("log")
     ax.set(xlabel=data.count_label, ylabel="Average precision", ylim=(-0.02, 1.02))
@@ -378,7 +378,7 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
 
 
 def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
-    """Lines over epochs, or over anything else that runs."""
+    """Lines over epochs or another sequence."""
     from matplotlib.ticker import MaxNLocator
 
     ax = _axes(ax)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vcls_model.encoders.synthetic import melody, picture
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import encoder_info, load_encoder
+from vcls_model.encoders import encoder_info, load_encoder, load_recorded_encoder
 from vcls_model.encoders.custom import description_path
 from vcls_model.encoders.projection import Projection
 
@@ -232,6 +232,19 @@ def test_a_model_with_several_outputs_needs_one_named(colours: Path) -> None:
 def test_a_description_for_the_other_modality_is_refused(colours: Path) -> None:
     with pytest.raises(UsageError, match="is a picture encoder, where a sound encoder is needed"):
         load_encoder(str(colours), "sound")
+
+
+def test_recorded_encoders_are_found_by_name_and_own_ones_by_path(colours: Path) -> None:
+    recorded = encoder_info(str(colours), "picture").as_json()
+    with pytest.raises(
+        JobError, match="records was made by the picture encoder 'colours': give its path by --image_enc"
+    ):
+        load_recorded_encoder(recorded, "picture", "records")
+    assert load_recorded_encoder(recorded, "picture", "records", str(colours)).info.as_json() == recorded
+    with pytest.raises(JobError, match="was made by the picture encoder 'colours' .* not by 'efficientnet-lite0'"):
+        load_recorded_encoder(recorded, "picture", "records", "efficientnet-lite0")
+    lite0 = encoder_info("efficientnet-lite0", "picture").as_json()
+    assert load_recorded_encoder(lite0, "picture", "records").info.name == "efficientnet-lite0"
 
 
 def test_the_identity_follows_the_model_and_its_input(colours: Path) -> None:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.fixtures import training_data
+from tests.fixtures import training_data, wire
 from vcls_model.input import batches, blocks
 from vcls_model.input.batches import Plan, array_batches
 from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
-from vcls_model.records import examples
 from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
@@ -170,32 +169,30 @@ def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkey
 
 
 def entry(name, feature):
-    return examples.write_message(1, examples.write_message(1, name) + examples.write_message(2, feature))
+    return wire.write_message(1, wire.write_message(1, name) + wire.write_message(2, feature))
 
 
 def unpacked_floats(values):
-    tag = examples.write_varint(1 << 3 | examples.FIXED32)
-    return examples.write_message(2, b"".join(tag + np.float32(value).tobytes() for value in values))
+    tag = wire.write_varint(1 << 3 | wire.FIXED32)
+    return wire.write_message(2, b"".join(tag + np.float32(value).tobytes() for value in values))
 
 
 def unpacked_integers(values):
-    return examples.write_message(
-        3, b"".join(examples.write_varint(1 << 3) + examples.write_varint(value) for value in values)
-    )
+    return wire.write_message(3, b"".join(wire.write_varint(1 << 3) + wire.write_varint(value) for value in values))
 
 
-def unusual_records():
+def odd_records():
     """The same content in layouts that protocol buffers allow and their writers do not produce."""
     rgb, audio = np.arange(12, dtype=np.float32) / 7, np.arange(4, dtype=np.float32) - 9
     features = {
-        b"labels": examples.int64_feature([7, 3]),
-        b"mean_rgb": examples.float_feature(rgb),
-        b"mean_audio": examples.float_feature(audio),
+        b"labels": wire.int64_feature([7, 3]),
+        b"mean_rgb": wire.float_feature(rgb),
+        b"mean_audio": wire.float_feature(audio),
     }
 
     def record(number, changes=None, extra=b"", before=b""):
-        entries = {b"id": examples.bytes_feature(b"unusual%d" % number), **features, **(changes or {})}
-        return examples.write_message(
+        entries = {b"id": wire.bytes_feature(b"odd%d" % number), **features, **(changes or {})}
+        return wire.write_message(
             1, before + b"".join(entry(*item) for item in entries.items() if item[1] is not None) + extra
         )
 
@@ -205,25 +202,25 @@ def unusual_records():
         record(1, {b"labels": unpacked_integers([300, 3])}),
         record(2, {b"labels": None}),
         record(3, {b"labels": b""}),
-        record(4, extra=entry(b"mean_audio", examples.float_feature(audio + 1))),  # of two the last counts
+        record(4, extra=entry(b"mean_audio", wire.float_feature(audio + 1))),  # of two the last counts
         record(
             5,
-            before=examples.write_message(
-                1, examples.write_message(2, examples.bytes_feature(b"x")) + examples.write_message(1, b"other")
+            before=wire.write_message(
+                1, wire.write_message(2, wire.bytes_feature(b"x")) + wire.write_message(1, b"other")
             ),
         ),  # value before key
-        record(6, {b"labels": examples.write_message(3, examples.write_message(1, b""))}),
-        record(7) + examples.write_message(9, b"unknown"),
-        record(8, {b"other": examples.bytes_feature(b"a", b"b")}),
+        record(6, {b"labels": wire.write_message(3, wire.write_message(1, b""))}),
+        record(7) + wire.write_message(9, b"unknown"),
+        record(8, {b"other": wire.bytes_feature(b"a", b"b")}),
         # A message in two parts, which are merged.
-        examples.write_message(1, entry(b"id", examples.bytes_feature(b"unusual9"))) + split,
+        wire.write_message(1, entry(b"id", wire.bytes_feature(b"odd9"))) + split,
     ]
 
 
-def test_unusual_layouts_train_like_any(tmp_path, video_data):
+def test_odd_layouts_train_like_any(tmp_path, video_data):
     usual = tf.data.TFRecordDataset(open_transformed(str(video_data)).shards("train")[0])
     usual = [payload.numpy() for payload in usual]
-    payloads = [payload for pair in zip(unusual_records(), usual, strict=False) for payload in pair]
+    payloads = [payload for pair in zip(odd_records(), usual, strict=False) for payload in pair]
     shards = [write(tmp_path / "one", payloads[:9]), write(tmp_path / "two", payloads[9:])]
     expected = parsed(shards, VIDEO)
     assert len(expected) == len(payloads)
@@ -233,13 +230,13 @@ def test_unusual_layouts_train_like_any(tmp_path, video_data):
 
 def test_frames_that_are_too_few_or_too_many_for_their_number_are_filled_or_cut(tmp_path):
     def record(number, frames, count):
-        return examples.write_example(
+        return wire.write_example(
             {
-                "id": examples.bytes_feature(b"v%d" % number),
-                "labels": examples.int64_feature([1]),
-                "rgb": examples.bytes_feature(bytes(range(1, 1 + 6 * frames))),
-                "num_frames": examples.int64_feature([count]),
-                "audio": examples.bytes_feature(bytes(range(1, 1 + 3 * count))),
+                "id": wire.bytes_feature(b"v%d" % number),
+                "labels": wire.int64_feature([1]),
+                "rgb": wire.bytes_feature(bytes(range(1, 1 + 6 * frames))),
+                "num_frames": wire.int64_feature([count]),
+                "audio": wire.bytes_feature(bytes(range(1, 1 + 3 * count))),
             }
         )
 
@@ -249,23 +246,26 @@ def test_frames_that_are_too_few_or_too_many_for_their_number_are_filled_or_cut(
 
 def example(**features):
     whole = {
-        "id": examples.bytes_feature(b"a"),
-        "labels": examples.int64_feature([1]),
-        "mean_rgb": examples.float_feature(np.zeros(12)),
-        "mean_audio": examples.float_feature(np.zeros(4)),
+        "id": wire.bytes_feature(b"a"),
+        "labels": wire.int64_feature([1]),
+        "mean_rgb": wire.float_feature(np.zeros(12)),
+        "mean_audio": wire.float_feature(np.zeros(4)),
     }
-    return examples.write_example({name: value for name, value in {**whole, **features}.items() if value is not None})
+    return wire.write_example({name: value for name, value in {**whole, **features}.items() if value is not None})
 
 
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [
-        (b"no example", "no tf.train.Example"),
+        (b"no example", "not a tf.train.Example"),
         (b"", "lacks the feature 'id'"),
         (example(mean_rgb=None), "lacks the feature 'mean_rgb'"),
-        (example(mean_rgb=examples.float_feature(np.zeros(11))), "'mean_rgb' of a record has 11 values where 12"),
-        (example(mean_audio=examples.int64_feature([1, 2, 3, 4])), "'mean_audio' of a record is no float_list"),
-        (example(labels=examples.bytes_feature(b"cat")), "'labels' of a record is no int64_list"),
+        (example(mean_rgb=wire.float_feature(np.zeros(11))), "'mean_rgb' of a record has 11 values where 12"),
+        (
+            example(mean_audio=wire.int64_feature([1, 2, 3, 4])),
+            "'mean_audio' of a record holds int64 where float",
+        ),
+        (example(labels=wire.bytes_feature(b"cat")), "'labels' of a record holds bytes where int64 is expected"),
         (example(id=None), "lacks the feature 'id'"),
     ],
 )
@@ -276,12 +276,12 @@ def test_what_is_no_transformed_record_is_named(payload, reason, tmp_path):
 
 
 def test_an_absurd_number_of_frames_reserves_no_memory(tmp_path):
-    record = examples.write_example(
+    record = wire.write_example(
         {
-            "id": examples.bytes_feature(b"v"),
-            "rgb": examples.bytes_feature(b"abc"),
-            "audio": examples.bytes_feature(b"abc"),
-            "num_frames": examples.int64_feature([2**60]),
+            "id": wire.bytes_feature(b"v"),
+            "rgb": wire.bytes_feature(b"abc"),
+            "audio": wire.bytes_feature(b"abc"),
+            "num_frames": wire.int64_feature([2**60]),
         }
     )
     with pytest.raises(ShardError, match="'num_frames' of a record is"):

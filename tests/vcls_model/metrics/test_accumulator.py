@@ -8,8 +8,9 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from tests.vcls_model.metrics import oracles
-from vcls_model.metrics import MetricAccumulator, best_thresholds
+from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import bin_edges, bins_of, probability_of
+from vcls_model.metrics.result import best_thresholds, compute_result
 
 
 def accumulate(case, classes, batch=7, **options):
@@ -34,7 +35,7 @@ def truth(case):
 
 @pytest.fixture(scope="module")
 def result(case):
-    return accumulate(case, 33).result()
+    return compute_result(accumulate(case, 33))
 
 
 @pytest.mark.parametrize("name", ["gap_at_20", "map_at_20", "hit_at_1", "perr"])
@@ -58,7 +59,7 @@ def test_small_sets_are_ranked_exactly_as_scikit_learn_does(case, truth, result)
 
 @pytest.mark.parametrize("threshold", [0.5, 0.37, 0.0, 1.0])
 def test_f1_and_counts_at_the_threshold(case, truth, threshold):
-    result = accumulate(case, 33, threshold=threshold).result()
+    result = compute_result(accumulate(case, 33, threshold=threshold))
     with np.errstate(divide="ignore"):
         predicted = case[0] >= np.float32(np.log(threshold) - np.log1p(-threshold))
     for name, average in (("f1_micro", "micro"), ("f1_macro", "macro"), ("f1_weighted", "weighted")):
@@ -73,7 +74,7 @@ def test_f1_and_counts_at_the_threshold(case, truth, threshold):
 
 def test_class_thresholds_give_the_second_set_of_columns(case, truth):
     thresholds = np.linspace(0.01, 0.9, 33)
-    columns = accumulate(case, 33, class_thresholds=thresholds).result().per_class
+    columns = compute_result(accumulate(case, 33, class_thresholds=thresholds)).per_class
     predicted = probability_of(case[0]) >= thresholds
     np.testing.assert_allclose(columns["f1_best"], f1_score(truth, predicted, average=None, zero_division=0))
     np.testing.assert_allclose(columns["best_threshold"], thresholds)
@@ -160,7 +161,7 @@ def test_many_labels_and_repeated_labels_count_once():
     values = np.array([0, 0, *range(1, 31), 30])
     accumulator = MetricAccumulator(40)
     accumulator.update(logits, values, np.array([values.size]), [b"a"])
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     assert summary["labels"] == 31 and summary["perr"] == 1.0
     assert summary["gap_at_20"] == pytest.approx(20 / 31)
 
@@ -169,7 +170,7 @@ def test_reference_predictions(shared_data):
     data = np.load(shared_data / "reference" / "predictions.npz")
     reference = json.loads((shared_data / "reference" / "metrics.json").read_text())
     case = (data["logits"], data["label_flat"], data["label_lens"], [bytes(i) for i in data["ids"]])
-    result = accumulate(case, 3862, batch=150).result()
+    result = compute_result(accumulate(case, 3862, batch=150))
     for name in ("gap_at_20", "map_at_20", "hit_at_1", "perr"):
         assert result.summary[name] == pytest.approx(reference[name], abs=1e-6)
     assert result.summary["map_lower"] <= reference["map"] <= result.summary["map_upper"]
@@ -183,7 +184,7 @@ def test_reference_predictions(shared_data):
     tp, fp, fn = (result.per_class[name][chosen].sum() for name in ("tp", "fp", "fn"))
     assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(reference["f1_micro_at_0.5"], abs=1e-9)
 
-    binned = accumulate(case, 3862, batch=150, exact_scores=0).result()
+    binned = compute_result(accumulate(case, 3862, batch=150, exact_scores=0))
     assert binned.summary["map_lower"] <= reference["map"] <= binned.summary["map_upper"]
     assert (binned.per_class["ap_lower"][chosen] <= data["ap"]).all()
     assert (data["ap"] <= binned.per_class["ap_upper"][chosen]).all()

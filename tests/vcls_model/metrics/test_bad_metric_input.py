@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from vcls_model.metrics import MetricAccumulator, best_thresholds
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import best_thresholds, compute_result
 from vcls_model.records.vocabulary import ClassInfo, unnamed_classes
 
 GOOD = (np.zeros((2, 4), np.float32), np.array([1, 3]), np.array([1, 1]), [b"a", b"b"])
@@ -82,7 +83,7 @@ def test_damaged_bytes_are_refused():
 def test_one_video_has_a_result():
     accumulator = MetricAccumulator(4)
     accumulator.update(np.array([[0.1, 2, -1, 0.3]]), np.array([3]), np.array([1]), [b"only"])
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     assert summary["videos"] == 1 and summary["hit_at_1"] == 0 and summary["perr"] == 0
     assert summary["gap_at_20"] == pytest.approx(1 / 2) and summary["map"] == 1
     assert np.isnan(summary["macro_roc_auc"])
@@ -91,7 +92,7 @@ def test_one_video_has_a_result():
 def test_no_labels_at_all():
     accumulator = MetricAccumulator(4)
     accumulator.update(np.zeros((2, 4)), np.empty(0), np.zeros(2), [b"a", b"b"])
-    result = accumulator.result()
+    result = compute_result(accumulator)
     assert result.summary["videos"] == 2 and result.summary["classes_with_positives"] == 0
     assert np.isnan(result.summary["map"]) and np.isnan(result.summary["gap_at_20"])
     assert result.summary["hit_at_1"] == 0 and result.summary["perr"] == 0
@@ -103,7 +104,7 @@ def test_a_class_without_positives_and_one_that_is_always_positive():
     accumulator = MetricAccumulator(3)
     rng = np.random.default_rng(0)
     accumulator.update(rng.normal(size=(50, 3)), np.zeros(50), np.ones(50), [b"%d" % i for i in range(50)])
-    result = accumulator.result()
+    result = compute_result(accumulator)
     columns = result.per_class
     assert columns["ap"][0] == pytest.approx(1) and np.isnan(columns["ap"][1])
     assert np.isnan(columns["roc_auc"]).all() and np.isnan(columns["recall"][1:]).all()
@@ -116,7 +117,7 @@ def test_infinite_logits_are_ranked():
     logits = np.full((2, 30), -np.inf, np.float32)
     logits[0, 29] = np.inf
     accumulator.update(logits, np.array([29, 0]), np.array([1, 1]), [b"a", b"b"])
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     assert summary["hit_at_1"] == 1 and summary["map"] == pytest.approx((1 + 1 / 2) / 2)
 
 
@@ -129,7 +130,7 @@ def test_files_hold_the_result():
         ClassInfo(2, "c"),
         ClassInfo(3, "d", ("Games",)),
     ]
-    files = accumulator.result().to_files(classes)
+    files = compute_result(accumulator).to_files(classes)
     assert set(files) == {"metrics.json", "per_class.csv", "curves.npz", "confusion.csv", "examples.json"}
     metrics = json.loads(files["metrics.json"])
     assert metrics["slices"]["vertical"]["Games"]["classes"] == 2
@@ -139,4 +140,4 @@ def test_files_hold_the_result():
     assert lines[2].startswith("1,β,Games|Food,1,")
     assert "3,d,0," in files["confusion.csv"].decode()
     with pytest.raises(ValueError, match="4 classes, but the vocabulary names 3"):
-        accumulator.result().to_files(classes[:3])
+        compute_result(accumulator).to_files(classes[:3])

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from tests.vcls_model.metrics import oracles
-from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import compute_result
 
 
 def population(rng, videos, classes=12):
@@ -20,7 +21,7 @@ def accumulate(logits, truth):
     rows, values = np.nonzero(truth)
     ids = [b"%d" % i for i in range(len(logits))]
     accumulator.update(logits, values, np.bincount(rows, minlength=len(logits)), ids)
-    return accumulator.result()
+    return compute_result(accumulator)
 
 
 def test_intervals_are_as_wide_as_those_of_a_bootstrap_over_videos():
@@ -58,7 +59,7 @@ def test_intervals_of_the_reference_predictions(shared_data):
     data = np.load(shared_data / "reference" / "predictions.npz")
     accumulator = MetricAccumulator(3862)
     accumulator.update(data["logits"], data["label_flat"], data["label_lens"], [bytes(i) for i in data["ids"]])
-    summary = accumulator.result().summary
+    summary = compute_result(accumulator).summary
     truth = oracles.dense_labels(data["label_flat"], data["label_lens"], 3862)
     best = np.argsort(-data["logits"], axis=1, kind="stable")[:, :20]
     scores, hits = np.take_along_axis(data["logits"], best, 1), np.take_along_axis(truth, best, 1)

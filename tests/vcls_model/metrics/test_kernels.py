@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bins_of
 from vcls_model.metrics.kernels import count_scores, select_top
 

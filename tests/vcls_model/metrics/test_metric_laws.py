@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vcls_model.metrics import oracles
-from vcls_model.metrics import MetricAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.result import compute_result
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
 
 SCORES = st.sampled_from([-np.inf, -30.0, -8.0, -1.25, -0.0, 0.0, 1e-7, 0.5, 3.0, 25.0, np.inf]) | st.floats(
@@ -76,7 +77,7 @@ def test_any_partition_and_merge_order_gives_the_same_bytes(exact_scores, case):
 
 def test_an_empty_accumulator_is_neutral_and_has_a_result():
     empty = MetricAccumulator(5)
-    summary = empty.result().summary
+    summary = compute_result(empty).summary
     assert summary["videos"] == 0 and np.isnan(summary["map"]) and np.isnan(summary["gap_at_20"])
     full = add(MetricAccumulator(5), [(b"a", np.zeros(5, np.float32), np.array([1]))])
     before = full.to_bytes()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.vcls_model.metrics import oracles
-from vcls_model.metrics import MetricAccumulator, SegmentAccumulator, SliceAccumulator
+from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.segments import SegmentAccumulator
+from vcls_model.metrics.slices import SliceAccumulator
 
 
 def segment_map(classes, logits, ratings, depth):

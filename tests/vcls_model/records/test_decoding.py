@@ -1,5 +1,7 @@
 """Records to arrays: what TensorFlow wrote is what comes out, and every kind of bad record costs itself alone."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures import wire
 from tests.fixtures.records import (
     FRAME,
+    MIXED,
     VIDEO,
     Video,
     bytes_feature,
@@ -20,11 +24,14 @@ from tests.fixtures.records import (
     write_shard,
 )
 from vcls_model.commands import UsageError
-from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, ReadOptions, records_in
 from vcls_model.records.framing import frame_record
 from vcls_model.records.schema import Modality, RecordSchema, schema_by_name
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, detect_schema, read_batches
+
+# The vector between the frames, and the mixture in plain examples.
+INTERLEAVED = dataclasses.replace(MIXED, name="interleaved", modalities=tuple(MIXED.modalities[i] for i in (0, 2, 1)))
+FLAT = dataclasses.replace(MIXED, name="flat", container="example")
 
 
 def read(path: Path, schema: RecordSchema, **options) -> tuple[list[Video], list[Rejected], list[RawBatch]]:  # type: ignore
@@ -57,10 +64,10 @@ def assert_same(found: list[Video], expected: list[Video]) -> None:
 
 
 @pytest.mark.parametrize("batch_bytes", [300, 1 << 20])
-@pytest.mark.parametrize("schema", [VIDEO, FRAME], ids=["video", "frame"])
+@pytest.mark.parametrize("schema", [VIDEO, FRAME, MIXED, INTERLEAVED, FLAT], ids=lambda schema: schema.name)
 def test_reads_what_tensorflow_wrote(tmp_path: Path, schema: RecordSchema, batch_bytes: int) -> None:
     made = videos(40, schema)
-    payloads = [video.example() if schema is VIDEO else video.sequence() for video in made]
+    payloads = [video.example() if schema.container == "example" else video.sequence() for video in made]
     found, rejected, batches = read(
         write_shard(tmp_path / "a", payloads), schema, batch_bytes=batch_bytes, batch_records=7, keep_payloads=True
     )
@@ -131,10 +138,28 @@ FRAME_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
     ("not a message", lambda v: b"\x0a\xff", "unparsable"),
 ]
 
+MIXED_MATRIX: list[tuple[str, Callable[[Video], bytes], str]] = [
+    ("no vector", lambda v: v.sequence({"title": None}), "missing_feature"),
+    ("vector among the frames", lambda v: in_lists(v, "title"), "missing_feature"),
+    ("vector of another type", lambda v: v.sequence({"title": bytes_feature(bytes(16))}), "wrong_type"),
+    ("vector too short", lambda v: v.sequence({"title": float_feature(1, 2, 3)}), "wrong_width"),
+    ("NaN in the vector", lambda v: v.sequence({"title": float_feature(1, 2, 3, float("nan"))}), "not_finite"),
+    ("no frames", lambda v: v.sequence(lists={"rgb": None}), "missing_feature"),
+    ("fewer audio frames", edit_frames("audio", lambda rows: rows[1:]), "frames_differ"),
+    ("no feature lists at all", lambda v: v.sequence(lists={"rgb": None, "audio": None}), "wrong_container"),
+]
+
+
+def in_lists(video: Video, name: str) -> bytes:
+    """The record with a vector in a feature list instead of the context."""
+    return video.sequence({name: None}, {name: tf.train.FeatureList(feature=[float_feature(*video.values[name])])})
+
 
 @pytest.mark.parametrize(
     ("schema", "name", "spoil", "reason"),
-    [(VIDEO, *case) for case in VIDEO_MATRIX] + [(FRAME, *case) for case in FRAME_MATRIX],
+    [(VIDEO, *case) for case in VIDEO_MATRIX]
+    + [(FRAME, *case) for case in FRAME_MATRIX]
+    + [(MIXED, *case) for case in MIXED_MATRIX],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_bad_record_costs_itself(tmp_path, schema, name, spoil, reason) -> None:  # type: ignore[no-untyped-def]
@@ -155,26 +180,26 @@ def test_a_bad_record_costs_itself(tmp_path, schema, name, spoil, reason) -> Non
 
 
 def unpacked(video: Video) -> bytes:
-    """The record in an encoding that is allowed but unusual: unpacked numbers, split messages, unknown fields."""
+    """The record in an encoding that is allowed but not canonical: unpacked numbers, split messages, unknown fields."""
     floats = {
-        name: b"".join(examples.write_varint(1 << 3 | 5) + np.float32(value).tobytes() for value in values)
+        name: b"".join(wire.write_varint(1 << 3 | 5) + np.float32(value).tobytes() for value in values)
         for name, values in video.values.items()
     }
-    labels = b"".join(examples.write_varint(1 << 3) + examples.write_varint(label) for label in video.labels)
+    labels = b"".join(wire.write_varint(1 << 3) + wire.write_varint(label) for label in video.labels)
     features = {
-        "id": examples.bytes_feature(video.id),
-        "labels": examples.write_message(3, labels),
-        **{name: examples.write_message(2, packed) for name, packed in floats.items()},
+        "id": wire.bytes_feature(video.id),
+        "labels": wire.write_message(3, labels),
+        **{name: wire.write_message(2, packed) for name, packed in floats.items()},
     }
     entries = [
-        examples.write_message(1, examples.write_message(2, value) + examples.write_message(1, name.encode()))
+        wire.write_message(1, wire.write_message(2, value) + wire.write_message(1, name.encode()))
         for name, value in features.items()
     ]
-    payload = examples.write_message(1, b"".join(entries[:2])) + examples.write_message(1, b"".join(entries[2:]))
-    return payload + examples.write_message(9, b"unknown") + examples.write_varint(10 << 3) + b"\x05"
+    payload = wire.write_message(1, b"".join(entries[:2])) + wire.write_message(1, b"".join(entries[2:]))
+    return payload + wire.write_message(9, b"unknown") + wire.write_varint(10 << 3) + b"\x05"
 
 
-def test_unusual_encodings_are_understood(tmp_path: Path) -> None:
+def test_encodings_that_are_not_canonical_are_understood(tmp_path: Path) -> None:
     made = videos(5, VIDEO)
     payloads = [unpacked(video) if index % 2 else video.example() for index, video in enumerate(made)]
     assert tf.train.Example.FromString(payloads[1]).features.feature["id"].bytes_list.value[0] == made[1].id
@@ -248,6 +273,26 @@ def test_a_missing_modality_is_filled_on_request(tmp_path: Path) -> None:
     assert batches[0].notes["modality_filled"] == 1
 
 
+def test_of_a_mixture_what_is_missing_is_filled_where_the_frames_are_known(tmp_path: Path) -> None:
+    made = videos(4, MIXED)
+    payloads = [
+        made[0].sequence(),
+        made[1].sequence({"title": None}),
+        made[2].sequence(lists={"audio": None}),
+        made[3].sequence(lists={"audio": None, "rgb": None, "other": tf.train.FeatureList()}),
+    ]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), MIXED, missing_modality="fill")
+    assert [item.error for item in rejected] == ["missing_feature"]
+    np.testing.assert_array_equal(found[1].values["title"], np.zeros(4))
+    np.testing.assert_array_equal(found[1].values["rgb"], made[1].values["rgb"])
+    np.testing.assert_array_equal(found[2].values["title"], made[2].values["title"])
+    np.testing.assert_array_equal(found[2].values["audio"], np.full((len(made[2].values["rgb"]), 3), 128))
+    assert {name: mask.tolist() for name, mask in batches[0].filled.items()} == {
+        "title": [False, True, False],
+        "audio": [False, False, True],
+    }
+
+
 def test_frames_beyond_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
     made = videos(10, FRAME, frames=(3, 12))
     found, _, batches = read(write_shard(tmp_path / "a", [video.sequence() for video in made]), FRAME, max_frames=5)
@@ -282,6 +327,23 @@ def test_a_video_level_modality_of_codes_is_dequantised(tmp_path: Path) -> None:
     )
 
 
+def test_the_codes_of_a_video_as_one_string(tmp_path: Path) -> None:
+    made = videos(5, FRAME)
+    ((batch, _),) = read_batches(
+        str(write_shard(tmp_path / "a", [video.sequence() for video in made])), FRAME, class_count=10, max_frames=4
+    )
+    for name, rows in batch.features.items():
+        assert isinstance(rows, FrameBatch)
+        assert rows.strings() == [video.values[name][:4].tobytes() for video in made]
+
+
+def test_a_rejected_record_is_a_line_of_json() -> None:
+    rejected = Rejected("shard", 7, "名\udcff", "parse", "unparsable", 'not a "record"')
+    line = rejected.to_json()
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert Rejected(**json.loads(line)) == rejected
+
+
 SEGMENTS = RecordSchema("small-segment", "sequence_example", "id", "labels", FRAME.modalities, 10, segments=True)
 
 
@@ -310,6 +372,78 @@ def test_segments_become_records_of_five_seconds(tmp_path: Path) -> None:
     assert [item.error for item in rejected] == ["segment_out_of_range"]
     assert batches[0].split_ids == [b"v0000", b"v0000", b"v0001"]
     assert batches[0].labelled.all()
+    ratings = batches[0].ratings
+    assert ratings is not None
+    pairs = zip(ratings.rows.tolist(), ratings.classes.tolist(), ratings.present.tolist(), strict=True)
+    assert list(pairs) == [(0, 4, 0), (1, 3, 1), (1, 6, 1), (2, 7, 1)]
+    chosen = ratings.select(np.array([False, True, True]))
+    assert (chosen.rows.tolist(), chosen.classes.tolist(), chosen.present.tolist()) == ([0, 0, 1], [3, 6, 7], [1, 1, 1])
+
+
+def test_a_class_rated_twice_is_present_if_it_was_seen_once(tmp_path: Path) -> None:
+    video = videos(1, FRAME, frames=(20, 21))[0]
+    path = write_shard(tmp_path / "a", [segment_record(video, [5, 5, 5], [3, 3, 4], [1.0, 0.0, 0.25])])
+    _, _, (batch,) = read(path, SEGMENTS)
+    assert batch.ratings is not None and batch.label_values.tolist() == [3]
+    assert (batch.ratings.classes.tolist(), batch.ratings.present.tolist()) == ([3, 4], [1, 0])
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_features_of_the_context_are_handed_over_as_they_are(tmp_path: Path, segments: bool) -> None:
+    made = videos(3, FRAME, frames=(10, 11))
+    context = {
+        "year": int64_feature(2017),
+        "score": float_feature(0.5, 0.25),
+        "segment_start_times": int64_feature(0),
+        "segment_labels": int64_feature(3),
+    }
+    payloads = [
+        made[0].sequence({**context, "language": bytes_feature(b"de", b"\xff")}),
+        made[1].sequence({**context, "labels": int64_feature(3, 3, 1)}),  # rewritten by the careful reader
+        made[2].sequence({"segment_start_times": int64_feature(0), "segment_labels": int64_feature(3)}),
+    ]
+    schema = SEGMENTS if segments else FRAME
+    names = ("year", "language", "score", "labels")
+    _, rejected, (batch,) = read(write_shard(tmp_path / "a", payloads), schema, context_features=names)
+    assert rejected == []
+    assert batch.context["year"] == [[2017], [2017], []]
+    assert batch.context["language"] == [[b"de", b"\xff"], [], []]
+    assert [list(values) for values in batch.context["score"]] == [[0.5, 0.25], [0.5, 0.25], []]
+    assert batch.context["labels"] == [list(made[0].labels), [3, 3, 1], list(made[2].labels)]
+
+
+def test_a_damaged_feature_of_the_context_costs_its_record(tmp_path: Path) -> None:
+    made = videos(3, FRAME)
+    payloads = [video.sequence({"year": bytes_feature(b"\x01\x02\x03")}) for video in made]
+    # The length of the byte string becomes wrong: the record is still a map of features to the kernels.
+    payloads[1] = payloads[1].replace(b"\x0a\x03\x01\x02\x03", b"\x0a\x09\x01\x02\x03")
+    path = write_shard(tmp_path / "a", payloads)
+    assert len(read(path, FRAME)[0]) == 3
+    found, rejected, (batch,) = read(path, FRAME, context_features=("year",))
+    assert [item.error for item in rejected] == ["unparsable"]
+    assert [video.id for video in found] == [made[0].id, made[2].id]
+    assert batch.context["year"] == [[b"\x01\x02\x03"]] * 2
+
+
+def test_every_segment_of_a_mixture_has_the_vector_of_its_video(tmp_path: Path) -> None:
+    schema = dataclasses.replace(MIXED, segments=True)
+    video = videos(1, MIXED, frames=(20, 21))[0]
+    found, rejected, _ = read(write_shard(tmp_path / "a", [segment_record(video, [0, 10], [3, 4])]), schema)
+    assert rejected == []
+    assert [item.id for item in found] == [b"v0000:0", b"v0000:10"]
+    for item, start in zip(found, (0, 10), strict=True):
+        np.testing.assert_array_equal(item.values["title"], video.values["title"])
+        np.testing.assert_array_equal(item.values["audio"], video.values["audio"][start : start + 5])
+
+
+def test_a_context_of_codes_is_dequantised_beside_frames(tmp_path: Path) -> None:
+    title = Modality("title", 2, "vector", "uint8")
+    schema = dataclasses.replace(MIXED, modalities=(title, MIXED.modalities[0]))
+    video = Video(b"x", (1,), {"rgb": np.ones((3, 6), np.uint8), "title": np.array([0, 255], np.uint8)})
+    found, rejected, _ = read(write_shard(tmp_path / "a", [video.sequence()]), schema)
+    assert rejected == []
+    np.testing.assert_allclose(found[0].values["title"], [4 / 512 - 2, 4 / 512 + 2], atol=1e-6)
+    np.testing.assert_array_equal(found[0].values["rgb"], video.values["rgb"])
 
 
 def test_bad_segments_are_rejected(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Vocabularies of the data sets, of users, and broken ones."""
+"""Vocabularies of the datasets, of users, and broken ones."""
 
 import pytest
 
 from vcls_model.commands import UsageError
 from vcls_model.records.vocabulary import (
     ClassInfo,
-    read_class_indices,
+    check_same_classes,
+    load_vocabulary,
     read_vocabulary,
     unnamed_classes,
     write_labels_csv,
@@ -55,7 +56,7 @@ def test_labels_csv_reads_back():
         ("index,name\n", "names no class"),
         ("index,name\nx,a\n", "line 2: the index 'x' is not a number"),
         ("index,name\n-1,a\n", "outside"),
-        ("index,name\n0,a\n0,b\n", "line 3: class 0 is there twice"),
+        ("index,name\n0,a\n0,b\n", "line 3: class 0 is listed twice"),
         ("index\n99999999\n", "outside"),
         ("index,name,train_count\n0,a,many\n", "line 2"),
     ],
@@ -78,5 +79,22 @@ def test_the_shipped_and_the_shared_vocabularies(sample, shared_data):
     assert full[0].train_count == 788288 and all(info.name for info in full)
     audio = (shared_data / "audioset" / "class_labels_indices.csv").read_text(encoding="utf-8")
     assert len(read_vocabulary(audio, "audioset", 527)) == 527
-    segments = read_class_indices((shared_data / "yt8m" / "segment_label_ids.csv").read_text(encoding="utf-8"), "s")
-    assert len(segments) == 1000 and segments[:2] == [3, 7]
+
+
+def test_a_file_is_read_with_or_without_a_byte_order_mark(tmp_path):  # type: ignore[no-untyped-def]
+    path = tmp_path / "labels.csv"
+    path.write_bytes("\ufeffindex,name\n0,Straße\n".encode())
+    assert [info.name for info in load_vocabulary(str(path))] == ["Straße"]
+    path.write_bytes(b"index,name\n0,\xff\n")
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        load_vocabulary(str(path))
+
+
+def test_the_same_classes() -> None:
+    check_same_classes("a", ["cat", "class 1", "dog"], "b", ["cat", "cow", "class 2 (/m/0bt9lr)"])
+    with pytest.raises(UsageError, match="^a and b have different numbers of classes: 1 and 2; train again$"):
+        check_same_classes("a", ["cat"], "b", ["cat", "dog"], "; train again")
+    with pytest.raises(UsageError, match="a and b have different classes: class 1 is 'cow' in one, 'dog' in the other"):
+        check_same_classes("a", ["cat", "cow"], "b", ["cat", "dog"])
+    with pytest.raises(UsageError, match="class 0"):  # a name that only looks like a number
+        check_same_classes("a", ["class 10"], "b", ["cat"])

@@ -213,10 +213,10 @@
       parts.push(make("p", `AP ${score(data.ap[i])}, 95 % ${score(data.low[i])} to ${score(data.high[i])}`));
       if (data.delta && data.delta[i] !== null)
         parts.push(make("p", `${score(data.before[i])} in the baseline: ${signed(data.delta[i])}, ${data.exceeds[i] ? "beyond" : "within"} the interval`));
-    } else parts.push(make("p", "No positive was scored: nothing can be said of this class."));
+    } else parts.push(make("p", "No positive was scored, so nothing can be said about this class."));
     if (data.curveRow.length && data.curveRow[i] >= 0) {
       const plots = make("div", null, "plots");
-      plots.append(chart("pr", i, `Precision over recall of ${data.names[i]}`, "recall", "precision"));
+      plots.append(chart("pr", i, `Precision against recall of ${data.names[i]}`, "recall", "precision"));
       if (data.roc[i] !== null) plots.append(chart("roc", i, `ROC of ${data.names[i]}`, "false positive rate", "true positive rate"));
       const box = make("div");
       box.append(plots, make("p", "Blue: this class. Dashed: all pairs pooled.", "small"));
@@ -224,7 +224,7 @@
     }
     const negatives = data.videos - data.support[i];
     const squares = make("div");
-    squares.append(make("h5", "Right and wrong"));
+    squares.append(make("h5", "Confusion counts"));
     squares.append(square(`at threshold ${data.threshold}`, data.tp[i], data.fp[i], data.fn[i], negatives - data.fp[i]));
     if (data.best[i] !== null && data.recallBest[i] !== null && (data.precisionBest[i] > 0 || data.recallBest[i] === 0)) {
       const tp = Math.round(data.recallBest[i] * data.support[i] / 1000);

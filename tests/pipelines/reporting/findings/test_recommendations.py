@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipelines.reporting.findings import analysis
-from pipelines.reporting.findings.recommendations import Cooccurrence, Recommendation, Rival, recommend
-from pipelines.reporting.inputs.scores import Example, Scores
+from pipelines.reporting.findings.comparison import class_changes
+from pipelines.reporting.findings.confusion import confused_pairs
+from pipelines.reporting.findings.recommendations import Recommendation, Rival, recommend
+from pipelines.reporting.inputs.predictions import Cooccurrence
+from pipelines.reporting.inputs.scores import ScoredExample, Scores
 from tests.fixtures.scores import make_scores
 
 
@@ -21,8 +23,9 @@ def _of(
 ) -> Recommendation | None:
     found = recommend(
         scores,
+        pairs=confused_pairs(scores, 200) if scores.labelled else [],
         cooccurrence=Cooccurrence(pairs) if pairs is not None else None,
-        against=analysis.class_changes(scores, baseline) if baseline else None,
+        against=class_changes(scores, baseline) if baseline else None,
         baseline_path="previous",
         rivals=rivals,
     )
@@ -45,7 +48,7 @@ def test_nothing_is_recommended_without_evidence():
         train_count=[1000] * 20,
         info={"records_read": 1000, "rejected_by_reason": {}},
     )
-    assert recommend(scores, cooccurrence=Cooccurrence({}), against=None, baseline_path="", rivals=[]) == []
+    assert recommend(scores, pairs=[], cooccurrence=Cooccurrence({}), against=None, baseline_path="", rivals=[]) == []
 
 
 def test_threshold_gain_is_the_mean_gain_over_measured_classes():
@@ -87,17 +90,17 @@ def test_calibration_from_precision_when_probabilities_were_not_summed():
     found = _of(make_scores(support=[50, 50], ap=[0.5, 0.5], tp=[10, 40], fp=[90, 10]), "calibration")
     assert found is not None
     assert [str(row[0]) for row in found.evidence.rows] == ["Thing 0"]
-    assert "90 of 100 false alarms" in found.gain
+    assert "90 of 100 false positives" in found.gain
 
 
 def test_labels_contradicted_by_a_dependable_class():
     examples = {
         "false_alarms": [
-            Example("sure", 0, 0.99, (1,)),
-            Example("unsure", 0, 0.9, ()),
-            Example("poor class", 1, 0.99, ()),
+            ScoredExample("sure", 0, 0.99, (1,)),
+            ScoredExample("unsure", 0, 0.9, ()),
+            ScoredExample("poor class", 1, 0.99, ()),
         ],
-        "misses": [Example("lost", 0, 0.001, (0,)), Example("poor class", 1, 0.001, (1,))],
+        "misses": [ScoredExample("lost", 0, 0.001, (0,)), ScoredExample("poor class", 1, 0.001, (1,))],
     }
     found = _of(
         make_scores(

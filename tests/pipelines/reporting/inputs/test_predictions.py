@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.reporting.findings.recommendations import Cooccurrence
-from pipelines.reporting.inputs.predictions import count_cooccurrence, prediction_statistics
+from pipelines.reporting.inputs.predictions import Cooccurrence, count_cooccurrence, prediction_statistics
 from tests.fixtures.scores import labels_and_logits, write_predictions, write_unlabelled
 
 

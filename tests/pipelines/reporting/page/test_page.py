@@ -12,7 +12,7 @@ import pytest
 from pipelines.report import run
 from pipelines.reporting.inputs.scores import read_scores
 from pipelines.reporting.page import figures
-from pipelines.reporting.page.page import explorer_data, to_json
+from pipelines.reporting.page.explorer import explorer_data, to_json
 from tests.fixtures.scores import EVIL, add_segments, write_predictions, write_scores
 from tests.fixtures.scores import write_info as write_score_info
 from vcls_model.commands import JobError

@@ -21,7 +21,7 @@ CASES: list[tuple[Any, Any]] = [
         plots.Histogram(GRID, np.arange(1, 11), "Probability", "Classes", log=True, marked=(0.5, "here")),
     ),
     (plots.plot_heat_map, plots.HeatMap(["a (1)", "b (2)"], ["a", "b"], np.array([[0.9, 0.1], [np.nan, np.nan]]))),
-    (plots.plot_groups, plots.GroupScores(["a", "b"], GRID[3:5], GRID[2:4], GRID[5:7], ["1", "2"], "Mean AP", 0.4)),
+    (plots.plot_groups, plots.GroupIntervals(["a", "b"], GRID[3:5], GRID[2:4], GRID[5:7], ["1", "2"], "Mean AP", 0.4)),
     (
         plots.plot_score_by_size,
         plots.ScoreBySize(

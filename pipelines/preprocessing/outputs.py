@@ -1,0 +1,184 @@
+"""The directory that a preprocess job writes: opening it, tidying it, and what is written once the pipeline ran."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from pipelines.preprocessing import manifests
+from pipelines.preprocessing.card import render_card
+from pipelines.preprocessing.config import JobConfig
+from pipelines.preprocessing.manifests import Summary
+from pipelines.preprocessing.statistics import Moments
+from pipelines.running.outputs import (
+    DEAD_LETTER,
+    check_rejected,
+    clear_temporaries,
+    delete_others,
+    info_head,
+    open_output,
+    reasons_text,
+)
+from vcls_model import storage
+from vcls_model.commands import JobError
+from vcls_model.records.splits import SPLITS
+from vcls_model.records.vocabulary import write_labels_csv
+
+# tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
+TEMPORARY = ("analysis_tmp", "transform_tmp")
+_SETTINGS = "settings.json"
+# What a message calls the stored settings; the others have the names of their options.
+_SETTING_NAMES = {
+    "input": "the list of input files",
+    "files": "the number of input files",
+    "class_count": "the number of classes (--vocabulary)",
+    "ratios": "--split_ratios",
+}
+
+
+def open_dataset(config: JobConfig) -> None:
+    """Readies the output directory, and removes from it what the job will write again and what no longer holds.
+
+    Raises:
+        UsageError: see `running.outputs.open_output`.
+    """
+    paths = [shard.path for shard in config.shards]
+    open_output(
+        config.output,
+        f"{manifests.DIRECTORY}/{_SETTINGS}",
+        {
+            "input": hashlib.sha256("\n".join(paths).encode()).hexdigest(),
+            "files": len(paths),
+            **config.transform.to_dict(),
+        },
+        job="preprocess",
+        options=_SETTING_NAMES,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        inputs=[*paths, config.vocabulary],
+    )
+    clear_stale(config)
+
+
+def clear_stale(config: JobConfig) -> None:
+    """Before a run continues in a directory: deletes outputs that it will rewrite or that are stale."""
+    for name in ("info.json", "transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
+        storage.delete(storage.join(config.output, name))
+    for split, directory in enumerate(SPLITS):
+        paths = [shard.output(split) for shard in config.shards if split in shard.splits]
+        delete_others(config.output, directory, {path.rpartition("/")[2] for path in paths})
+    # One listing, not two requests per shard: on an object store thousands of them would take minutes.
+    stored = set(storage.list_names(storage.join(config.output, manifests.DIRECTORY)))
+    suffixes = (manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX)
+    for shard in config.shards:
+        if any(shard.name + suffix in stored for suffix in suffixes):
+            manifests.forget_if_changed(config.output, shard, config.transform)
+    delete_others(config.output, DEAD_LETTER, {f"{shard.name}.jsonl" for shard in config.shards})
+    of_shards = {shard.name + suffix for shard in config.shards for suffix in suffixes}
+    delete_others(config.output, manifests.DIRECTORY, {*of_shards, _SETTINGS})
+
+
+def summary_path(config: JobConfig) -> str:
+    """Where the pipeline leaves the counts of the whole job."""
+    return storage.join(config.output, manifests.DIRECTORY, "summary")
+
+
+def moments_path(config: JobConfig) -> str:
+    """Where the pipeline leaves the statistics of the training records."""
+    return storage.join(config.output, manifests.DIRECTORY, "moments.json")
+
+
+def read_moments(path: str) -> dict[str, Moments]:
+    """`Moments` by modality, as the pipeline leaves them at `path`."""
+    return {name: Moments.from_dict(value) for name, value in json.loads(storage.read_bytes(path)).items()}
+
+
+def finish(config: JobConfig, started: float) -> dict[str, Any]:
+    """After the pipeline: checks its counts, writes `labels.csv`, the data card and, last, `info.json`.
+
+    Args:
+        config: the job.
+        started: `time.monotonic()` at its start.
+
+    Returns:
+        The content of `info.json`.
+
+    Raises:
+        JobError: too many records were rejected, or nothing is left to train on.
+    """
+    summary = Summary.from_bytes(storage.read_bytes(summary_path(config)))
+    features = read_moments(moments_path(config))
+    clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, manifests.DIRECTORY))
+    print(table(summary))
+    _check(config, summary)
+    counts = summary.class_counts[0].tolist()
+    labels = write_labels_csv([dataclasses.replace(info, train_count=counts[info.index]) for info in config.classes])
+    storage.write_atomically(storage.join(config.output, "labels.csv"), labels.encode())
+    info = make_info(config, summary, features, started)
+    card = render_card(config, info, summary, features)
+    storage.write_atomically(storage.join(config.output, "data_card.html"), card.encode())
+    storage.write_json(storage.join(config.output, "info.json"), info)
+    return info
+
+
+def _check(config: JobConfig, summary: Summary) -> None:
+    if not summary.records_written:
+        reasons = reasons_text(summary.rejected)
+        letters = storage.join(config.output, DEAD_LETTER)
+        raise JobError(
+            f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
+            f"{config.shards[0].path} the first" + (f" ({reasons}); see {letters}" if reasons else "")
+        )
+    check_rejected(config.output, summary.records_read, summary.rejected, config.max_rejected_fraction)
+    if not summary.written[0]:
+        raise JobError(
+            f"none of the {summary.records_written:,} usable records fell into the train split: "
+            "there is nothing to fit statistics on"
+        )
+
+
+def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], started: float) -> dict[str, Any]:
+    """The content of `info.json`."""
+    transform = config.transform
+    return {
+        **info_head(summary.records_written, summary.rejected, started),
+        "notes": dict(sorted(summary.notes.items())),
+        "splits": {
+            name: {"records": int(count), "shards": sum(split in shard.splits for shard in config.shards)}
+            for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))
+        },
+        "schema": transform.schema.to_dict(),
+        "transformed": [feature.to_dict() for feature in transform.transformed()],
+        "class_count": transform.class_count,
+        "split": {
+            "method": "hash" if transform.ratios else "given",
+            "ratios": list(dataclasses.astuple(transform.ratios)) if transform.ratios else None,
+        },
+        "config": config.flags,
+        "config_hash": transform.hash,
+        "statistics": {
+            "class_counts": {name: summary.class_counts[split].tolist() for split, name in enumerate(SPLITS)},
+            "features": {
+                name: {"count": moments.count, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
+                for name, moments in features.items()
+            },
+            "labels_per_video": summary.label_counts.tolist(),
+            "frames_per_video": summary.frame_counts.tolist(),
+        },
+        "input": {"files": len(config.shards), "empty_files": summary.shards_empty, "bytes": summary.bytes_read},
+        "output_bytes": summary.bytes_written,
+    }
+
+
+def table(summary: Summary) -> str:
+    """The counts of each split and of the rejected records, as text."""
+    lines = [f"{'split':<10}{'records':>12}{'classes':>10}{'labels/video':>14}"]
+    for split, name in enumerate(SPLITS):
+        counts = summary.class_counts[split]
+        records = int(summary.written[split])
+        lines.append(
+            f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
+        )
+    reasons = f"  {reasons_text(summary.rejected)}" if summary.rejected else ""
+    lines.append(f"{'rejected':<10}{summary.records_rejected:>12,}{reasons}")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""What a model, dataset or scores directory says of itself, apart from the metrics."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pipelines.reporting.inputs.files import number_of, read_object, read_table
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
+
+
+def read_manifest(path: str, what: str) -> dict[str, Any]:
+    """The `info.json` of another directory named on the command line; `what` says which.
+
+    Raises:
+        JobError: there is none.
+    """
+    info_path = storage.join(path, "info.json")
+    if not storage.exists(info_path):
+        raise JobError(f"{what} {path} has no info.json: it is absent or half written")
+    return read_object(info_path)
+
+
+def read_classes(path: str, class_count: int | None = None) -> list[ClassInfo]:
+    """The classes in a directory's `labels.csv`, by index; [] when there is none.
+
+    Raises:
+        JobError: the file cannot be used.
+    """
+    file = storage.join(path, "labels.csv")
+    if not storage.exists(file):
+        return []
+    try:
+        return read_vocabulary(storage.csv_text(storage.read_bytes(file)).read(), file, class_count)
+    except (UnicodeDecodeError, UsageError) as error:
+        raise JobError(str(error)) from None
+
+
+def train_counts(classes: list[ClassInfo], class_count: int) -> np.ndarray:
+    """Training examples of each class, (C,) float64, NaN where `classes` do not say."""
+    counts = np.full(class_count, np.nan)
+    if len(classes) == class_count:
+        for entry in classes:
+            if entry.train_count is not None:
+                counts[entry.index] = entry.train_count
+    return counts
+
+
+def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
+    """The first rejected records of a Scores directory: shard, offset, id, stage, error, message; [] if none."""
+    directory = storage.join(path, "dead_letter")
+    letters: list[dict[str, Any]] = []
+    for name in storage.list_names(directory):
+        for line in storage.read_bytes(storage.join(directory, name)).splitlines():
+            if len(letters) == how_many:
+                return letters
+            try:
+                letter = json.loads(line)
+            except ValueError:
+                raise JobError(f"{storage.join(directory, name)} holds a line that is not JSON") from None
+            letters.append(letter)
+    return letters
+
+
+def read_history(path: str) -> dict[str, np.ndarray]:
+    """Numeric columns of `history.csv` in a Scores or model directory; {} when there is none."""
+    table = read_table(path, "history.csv")
+    history = {}
+    for name, values in table.items():
+        try:
+            history[name] = np.array([number_of(value) for value in values], np.float64)
+        except ValueError:  # a column of text, a time stamp say, is no curve
+            continue
+    return history

@@ -1,0 +1,81 @@
+"""Tables of the report: one object that is shown on the page and saved as CSV."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A named table; `columns` are the headings, `rows` hold str, int, float or None, `name` becomes the file's."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def to_csv(self) -> bytes:
+        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in row])
+        return text.getvalue().encode()
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers only, so that it is set to the right."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        return bool(cells) and all(isinstance(cell, (int, float, np.number)) for cell in cells)
+
+
+def _is_unknown(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, (float, np.floating)) and not math.isfinite(cell))
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
+def number(cell: Any) -> str:
+    """A cell as shown: 1,234 for counts, three decimals for scores (none above zero rounded to it), – for what is
+    unknown, text as it is."""
+    cell = _plain(cell)
+    if _is_unknown(cell):
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        if 0 < cell < 0.0005:
+            return "< 0.001"
+        digits = 0 if abs(cell) >= 1000 else 1 if abs(cell) >= 10 else 3
+        return f"{cell:,.{digits}f}".replace("-", "−")
+    return str(cell)
+
+
+def signed(value: float, places: int = 3) -> str:
+    """A difference with its sign, a true minus."""
+    return "–" if not math.isfinite(value) else f"{value:+.{places}f}".replace("-", "−")
+
+
+def probability(value: float) -> str:
+    """A probability to four decimals, never rounded to zero."""
+    return f"{value:.4f}" if value >= 1e-4 or value == 0 else "< 0.0001"
+
+
+def pluralise(count: int, singular: str, plural: str = "") -> str:
+    """`1 class`, `2,000 classes`."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def columns_table(name: str, columns: Mapping[str, np.ndarray | Sequence[Any]]) -> Table:
+    """A table from columns of equal length."""
+    return Table(
+        name, tuple(columns), list(zip(*(np.asarray(values, object) for values in columns.values()), strict=True))
+    )

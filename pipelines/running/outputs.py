@@ -1,0 +1,182 @@
+"""The output directory of a job: opening it, continuing in it, tidying it, and what every `info.json` holds."""
+
+import platform
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.framing import cut_short_note
+
+DEAD_LETTER = "dead_letter"
+_PACKAGES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "numpy", "numba", "pyarrow")
+# Longer values of a setting (a list of thresholds, a digest) are named in a message, not printed.
+_PRINTED_CHARACTERS = 40
+
+
+def open_output(
+    output: str,
+    settings_file: str,
+    settings: Mapping[str, Any],
+    *,
+    job: str,
+    options: Mapping[str, str],
+    resume: bool,
+    overwrite: bool,
+    inputs: Iterable[str | None] = (),
+    dry_run: bool = False,
+) -> None:
+    """Readies the output directory of a job, and stores there the settings that a later `--resume` must repeat.
+
+    Args:
+        output: the directory.
+        settings_file: where the settings are stored, below `output`; its presence marks the output of such a job.
+        settings: JSON-able; what must be equal for two runs to write to the same output.
+        job: what the job is called in messages: `preprocess`.
+        options: the command-line option, or some words, for each key of `settings`: `{"form": "--format"}`; a key
+            that is absent is called `--<key>`.
+        resume: continue what is there.
+        overwrite: delete what is there.
+        inputs: what the job reads, which `overwrite` must not delete.
+        dry_run: check everything, but write and delete nothing.
+
+    Raises:
+        UsageError: the directory is in use and may not be continued or replaced, or it was begun with other settings:
+            to continue would undo what is done, or mix results that do not belong together.
+    """
+    stored = storage.join(output, settings_file)
+    if resume and not overwrite:
+        _check_continues(output, stored, settings, job, options)
+    if not (dry_run and overwrite):
+        storage.prepare_output(output, resume=resume, overwrite=overwrite, inputs=inputs)
+    if not dry_run:
+        storage.write_json(stored, settings)
+
+
+def _check_continues(
+    output: str, stored: str, settings: Mapping[str, Any], job: str, options: Mapping[str, str]
+) -> None:
+    changed = storage.changed_settings(stored, settings)
+    if changed:
+        differences = "; ".join(
+            difference
+            for key, (then, now) in changed.items()
+            for difference in _differences(options.get(key, f"--{key}"), then, now)
+        )
+        raise UsageError(
+            f"--resume: {output} was begun with other settings: {differences}. Repeat the earlier settings, name "
+            "another --output, or start over with --overwrite"
+        )
+    if storage.list_names(output) and not storage.exists(stored):
+        raise UsageError(f"--resume: {output} holds no {job} job to continue")
+
+
+def _differences(name: str, then: Any, now: Any) -> Iterator[str]:
+    """What differs, a phrase per value: `--normalise was zscore, is now minmax`."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted({*then, *now}):
+            if then.get(key) != now.get(key):
+                yield from _differences(f"{key} of {name}", then.get(key), now.get(key))
+        return
+    before, after = _printed(then), _printed(now)
+    yield f"{name} was {before}, is now {after}" if before and after and before != after else f"{name} changed"
+
+
+def _printed(value: Any) -> str:
+    """A setting as a user would write it; empty when that is too long to read."""
+    if value is None or value is False:
+        return "not set"
+    if value is True:
+        return "set"
+    parts = value if isinstance(value, list) else [value]
+    text = ",".join(map(str, parts))
+    nested = any(isinstance(part, dict | list) for part in parts)
+    return "" if nested or len(text) > _PRINTED_CHARACTERS else text
+
+
+def delete_others(output: str, directory: str, keep: Collection[str]) -> None:
+    """Deletes the files directly below `directory` of `output` whose names are not in `keep`."""
+    for name in storage.list_names(storage.join(output, directory)):
+        if name not in keep:
+            storage.delete(storage.join(output, directory, name))
+
+
+def clear_temporaries(output: str, directories: Iterable[str]) -> None:
+    """After a run: deletes the half-written files of workers that were killed while others repeated their work.
+
+    Args:
+        output: the job's output directory.
+        directories: those below it that workers write to.
+    """
+    for directory in directories:
+        storage.remove_temporaries(storage.join(output, directory))
+
+
+def check_rejected(
+    output: str, records_read: int, rejected_by_reason: Mapping[str, int], max_rejected_fraction: float
+) -> None:
+    """Fails a job that rejected too much of its input; warns, on stderr, of files that lack their ends.
+
+    Args:
+        output: the job's output directory, which holds the dead letters.
+        records_read: records in the input, rejected ones included.
+        rejected_by_reason: records rejected, by reason.
+        max_rejected_fraction: in [0, 1], the largest fraction of `records_read` that may be rejected.
+
+    Raises:
+        JobError: with the fraction, the reasons, where the dead letters are, and how to go on.
+    """
+    dead_letters = storage.join(output, DEAD_LETTER)
+    if note := cut_short_note(rejected_by_reason, dead_letters):
+        print(note, file=sys.stderr)
+    rejected = sum(rejected_by_reason.values())
+    if rejected > max_rejected_fraction * records_read:
+        raise JobError(
+            f"{rejected:,} of {records_read:,} records were rejected, {rejected / records_read:.2%}, more than "
+            f"--max_rejected_fraction={max_rejected_fraction:g} allows ({reasons_text(rejected_by_reason)}); see "
+            f"{dead_letters}. The usable records are written: --resume with a higher fraction accepts them"
+        )
+
+
+def reasons_text(rejected_by_reason: Mapping[str, int]) -> str:
+    """`no_labels: 12, truncated: 1`, the most frequent reason first."""
+    ordered = sorted(rejected_by_reason.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{reason}: {count:,}" for reason, count in ordered)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project, of Python and of the packages that a Beam job depends on."""
+    from importlib.metadata import version
+
+    import vcls_model
+
+    return {
+        "video-classification": vcls_model.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }
+
+
+def info_head(records_written: int, rejected_by_reason: Mapping[str, int], started: float) -> dict[str, Any]:
+    """The entries with which the `info.json` of every job begins.
+
+    Args:
+        records_written: records in the output.
+        rejected_by_reason: records rejected, by reason.
+        started: `time.monotonic()` at the start of the job.
+
+    Returns:
+        `records_read` (the sum of the next two), `records_written`, `records_rejected`, `rejected_by_reason`,
+        `versions`, `wall_seconds`.
+    """
+    rejected = sum(rejected_by_reason.values())
+    return {
+        "records_read": records_written + rejected,
+        "records_written": records_written,
+        "records_rejected": rejected,
+        "rejected_by_reason": dict(sorted(rejected_by_reason.items())),
+        "versions": versions(),
+        "wall_seconds": round(time.monotonic() - started, 3),
+    }

@@ -1,0 +1,46 @@
+"""Running a job's pipeline: what every job puts around it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipelines.running.failures import explained_failures
+from pipelines.running.progress import Progress, shown_progress
+from pipelines.running.quiet import quiet_runner
+from pipelines.running.runners import check_runner
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+@contextlib.contextmanager
+def running_pipeline(
+    options: "PipelineOptions",
+    output: str,
+    progress: Progress,
+    around: contextlib.AbstractContextManager[None] | None = None,
+) -> "Iterator[beam.Pipeline]":
+    """An empty pipeline for the block to fill; it runs, and is waited for, when the block ends.
+
+    Args:
+        options: Beam's; its runner is checked before anything starts.
+        output: the job's output directory, for messages.
+        progress: shown while the pipeline runs.
+        around: entered before the pipeline is made and left after it ran; its errors are explained like a worker's.
+
+    Raises:
+        UsageError, JobError: the runner cannot be reached, or a worker failed for a reason that the user can act on.
+    """
+    import apache_beam as beam
+
+    check_runner(options)
+    with (
+        explained_failures(output),
+        quiet_runner(),
+        shown_progress(progress, output),
+        around or contextlib.nullcontext(),
+    ):
+        pipeline = beam.Pipeline(options=options)
+        yield pipeline
+        pipeline.run().wait_until_finish()

@@ -1,0 +1,94 @@
+"""What scoring asks of exported models: that they fit each other, the records, and the thresholds given."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from vcls_model import storage
+from vcls_model.commands import UsageError
+from vcls_model.records.framing import read_chunks
+from vcls_model.records.schema import RecordSchema
+from vcls_model.records.shards import resolve_schema
+from vcls_model.records.vocabulary import read_vocabulary
+from vcls_model.serving.exported import ExportedModel, describe
+
+# In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
+THRESHOLDS = "thresholds.csv"
+
+
+def check_same_task(models: Sequence[ExportedModel]) -> None:
+    """Raises `UsageError` unless the models can be averaged: same classes, same kind of records."""
+    first = models[0]
+    for other in models[1:]:
+        if other.class_count != first.class_count:
+            raise UsageError(
+                f"the models cannot be averaged: {first.path} has {first.class_count} classes, "
+                f"{other.path} has {other.class_count}"
+            )
+        if [info.name for info in other.classes] != [info.name for info in first.classes]:
+            raise UsageError(f"the models cannot be averaged: {other.path} has another vocabulary than {first.path}")
+        if other.schema.modalities != first.schema.modalities:
+            raise UsageError(
+                f"the models cannot be averaged: {first.path} takes {describe(first.schema.modalities)}, "
+                f"{other.path} takes {describe(other.schema.modalities)}"
+            )
+
+
+def find_schema(name: str, shards: Sequence[str], model: ExportedModel) -> RecordSchema:
+    """How to read the records, with `class_count`: what `--schema` says, checked against what the model takes.
+
+    With `auto` the first shard that holds a record decides; if none does, the model's own layout is as good as any.
+
+    Raises:
+        UsageError: the records do not fit the model, or there is no such schema.
+    """
+    if name != "auto":
+        return schema_for_scoring(resolve_schema(name, shards[0]), model)
+    for path in shards:
+        if path.endswith((".csv", ".csv.gz")) or any(chunk.starts.size for chunk in read_chunks(path)):
+            return schema_for_scoring(resolve_schema(name, path), model)
+    return schema_for_scoring(model.schema, model)
+
+
+def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSchema:
+    """How to read `records` for `model`: their container and names, the model's modalities and class count.
+
+    Raises:
+        UsageError: the records lack what the model takes; the message names both.
+    """
+    held = {modality.name: modality for modality in records.modalities}
+    if any(held.get(modality.name) != modality for modality in model.schema.modalities):
+        raise UsageError(
+            f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "
+            f"the records ({records.name}) hold {describe(records.modalities)}"
+        )
+    return dataclasses.replace(records, modalities=model.schema.modalities, class_count=model.class_count)
+
+
+def class_thresholds(directory: str | None, models: Sequence[ExportedModel]) -> tuple[float, ...] | None:
+    """The thresholds of the classes: those of a scores directory, else those of a single model, else None."""
+    if directory is not None:
+        return read_thresholds(directory, models)
+    return models[0].class_thresholds() if len(models) == 1 else None
+
+
+def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[float, ...]:
+    """The best-F1 thresholds of the classes in a scores directory of the same models.
+
+    Raises:
+        UsageError: there are none, they are of other models, or they were chosen on records that trained the models.
+    """
+    info_path, path = (storage.join(directory, name) for name in ("info.json", THRESHOLDS))
+    if not storage.exists(info_path):
+        raise UsageError(f"--thresholds={directory} is not a finished scores directory: it has no info.json")
+    if not storage.exists(path):
+        raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
+    scored = storage.read_json(storage.join(directory, "state", "settings.json"))
+    if sorted(scored["models"]) != sorted(model.identity for model in models):
+        raise UsageError(
+            f"the thresholds in {directory} were chosen for other models than {models[0].path}"
+            + (f" and {len(models) - 1} more" if len(models) > 1 else "")
+        )
+    if scored["split"] == "train":
+        raise UsageError(f"{directory} holds scores of the training split: choose thresholds on --split=validate")
+    classes = read_vocabulary(storage.csv_text(storage.read_bytes(path)).read(), path, models[0].class_count)
+    return tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes)

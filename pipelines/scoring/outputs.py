@@ -1,0 +1,174 @@
+"""The scores directory: opening it, which groups are done, and what is written once the pipeline ran.
+
+A group is done when its manifest, written last, is there.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.running import outputs
+from pipelines.scoring.planning import InputShard, Plan
+from vcls_model import storage
+from vcls_model.commands import UsageError
+from vcls_model.metrics.catalogue import describe
+from vcls_model.records.vocabulary import write_labels_csv
+
+STATE = "state"
+SETTINGS = "settings.json"
+MANIFEST_SUFFIX = ".manifest.json"
+PREDICTIONS = "predictions"
+LOGITS = "logits"
+# The options behind the stored settings, for messages.
+_OPTIONS = {
+    "models": "--model",
+    "schema": "--schema (or its modalities)",
+    "ratios": "the split of the model's data",
+    "class_thresholds": "--thresholds",
+}
+
+
+def manifest_path(output: str, group: str) -> str:
+    """The file whose presence says that a group is done."""
+    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
+
+
+def read_manifests(output: str) -> list[dict[str, Any]]:
+    """The manifests of all groups that are done, in the order of their names."""
+    directory = storage.join(output, STATE)
+    return [storage.read_json(storage.join(directory, name)) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
+
+
+def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[dict[str, Any]]) -> list[InputShard]:
+    """The shards that no manifest lists.
+
+    Raises:
+        UsageError: a shard has another size than when it was scored; its old share cannot be taken out of the metrics.
+    """
+    done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
+    for shard in shards:
+        if shard.path in done and done[shard.path] != shard.size_bytes:
+            raise UsageError(
+                f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
+                "scored: score everything again with --overwrite, or name another output"
+            )
+    return [shard for shard in shards if shard.path not in done]
+
+
+def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:
+    """Readies the scores directory; returns the shards that are still to be scored.
+
+    Raises:
+        UsageError: the directory is in use and may not be continued or replaced; it was begun with other models or
+            settings, so that its scores and new ones would not be comparable; or a shard has changed since.
+    """
+    config = plan.config
+    outputs.open_output(
+        config.output,
+        f"{STATE}/{SETTINGS}",
+        config.fingerprint(),
+        job="score",
+        options=_OPTIONS,
+        resume=plan.resume,
+        overwrite=plan.overwrite,
+        inputs=[*(shard.path for shard in plan.shards), *config.model_paths],
+        dry_run=dry_run,
+    )
+    return remaining_shards(plan.shards, read_manifests(config.output) if plan.resume else [])
+
+
+def clear_temporaries(output: str) -> None:
+    """After the pipeline: deletes the half-written files of workers that were killed."""
+    outputs.clear_temporaries(output, (STATE, outputs.DEAD_LETTER, PREDICTIONS, LOGITS))
+
+
+def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What each run added, by run id (`""` for a run without one)."""
+    runs: dict[str, dict[str, int]] = {}
+    for manifest in manifests:
+        run = runs.setdefault(
+            manifest["run_id"], {"shards": 0, "records_read": 0, "records_written": 0, "records_rejected": 0}
+        )
+        for shard in manifest["shards"]:
+            run["shards"] += 1
+            for key in ("records_read", "records_written", "records_rejected"):
+                run[key] += shard[key]
+    return dict(sorted(runs.items()))
+
+
+def finish(plan: Plan, started: float) -> dict[str, Any]:
+    """After the pipeline: checks its counts, merges its metrics and writes, last, `info.json`.
+
+    Args:
+        plan: the job.
+        started: `time.monotonic()` at its start.
+
+    Returns:
+        The content of `info.json`.
+
+    Raises:
+        JobError: too many records were rejected, or stored results are damaged.
+    """
+    from pipelines.scoring.merging import total_counts, write_metrics  # they import pyarrow and numba: not for --help
+
+    config = plan.config
+    manifests = read_manifests(config.output)
+    counts = total_counts(manifests)
+    outputs.check_rejected(
+        config.output, counts["records_read"], counts["rejected_by_reason"], plan.max_rejected_fraction
+    )
+    names = model_names(config.model_paths)
+    measured = write_metrics(
+        config.output, manifests, plan.models, names, segments=config.schema.segments, slice_by=config.slice_by
+    )
+    chosen = config.class_thresholds or [None] * config.class_count
+    classes = [
+        dataclasses.replace(entry, best_threshold=threshold)
+        for entry, threshold in zip(plan.models[0].classes, chosen, strict=True)
+    ]
+    storage.write_text(storage.join(config.output, "labels.csv"), write_labels_csv(classes))
+    history = storage.join(plan.models[0].path, "history.csv")
+    if storage.exists(history):
+        storage.write_atomically(storage.join(config.output, "history.csv"), storage.read_bytes(history))
+    models: list[dict[str, Any]] = [
+        {"name": name, "path": model.path, "info": model.info} for name, model in zip(names, plan.models, strict=True)
+    ]
+    for entry, summary in zip(models, measured.models, strict=False):
+        entry["metrics"] = summary
+    info = {
+        **outputs.info_head(counts["records_written"], counts["rejected_by_reason"], started),
+        "records_labelled": counts["records_labelled"],
+        "records_outside_split": counts["records_outside_split"],
+        "shards": counts["shards"],
+        "models": models,
+        "split": config.split,
+        "top_k": config.top_k,
+        "threshold": config.threshold,
+        "thresholds_from": None if plan.flags["thresholds"] is None else storage.absolute(plan.flags["thresholds"]),
+        "schema": config.schema.to_dict(),
+        "class_count": config.class_count,
+        "runs": runs_of(manifests),
+        "config": plan.flags,
+    }
+    storage.write_json(storage.join(config.output, "info.json"), info)
+    _print_summary(info, measured.metrics)
+    return info
+
+
+def model_names(paths: Sequence[str]) -> list[str]:
+    """A short name for each model, each different: the directory's, numbered where two have the same."""
+    short = [path.rstrip("/").rsplit("/", 1)[-1] or path for path in paths]
+    return [name if short.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(short)]
+
+
+def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None:
+    print(
+        f"scored {info['records_written']} records of {info['shards']} shards, {info['records_rejected']} rejected, "
+        f"{info['records_labelled']} with labels",
+        file=sys.stderr,
+    )
+    if metrics is None:
+        print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
+    else:
+        print(describe(metrics), file=sys.stderr)

@@ -1,0 +1,91 @@
+"""Output directories: what may be continued, what a refusal says, and when too much was rejected."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.running import outputs
+from vcls_model.commands import JobError, UsageError
+
+SETTINGS = {"form": "parquet", "top_k": 20, "slice_by": None, "schema": {"name": "a", "modalities": [{"width": 4}]}}
+
+
+def open_output(directory: Path, settings: dict, **flags: bool) -> None:
+    outputs.open_output(
+        str(directory),
+        "state/settings.json",
+        settings,
+        job="score",
+        options={"form": "--format"},
+        **{"resume": False, "overwrite": False, **flags},
+    )
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    open_output(tmp_path / "out", SETTINGS)
+    return tmp_path / "out"
+
+
+def test_the_settings_are_stored_and_the_same_ones_continue(begun: Path) -> None:
+    assert json.loads((begun / "state" / "settings.json").read_text()) == SETTINGS
+    open_output(begun, SETTINGS, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"form": "kaggle_csv"}, "--format was parquet, is now kaggle_csv"),
+        ({"top_k": 5, "form": "csv"}, "--format was parquet, is now csv; --top_k was 20, is now 5"),
+        ({"slice_by": ["country", "year"]}, "--slice_by was not set, is now country,year"),
+        ({"form": "x" * 90}, "--format changed"),
+        (
+            {"schema": {"name": "b", "modalities": [{"width": 5}]}},
+            "modalities of --schema changed; name of --schema was a, is now b",
+        ),
+    ],
+)
+def test_a_refusal_says_which_options_differ(begun: Path, changed: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=f"begun with other settings: {message}\\. Repeat the earlier settings"):
+        open_output(begun, {**SETTINGS, **changed}, resume=True)
+
+
+def test_only_the_output_of_such_a_job_is_continued(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="holds no score job to continue"):
+        open_output(tmp_path, SETTINGS, resume=True)
+    with pytest.raises(UsageError, match="is not empty"):
+        open_output(tmp_path, SETTINGS)
+    open_output(tmp_path, SETTINGS, overwrite=True, dry_run=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_others_and_temporaries_are_deleted(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("a", "b", "a.tmp-0123456789ab"):
+        (tmp_path / "train" / name).write_text("x")
+    outputs.clear_temporaries(str(tmp_path), ["train", "absent"])
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a", "b"]
+    outputs.delete_others(str(tmp_path), "train", {"b", "c"})
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["b"]
+
+
+def test_too_many_rejected_is_an_error_with_the_way_on(capsys: pytest.CaptureFixture) -> None:
+    outputs.check_rejected("out", 100, {"no_labels": 1}, 0.01)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(
+        JobError,
+        match=r"^3 of 1,200 records were rejected, 0\.25%, more than --max_rejected_fraction=0\.002 allows "
+        r"\(truncated: 2, no_labels: 1\); see out/dead_letter\. The usable .* --resume with a higher fraction",
+    ):
+        outputs.check_rejected("out", 1200, {"no_labels": 1, "truncated": 2}, 0.002)
+    assert "2 files" in capsys.readouterr().err
+
+
+def test_the_head_of_info_reconciles() -> None:
+    head = outputs.info_head(5, {"b": 2, "a": 1}, time.monotonic() - 2)
+    assert (head["records_read"], head["records_written"], head["records_rejected"]) == (8, 5, 3)
+    assert list(head["rejected_by_reason"]) == ["a", "b"] and 2 <= head["wall_seconds"] < 60
+    assert {"video-classification", "python", "apache-beam"} <= set(head["versions"])

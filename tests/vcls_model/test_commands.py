@@ -1,0 +1,74 @@
+"""Exit codes, one-line errors and suggestions of the command lines."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from vcls_model.commands import Parser, UsageError, nearest, parse_all, reject_unknown_flags, unknown_choice
+
+PROGRAM = """
+import sys
+from vcls_model.commands import JobError, UsageError, main
+def run(argv):
+    {body}
+main(run)
+"""
+
+
+def program(body: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", PROGRAM.format(body=body)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ("print('done')", 0, ""),
+        ("raise UsageError('no such flag')", 2, "usage error: no such flag\n"),
+        ("raise JobError('no such bucket')", 1, "error: no such bucket\n"),
+        ("open('/absent/x')", 1, "error: /absent/x: No such file or directory\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted; the same command with --resume continues\n"),
+    ],
+)
+def test_outcomes_are_exit_codes_and_one_line(body: str, status: int, message: str) -> None:
+    done = program(body)
+    assert (done.returncode, done.stderr) == (status, message)
+
+
+def test_a_programming_error_keeps_its_traceback() -> None:
+    done = program("[][0]")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "IndexError" in done.stderr
+
+
+def test_a_job_with_beam_ends_although_a_thread_goes_on() -> None:
+    """And what it printed, and registered for its end, is not lost."""
+    body = (
+        "import atexit, threading, time, types; sys.modules['apache_beam'] = types.ModuleType('apache_beam'); "
+        "threading.Thread(target=time.sleep, args=(60,)).start(); atexit.register(print, 'registered'); print('done')"
+    )
+    done = program(body)
+    assert (done.returncode, done.stdout) == (0, "done\nregistered\n")
+
+
+def test_suggestions_are_close_and_never_what_was_typed() -> None:
+    assert nearest("--inptu", ["--input", "--output"]) == "--input"
+    assert nearest("--input", ["--input"]) is None
+    assert nearest("--zzz", ["--input"]) is None
+    with pytest.raises(UsageError, match=r"^unrecognised argument '--inptu=x'; did you mean --input\?$"):
+        reject_unknown_flags(["--inptu=x"], ["--input"])
+    with pytest.raises(UsageError, match=r"^unrecognised argument '--input'; see --help$"):
+        reject_unknown_flags(["--input"], ["--input", "--inputs"])
+    assert str(unknown_choice("runner", "flink", ["b", "flinks"])) == (
+        "unknown runner 'flink'; did you mean 'flinks'? (known: b, flinks)"
+    )
+
+
+def test_a_parser_reports_errors_like_the_rest() -> None:
+    parser = Parser()
+    parser.add_argument("--count", type=int)
+    assert parse_all(parser, ["--count=3"]) == argparse.Namespace(count=3)
+    with pytest.raises(UsageError, match="invalid int value: 'x'; see --help"):
+        parse_all(parser, ["--count=x"])
+    with pytest.raises(UsageError, match=r"unrecognised argument '--coun=3'; did you mean --count\?"):
+        parse_all(parser, ["--coun=3"])
