@@ -98,21 +98,20 @@ def _mel_bands(magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     it is the rising part of what lies between its first two edges, and what the next band's rising part leaves of what
     lies between its last two. A matrix product would sum in an order that follows the number of BLAS's threads.
     """
-    rising, starts, empty = _mel_slopes()
+    rising, starts = _mel_slopes()
     slopes = np.add.reduceat(magnitudes * rising, starts, axis=1)[:, :-1]
     totals = np.add.reduceat(magnitudes, starts, axis=1)[:, :-1]
-    slopes[:, empty] = totals[:, empty] = 0  # reduceat gives an element where there is nothing to sum
     bands: npt.NDArray[np.float64] = slopes[:, :-1] + (totals - slopes)[:, 1:]
     return bands
 
 
 @functools.cache
-def _mel_slopes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """How far each frequency (257,) is between its edges, the first after each edge (66,), where none is (65,)."""
+def _mel_slopes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """How far each frequency (257,) is between its edges, and the first from each edge on (66,), all different."""
     mel = 1127 * np.log1p(np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE) / 700)
     low, high = (1127 * np.log1p(hertz / 700) for hertz in (_LOWEST_HZ, _HIGHEST_HZ))
     edges = np.linspace(low, high, MEL_BANDS + 2)
     starts = np.searchsorted(mel, edges)
     between = np.clip(np.searchsorted(edges, mel, side="right") - 1, 0, MEL_BANDS)
     rising = (mel - edges[between]) / (edges[between + 1] - edges[between])
-    return rising, starts, np.diff(starts) == 0
+    return rising, starts
