@@ -15,7 +15,11 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["pipelines", "pipelines.*", "vcls_model", "vcls_model.*"]),
-    package_data={"pipelines.preprocessing": ["templates/*"], "pipelines.reporting": ["page/templates/*"]},
+    package_data={
+        "pipelines.preprocessing": ["templates/*"],
+        "pipelines.reporting": ["page/templates/*"],
+        "vcls_model.encoders": ["*.csv"],
+    },
     entry_points={
         "console_scripts": [
             "vcls-preprocess = pipelines.preprocess:command",
@@ -49,7 +53,9 @@ setup(
         "matplotlib>=3.9,<4",
         "numba>=0.61,<1",
         "numpy>=2.1,<3",
+        "onnxruntime>=1.20,<2",
         "pandas>=2.2,<4",
+        "pillow>=10,<14",
         "protobuf>=4.25,<7",
         "pyarrow>=18",
         "scikit-learn>=1.5,<2",
@@ -72,6 +78,7 @@ setup(
             "keras-tuner>=1.4,<2",
             "moto[s3,server]>=5,<6",
             "mypy>=1.13,<3",
+            "onnx>=1.18,<2",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",
