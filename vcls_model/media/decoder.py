@@ -9,6 +9,13 @@ import av
 # Decoders whose "not used for reference" is exact: leaving such frames out changes no other frame.
 _CAN_SKIP = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8"})
 
+_PREDICTED_TYPES = (2, 3, 4)  # AVPictureType P, B and S
+
+
+def refers_to_others(frame: Any) -> bool:
+    """Whether a frame was decoded with the help of others, so that decoding cannot start with it."""
+    return not frame.key_frame and int(frame.pict_type) in _PREDICTED_TYPES
+
 
 class Decoder:
     """Decodes one stream on one thread.

@@ -15,13 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vcls_model.media.convert import Converter, PictureFormat
-from vcls_model.media.decoder import Decoder
+from vcls_model.media.decoder import Decoder, refers_to_others
 from vcls_model.media.errors import TOO_LARGE, MediaError
 from vcls_model.media.packets import Group, GroupReader
-from vcls_model.media.probe import Limits, OpenMedia
+from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Clock, Picker, Sampling, nearest
 
 _MAX_PLANNED = 64  # wanted frames of a group that are held until it is known that none is missing
+
+
+class _FalseKey(Exception):
+    """A packet that the container calls a key frame's is none."""
 
 
 class _Plan(NamedTuple):
@@ -58,21 +62,27 @@ class PictureReader:
     """
 
     def __init__(
-        self, media: OpenMedia, sampling: Sampling, picture_format: PictureFormat, limits: Limits | None = None
+        self, media: OpenMedia, sampling: Sampling, picture_format: PictureFormat
     ) -> None:
         assert media.video is not None and media.facts.video is not None
-        self._limits = limits or Limits()
-        self._reader = GroupReader(media.container, media.video)
-        self._decoder = Decoder(media.video, self._limits.max_pixels)
+        self._limits = media.limits
+        self._media = media
+        self._start()
         self._converter = Converter(picture_format, media.facts.video.sample_aspect_ratio)
         self._sampling = sampling
         self.clock = Clock(sampling, Fraction(media.video.time_base))
         self._picker = Picker(self.clock, self._limits.max_seconds)
         self._expected: set[int] | None = None
+        self._opened: Group | None = None
         self._converted: tuple[Any, np.ndarray] | None = None
         self.substituted = 0
         self.end: int | None = None
         self._gap = 0
+
+    def _start(self) -> None:
+        """Reads and decodes from the container's beginning."""
+        self._reader = GroupReader(self._media.container, self._media.video)
+        self._decoder = Decoder(self._media.video, self._limits.max_pixels)
 
     @property
     def errors(self) -> int:
@@ -80,7 +90,7 @@ class PictureReader:
         return self._reader.errors + self._decoder.total_errors
 
     def __iter__(self) -> Iterator[Picture]:
-        choose = self._choose_keys if self._sampling.mode == "keyframes" else self._choose
+        choose = self._choose_keys if self._sampling.mode == "keyframes" else self._choose_checked
         for chosen in choose():
             wanted = self._sampling.seconds(chosen.row)
             if wanted > self._limits.max_seconds:
@@ -95,6 +105,16 @@ class PictureReader:
         if self._converted is None or self._converted[0] is not picture:
             self._converted = picture, self._converter.convert(picture)
         return self._converted[1]
+
+    def _choose_checked(self) -> Iterator[Chosen]:
+        """As `_choose`; where key frames turn out to be none, the rest of the rows comes from decoding everything."""
+        try:
+            yield from self._choose()
+        except _FalseKey:
+            self._media.reopen()
+            self._start()
+            self._expected, self._opened = None, None
+            yield from self._stream_all(iter(self._reader))
 
     def _choose(self) -> Iterator[Chosen]:
         """The nearest frame for each row, group by group."""
@@ -125,6 +145,7 @@ class PictureReader:
             else:
                 if not carried:
                     self._decoder.reset()
+                    self._opened = group
                 if simple:  # planned decoding failed: frames of the group before may be nearest, or hide what is damaged
                     self._expected = set() if self._picker.last_time is None else {self._picker.last_time}
                     yield from self._stream(previous) if previous is not None else ()
@@ -173,6 +194,7 @@ class PictureReader:
         if not wanted:
             return []
         self._decoder.reset()
+        self._opened = group
         last = max(index for index, packet in enumerate(group.packets) if group.time_of(packet) in wanted)
         pictures: dict[int, np.ndarray] = {}
         for packet in group.packets[: last + 1]:
@@ -180,14 +202,22 @@ class PictureReader:
             self._keep(self._decoder.feed(packet, needed), group, wanted, pictures)
         self._keep(self._decoder.drain(), group, wanted, pictures)
         if group.damaged or self._decoder.errors or len(pictures) < len(wanted):
+            self._decoder.total_errors -= self._decoder.errors  # the group is decoded again
             return None
         return sorted(pictures.items())
 
     def _keep(self, frames: Iterator[Any], group: Group, wanted: set[int], pictures: dict[int, np.ndarray]) -> None:
         for frame in frames:
-            time = self._decoder.time_of(frame) + group.shift
+            time = self._time_of(frame, group)
             if time in wanted and time not in pictures:
                 pictures[time] = self._converter.convert(frame)
+
+    def _time_of(self, frame: Any, group: Group) -> int:
+        """A frame's time; raises `_FalseKey` where it should have opened the group and refers to others."""
+        time = self._decoder.time_of(frame) + group.shift
+        if group is self._opened and time == group.key_time and refers_to_others(frame):
+            raise _FalseKey
+        return time
 
     def _stream(self, group: Group) -> Iterator[Chosen]:
         """Decodes a whole group and lets all its frames come by; some remain in the decoder."""
@@ -198,7 +228,7 @@ class PictureReader:
 
     def _feed(self, frames: Iterator[Any], group: Group) -> Iterator[Chosen]:
         for frame in frames:
-            for chosen in self._picker.feed(self._decoder.time_of(frame) + group.shift, frame):
+            for chosen in self._picker.feed(self._time_of(frame, group), frame):
                 self.substituted += self._expected is not None and chosen.time not in self._expected
                 yield chosen
 
@@ -261,7 +291,7 @@ class _Keys:
             self._group = group
             self._decoder.reset()
             frames = [*self._decoder.feed(group.packets[0]), *self._decoder.drain()]
-            if frames:
+            if frames and not refers_to_others(frames[0]):
                 self._last = chosen.time, frames[0]
         self._waiting.append(chosen.row)
         if self._last is not None:

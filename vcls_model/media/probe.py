@@ -97,10 +97,18 @@ class MediaFacts:
 class OpenMedia:
     """An open container with its chosen streams; a context manager that closes it."""
 
+    path: str
+    limits: Limits
     container: Any
     video: Any | None
     audio: Any | None
     facts: MediaFacts
+
+    def reopen(self) -> None:
+        """Starts again at the beginning, with a new container; raises `MediaError`."""
+        self.container.close()
+        again = open_media(self.path, self.limits)
+        self.container, self.video, self.audio = again.container, again.video, again.audio
 
     def __enter__(self) -> "OpenMedia":
         return self
@@ -222,7 +230,7 @@ def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
         video=_video_facts(video, path, limits) if video is not None else None,
         audio=_audio_facts(audio) if audio is not None else None,
     )
-    return OpenMedia(container, video, audio, facts)
+    return OpenMedia(path, limits, container, video, audio, facts)
 
 
 def _is_picture_attached(stream: Any) -> bool:
