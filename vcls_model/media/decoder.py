@@ -1,5 +1,6 @@
 """A video decoder that can be told which frames to leave out and survives what it cannot decode."""
 
+import heapq
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -23,6 +24,8 @@ class Decoder:
     Attributes:
         errors: packets that could not be decoded and frames flagged as corrupt, since `reset`.
         total_errors: the same, since the start.
+        orders_times: whether the n-th frame is given the n-th of the packets' times in increasing order: for containers that
+            have one time per packet but do not know in which order frames are shown.
     """
 
     def __init__(self, stream: Any, max_pixels: int) -> None:
@@ -38,6 +41,8 @@ class Decoder:
         self._next_time = 0
         self.errors = 0
         self.total_errors = 0
+        self.orders_times = False
+        self._times: list[int] = []
 
     def reset(self) -> None:
         """Forgets all state: the next packet must be a random access point."""
@@ -57,6 +62,9 @@ class Decoder:
             self._skipping = not wanted
             self._context.skip_frame = "NONREF" if self._skipping else "DEFAULT"
         self._fed = True
+        time = packet.pts if packet.pts is not None else packet.dts
+        if self.orders_times and time is not None:
+            heapq.heappush(self._times, time)
         yield from self._decoded(packet)
 
     def drain(self) -> Iterator[Any]:
@@ -69,6 +77,8 @@ class Decoder:
     def time_of(self, frame: Any) -> int:
         """A frame's time in the stream's units; one frame interval after the last where the file does not say."""
         time = frame.pts if frame.pts is not None else frame.dts
+        if self.orders_times and self._times:
+            time = heapq.heappop(self._times)
         if time is None:
             time = self._next_time
         self._next_time = time + self._step

@@ -122,7 +122,8 @@ class PictureReader:
         group, following = next(groups, None), next(groups, None)
         if group is None:
             return
-        if self._sampling.mode == "everything" or group.timeless or (following is not None and following.timeless):
+        self._decoder.orders_times = self._has_no_times(group, following)
+        if self._sampling.mode == "everything" or self._decoder.orders_times:
             yield from self._stream_all(itertools.chain(filter(None, (group, following)), groups))
             return
         previous: Group | None = None
@@ -160,6 +161,22 @@ class PictureReader:
                     yield from self._picker.finish()
             self._note_end(group)
             previous, group, following = group, following, None if following is None else next(groups, None)
+
+    def _has_no_times(self, group: Group, following: Group | None) -> bool:
+        """Whether packets do not tell when frames are shown: they have no times, or those of an order that is not shown.
+
+        AVI, for one, has a time per packet, as if frames were shown in the order in which they are decoded.
+        """
+        if group.timeless or (following is not None and following.timeless):
+            return True
+        pts = [packet.pts for packet in group.packets]
+        if not self._media.video.codec_context.has_b_frames or len(pts) < 3 or pts != sorted(pts):
+            return False
+        self._decoder.reset()
+        frames = itertools.chain(*(self._decoder.feed(packet) for packet in group.packets), self._decoder.drain())
+        shown = [frame.pts for frame in frames if frame.pts is not None]
+        self._decoder.total_errors = 0
+        return shown != sorted(shown)
 
     def _plan(self, group: Group, following: Group | None, previous: Group | None) -> _Plan:
         """Which frames of `group` the next rows want, judged by the times of its neighbours, too."""
@@ -250,7 +267,8 @@ class PictureReader:
         first = next(groups, None)
         if first is None:
             return
-        if first.timeless:
+        if self._has_no_times(first, None):
+            self._decoder.orders_times = True
             yield from self._stream_all(itertools.chain((first,), groups))
             return
         keys = _Keys(self._decoder)

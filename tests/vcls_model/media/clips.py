@@ -9,7 +9,6 @@ import av
 import numpy as np
 
 BITS = 12
-_MARGIN = 32  # the centre crop of a picture at most leaves out this much of a side of 256
 
 
 def numbered_frame(number: int, width: int = 256, height: int = 256) -> np.ndarray:
@@ -34,7 +33,7 @@ def number_of(picture: np.ndarray, crop_fraction: float = 224 / 256) -> int:
         for column in range(4):
             y, x = int((edge * size) + (row + 0.5) * tall), int((edge * size) + (column + 0.5) * wide)
             bits.append(picture[y - 4 : y + 5, x - 4 : x + 5].mean() > 128)
-    return int("".join("01"[bit] for bit in bits), 2)
+    return int("".join("01"[int(bit)] for bit in bits), 2)
 
 
 def make_clip(
@@ -62,7 +61,7 @@ def make_clip(
         prepare: called with the video stream before the first frame.
         sound: mono samples at 16 kHz, float32 in [-1, 1], whose first is heard at `sound_start` seconds.
     """
-    base = Fraction(1, 90000)
+    base = Fraction(1, rate) if codec.startswith("mpeg") else Fraction(1, 90000)  # MPEG encoders know few time bases
     with av.open(str(path), "w", container_options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
