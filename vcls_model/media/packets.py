@@ -79,6 +79,7 @@ class GroupReader:
     """Iterates over the groups of a stream.
 
     Attributes:
+        count: packets read.
         errors: how often reading failed or the container flagged a packet as corrupt.
     """
 
@@ -86,6 +87,7 @@ class GroupReader:
         self._container = container
         self._stream = stream
         self.points = AccessPoints(stream.codec_context)
+        self.count = 0
         self.errors = 0
 
     def __iter__(self) -> Iterator[Group]:
@@ -118,6 +120,7 @@ class GroupReader:
                 for packet in self._container.demux(self._stream):
                     if packet.size:
                         failures = 0
+                        self.count += 1
                         self.errors += packet.is_corrupt
                         yield packet
                 return

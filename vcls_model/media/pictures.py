@@ -89,6 +89,23 @@ class PictureReader:
         """Packets and frames that could not be read or decoded."""
         return self._reader.errors + self._decoder.total_errors
 
+    @property
+    def decoded(self) -> bool:
+        """Whether any frame was there to choose from."""
+        return self._picker.last_time is not None or self._picker.row > 0
+
+    @property
+    def packets(self) -> int:
+        """Packets of the stream read so far."""
+        return self._reader.count
+
+    @property
+    def seconds(self) -> float:
+        """Length of the presentation as far as it was read, the last frame included; 0 before any."""
+        if self.end is None or self.clock.origin is None:
+            return 0.0
+        return self.clock.seconds(self.end) + float(self._gap * self.clock.time_base)
+
     def __iter__(self) -> Iterator[Picture]:
         choose = self._choose_keys if self._sampling.mode == "keyframes" else self._choose_checked
         for chosen in choose():
@@ -199,10 +216,11 @@ class PictureReader:
             time = nearest(times, due)
             if time >= horizon:
                 break
-            if time in own:
-                wanted.add(time)
-            else:
-                leading = leading or time != self._picker.last_time
+            if self._sampling.has(row):
+                if time in own:
+                    wanted.add(time)
+                else:
+                    leading = leading or time != self._picker.last_time
             row += 1
         return _Plan(wanted, row, leading)
 

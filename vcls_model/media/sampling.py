@@ -9,6 +9,7 @@ from typing import Any
 
 MODES = ("exact", "keyframes", "everything")
 MAX_FPS = 240
+BLOCK_ROWS = 30
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Sampling:
         max_seconds: length of the segment at most.
         mode: `exact`, the nearest frame; `keyframes`, the nearest key frame; `everything`, as exact but without any
             shortcut, to compare with.
-        first_row, row_count: the part of the rows to make, for a file that several processes share; None for the rest.
+        part, parts: which share of the rows to make where several processes share a file: rows go round in blocks of
+            `BLOCK_ROWS`, so that all processes come through the file together.
     """
 
     fps: float = 1.0
@@ -29,8 +31,8 @@ class Sampling:
     end: float | None = None
     max_seconds: float | None = None
     mode: str = "exact"
-    first_row: int = 0
-    row_count: int | None = None
+    part: int = 0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.fps <= MAX_FPS:
@@ -43,8 +45,8 @@ class Sampling:
             raise ValueError(f"max_seconds must be positive, got {self.max_seconds}")
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.first_row < 0 or (self.row_count is not None and self.row_count < 1):
-            raise ValueError(f"first_row and row_count must be 0 and 1 or more, got {self.first_row}, {self.row_count}")
+        if not 0 <= self.part < self.parts:
+            raise ValueError(f"part must be in [0, parts), got {self.part} of {self.parts}")
 
     def seconds(self, row: int) -> Fraction:
         """When a row is due, in seconds after the first presentation time; exact."""
@@ -58,9 +60,11 @@ class Sampling:
             limits.append(math.ceil((_decimal(self.end) - _decimal(self.start)) * _decimal(self.fps)))
         if self.max_seconds is not None:
             limits.append(math.ceil(_decimal(self.max_seconds) * _decimal(self.fps)))
-        if self.row_count is not None:
-            limits.append(self.first_row + self.row_count)
         return min(limits)
+
+    def has(self, row: int) -> bool:
+        """Whether `row` is in this part of the rows."""
+        return row // BLOCK_ROWS % self.parts == self.part
 
 
 def _decimal(number: float) -> Fraction:
@@ -80,6 +84,12 @@ class Clock:
         """When `row` is due, in the stream's own units."""
         assert self.origin is not None
         return self.origin + self.sampling.seconds(row) / self.time_base
+
+    @property
+    def origin_seconds(self) -> float:
+        """The first presentation time on the container's own clock."""
+        assert self.origin is not None
+        return float(self.origin * self.time_base)
 
     def seconds(self, time: int) -> float:
         """A stream's time in seconds after its first presentation time."""
@@ -119,7 +129,7 @@ class Picker:
     def __init__(self, clock: Clock, max_seconds: float) -> None:
         """`max_seconds` bounds the rows: one row after it is chosen, and no more."""
         self._clock = clock
-        self.row = clock.sampling.first_row
+        self.row = 0
         self.stop = min(clock.sampling.stop_row, int(max_seconds * clock.sampling.fps) + 2)
         self._picture: Any = None
         self._due: Fraction | None = None
@@ -140,15 +150,15 @@ class Picker:
             self.gap = time - self.last_time
         while not self.done and (due := self._next_due()) <= time:
             if self.last_time is not None and due - self.last_time <= time - due:
-                yield self._decide(self.last_time, self._picture)
+                yield from self._decide(self.last_time, self._picture)
             else:
-                yield self._decide(time, picture)
+                yield from self._decide(time, picture)
         self.last_time, self._picture = time, picture
 
     def settle(self, stop: float) -> Iterator[Chosen]:
         """Gives the last frame to all rows before `stop`: no later frame can be nearer."""
         while self.last_time is not None and not self.done and self.row < stop:
-            yield self._decide(self.last_time, self._picture)
+            yield from self._decide(self.last_time, self._picture)
 
     def finish(self, limit: Fraction | None = None) -> Iterator[Chosen]:
         """At the end of the stream: rows due up to `limit` get the last frame.
@@ -159,15 +169,16 @@ class Picker:
             return
         limit = self.last_time + Fraction(self.gap, 2) if limit is None else limit
         while not self.done and self._next_due() <= limit:
-            yield self._decide(self.last_time, self._picture)
+            yield from self._decide(self.last_time, self._picture)
 
     def _next_due(self) -> Fraction:
         if self._due is None:
             self._due = self._clock.due(self.row)
         return self._due
 
-    def _decide(self, time: int, picture: Any) -> Chosen:
-        chosen = Chosen(self.row, time, picture)
+    def _decide(self, time: int, picture: Any) -> Iterator[Chosen]:
+        row = self.row
         self.row += 1
         self._due = None
-        return chosen
+        if self._clock.sampling.has(row):
+            yield Chosen(row, time, picture)
