@@ -184,7 +184,9 @@ class Converter:
         full = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
         if layout.planes == 1:
             full = full or frame.color_range == 0  # FFmpeg's gray is full range unless it says otherwise
-            stacked = cv2.merge([luma, np.full_like(luma, 128 << layout.bits - 8), np.full_like(luma, 128 << layout.bits - 8)])
+            stacked = cv2.merge(
+                [luma, np.full_like(luma, 128 << layout.bits - 8), np.full_like(luma, 128 << layout.bits - 8)]
+            )
         elif layout.planes == 2:
             chroma = self._resized(_plane(frame, 1, layout, 2), chroma_crop, interlaced)
             stacked = cv2.merge([luma, chroma])

@@ -22,6 +22,7 @@ class Decoder:
     """Decodes one stream on one thread.
 
     Attributes:
+        step: a frame interval by the header's frame rate, in the stream's units.
         errors: packets that could not be decoded and frames flagged as corrupt, since `reset`.
         total_errors: the same, since the start.
         orders_times: whether the n-th frame is given the n-th of the packets' times in increasing order: for containers that
@@ -34,7 +35,7 @@ class Decoder:
         self._context.thread_type = "NONE"
         self._context.options = {"max_pixels": str(max_pixels)}
         rate = stream.average_rate or stream.guessed_rate or 25
-        self._step = max(1, round(1 / (Fraction(rate) * stream.time_base)))
+        self.step = max(1, round(1 / (Fraction(rate) * stream.time_base)))
         self._can_skip = self._context.name in _CAN_SKIP
         self._skipping = False
         self._fed = False
@@ -81,7 +82,7 @@ class Decoder:
             time = heapq.heappop(self._times)
         if time is None:
             time = self._next_time
-        self._next_time = time + self._step
+        self._next_time = time + self.step
         return time
 
     def _decoded(self, packet: Any) -> Iterator[Any]:

@@ -61,9 +61,7 @@ class PictureReader:
         end: the latest presentation time met, in the stream's units.
     """
 
-    def __init__(
-        self, media: OpenMedia, sampling: Sampling, picture_format: PictureFormat
-    ) -> None:
+    def __init__(self, media: OpenMedia, sampling: Sampling, picture_format: PictureFormat) -> None:
         assert media.video is not None and media.facts.video is not None
         self._limits = media.limits
         self._media = media
@@ -104,14 +102,16 @@ class PictureReader:
         """Length of the presentation as far as it was read, the last frame included; 0 before any."""
         if self.end is None or self.clock.origin is None:
             return 0.0
-        return self.clock.seconds(self.end) + float(self._gap * self.clock.time_base)
+        return self.clock.seconds(self.end) + float((self._gap or self._decoder.step) * self.clock.time_base)
 
     def __iter__(self) -> Iterator[Picture]:
         choose = self._choose_keys if self._sampling.mode == "keyframes" else self._choose_checked
         for chosen in choose():
             wanted = self._sampling.seconds(chosen.row)
             if wanted > self._limits.max_seconds:
-                message = f"the presentation is longer than {self._limits.max_seconds:,.0f} seconds; name a segment of it"
+                message = (
+                    f"the presentation is longer than {self._limits.max_seconds:,.0f} seconds; name a segment of it"
+                )
                 raise MediaError(TOO_LARGE, message)
             yield Picture(chosen.row, float(wanted), self.clock.seconds(chosen.time), self._pixels(chosen.picture))
 
@@ -150,7 +150,13 @@ class PictureReader:
         while group is not None and not self._picker.done:
             plan = self._plan(group, following, previous)
             entangled = following is not None and (not following.opens or plan.leading)
-            if entangled and following is not None and not carried and not group.full and following.shift == group.shift:
+            if (
+                entangled
+                and following is not None
+                and not carried
+                and not group.full
+                and following.shift == group.shift
+            ):
                 group, following = group.joined(following), next(groups, None)
                 continue
             simple = not carried and not entangled and len(plan.wanted) <= _MAX_PLANNED
@@ -164,7 +170,9 @@ class PictureReader:
                 if not carried:
                     self._decoder.reset()
                     self._opened = group
-                if simple:  # planned decoding failed: frames of the group before may be nearest, or hide what is damaged
+                if (
+                    simple
+                ):  # planned decoding failed: frames of the group before may be nearest, or hide what is damaged
                     self._expected = set() if self._picker.last_time is None else {self._picker.last_time}
                     yield from self._stream(previous) if previous is not None else ()
                 if self._expected is not None:

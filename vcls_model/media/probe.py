@@ -7,7 +7,7 @@ file likes. Here only containers of audio and video are opened, by named protoco
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -91,6 +91,29 @@ class MediaFacts:
     seconds_promised: float | None
     video: VideoFacts | None
     audio: AudioFacts | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; fractions as text."""
+        facts = asdict(self)
+        if facts["video"]:
+            for name in ("sample_aspect_ratio", "frame_rate"):
+                value = facts["video"][name]
+                facts["video"][name] = None if value is None else str(value)
+        return facts
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> "MediaFacts":
+        """The facts that `to_dict` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        video = dict(facts["video"]) if facts["video"] else None
+        if video:
+            video["sample_aspect_ratio"] = Fraction(video["sample_aspect_ratio"])
+            video["frame_rate"] = Fraction(video["frame_rate"]) if video["frame_rate"] else None
+        return cls(
+            container=facts["container"],
+            seconds_promised=facts["seconds_promised"],
+            video=VideoFacts(**video) if video else None,
+            audio=AudioFacts(**facts["audio"]) if facts["audio"] else None,
+        )
 
 
 @dataclass
@@ -203,7 +226,9 @@ def _unopened(path: str, error: Exception) -> MediaError:
 def _begins_like_media(head: bytes) -> bool:
     return (
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp")
-        or head.startswith((b"\x1a\x45\xdf\xa3", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75"))
+        or head.startswith(
+            (b"\x1a\x45\xdf\xa3", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75")
+        )
         or (head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WAVE"))
     )
 
@@ -211,7 +236,9 @@ def _begins_like_media(head: bytes) -> bool:
 def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
     """Checks bounds, picks the default streams and closes the tap of all others."""
     if len(container.streams) > limits.max_streams:
-        raise MediaError(errors.TOO_LARGE, f"{path!r} has {len(container.streams)} streams, more than {limits.max_streams}")
+        raise MediaError(
+            errors.TOO_LARGE, f"{path!r} has {len(container.streams)} streams, more than {limits.max_streams}"
+        )
     video = _default_video(container)
     audio = _best(container, "audio", video)
     if audio is not None and audio.codec_context is None:
@@ -219,7 +246,9 @@ def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
     if video is None and audio is None:
         undecodable = sorted({stream.type for stream in container.streams if stream.type in ("video", "audio")})
         if any(not _is_picture_attached(stream) for stream in container.streams if stream.type in undecodable):
-            raise MediaError(errors.UNSUPPORTED_CODEC, f"{path!r}: there is no decoder for its {' and '.join(undecodable)}")
+            raise MediaError(
+                errors.UNSUPPORTED_CODEC, f"{path!r}: there is no decoder for its {' and '.join(undecodable)}"
+            )
         raise MediaError(errors.NO_VIDEO_STREAM, f"{path!r} holds neither video nor audio")
     for stream in container.streams:
         if stream is not video and stream is not audio:
@@ -245,7 +274,9 @@ def _best(container: Any, kind: str, related: Any | None) -> Any | None:
 
 def _default_video(container: Any) -> Any | None:
     candidates = [
-        stream for stream in container.streams.video if not _is_picture_attached(stream) and stream.codec_context is not None
+        stream
+        for stream in container.streams.video
+        if not _is_picture_attached(stream) and stream.codec_context is not None
     ]
     best = _best(container, "video", None)
     if best in candidates:

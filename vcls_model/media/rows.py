@@ -179,7 +179,9 @@ class RowReader:
             if row >= sampling.stop_row or not sound.reaches(origin + wanted + least):
                 break
             if wanted > self.request.limits.max_seconds:
-                raise MediaError(errors.TOO_LARGE, f"{self.path!r} is longer than {self.request.limits.max_seconds:,.0f} s")
+                raise MediaError(
+                    errors.TOO_LARGE, f"{self.path!r} is longer than {self.request.limits.max_seconds:,.0f} s"
+                )
             if sampling.has(row):
                 yield Row(row, wanted, None, None, sound.patch(origin + wanted))
         seconds = sound.end_time - origin

@@ -1,0 +1,99 @@
+"""The process in which files are decoded: reads requests from standard input, writes rows to standard output.
+
+Run by `vcls_model.media.sandbox` as `python -m vcls_model.media.child MEMORY_BYTES`. A request is a length (4 bytes) and a
+pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes that the
+JSON announces; they come from a process that may have been taken over by a file, and are checked by the parent.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+import resource
+import struct
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+import av
+import cv2
+
+from vcls_model.media import errors
+from vcls_model.media.errors import MediaError
+from vcls_model.media.rows import RowReader
+
+_LENGTH = struct.Struct("<I")
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a library that prints must not write among the answers
+    av.logging.set_level(None)
+    cv2.setNumThreads(1)
+    _limit_memory(int(sys.argv[1]))
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    _send(answers, {"kind": "ready"})
+    while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
+        path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
+        try:
+            _answer(answers, path, request)
+        except MediaError as error:
+            _send(answers, {"kind": "error", "reason": error.reason, "message": error.message})
+        except MemoryError:
+            message = f"{path!r} needs more memory than the decoder may have"
+            _send(answers, {"kind": "error", "reason": errors.MEMORY, "message": message})
+        except BrokenPipeError:
+            return
+        except Exception as error:  # whatever a file provokes costs that file, with its name, and not the worker
+            message = f"{path!r}: {type(error).__name__}: {error}"
+            _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
+
+
+def _limit_memory(allowed: int) -> None:
+    """Lets the address space grow by `allowed` bytes from here on; allocations beyond fail."""
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
+
+
+def _leave_with_parent(parent: int) -> None:
+    """Ends this process when its parent is gone, even while a decoder hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _answer(answers: BinaryIO, path: str, request: Any) -> None:
+    with RowReader(path, request) as reader:
+        facts = reader.facts
+        promised = [facts.seconds_promised, *(s.seconds_promised for s in (facts.video, facts.audio) if s is not None)]
+        seconds = max((length for length in promised if length is not None), default=None)
+        _send(answers, {"kind": "facts", "seconds": seconds, "facts": facts.to_dict()})
+        for row in reader:
+            picture, sound = row.picture, row.sound
+            content = [array.tobytes() for array in (picture, sound) if array is not None]
+            head = {
+                "kind": "row",
+                "index": row.index,
+                "wanted": row.wanted_seconds,
+                "actual": row.actual_seconds,
+                "picture": picture is not None,
+                "sound": sound is not None,
+            }
+            _send(answers, head, *content)
+        assert reader.outcome is not None
+        _send(answers, {"kind": "outcome", "outcome": dataclasses.asdict(reader.outcome)})
+
+
+def _send(answers: BinaryIO, head: dict[str, Any], *content: bytes) -> None:
+    line = json.dumps(head).encode()
+    for part in (_LENGTH.pack(len(line)) + line, *content):
+        view = memoryview(part)
+        while view:
+            view = view[answers.write(view) :]
+
+
+if __name__ == "__main__":
+    main()
