@@ -1,7 +1,7 @@
 """From a decoded frame to an encoder's input: crop, resize and colour, upright, with square pixels.
 
-The Y, U and V planes are cropped and resized by themselves and only the small picture is turned to RGB: a quarter of the
-time that swscale takes for the whole frame.
+The Y, U and V planes are cropped and resized by themselves and only the small picture is turned to RGB: a quarter of
+the time that swscale takes for the whole frame.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class PictureFormat:
         size: height and width in pixels of the RGB picture.
         crop_fraction: side of the centre square over the frame's shorter side. EfficientNet-Lite's published evaluation
             keeps size / (size + 32). None squeezes the whole frame into the square.
-        interpolation: bicubic (Keys' kernel over 4 x 4 pixels, without antialiasing, as TensorFlow's), bilinear or area.
-            From a reduction by four on, whole blocks of pixels are averaged first.
+        interpolation: bicubic (a kernel over 4 x 4 pixels, without antialiasing, as TensorFlow's), bilinear or area.
+            From a reduction by four on, bicubic averages whole blocks of pixels first.
     """
 
     size: int = 224
@@ -77,8 +77,8 @@ def _layouts() -> dict[str, _Layout]:
 
 _LAYOUTS = _layouts()
 
-# Luma weights of red and blue by AVColorSpace: BT.709, FCC, SMPTE 240M, BT.2020 (ITU-T H.273, table 4). All others, unspecified
-# among them, are BT.601, which is also what FFmpeg's converter takes them for.
+# Luma weights of red and blue by AVColorSpace: BT.709, FCC, SMPTE 240M, BT.2020 (ITU-T H.273, table 4). All others,
+# unspecified among them, are BT.601, which is also what FFmpeg's converter takes them for.
 _LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _FULL_RANGE = 2
 _IDENTITY_MATRIX = 0  # planes hold G, B, R
@@ -197,7 +197,7 @@ class Converter:
         matrix = colour_matrix(frame.colorspace, full)
         if layout.bits == 8:
             return cv2.transform(stacked, matrix)
-        # A sample of b bits is 2^(b-8) times its 8-bit value; only full-range luma ends at 2^b - 1, not at 255 x 2^(b-8).
+        # A sample of b bits is 2^(b-8) times its 8-bit value (H.273): full range ends a fraction of a level above 255.
         scaled = stacked.astype(np.float32) * np.float32(2.0 ** (8 - layout.bits - layout.shift))
         return np.clip(np.rint(cv2.transform(scaled, matrix)), 0, 255).astype(np.uint8)
 

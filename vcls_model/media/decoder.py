@@ -25,8 +25,8 @@ class Decoder:
         step: a frame interval by the header's frame rate, in the stream's units.
         errors: packets that could not be decoded and frames flagged as corrupt, since `reset`.
         total_errors: the same, since the start.
-        orders_times: whether the n-th frame is given the n-th of the packets' times in increasing order: for containers that
-            have one time per packet but do not know in which order frames are shown.
+        orders_times: whether the n-th frame gets the n-th of the packets' times in increasing order: for containers
+            that have one time per packet but do not know in which order frames are shown.
     """
 
     def __init__(self, stream: Any, max_pixels: int) -> None:

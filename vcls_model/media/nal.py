@@ -1,4 +1,4 @@
-"""What a packet's NAL units say that its flags do not: whether decoding may start here, and whether layers depend on it.
+"""What NAL units say that a packet's flags do not: whether decoding may start here, whether layers depend on it.
 
 Sources: ITU-T H.264 (7.3.1, D.1.8), ITU-T H.265 (7.3.1.2, 7.4.2.2); length prefixes by ISO/IEC 14496-15.
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 
+from vcls_model.media.errors import ENCRYPTED, MediaError
 from vcls_model.media.nal import AccessPoints
 
 MAX_GROUP_PACKETS = 1200  # longer groups are cut, so that memory does not follow the distance of key frames
@@ -70,6 +71,10 @@ class Group:
         both.close()
         return both
 
+    def can_take(self, following: "Group") -> bool:
+        """Whether the next group may be joined to this one: there is room, and their clocks agree."""
+        return not self.full and self.shift == following.shift
+
     @property
     def full(self) -> bool:
         return len(self.packets) >= MAX_GROUP_PACKETS or self.size >= MAX_GROUP_BYTES
@@ -121,6 +126,8 @@ class GroupReader:
                     if packet.size:
                         failures = 0
                         self.count += 1
+                        if packet.has_sidedata("encryption_info"):
+                            raise MediaError(ENCRYPTED, "its video is encrypted; decrypt it first")
                         self.errors += packet.is_corrupt
                         yield packet
                 return
@@ -134,7 +141,7 @@ class GroupReader:
 
 
 def _shift(before: Group, key: Any) -> int:
-    """The shift of the group that `key` opens: unchanged, unless the clock goes back to before the previous group's key."""
+    """The shift of the group that `key` opens: another one where the clock goes back behind the last group's key."""
     start = before.key_time
     if key.pts is None or start is None or key.pts + before.shift > start or not before.times:
         return before.shift

@@ -17,8 +17,8 @@ from av.stream import Discard
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 
-# Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image sequences,
-# devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
+# Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
+# sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
 CONTAINERS = (
     "aac,ac3,aiff,amr,ape,asf,au,av1,avi,caf,cavsvideo,dirac,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flv,gif,gxf,h261,h263,h264,"
     "hevc,ivf,live_flv,loas,m4v,matroska,mjpeg,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,oma,rm,smjpeg,tak,"
@@ -185,7 +185,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
 
 
 def _address(path: str, limits: Limits) -> str:
-    """What FFmpeg opens: a local file always by `file:` and its absolute path, so that no name is taken for a protocol."""
+    """What FFmpeg opens: a local file by `file:` and its absolute path, so that no name is taken for a protocol."""
     scheme = _SCHEME.match(path)
     if scheme and not os.path.exists(path):
         if scheme.group(1).lower() not in limits.protocols:

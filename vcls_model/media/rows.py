@@ -1,6 +1,7 @@
 """A media file as rows: every 1 / fps seconds a picture and the sound from there on, in the calling process.
 
-FFmpeg may crash or hang on a damaged file: jobs read through `vcls_model.media.sandbox`, which runs this in a child process.
+FFmpeg may crash or hang on a damaged file: jobs read through `vcls_model.media.sandbox`, which runs this in a child
+process.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
 from vcls_model.media.pictures import PictureReader
-from vcls_model.media.probe import Limits, MediaFacts, OpenMedia, is_encrypted, open_media
+from vcls_model.media.probe import AudioFacts, Limits, MediaFacts, OpenMedia, VideoFacts, is_encrypted, open_media
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sound import PATCH_SECONDS, SoundReader
 
@@ -154,14 +155,14 @@ class RowReader:
         for picture in pictures:
             patch = None
             if sound is not None and sound.start() is not None:
-                patch = sound.patch(pictures.clock.origin_seconds + picture.wanted_seconds)
+                patch = sound.patch(pictures.origin_seconds + picture.wanted_seconds)
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.wanted_seconds))
             yield Row(picture.row, picture.wanted_seconds, picture.actual_seconds, picture.pixels, patch)
         seconds = pictures.seconds
         if not self._count and pictures.decoded:
             self._check_range(seconds)
         elif not self._count:
-            raise self._nothing("picture", pictures.packets, self.facts.video and self.facts.video.seconds_promised)
+            raise self._nothing("picture", pictures.packets, self.facts.video)
         reason, message = self._loss(pictures, sound)
         self.outcome = Outcome(
             self._count, seconds, pictures.errors, pictures.substituted, self._max_error, reason, message
@@ -170,7 +171,7 @@ class RowReader:
     def _rows_of_sound(self, sound: SoundReader) -> Iterator[Row]:
         origin = sound.start()
         if origin is None:
-            raise self._nothing("sound", sound.errors, self.facts.audio and self.facts.audio.seconds_promised)
+            raise self._nothing("sound", sound.errors, self.facts.audio)
         sampling = self.request.sampling
         for row in itertools.count():
             wanted = float(sampling.seconds(row))
@@ -198,9 +199,10 @@ class RowReader:
             message = f"{self.path!r}: the segment starts at {start:g} s, but the presentation has {seconds:.2f} s"
             raise MediaError(errors.OUT_OF_RANGE, message)
 
-    def _nothing(self, what: str, packets: int, promised: float | None) -> MediaError:
+    def _nothing(self, what: str, packets: int, facts: VideoFacts | AudioFacts | None) -> MediaError:
         if packets:
             return MediaError(errors.DAMAGED, f"{self.path!r}: not one {what} can be decoded")
+        promised = facts.seconds_promised if facts is not None else None
         length = f" ({promised:.1f} s by its header)" if promised else ""
         return MediaError(errors.TRUNCATED, f"{self.path!r} has a header, but no {what} data{length}; copy it again")
 
@@ -212,7 +214,7 @@ class RowReader:
             promised = self.facts.seconds_promised
         whole = sampling.end is None and sampling.max_seconds is None
         # A header may count from the container's time 0 or from the first frame: only what neither explains is missing.
-        reached = max(pictures.seconds, pictures.seconds + pictures.clock.origin_seconds) if pictures.decoded else 0.0
+        reached = max(pictures.seconds, pictures.seconds + pictures.origin_seconds) if pictures.decoded else 0.0
         if whole and promised is not None and promised - reached > max(1.0, 0.02 * promised):
             return errors.TRUNCATED, f"{reached:.1f} of the {promised:.1f} s in its header could be read"
         if pictures.errors:

@@ -6,6 +6,8 @@ from typing import Any
 import av
 import numpy as np
 
+from vcls_model.media.errors import ENCRYPTED, MediaError
+
 SAMPLE_RATE = 16_000
 PATCH_SECONDS = 0.96
 PATCH_SAMPLES = 15_360  # 0.96 s: what YAMNet and VGGish hear at a time
@@ -119,6 +121,8 @@ class SoundReader:
                 for packet in self._container.demux(self._stream):
                     if packet.size:
                         failures = 0
+                        if packet.has_sidedata("encryption_info"):
+                            raise MediaError(ENCRYPTED, "its sound is encrypted; decrypt it first")
                         yield packet
                 break
             except MemoryError:
@@ -133,11 +137,11 @@ class SoundReader:
     def _placed(self, frame: Any) -> Iterator[np.ndarray]:
         """Takes a frame in; yields silence for the time that is missing before it, and blocks that are complete."""
         length = frame.samples * SAMPLE_RATE / frame.sample_rate
-        position = self._cursor if frame.pts is None else float(frame.pts * frame.time_base * SAMPLE_RATE) + self._shift
+        position = None if frame.pts is None else float(frame.pts * frame.time_base * SAMPLE_RATE) + self._shift
         if self._cursor is None:
-            self._cursor = position = position or 0.0
-            self._start_position = round(position)
-        missing = position - self._cursor
+            self._cursor = position or 0.0
+            self._start_position = round(self._cursor)
+        missing = 0.0 if position is None else position - self._cursor
         if missing <= -SAMPLE_RATE or missing > _MAX_GAP_SAMPLES:  # the clock was set: go on
             self._shift -= missing
             missing = 0.0
