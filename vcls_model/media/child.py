@@ -1,7 +1,7 @@
 """The process in which files are decoded: reads requests from standard input, writes rows to standard output.
 
-Run by `vcls_model.media.sandbox` as `python -m vcls_model.media.child MEMORY_BYTES`. A request is a length (4 bytes) and
-a pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes that
+Run by `vcls_model.media.sandbox` as `python -m vcls_model.media.child MEMORY_BYTES`. A request is a length (4 bytes)
+and a pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes that
 the JSON announces; they come from a process that a file may have taken over, and are checked by the parent.
 """
 

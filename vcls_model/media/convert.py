@@ -42,12 +42,22 @@ class PictureFormat:
 
 
 class Crop(NamedTuple):
-    """A rectangle of the coded frame, in luma pixels."""
+    """A rectangle of a plane, in its pixels."""
 
-    left: int
-    top: int
-    width: int
-    height: int
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def divided(self, across: int, down: int) -> "Crop":
+        """The same rectangle in a plane with fewer pixels."""
+        return Crop(self.left / across, self.top / down, self.width / across, self.height / down)
+
+    def snapped(self, across: int, down: int) -> "Crop":
+        """The rectangle with corner and sides at multiples of `across` and `down`, moved by half of that at most."""
+        left, top = round(self.left / across) * across, round(self.top / down) * down
+        width = max(1, round(self.width / across)) * across
+        return Crop(left, top, width, max(1, round(self.height / down)) * down)
 
 
 class _Layout(NamedTuple):
@@ -117,28 +127,19 @@ def display_turn(frame: Any) -> tuple[int, bool]:
     return 0, False
 
 
-def crop_of(width: int, height: int, pixel_aspect: Fraction, fraction: float | None, across: int, down: int) -> Crop:
-    """The centre rectangle that is square on the screen, its corner and sides multiples of the chroma subsampling.
+def crop_of(width: int, height: int, pixel_aspect: Fraction, fraction: float | None) -> Crop:
+    """The centre rectangle that is square on the screen.
 
     Args:
         width, height: of the coded frame in pixels.
         pixel_aspect: a pixel's width over its height.
         fraction: side over the frame's shorter side on the screen; None for the whole frame.
-        across, down: luma pixels per chroma pixel.
     """
     if fraction is None:
         return Crop(0, 0, width, height)
     side = fraction * min(width * float(pixel_aspect), height)
-    left, kept_width = _middle(width, side / float(pixel_aspect), across)
-    top, kept_height = _middle(height, side, down)
-    return Crop(left, top, kept_width, kept_height)
-
-
-def _middle(length: int, kept: float, step: int) -> tuple[int, int]:
-    """Start and length of the middle part, in whole chroma samples where the frame has that many."""
-    kept_steps = max(1, round(kept / step))
-    start = max(0, round((length - kept_steps * step) / 2 / step)) * step
-    return start, min(kept_steps * step, length - start)
+    kept_width = side / float(pixel_aspect)
+    return Crop((width - kept_width) / 2, (height - side) / 2, kept_width, side)
 
 
 class Converter:
@@ -162,23 +163,26 @@ class Converter:
         return np.ascontiguousarray(np.rot90(picture, turns))
 
     def _crop(self, frame: Any, across: int, down: int) -> Crop:
-        """The crop of a frame; where it is interlaced, it starts with a line of the first field in every plane."""
-        down *= 2 if frame.interlaced_frame else 1
-        return crop_of(frame.width, frame.height, self._pixel_aspect, self._format.crop_fraction, across, down)
+        """The crop of a frame, in whole chroma pixels unless it must be enlarged, where less than one can be seen."""
+        crop = crop_of(frame.width, frame.height, self._pixel_aspect, self._format.crop_fraction)
+        if self._must_enlarge(crop):
+            return crop
+        # Where a frame is interlaced, the crop starts with a line of the first field in every plane.
+        return crop.snapped(across, down * (2 if frame.interlaced_frame else 1))
+
+    def _must_enlarge(self, crop: Crop) -> bool:
+        return min(crop.width, crop.height) < self._format.size
 
     def _from_rgb(self, frame: Any) -> np.ndarray:
         """For packed, paletted and rare formats: swscale does the colours, at full size."""
-        crop = self._crop(frame, 1, 1)
-        return self._resized(frame.to_ndarray(format="rgb24"), crop, frame.interlaced_frame)
+        return self._resized(frame.to_ndarray(format="rgb24"), self._crop(frame, 1, 1), frame.interlaced_frame)
 
     def _from_planes(self, frame: Any, layout: _Layout) -> np.ndarray:
         crop = self._crop(frame, layout.across, layout.down)
-        chroma_crop = Crop(
-            crop.left // layout.across,
-            crop.top // layout.down,
-            -(-crop.width // layout.across),
-            -(-crop.height // layout.down),
-        )
+        chroma_crop = crop.divided(layout.across, layout.down)
+        if layout.across == 2 and not frame.format.name.startswith("yuvj"):
+            # MPEG's chroma belongs to every second luma pixel, not between two; seen only where a frame is enlarged.
+            chroma_crop = chroma_crop._replace(left=chroma_crop.left + 0.25 * self._must_enlarge(crop))
         interlaced = frame.interlaced_frame
         luma = self._resized(_plane(frame, 0, layout, 1), crop, interlaced)
         full = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
@@ -203,16 +207,27 @@ class Converter:
 
     def _resized(self, plane: np.ndarray, crop: Crop, interlaced: bool) -> np.ndarray:
         """The cropped part of a plane, (H, W) or (H, W, channels), at the encoder's size."""
-        part = plane[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        if interlaced and len(part) > 1:
-            part = part[::2]  # two fields are two moments: one of them is a picture, both are a comb
+        if interlaced and len(plane) > 1:
+            plane, crop = plane[::2], crop.divided(1, 2)  # two fields are two moments: one of them is a picture
         size = self._format.size
+        if self._must_enlarge(crop) and crop != crop.snapped(1, 1):
+            return self._warped(plane, crop)
+        left, top, width, height = (int(length) for length in crop.snapped(1, 1))
+        part = plane[top : top + height, left : left + width]
         if self._interpolation == cv2.INTER_CUBIC:
             height, width = part.shape[:2]
             rows, columns = _reduction(height, size), _reduction(width, size)
             if rows > 1 or columns > 1:
                 part = cv2.resize(part, (width // columns, height // rows), interpolation=cv2.INTER_AREA)
         return cv2.resize(part, (size, size), interpolation=self._interpolation)
+
+    def _warped(self, plane: np.ndarray, crop: Crop) -> np.ndarray:
+        """As a resize of a crop between pixels. A pixel is an area, whose centre is at half a pixel."""
+        size = self._format.size
+        across, down = crop.width / size, crop.height / size
+        inverse = np.array([[across, 0, crop.left + across / 2 - 0.5], [0, down, crop.top + down / 2 - 0.5]])
+        flags = min(self._interpolation, cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP  # areas are for reducing alone
+        return cv2.warpAffine(plane, inverse, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _reduction(length: int, size: int) -> int:

@@ -107,6 +107,7 @@ class ExactChooser(Chooser):
         times = sorted(own.union(later, () if last_time is None else (last_time,)))
         if not times:
             return Plan(wanted, row, leading)
+        horizon: int | None
         if following is None:
             ends = [*(previous.times[-1:] if previous else ()), *group.times][-2:] or times[-1:]
             limit, horizon = ends[-1] + Fraction(ends[-1] - ends[0], 2), times[-1] + 1

@@ -136,9 +136,14 @@ class RowReader:
         else:
             assert sound is not None
             rows = self._rows_of_sound(sound)
-        for row in rows:
-            self._count += 1
-            yield row
+        try:
+            for row in rows:
+                self._count += 1
+                yield row
+        except MediaError as error:
+            if repr(self.path) in error.message:
+                raise
+            raise MediaError(error.reason, f"{self.path!r}: {error.message}") from error
 
     def _check(self) -> None:
         has_sound = self._media.audio is not None

@@ -6,8 +6,8 @@
         print(rows.outcome)
 
 The child serves one file after the other; when it has to be killed, the next file gets a new one. Rows come through a
-pipe that holds a few, so the child waits where the caller is slow. Only the time in which the caller waits counts for the
-deadline.
+pipe that holds a few, so the child waits where the caller is slow. Only the time in which the caller waits counts for
+the deadline.
 """
 
 import json

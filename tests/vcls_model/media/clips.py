@@ -12,7 +12,7 @@ BITS = 12
 
 
 def numbered_frame(number: int, width: int = 256, height: int = 256) -> np.ndarray:
-    """An RGB frame, (height, width, 3), whose middle shows `number` as 3 x 4 black and white squares, high bits first."""
+    """An RGB frame, (height, width, 3), whose middle shows `number` as 3 x 4 squares, high bits first."""
     moving = (np.add.outer(np.arange(height) * 2, np.arange(width)) + 5 * number) % 256
     frame = np.stack([moving, 255 - moving, np.full_like(moving, 90)], axis=-1).astype(np.uint8)
     bits = [(number >> (BITS - 1 - bit)) & 1 for bit in range(BITS)]
