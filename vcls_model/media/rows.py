@@ -164,9 +164,9 @@ class RowReader:
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.wanted_seconds))
             yield Row(picture.row, picture.wanted_seconds, picture.actual_seconds, picture.pixels, patch)
         seconds = pictures.seconds
-        if not self._count and pictures.decoded:
+        if not self._count:
             self._check_range(seconds)
-        elif not self._count:
+        if not self._count and not self.request.sampling.part:
             raise self._nothing("picture", pictures.packets, self.facts.video)
         reason, message = self._loss(pictures, sound)
         self.outcome = Outcome(
@@ -198,9 +198,9 @@ class RowReader:
         self.outcome = Outcome(self._count, seconds, sound.errors, 0, 0.0, reason, message)
 
     def _check_range(self, seconds: float) -> None:
-        """Raises for a segment that begins after the end; a part without rows of its own is in order."""
+        """Raises where a segment begins after the end."""
         start = self.request.sampling.start
-        if start > 0 and self.request.sampling.parts == 1:
+        if start > seconds > 0:
             message = f"{self.path!r}: the segment starts at {start:g} s, but the presentation has {seconds:.2f} s"
             raise MediaError(errors.OUT_OF_RANGE, message)
 

@@ -135,8 +135,8 @@ def test_parts_make_up_the_whole(clips: Path) -> None:
 def test_key_frames_are_the_nearest_ones_and_tell_their_error(clips: Path) -> None:
     path = make_clip(clips / "keys.mp4", CONSTANT, options={"g": "40", "bf": "2", "x264-params": "scenecut=0"})
     rows = read(path, mode="keyframes")
-    assert numbers(rows) == [0, 40, 80, 80, 120]
-    assert [row.actual_seconds for row in rows] == pytest.approx([0, 4 / 3, 8 / 3, 8 / 3, 4])
+    assert numbers(rows) == [0, 40, 40, 80, 120]  # 2.0 is as far from frame 40 as from 80
+    assert [row.actual_seconds for row in rows] == pytest.approx([0, 4 / 3, 4 / 3, 8 / 3, 4])
     with RowReader(str(path), Request(sound=False, sampling=Sampling(mode="keyframes"))) as reader:
         list(reader)
         assert reader.outcome is not None and reader.outcome.max_error_seconds == pytest.approx(2 / 3)
