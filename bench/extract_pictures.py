@@ -1,9 +1,9 @@
 """How fast files become pictures: `vcls_model.media` beside a plain cv2 loop and PyAV decoding every frame.
 
-Makes 20 one-minute files (360p and 720p; H.264 with and without B-frames and key frames every 1, 2 and 10 s, HEVC and VP9)
-and takes up to 30 real clips; every way yields one picture per second of each, ready for the encoder, on one thread per
-process. The ways take turns within each round; figures are medians of seconds of video per second, by wall clock and by
-processor time (which other programs on the machine disturb less).
+Makes 20 one-minute files (360p and 720p; H.264 with and without B-frames and key frames every 1, 2 and 10 s, HEVC and
+VP9) and takes up to 30 real clips; every way yields one picture per second of each, ready for the encoder, on one thread
+per process. The ways take turns within each round; figures are medians of seconds of video per second of one process, by
+its processor time (which other programs on the machine disturb less) and by wall clock.
 
     python -m bench.extract_pictures --directory=/tmp/extract_bench
 """
@@ -82,7 +82,7 @@ def make_files(directory: Path, seconds: int) -> list[Path]:
         paths += list(wanted)
         missing = {path: kind for path, kind in wanted.items() if not path.exists()}
         outputs = []
-        for path, (suffix, codec, options) in missing.items():
+        for path, (_, codec, options) in missing.items():
             container = av.open(str(path.with_name("partial_" + path.name)), "w")
             stream: Any = container.add_stream(codec, rate=RATE, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
