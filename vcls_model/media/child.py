@@ -1,8 +1,8 @@
 """The process in which files are decoded: reads requests from standard input, writes rows to standard output.
 
 Run by `vcls_model.media.sandbox` as `python -m vcls_model.media.child MEMORY_BYTES`. A request is a length (4 bytes)
-and a pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes that
-the JSON announces; they come from a process that a file may have taken over, and are checked by the parent.
+and a pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes
+that the JSON announces; they come from a process that a file may have taken over, and are checked by the parent.
 """
 
 import dataclasses
@@ -32,18 +32,23 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not write among the answers
     av.logging.set_level(None)
     cv2.setNumThreads(1)
-    _limit_memory(int(sys.argv[1]))
+    memory = _Memory(int(sys.argv[1]))
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     _send(answers, {"kind": "ready"})
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
         try:
-            _answer(answers, path, request)
+            outcome = _answer(answers, path, request)
+            if outcome["reason"] == errors.DAMAGED and memory.scarce():
+                raise MemoryError
+            _send(answers, {"kind": "outcome", "outcome": outcome})
         except MediaError as error:
-            _send(answers, {"kind": "error", "reason": error.reason, "message": error.message})
+            scarce = error.reason == errors.DAMAGED and memory.scarce()
+            refusal = _out_of_memory(path) if scarce else error
+            _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
         except MemoryError:
-            message = f"{path!r} needs more memory than the decoder may have"
-            _send(answers, {"kind": "error", "reason": errors.MEMORY, "message": message})
+            refusal = _out_of_memory(path)
+            _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
         except BrokenPipeError:
             return
         except Exception as error:  # whatever a file provokes costs that file, with its name, and not the worker
@@ -51,11 +56,24 @@ def main() -> None:
             _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
 
 
-def _limit_memory(allowed: int) -> None:
-    """Lets the address space grow by `allowed` bytes from here on; allocations beyond fail."""
-    with open("/proc/self/statm") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
+class _Memory:
+    """Lets the address space grow by so many bytes from here on; allocations beyond fail."""
+
+    def __init__(self, allowed: int) -> None:
+        with open("/proc/self/statm") as statm:
+            used = int(statm.read().split()[0]) * resource.getpagesize()
+        self._scarce = used + allowed * 3 // 4
+        resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
+
+    def scarce(self) -> bool:
+        """Whether most of it was ever used: FFmpeg's decoders call a failed allocation a damaged frame, as often as not."""
+        with open("/proc/self/status") as status:
+            peak = next(line for line in status if line.startswith("VmPeak:"))
+        return int(peak.split()[1]) * 1024 > self._scarce
+
+
+def _out_of_memory(path: str) -> MediaError:
+    return MediaError(errors.MEMORY, f"{path!r} needs more memory than the decoder may have")
 
 
 def _leave_with_parent(parent: int) -> None:
@@ -65,7 +83,8 @@ def _leave_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _answer(answers: BinaryIO, path: str, request: Any) -> None:
+def _answer(answers: BinaryIO, path: str, request: Any) -> dict[str, Any]:
+    """Sends facts and rows; returns the outcome."""
     with RowReader(path, request) as reader:
         facts = reader.facts
         promised = [facts.seconds_promised, *(s.seconds_promised for s in (facts.video, facts.audio) if s is not None)]
@@ -84,7 +103,7 @@ def _answer(answers: BinaryIO, path: str, request: Any) -> None:
             }
             _send(answers, head, *content)
         assert reader.outcome is not None
-        _send(answers, {"kind": "outcome", "outcome": dataclasses.asdict(reader.outcome)})
+        return dataclasses.asdict(reader.outcome)
 
 
 def _send(answers: BinaryIO, head: dict[str, Any], *content: bytes) -> None:
