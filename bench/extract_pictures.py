@@ -1,9 +1,9 @@
 """How fast files become pictures: `vcls_model.media` beside a plain cv2 loop and PyAV decoding every frame.
 
 Makes 20 one-minute files (360p and 720p; H.264 with and without B-frames and key frames every 1, 2 and 10 s, HEVC and
-VP9) and takes up to 30 real clips; every way yields one picture per second of each, ready for the encoder, on one thread
-per process. The ways take turns within each round; figures are medians of seconds of video per second of one process, by
-its processor time (which other programs on the machine disturb less) and by wall clock.
+VP9) and takes up to 30 real clips. Every way yields one picture per second of each, ready for the encoder, with one
+thread per process. The ways take turns within each round; figures are medians of seconds of video per second of one
+process, by its processor time (which other programs on the machine disturb less) and by wall clock.
 
     python -m bench.extract_pictures --directory=/tmp/extract_bench
 """

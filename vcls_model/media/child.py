@@ -21,7 +21,8 @@ import cv2
 
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import RowReader
+from vcls_model.media.probe import Limits, probe
+from vcls_model.media.rows import Request, RowReader
 
 _LENGTH = struct.Struct("<I")
 
@@ -39,7 +40,7 @@ def main() -> None:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
         try:
             outcome = _answer(answers, path, request)
-            if outcome["reason"] == errors.DAMAGED and memory.scarce():
+            if outcome is not None and outcome["reason"] == errors.DAMAGED and memory.scarce():
                 raise MemoryError
             _send(answers, {"kind": "outcome", "outcome": outcome})
         except MediaError as error:
@@ -66,7 +67,7 @@ class _Memory:
         resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
 
     def scarce(self) -> bool:
-        """Whether most of it was ever used: FFmpeg's decoders call a failed allocation a damaged frame, as often as not."""
+        """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""
         with open("/proc/self/status") as status:
             peak = next(line for line in status if line.startswith("VmPeak:"))
         return int(peak.split()[1]) * 1024 > self._scarce
@@ -83,13 +84,13 @@ def _leave_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _answer(answers: BinaryIO, path: str, request: Any) -> dict[str, Any]:
-    """Sends facts and rows; returns the outcome."""
+def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str, Any] | None:
+    """Sends facts and rows; returns the outcome, or None where limits alone ask for nothing but facts."""
+    if isinstance(request, Limits):
+        _send(answers, {"kind": "facts", "facts": probe(path, request).to_dict()})
+        return None
     with RowReader(path, request) as reader:
-        facts = reader.facts
-        promised = [facts.seconds_promised, *(s.seconds_promised for s in (facts.video, facts.audio) if s is not None)]
-        seconds = max((length for length in promised if length is not None), default=None)
-        _send(answers, {"kind": "facts", "seconds": seconds, "facts": facts.to_dict()})
+        _send(answers, {"kind": "facts", "facts": reader.facts.to_dict()})
         for row in reader:
             picture, sound = row.picture, row.sound
             content = [array.tobytes() for array in (picture, sound) if array is not None]

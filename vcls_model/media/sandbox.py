@@ -29,7 +29,7 @@ import numpy as np
 
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import MediaFacts
+from vcls_model.media.probe import Limits, MediaFacts
 from vcls_model.media.rows import Outcome, Request, Row
 from vcls_model.media.sound import PATCH_SAMPLES
 
@@ -56,8 +56,12 @@ class MediaReader:
     _complaints: IO[bytes] | None = field(init=False, default=None)
     _busy: bool = field(init=False, default=False)
 
-    def read(self, path: str, request: Request) -> "MediaRows":
+    def read(self, path: str, request: Request | Limits) -> "MediaRows":
         """Starts to read a file; what goes wrong with it is raised as `MediaError` by the iteration over the rows.
+
+        Args:
+            path: a local file, or an address of a protocol that the limits allow.
+            request: what to read; limits alone stand for nothing but the facts.
 
         Raises:
             RuntimeError: rows of another file have not been read or closed yet.
@@ -66,6 +70,14 @@ class MediaReader:
             raise RuntimeError("this reader is still busy with another file: read or close its rows first")
         self._busy = True
         return MediaRows(self, os.path.abspath(path) if os.path.exists(path) else path, request)
+
+    def probe(self, path: str, limits: Limits | None = None) -> MediaFacts:
+        """The facts in a file's header, without its rows; raises `MediaError`."""
+        with self.read(path, limits or Limits()) as rows:
+            for _ in rows:
+                raise AssertionError("a probe has no rows")
+        assert rows.facts is not None
+        return rows.facts
 
     @property
     def pid(self) -> int | None:
@@ -103,7 +115,7 @@ class MediaReader:
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self._complaints = tempfile.TemporaryFile()
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vcls_model.media.child", str(self.memory_bytes)],
             stdin=subprocess.PIPE,
@@ -143,7 +155,7 @@ class MediaRows:
 
     _reader: MediaReader
     path: str
-    request: Request
+    request: Request | Limits
     facts: MediaFacts | None = None
     outcome: Outcome | None = None
     _ended: bool = False
@@ -169,7 +181,8 @@ class MediaRows:
         try:
             process = self._reader._start()
             pipe = _Pipe(process, self._reader.seconds_per_minute)
-            pipe.reached(self.request.sampling.start)
+            if isinstance(self.request, Request):
+                pipe.reached(self.request.sampling.start)
             assert process.stdin is not None
             content = pickle.dumps((self.path, self.request))
             process.stdin.write(_LENGTH.pack(len(content)) + content)
@@ -201,7 +214,7 @@ class MediaRows:
         """A row from its announcement and the bytes behind it, whose number follows from the request alone."""
         picture = sound = None
         if head["picture"]:
-            if self.request.pictures is None:
+            if not isinstance(self.request, Request) or self.request.pictures is None:
                 raise _Garbled("a picture that was not asked for")
             size = self.request.pictures.size
             picture = np.frombuffer(pipe.read(size * size * 3), np.uint8).reshape(size, size, 3)
@@ -212,7 +225,7 @@ class MediaRows:
 
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":
-            self.outcome = Outcome(**head["outcome"])
+            self.outcome = Outcome(**head["outcome"]) if head["outcome"] else None
             self._ended = True
         elif head["kind"] == "error":
             # After a failed allocation a library may hold anything: only a file's own faults leave the child in order.

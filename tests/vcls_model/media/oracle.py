@@ -54,6 +54,6 @@ def centre_square(pixels: np.ndarray, aspect: Fraction, size: int = 224) -> np.n
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference of two pictures after blurring, in grey levels: what a person would call a difference."""
+    """Mean absolute difference of two pictures after blurring, in grey levels: what a person would see."""
     blurred = [cv2.blur(picture.astype(np.float32), (9, 9)) for picture in (one, other)]
     return float(np.abs(blurred[0] - blurred[1]).mean())

@@ -183,7 +183,9 @@ def test_interlaced_frames_show_one_field(tmp_path: Path) -> None:
     assert np.abs(picture.astype(int) - 200).max() < 16
 
 
-@pytest.mark.parametrize("bad", [{"size": 0}, {"crop_fraction": 0.0}, {"crop_fraction": 1.5}, {"interpolation": "best"}])
+@pytest.mark.parametrize(
+    "bad", [{"size": 0}, {"crop_fraction": 0.0}, {"crop_fraction": 1.5}, {"interpolation": "best"}]
+)
 def test_formats_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):
         PictureFormat(**bad)

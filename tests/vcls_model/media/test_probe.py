@@ -32,7 +32,8 @@ def refusal(path: str | Path, limits: Limits | None = None) -> MediaError:
 
 
 @pytest.mark.parametrize(
-    "name", ["a b.mp4", "-i.mp4", "two\nlines.mp4", "видео 视频 ünï.mp4", "http:x.mp4", "100%d.mp4", "[x]'\".mp4", "plain"]
+    "name",
+    ["a b.mp4", "-i.mp4", "two\nlines.mp4", "видео 视频 ünï.mp4", "http:x.mp4", "100%d.mp4", "[x]'\".mp4", "plain"],
 )
 def test_any_name_can_be_read(clip: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(clip, tmp_path / name)

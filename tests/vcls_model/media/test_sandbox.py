@@ -108,8 +108,8 @@ def test_a_slow_caller_does_not_use_up_the_deadline(clip: Path) -> None:
 
 
 def test_want_of_memory_costs_one_file(tmp_path: Path, clip: Path) -> None:
-    big = make_clip(tmp_path / "big.mp4", TIMES[:4], size=(3840, 2160), options={"preset": "ultrafast"})
-    with MediaReader(memory_bytes=24 * MIB) as reader:
+    big = make_clip(tmp_path / "big.mp4", TIMES[:4], size=(1920, 1080), options={"preset": "ultrafast"})
+    with MediaReader(memory_bytes=8 * MIB) as reader:
         with pytest.raises(MediaError) as want:
             list(reader.read(str(big), Request()))
         assert want.value.reason == "memory"
@@ -130,7 +130,9 @@ def test_a_file_that_is_left_early_leaves_the_reader_usable(clip: Path) -> None:
 
 def test_the_child_ends_with_its_parent(clip: Path) -> None:
     code = (
-        "import sys, time; from vcls_model.media.sandbox import MediaReader; from vcls_model.media.rows import Request\n"
+        "import sys, time\n"
+        "from vcls_model.media.sandbox import MediaReader\n"
+        "from vcls_model.media.rows import Request\n"
         "reader = MediaReader(); rows = iter(reader.read(sys.argv[1], Request())); next(rows)\n"
         "print(reader.pid, flush=True); time.sleep(60)"
     )
