@@ -167,7 +167,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
             options={
                 "protocol_whitelist": ",".join(limits.protocols),
                 "format_whitelist": CONTAINERS,
-                "max_streams": str(limits.max_streams + 1),
+                "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
                 "max_pixels": str(limits.max_pixels),
             },
         )
