@@ -78,9 +78,9 @@ def make_files(directory: Path, seconds: int) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for height, (width, _) in HEIGHTS.items():
-        wanted = {directory / f"{name}_{height}{kind[0]}": kind for name, kind in kinds().items()}
-        paths += list(wanted)
-        missing = {path: kind for path, kind in wanted.items() if not path.exists()}
+        kinds_by_path = {directory / f"{name}_{height}{kind[0]}": kind for name, kind in kinds().items()}
+        paths += list(kinds_by_path)
+        missing = {path: kind for path, kind in kinds_by_path.items() if not path.exists()}
         outputs = []
         for path, (_, codec, options) in missing.items():
             container = av.open(str(path.with_name("partial_" + path.name)), "w")

@@ -97,7 +97,7 @@ def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str
             head = {
                 "kind": "row",
                 "index": row.index,
-                "wanted": row.wanted_seconds,
+                "target": row.target_seconds,
                 "actual": row.actual_seconds,
                 "picture": picture is not None,
                 "sound": sound is not None,

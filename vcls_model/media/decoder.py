@@ -1,4 +1,4 @@
-"""A video decoder that can be told which frames to leave out and survives what it cannot decode."""
+"""A video decoder that leaves out frames on request and survives what it cannot decode."""
 
 import heapq
 from collections.abc import Iterator
@@ -52,15 +52,15 @@ class Decoder:
             self._fed = False
         self.errors = 0
 
-    def feed(self, packet: Any, wanted: bool = True) -> Iterator[Any]:
+    def feed(self, packet: Any, needed: bool = True) -> Iterator[Any]:
         """Decodes a packet; yields the good frames that thereby come out, in the order of presentation.
 
         Args:
             packet: an `av.Packet`.
-            wanted: whether its frame is; if not, it is left out where no other frame refers to it.
+            needed: whether its frame is; if not, it is left out where no other frame refers to it.
         """
-        if self._can_skip and self._skipping is wanted:
-            self._skipping = not wanted
+        if self._can_skip and self._skipping is needed:
+            self._skipping = not needed
             self._context.skip_frame = "NONREF" if self._skipping else "DEFAULT"
         self._fed = True
         time = packet.pts if packet.pts is not None else packet.dts

@@ -1,8 +1,8 @@
 """The nearest frame for each row, decoding as little as possible and nothing differently.
 
-Presentation times are read from packets, one group of pictures ahead, so that it is known which frames are wanted
-before any is decoded. Of a group only what the wanted frames need is decoded: its tail after the last wanted frame is
-left out, and so are frames that no other refers to. Where that does not give every wanted frame, the group is decoded
+Presentation times are read from packets, one group of pictures ahead, so that it is known which frames are targets
+before any is decoded. Of a group only what the target frames need is decoded: its tail after the last target frame is
+left out, and so are frames that no other refers to. Where that does not give every target frame, the group is decoded
 whole, with its neighbours, and the nearest good frame takes the place.
 """
 
@@ -18,19 +18,19 @@ from vcls_model.media.packets import Group
 from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Sampling, nearest
 
-_MAX_PLANNED = 64  # wanted frames of a group that are held until it is known that none is missing
+_MAX_PLANNED = 64  # target frames of a group that are held until it is known that none is missing
 
 
 class Plan(NamedTuple):
     """What the next rows want of a group.
 
     Attributes:
-        wanted: times of the group's own frames.
+        targets: times of the group's own frames.
         stop: the first row that these, and those before, do not decide.
-        leading: whether frames of the next group are wanted that may refer to this one.
+        leading: whether frames of the next group are targets that may refer to this one.
     """
 
-    wanted: set[int]
+    targets: set[int]
     stop: int
     leading: bool
 
@@ -72,8 +72,8 @@ class ExactChooser(Chooser):
             if following is not None and entangled and not carried and group.can_take(following):
                 group, following = group.joined(following), next(groups, None)
                 continue
-            simple = not carried and not entangled and len(plan.wanted) <= _MAX_PLANNED
-            pictures = self._decode_planned(group, plan.wanted) if simple else None
+            simple = not carried and not entangled and len(plan.targets) <= _MAX_PLANNED
+            pictures = self._decode_planned(group, plan.targets) if simple else None
             if pictures is not None:
                 for time, picture in pictures:
                     yield from self.picker.feed(time, picture)
@@ -86,7 +86,7 @@ class ExactChooser(Chooser):
                 if simple:  # planned decoding failed
                     yield from self._start_mending(previous)
                 if self._expected is not None:
-                    self._expected |= plan.wanted
+                    self._expected |= plan.targets
                 errors = self.decoder.errors
                 yield from self.decode_all(group)
                 carried = entangled or group.damaged or self.decoder.errors > errors
@@ -99,14 +99,14 @@ class ExactChooser(Chooser):
 
     def _plan(self, group: Group, following: Group | None, previous: Group | None) -> Plan:
         """Which frames of `group` the next rows want, judged by the times of its neighbours, too."""
-        row, wanted, leading = self.picker.row, set[int](), False
+        row, targets, leading = self.picker.row, set[int](), False
         if self.clock.origin is None:
-            return Plan(wanted, row, bool(following and following.leading))
+            return Plan(targets, row, bool(following and following.leading))
         own, last_time = set(group.times), self.picker.last_time
         later = following.times if following is not None else []
         times = sorted(own.union(later, () if last_time is None else (last_time,)))
         if not times:
-            return Plan(wanted, row, leading)
+            return Plan(targets, row, leading)
         horizon: int | None
         if following is None:
             ends = [*(previous.times[-1:] if previous else ()), *group.times][-2:] or times[-1:]
@@ -119,34 +119,34 @@ class ExactChooser(Chooser):
                 break
             if self._sampling.has(row):
                 if time in own:
-                    wanted.add(time)
+                    targets.add(time)
                 elif time != last_time:
                     leading = True
             row += 1
-        return Plan(wanted, row, leading)
+        return Plan(targets, row, leading)
 
-    def _decode_planned(self, group: Group, wanted: set[int]) -> list[tuple[int, np.ndarray]] | None:
-        """The wanted frames of a group, converted, in order of time; None where one is missing or anything failed."""
-        if not wanted:
+    def _decode_planned(self, group: Group, targets: set[int]) -> list[tuple[int, np.ndarray]] | None:
+        """The target frames of a group, converted, in order of time; None where one is missing or anything failed."""
+        if not targets:
             return []
         self.decoder.reset()
         self._opened = group
-        last = max(index for index, packet in enumerate(group.packets) if group.time_of(packet) in wanted)
+        last = max(index for index, packet in enumerate(group.packets) if group.time_of(packet) in targets)
         pictures: dict[int, np.ndarray] = {}
         for packet in group.packets[: last + 1]:
-            needed = group.upper_layers or group.time_of(packet) in wanted
-            self._keep(self.decoder.feed(packet, needed), group, wanted, pictures)
-        self._keep(self.decoder.drain(), group, wanted, pictures)
-        if group.damaged or self.decoder.errors or len(pictures) < len(wanted):
+            needed = group.upper_layers or group.time_of(packet) in targets
+            self._keep(self.decoder.feed(packet, needed), group, targets, pictures)
+        self._keep(self.decoder.drain(), group, targets, pictures)
+        if group.damaged or self.decoder.errors or len(pictures) < len(targets):
             self.decoder.total_errors -= self.decoder.errors  # the group is decoded again
             return None
         return sorted(pictures.items())
 
-    def _keep(self, frames: Iterator[Any], group: Group, wanted: set[int], pictures: dict[int, np.ndarray]) -> None:
-        """Converts those frames that are wanted."""
+    def _keep(self, frames: Iterator[Any], group: Group, targets: set[int], pictures: dict[int, np.ndarray]) -> None:
+        """Converts those frames that are targets."""
         for frame in frames:
             time = self.time_of(frame, group)
-            if time in wanted and time not in pictures:
+            if time in targets and time not in pictures:
                 pictures[time] = self._convert(frame)
 
     def _start_mending(self, previous: Group | None) -> Iterator[Chosen]:

@@ -21,12 +21,12 @@ class Picture:
 
     Attributes:
         row: its number.
-        wanted_seconds, actual_seconds: the moment asked for and the frame's own, after the first presentation time.
+        target_seconds, actual_seconds: the moment asked for and the frame's own, after the first presentation time.
         pixels: RGB, (size, size, 3), uint8.
     """
 
     row: int
-    wanted_seconds: float
+    target_seconds: float
     actual_seconds: float
     pixels: np.ndarray
 
@@ -86,12 +86,12 @@ class PictureReader:
     def __iter__(self) -> Iterator[Picture]:
         """Pictures in order of rows; raises `MediaError` (too_large) where rows go beyond the limits."""
         for chosen in self._chooser.choose():
-            wanted = self._sampling.seconds(chosen.row)
-            if wanted > self._max_seconds:
+            target = self._sampling.seconds(chosen.row)
+            if target > self._max_seconds:
                 message = f"the presentation is longer than {self._max_seconds:,.0f} seconds; name a segment of it"
                 raise MediaError(TOO_LARGE, message)
             actual = self._chooser.clock.seconds(chosen.time)
-            yield Picture(chosen.row, float(wanted), actual, self._pixels(chosen.picture))
+            yield Picture(chosen.row, float(target), actual, self._pixels(chosen.picture))
 
     def _pixels(self, picture: Any) -> np.ndarray:
         """A frame converted, or what was converted before; rows that share a frame share the array."""

@@ -45,15 +45,15 @@ class Row:
     """One moment of a file.
 
     Attributes:
-        index: number of the row, from 0; `wanted_seconds` = start + index / fps.
-        wanted_seconds: the moment asked for, in seconds after the first presentation time.
+        index: number of the row, from 0; `target_seconds` = start + index / fps.
+        target_seconds: the moment asked for, in seconds after the first presentation time.
         actual_seconds: the picture's own moment; None without pictures.
         picture: RGB, (size, size, 3), uint8; None where the file has no video (cover art is none).
-        sound: 0.96 s from `wanted_seconds` on, float32, (15360,), in [-1, 1]; None where the file has no sound.
+        sound: 0.96 s from `target_seconds` on, float32, (15360,), in [-1, 1]; None where the file has no sound.
     """
 
     index: int
-    wanted_seconds: float
+    target_seconds: float
     actual_seconds: float | None
     picture: np.ndarray | None
     sound: np.ndarray | None
@@ -160,9 +160,9 @@ class RowReader:
         for picture in pictures:
             patch = None
             if sound is not None and sound.start() is not None:
-                patch = sound.patch(pictures.origin_seconds + picture.wanted_seconds)
-            self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.wanted_seconds))
-            yield Row(picture.row, picture.wanted_seconds, picture.actual_seconds, picture.pixels, patch)
+                patch = sound.patch(pictures.origin_seconds + picture.target_seconds)
+            self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.target_seconds))
+            yield Row(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
         seconds = pictures.seconds
         if not self._count:
             self._check_range(seconds)
@@ -179,17 +179,17 @@ class RowReader:
             raise self._nothing("sound", sound.errors, self.facts.audio)
         sampling = self.request.sampling
         for row in itertools.count():
-            wanted = float(sampling.seconds(row))
+            target = float(sampling.seconds(row))
             # The last patch may lack its second half; the first may be shorter, or short clips would have no row.
             least = PATCH_SECONDS / 2 if row else 0.0
-            if row >= sampling.stop_row or not sound.reaches(origin + wanted + least):
+            if row >= sampling.stop_row or not sound.reaches(origin + target + least):
                 break
-            if wanted > self.request.limits.max_seconds:
+            if target > self.request.limits.max_seconds:
                 raise MediaError(
                     errors.TOO_LARGE, f"{self.path!r} is longer than {self.request.limits.max_seconds:,.0f} s"
                 )
             if sampling.has(row):
-                yield Row(row, wanted, None, None, sound.patch(origin + wanted))
+                yield Row(row, target, None, None, sound.patch(origin + target))
         seconds = sound.end_time - origin
         if not self._count:
             self._check_range(seconds)

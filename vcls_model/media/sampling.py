@@ -1,4 +1,4 @@
-"""Which moments are wanted, and the choice of the nearest picture for each as pictures come by."""
+"""Target moments, and the choice of the nearest picture for each as pictures come by."""
 
 import bisect
 import math

@@ -1,4 +1,4 @@
-"""Reads media files in a child process, so that a file that hangs, crashes or devours memory costs itself and no more.
+"""Reads media files in a child process, so that a file that hangs, crashes or exhausts memory costs only itself.
 
     with MediaReader() as reader:
         with reader.read("clip.mp4", Request()) as rows:
@@ -192,7 +192,7 @@ class MediaRows:
                 head = pipe.head()
             while head["kind"] == "row":
                 row = self._row(head, pipe)
-                pipe.reached(row.wanted_seconds)
+                pipe.reached(row.target_seconds)
                 count += 1
                 yield row
                 if self._ended:
@@ -221,7 +221,7 @@ class MediaRows:
         if head["sound"]:
             sound = np.frombuffer(pipe.read(PATCH_SAMPLES * 4), np.float32)
         actual = head["actual"]
-        return Row(int(head["index"]), float(head["wanted"]), None if actual is None else float(actual), picture, sound)
+        return Row(int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound)
 
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":

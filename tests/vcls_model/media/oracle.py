@@ -1,4 +1,4 @@
-"""What rows should be, found without the code under test: PyAV decodes every frame, swscale does the colours."""
+"""What rows should be, computed without the code under test: PyAV decodes every frame, swscale does the colours."""
 
 import bisect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Damaged files: every row's picture is a good frame and tells its own time; what is lost is told."""
+"""Damaged files: every row's picture is a good frame and carries its own time; the loss is reported."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -102,7 +102,7 @@ def test_rows_of_odd_files(odd: Path, name: str) -> None:
     rows = read(odd / name)
     assert [row.index for row in rows] == list(range(count))
     for row in rows:
-        assert row.wanted_seconds == row.index
+        assert row.target_seconds == row.index
         assert (row.picture is not None, row.sound is not None) == (has_pictures, has_sound)
         if row.sound is not None:
             assert row.sound.shape == (15360,) and row.sound.dtype == np.float32 and np.abs(row.sound).max() <= 1

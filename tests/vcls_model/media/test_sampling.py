@@ -75,7 +75,7 @@ def test_rows_show_the_nearest_frame(clips: Path, name: str, fps: float) -> None
     expected = nearest_rows([time - times[0] for time in times], Fraction(str(fps)))
     assert numbers(rows) == expected
     for row, index in zip(rows, expected, strict=True):
-        assert row.wanted_seconds == pytest.approx(row.index / fps)
+        assert row.target_seconds == pytest.approx(row.index / fps)
         assert row.actual_seconds == pytest.approx(float(times[index] - times[0]), abs=0.0011)  # Matroska counts in ms
 
 
@@ -102,7 +102,7 @@ def test_clips_under_half_a_second_have_one_row(clips: Path, frames: int) -> Non
 def test_segments_count_from_their_start(clips: Path) -> None:
     path, _ = clip(clips, "b_frames")
     rows = read(path, start=1.5, end=4)
-    assert [row.wanted_seconds for row in rows] == [1.5, 2.5, 3.5]
+    assert [row.target_seconds for row in rows] == [1.5, 2.5, 3.5]
     assert numbers(rows) == [45, 75, 105]
     assert [row.index for row in rows] == [0, 1, 2]
     assert numbers(read(path, start=1.5, max_seconds=2)) == [45, 75]

@@ -43,11 +43,11 @@ def test_rows_are_those_of_reading_in_process(clip: Path, shared: MediaReader) -
     with shared.read(str(clip), request) as rows:
         got = list(rows)
     assert rows.facts == direct.facts and rows.outcome == direct.outcome
-    assert [(r.index, r.wanted_seconds, r.actual_seconds) for r in got] == [
-        (r.index, r.wanted_seconds, r.actual_seconds) for r in expected
+    assert [(r.index, r.target_seconds, r.actual_seconds) for r in got] == [
+        (r.index, r.target_seconds, r.actual_seconds) for r in expected
     ]
-    for row, wanted in zip(got, expected, strict=True):
-        assert np.array_equal(row.picture, wanted.picture) and np.array_equal(row.sound, wanted.sound)  # type: ignore[arg-type]
+    for row, reference in zip(got, expected, strict=True):
+        assert np.array_equal(row.picture, reference.picture) and np.array_equal(row.sound, reference.sound)  # type: ignore[arg-type]
 
 
 def test_one_child_serves_many_files_and_its_refusals_cost_it_nothing(

@@ -27,13 +27,13 @@ def clicks(seconds: float, at: list[float]) -> np.ndarray:
 
 def onsets(rows: list[Row]) -> list[float]:
     """When the bursts in the rows' patches begin, in seconds after the first presentation time."""
-    found = []
+    times = []
     for row in rows:
         assert row.sound is not None
         loud = np.flatnonzero(np.abs(row.sound) > 0.3)
         starts = loud[np.insert(np.diff(loud) > 800, 0, True)] if len(loud) else loud
-        found += [row.wanted_seconds + start / RATE for start in starts]
-    return found
+        times += [row.target_seconds + start / RATE for start in starts]
+    return times
 
 
 def read(path: Path, request: Request | None = None) -> list[Row]:
@@ -118,8 +118,8 @@ def test_any_rate_becomes_16_khz(tmp_path: Path, rate: int) -> None:
     assert len(rows) == 3
     for row in rows:
         assert row.sound is not None and row.sound.shape == (15360,) and row.picture is None
-        wanted = 0.5 * np.sin(2 * np.pi * 440 * (row.wanted_seconds + np.arange(15360) / RATE))
-        assert np.abs(row.sound - wanted)[100:-400].max() < 0.02
+        reference = 0.5 * np.sin(2 * np.pi * 440 * (row.target_seconds + np.arange(15360) / RATE))
+        assert np.abs(row.sound - reference)[100:-400].max() < 0.02
 
 
 def test_stereo_is_averaged_and_surround_does_not_clip(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_sound_alone_has_a_row_for_every_half_patch(tmp_path: Path, seconds: flo
 def test_segments_of_sound(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "clicks.wav", clicks(6, [0.5, 2.25, 4.75])[None], RATE, "mono")
     rows = read(path, Request(sampling=Sampling(start=2, end=5)))
-    assert [row.wanted_seconds for row in rows] == [2, 3, 4]
+    assert [row.target_seconds for row in rows] == [2, 3, 4]
     assert onsets(rows) == pytest.approx([2.25, 4.75], abs=0.002)
 
 

@@ -37,9 +37,9 @@ def test_rows_are_those_of_one_process(clip: Path, reader: SplitReader) -> None:
     with reader.read(str(clip), REQUEST) as rows:
         got = list(rows)
     assert len(got) == len(expected) > 90
-    for row, wanted in zip(got, expected, strict=True):
-        assert (row.index, row.actual_seconds) == (wanted.index, wanted.actual_seconds)
-        assert np.array_equal(row.picture, wanted.picture) and np.array_equal(row.sound, wanted.sound)  # type: ignore[arg-type]
+    for row, reference in zip(got, expected, strict=True):
+        assert (row.index, row.actual_seconds) == (reference.index, reference.actual_seconds)
+        assert np.array_equal(row.picture, reference.picture) and np.array_equal(row.sound, reference.sound)  # type: ignore[arg-type]
     assert rows.outcome == direct.outcome and rows.facts == probe(str(clip))
 
 
