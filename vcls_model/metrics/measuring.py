@@ -1,7 +1,6 @@
 """Metrics of files of predictions and labels: the work of `python -m vcls_model.metrics`."""
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.reading import (
@@ -107,7 +107,7 @@ def _measure_videos(
         if set(result.summary["slices"][feature]) == {NO_VALUE}:
             print(f"warning: no predicted video has a value of {feature} in {config.slices}", file=sys.stderr)
     files = result.to_files(classes or unnamed_classes(class_count), {"videos_without_labels": unlabelled})
-    return json.loads(files.pop("metrics.json")), files
+    return storage.from_json(files.pop("metrics.json"), "metrics.json"), files
 
 
 def _measure_segments(
