@@ -25,7 +25,7 @@ from vcls_model.metrics.reading import (
 from vcls_model.metrics.result import compute_result, to_json
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
-from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_classes
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
 Labels = Mapping[bytes, np.ndarray]
 Ratings = Mapping[bytes, Mapping[int, int]]
@@ -68,10 +68,9 @@ def measure(config: MeasureConfig) -> dict[str, Any]:
     classes = None
     if config.vocabulary:
         try:
-            text = Path(config.vocabulary).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read --vocabulary={config.vocabulary}: {error}") from None
-        classes = read_vocabulary(text, config.vocabulary, config.class_count)
+            classes = load_vocabulary(config.vocabulary, config.class_count)
+        except OSError as error:
+            raise UsageError(f"cannot read --vocabulary={config.vocabulary}: {error.strerror or error}") from None
     summary, files = _measure_segments(config, classes) if config.ratings else _measure_videos(config, classes)
     _write(Path(config.output), to_json(summary))
     if config.details:
