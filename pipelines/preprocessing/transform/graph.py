@@ -130,7 +130,8 @@ def _frame_outputs(
     import tensorflow as tf
 
     modalities = [modality for modality in config.schema.modalities if modality.name in raw]
-    features = [feature for feature in config.transformed() if feature.kind == FRAMES or config.pool_frames]
+    vectors = {modality.name for modality in config.schema.modalities} - set(raw)
+    features = [feature for feature in config.transformed() if feature.name not in vectors]
 
     def one_video(codes: dict[str, Any]) -> dict[str, Any]:
         outputs = {}
