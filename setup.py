@@ -15,7 +15,11 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["pipelines", "pipelines.*", "vcls_model", "vcls_model.*"]),
-    package_data={"pipelines.preprocessing": ["templates/*"], "pipelines.reporting": ["page/templates/*"]},
+    package_data={
+        "pipelines.preprocessing": ["templates/*"],
+        "pipelines.reporting": ["page/templates/*"],
+        "vcls_model.encoders": ["*.csv"],
+    },
     entry_points={
         "console_scripts": [
             "vcls-preprocess = pipelines.preprocess:command",
@@ -44,12 +48,16 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "apache-beam>=2.77,<2.78",
+        "av>=17,<19",
         "jinja2>=3.1,<4",
         "keras>=3.10,<4",
         "matplotlib>=3.9,<4",
         "numba>=0.61,<1",
         "numpy>=2.1,<3",
+        "onnxruntime>=1.20,<2",
+        "opencv-python-headless>=4.10,<6",
         "pandas>=2.2,<4",
+        "pillow>=10,<14",
         "protobuf>=4.25,<7",
         "pyarrow>=18",
         "scikit-learn>=1.5,<2",
@@ -72,6 +80,7 @@ setup(
             "keras-tuner>=1.4,<2",
             "moto[s3,server]>=5,<6",
             "mypy>=1.13,<3",
+            "onnx>=1.18,<2",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",

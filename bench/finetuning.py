@@ -56,7 +56,7 @@ def choose_positives(labels: Labels, candidates: Iterable[int], positives: int) 
     Args:
         labels: class indices of each video.
         candidates: classes, in the order in which they choose.
-        positives: wanted for each class.
+        positives: number of positives to give each class.
 
     Returns:
         The chosen videos' candidate classes by video; a class has `positives` of them or fewer.

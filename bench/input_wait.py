@@ -1,4 +1,4 @@
-"""How long training waits for its input, from TensorFlow's own profile of the loop that trains, one line a model.
+"""How long training waits for its input, from TensorFlow's own profile of the loop that trains, one line per model.
 
     python bench/input_wait.py [--profile=DIR]
 
@@ -27,19 +27,20 @@ TARGET = 0.02
 def make_loop(directory: Path, model_name: str, batch_size: int) -> tuple[Any, Any]:
     """A trainer and an endless stream of batches."""
     from vcls_model.input.dataset import make_batches
+    from vcls_model.input.options import InputOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
-    from vcls_model.training.options import ReadOptions, TrainOptions
+    from vcls_model.training.options import TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model(model_name, data.modalities, data.class_count)
-    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(batch_size)), str(directory / "unused"))
+    trainer = Trainer(model, data, data.modalities, TrainOptions(InputOptions(batch_size)), str(directory / "unused"))
     return trainer, iter(make_batches(trainer.shards, trainer.modalities, trainer.options.read, epoch=0, repeat=True))
 
 
 def waiting_seconds(profile: Path) -> float:
-    """Time in which the step loop asked for a batch."""
+    """Time that the step loop spent waiting for batches."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     (path,) = profile.glob("plugins/profile/*/*.xplane.pb")

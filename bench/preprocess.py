@@ -113,7 +113,7 @@ def floor(pattern: str, output: str) -> None:
 
     from pipelines.preprocessing.statistics import ShardMeter, merge_statistics, moments
     from vcls_model.records.decoding import FrameBatch
-    from vcls_model.records.encoding import CodeMap, CodesColumn, Column, FloatColumn, IntegerColumn, encode_examples
+    from vcls_model.records.encoding import CodeMap, CodesColumn, Column, FloatColumn, IntegerColumn, encode_by_split
     from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE
     from vcls_model.records.shards import detect_schema, read_batches
     from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
@@ -154,9 +154,9 @@ def floor(pattern: str, output: str) -> None:
                         )
                     else:
                         columns[name] = FloatColumn((values - affine[name][0]) * affine[name][1])
-                for split, name in enumerate(SPLITS):
-                    with open(os.path.join(output, f"{name}-{index}"), "ab") as stream:
-                        stream.write(encode_examples(columns, np.flatnonzero(splits == split)).data)
+                for split, data in encode_by_split(columns, splits):
+                    with open(os.path.join(output, f"{SPLITS[split]}-{index}"), "ab") as stream:
+                        stream.write(data.data)
         seconds = time.process_time() - cpu
     print(f"floor_cpu={seconds:.3f}")
 

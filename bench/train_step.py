@@ -1,10 +1,10 @@
-"""One training step of each model on a synthetic batch, under any Keras backend, one line a model.
+"""One training step of each model on a synthetic batch, under any Keras backend, one line per model.
 
     KERAS_BACKEND=jax python bench/train_step.py [--models=dense,netvlad] [--batch_size=64] [--frames=300]
         [--precision=mixed_bfloat16] [--peak_tflops=989]
 
 A step is forward, summed cross-entropy against dense targets, backward and Adam, as Keras compiles it for the backend.
-Prints examples/s and, under TensorFlow, the floating-point operations an example (three times those that its profiler
+Prints examples/s and, under TensorFlow, the floating-point operations per example (three times those that its profiler
 counts in the forward pass; the body of a recurrence is counted once) and, with `--peak_tflops`, their share of the
 machine's matrix peak. The reference of a model is `dense` (video-level) or `average` (frame-level) in the same run.
 """
@@ -64,7 +64,7 @@ def forward_flops(model: Any, features: dict[str, np.ndarray]) -> float:
 
 
 def measure(name: str, batch_size: int, frames: int, seconds: float) -> tuple[float, float]:
-    """Examples/s of the best round, and FLOPs an example."""
+    """Examples/s of the best round, and FLOPs per example."""
     import keras
 
     level = MODELS[name].level
@@ -89,10 +89,14 @@ def main() -> None:
     parser.add_argument(
         "--models", default=",".join(LIGHT), help=f"of {', '.join(sorted(MODELS))}, or all (default {','.join(LIGHT)})"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="videos a step (default 64)")
-    parser.add_argument("--frames", type=int, default=30, help="frames a video of frame-level models (default 30)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="least time a model (default 3)")
-    parser.add_argument("--precision", default="float32", help="dtype policy (default float32)")
+    parser.add_argument("--batch_size", type=int, default=64, help="videos per step (default: %(default)s)")
+    parser.add_argument(
+        "--frames", type=int, default=30, help="frames per video of frame-level models (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="least number of seconds per model (default: %(default)s)"
+    )
+    parser.add_argument("--precision", default="float32", help="dtype policy (default: %(default)s)")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="matrix peak of the machine at that precision")
     args = parser.parse_args()
     import keras

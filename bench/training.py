@@ -1,14 +1,14 @@
-"""Speed and memory of training the dense baseline (1,152 features, 1,024 units, 3,862 classes), one line a figure.
+"""Speed and memory of training the dense baseline (1,152 features, 1,024 units, 3,862 classes), one line per figure.
 
     python bench/training.py [--videos=8192]
 
 The data is made up, of YouTube-8M's shapes. Every figure is measured beside its reference in alternate rounds of one
-run, the best round of each; other work on the machine hits both alike. `core_us` is the processor time of a video, ours
+run, the best round of each; other work on the machine hits both alike. `core_us` is the processor time per video, ours
 and the reference's, which other work changes less than the rate.
 
 * training_64, training_1024: examples/s from TFRecords; the reference is the same compiled step fed one resident batch.
 * training_vs_fit: examples/s at batch 64; the reference is Keras's `fit` of the same layers with `Adam` and
-  `BinaryCrossentropy` on arrays in memory with dense multi-hot labels, whose making is not even counted.
+  `BinaryCrossentropy` on arrays in memory with dense multi-hot labels, whose construction is not timed.
 * training_memory: peak resident MiB of a process that trains an epoch on eight times the data; the reference is the
   process that trains on the data once.
 * input_video, input_frame: videos/s read, decoded and batched, nothing else, over an epoch of eight times the data; the
@@ -84,14 +84,15 @@ def write_info(directory: Path, schema: Any, videos: int, shards: int) -> None:
 
 
 def make_trainer(directory: Path, batch_size: int) -> Any:
+    from vcls_model.input.options import InputOptions
     from vcls_model.models import build_model
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.loop import Trainer
-    from vcls_model.training.options import ReadOptions, TrainOptions
+    from vcls_model.training.options import TrainOptions
 
     data = open_transformed(str(directory))
     model = build_model("dense", data.modalities, data.class_count)
-    return Trainer(model, data, data.modalities, TrainOptions(ReadOptions(batch_size)), str(directory / "unused"))
+    return Trainer(model, data, data.modalities, TrainOptions(InputOptions(batch_size)), str(directory / "unused"))
 
 
 @dataclasses.dataclass
@@ -155,11 +156,11 @@ def fit_function(videos: int) -> Callable[[], Any]:
 
 def read_function(directory: Path, batch_size: int) -> Callable[[], Any]:
     from vcls_model.input.dataset import make_batches
+    from vcls_model.input.options import InputOptions
     from vcls_model.records.transformed import open_transformed
-    from vcls_model.training.options import ReadOptions
 
     data = open_transformed(str(directory))
-    options = ReadOptions(batch_size, max_frames=FRAMES)
+    options = InputOptions(batch_size, max_frames=FRAMES)
     return lambda: (
         make_batches(data.shards("train"), data.modalities, options, epoch=0)
         .reduce(0, lambda count, batch: count + 1)
@@ -227,7 +228,9 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=8192, help="videos of the video-level data (default 8192)")
+    parser.add_argument(
+        "--videos", type=int, default=8192, help="videos of the video-level data (default: %(default)s)"
+    )
     parser.add_argument("--train", default="", help="train one epoch on this directory and print the peak memory")
     args = parser.parse_args()
     if args.train:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
+from pipelines.running.counters import inc_counter
 from pipelines.running.runners import is_local, worker_count
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
@@ -85,8 +85,8 @@ class WriteScores(beam.DoFn):
             return
         del self._open[name]
         for shard in manifest["shards"]:
-            Metrics.counter("score", "records_written").inc(shard["records_written"])
-            Metrics.counter("score", "records_rejected").inc(shard["records_rejected"])
+            for name in ("records_written", "records_rejected"):
+                inc_counter(self, name, shard[name])
         yield manifest
 
     def finish_bundle(self) -> None:

@@ -144,4 +144,4 @@ def test_every_worker_stops_at_a_loss_that_is_not_finite(graphs, tmp_path):
     training_data.write_shard(shard, [record.SerializeToString() for record in records])
     codes, outputs = run_together(*cluster_of_two(False), [f"--data={data}", f"--output={tmp_path / 'm'}", *FLAGS])
     assert codes == [1, 1], outputs
-    assert "another worker tells the shard" in outputs[0] and shard.name in outputs[1]
+    assert "another worker's output names the shard" in outputs[0] and shard.name in outputs[1]

@@ -89,6 +89,7 @@ def test_preprocess_overwrites_its_output_alone(
     assert len(list((place / name / "train").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_every_job_works_below_directories_named_like_patterns(
     records: Path, place: Path, outside: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ from tests.fixtures.records import (
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records import framing
-from vcls_model.records.encoding import CodeMap, CodesColumn, encode_examples
+from vcls_model.records.encoding import CodeMap, CodesColumn, encode_by_split
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
 from vcls_model.records.splits import SPLITS, SplitRatios
 
@@ -513,7 +513,8 @@ def test_the_kernel_maps_codes_as_numpy_does(seed: int, spread: float) -> None:
     mapping = CodeMap.of(affine, (DEQUANTISE_SCALE, DEQUANTISE_OFFSET), (8 / 255, -4))
     ramp = np.repeat(np.arange(256, dtype=np.uint8), width)
     column = CodesColumn(ramp, np.zeros(1, np.int64), np.full(1, width), np.full(1, 256), mapping)
-    payload = encode_examples({"rgb": column}, np.zeros(1, np.int64))[12:-4].tobytes()
+    ((_, framed),) = encode_by_split({"rgb": column}, np.zeros(1, np.int64))
+    payload = framed[12:-4].tobytes()
     written = tf.train.Example.FromString(payload).features.feature["rgb"].bytes_list.value[0]
     assert written == mapping(ramp.reshape(256, width)).tobytes()
 

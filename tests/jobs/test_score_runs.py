@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.scoring import groups
 from tests.conftest import ROOT
-from tests.fixtures.scoring import make_videos, serialise, write_model, write_shard
+from tests.fixtures.scoring import make_videos, serialise, write_shard
 from vcls_model.commands import UsageError
 
 METRIC_FILES = ("metrics.json", "per_class.csv", "confusion.csv", "examples.json", "labels.csv", "history.csv")
@@ -213,19 +213,3 @@ def test_model_is_loaded_once_a_process(
     monkeypatch.setattr(exported.LoadedModel, "__init__", counting)
     score(f"{shards}/*.tfrecord", "--direct_num_workers=2")
     assert len(loads) == 1
-
-
-def test_model_on_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model is copied from wherever Beam can read it."""
-    import numpy as np
-
-    from tests.fixtures.scoring import CLASSES
-    from vcls_model import storage
-    from vcls_model.serving.exported import LoadedModel
-
-    model = write_model(tmp_path / "model")
-    monkeypatch.setattr(storage, "is_object_store", lambda path: str(path).startswith(str(model)))
-    monkeypatch.setattr("vcls_model.serving.exported.storage.join", os.path.join)
-    loaded = LoadedModel(str(model), CLASSES)
-    features = {"mean_rgb": np.ones((2, 1024), np.float32), "mean_audio": np.ones((2, 128), np.float32)}
-    assert loaded.logits(features).shape == (2, CLASSES)

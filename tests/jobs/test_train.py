@@ -13,11 +13,13 @@ from tests.conftest import ROOT
 from tests.fixtures import training_data
 from vcls_model import train
 from vcls_model.commands import JobError, UsageError
+from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
-from vcls_model.training import checkpoints, loop
+from vcls_model.training import checkpoints, step
+from vcls_model.training.flags import ineffective_flags, parse_config
 from vcls_model.training.loop import Trainer
-from vcls_model.training.options import ReadOptions, TrainOptions
+from vcls_model.training.options import TrainOptions
 
 SMALL = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
 
@@ -182,6 +184,31 @@ def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_da
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     joined = {name: tf.constant([codes.tobytes() for codes in value]) for name, value in raw.features.items()}
     np.testing.assert_allclose(served["features"](**joined)["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [["--model=average", "--mixup=0.3", "--neighbours=3"], ["--model=logistic"]])
+def test_frames_and_vectors_are_trained_on_together_and_served(flags, mixed_data, tmp_path):
+    import keras
+
+    schema, output = training_data.MIXED_SCHEMA, tmp_path / "model"
+    info = train.run(
+        [f"--data={mixed_data}", f"--output={output}", "--epochs=2", "--max_frames=5", "--batch_size=16", *flags]
+    )
+    assert [(entry["name"], entry["kind"]) for entry in info["transformed"]] == [
+        ("rgb", "frames"),
+        ("title", "vector"),
+        ("audio", "frames"),
+    ]
+    raw = training_data.make_videos(schema, 12, 9)
+    done = training_data.transform(raw, schema, statistics_of(schema))
+    features = {**padded(done, ["rgb", "audio"], 5), "title": done.features["title"]}
+    expected = keras.models.load_model(output / "model.keras")(features)
+    served = tf.saved_model.load(str(output / "saved_model")).signatures
+    records = tf.constant(training_data.serialize_raw(raw, schema))
+    np.testing.assert_allclose(served["serving_default"](serialized=records)["logits"], expected, atol=1e-4)
+    np.testing.assert_allclose(served["transformed"](**features)["logits"], expected, atol=1e-4)
+    other = served["transformed"](**{**features, "title": -features["title"]})["logits"]
+    assert np.abs(other - expected).max(axis=1).min() > 1e-5
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, video_data, tmp_path):
@@ -349,14 +376,14 @@ def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
 def test_mixup_mixes_nothing_into_a_video_whose_partner_has_no_labels(video_data, tmp_path):
     data = open_transformed(str(video_data))
     model = build_model("logistic", data.modalities, data.class_count)
-    trainer = Trainer(model, data, data.modalities, TrainOptions(ReadOptions(4), mixup=1.0), str(tmp_path))
+    trainer = Trainer(model, data, data.modalities, TrainOptions(InputOptions(4), mixup=1.0), str(tmp_path))
     random = np.random.default_rng(2)
     features = {
         modality.name: tf.constant(random.normal(size=(4, modality.width)), tf.float32) for modality in data.modalities
     }
     batch = {"features": features, "labels": tf.constant([[1, 2], [3, -1], [4, -1], [-1, -1]])}
     shares = tf.constant([0.3, 0.3, 0.3, 0.3])
-    mixed, plain = (trainer._losses(batch, given, training=False)[0].numpy() for given in (shares, None))
+    mixed, plain = (trainer.loss(batch, given, training=False)[0].numpy() for given in (shares, None))
     assert mixed[0] == pytest.approx(plain[0]) and mixed[3] == 0 == plain[3]
     assert mixed[1] != pytest.approx(plain[1])
 
@@ -431,12 +458,12 @@ def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss
         "features": {"mean_rgb": tf.constant(vectors), "num_frames": tf.constant([1, 2, 3])},
         "shard": tf.constant([3, 4, 5]),
     }
-    found = loop._shard_to_blame(batch, tf.constant(losses, tf.float32), tf.constant(loss, tf.float32))
+    found = step.shard_to_blame(batch, tf.constant(losses, tf.float32), tf.constant(loss, tf.float32))
     assert int(found) == blamed
 
 
 @pytest.mark.parametrize(
-    ("idle", "reason", "remedy"),
+    ("flags", "reason", "remedy"),
     [
         ("--gamma=1", "without --loss=focal or --loss=asymmetric", "--loss=focal"),
         ("--margin=0.1", "without --loss=asymmetric", "--loss=asymmetric"),
@@ -446,15 +473,23 @@ def test_the_shard_to_blame_is_that_of_the_video_at_fault(features, losses, loss
         ("--weight_decay=0.1", "without --optimizer=adamw", "--optimizer=adamw"),
         ("--decay_rate=0.5", "without --decay=exponential", "--decay=exponential"),
         ("--final_rate=0.1", "without --decay=cosine", "--decay=cosine"),
-        ("--frames=random", "with --model=dense, a video-level model", "--model=average"),
         ("--unfreeze_after=5", "with --epochs=5", "--epochs=6"),
     ],
 )
-def test_flags_without_effect_are_told(idle, reason, remedy):
-    given = ["--data=d", "--output=m", *idle.split()]
+def test_flags_without_effect_are_named(flags, reason, remedy):
+    given = ["--data=d", "--output=m", *flags.split()]
     name = given[-1].partition("=")[0]
-    assert train.idle_flags(given) == [f"{name} has no effect {reason}"]
-    assert train.idle_flags([*given, remedy]) == []
+    assert ineffective_flags(given, reads_frames=True) == [f"{name} has no effect {reason}"]
+    assert ineffective_flags([*given, remedy], reads_frames=True) == []
+
+
+def test_frame_flags_have_no_effect_on_data_without_frames(video_data, tmp_path, capsys):
+    given = ["--data=d", "--output=m", "--frames=random"]
+    reason = "because --model=dense reads no frames of this data"
+    assert ineffective_flags(given, reads_frames=False) == [f"--frames has no effect {reason}"]
+    assert ineffective_flags(given, reads_frames=True) == []
+    train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=1", "--max_frames=5", *SMALL])
+    assert f"warning: --max_frames has no effect {reason}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("split", "extra"), [("train", ["--label_projection=0.75"]), ("validate", [])])
@@ -565,7 +600,7 @@ def test_sizes_that_do_not_fit_are_a_usage_error(frame_data, tmp_path):
     for model, flags, message in (
         ("transformer", ["--units=16", "--heads=3"], "even and a multiple of heads"),
         ("transformer", ["--units=15", "--heads=3"], "even and a multiple of heads"),
-        ("multiscale_cnn", ["--blocks=0"], "blocks of 1 or more"),
+        ("multiscale_cnn", ["--blocks=0"], "blocks must be positive"),
         ("nextvlad", ["--groups=7"], "cannot be built with these hyperparameters"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -575,7 +610,7 @@ def test_sizes_that_do_not_fit_are_a_usage_error(frame_data, tmp_path):
 def test_a_device_that_is_not_there_is_refused(video_data, tmp_path):
     with pytest.raises(UsageError, match="there is no TPU:9"):
         train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=TPU:9", *SMALL])
-    with pytest.raises(UsageError, match="--distribution=none is not"):
+    with pytest.raises(UsageError, match="--distribution=none is not mirrored"):
         train.run(
             [f"--data={video_data}", f"--output={tmp_path / 'm'}", "--devices=CPU:0", "--distribution=none", *SMALL]
         )
@@ -593,11 +628,12 @@ def test_a_directory_without_info_is_refused(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_levels_must_fit(video_data, frame_data, tmp_path):
-    with pytest.raises(UsageError, match="video-level features"):
+def test_a_frame_level_model_needs_frames(video_data, frame_data, tmp_path):
+    with pytest.raises(UsageError, match="'netvlad' reads sequences of frames"):
         train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=netvlad"])
-    with pytest.raises(UsageError, match="frame-level features"):
-        train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", "--model=dense"])
+    # The other way round fits: a video-level model reads the mean of the frames.
+    info = train.run([f"--data={frame_data}", f"--output={tmp_path / 'm'}", "--epochs=1", *SMALL])
+    assert [entry["name"] for entry in info["transformed"]] == ["rgb", "audio"]
 
 
 def test_an_output_in_use_is_refused_and_can_be_overwritten(trained, video_data, tmp_path):
@@ -634,7 +670,7 @@ def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs,
         ("--epoch=3", "did you mean --epochs"),
         ("--hiden_units=3", "did you mean --hidden_units"),
         ("--hidden_units=0", "hidden_units"),
-        ("--clusters=8", "dense has no hyperparameter clusters; these have: dbof, netvlad, nextvlad"),
+        ("--clusters=8", "dense has no hyperparameter clusters; these have it: dbof, netvlad, nextvlad"),
         ("--loss=bse", "did you mean 'bce'"),
         ("--optimizer=adm", "did you mean 'adam'"),
         ("--precision=half", "unknown precision"),
@@ -646,7 +682,7 @@ def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs,
 )
 def test_wrong_flags_are_refused_before_anything_is_read(flag, message):
     with pytest.raises(UsageError, match=message):
-        train.parse_config(["--data=nowhere", "--output=nowhere", flag])
+        parse_config(["--data=nowhere", "--output=nowhere", flag])
 
 
 def test_help_is_quick():

@@ -5,6 +5,7 @@ import pytest
 from tests.fixtures import training_data
 from vcls_model import tune
 from vcls_model.commands import JobError, UsageError
+from vcls_model.training.search import Dimension
 
 
 def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path, monkeypatch):
@@ -51,9 +52,9 @@ def test_dimensions_draw_from_their_range():
     import keras_tuner
 
     space = keras_tuner.HyperParameters()
-    assert tune.Dimension.parse("a=int:3:9").draw(space) == "3"
-    assert float(tune.Dimension.parse("--b=log:0.001:0.1").draw(space)) == pytest.approx(0.001)
-    assert tune.Dimension.parse("c=choice:1024x512:7").draw(space) == "1024x512"
+    assert Dimension.parse("a=int:3:9").draw(space) == "3"
+    assert float(Dimension.parse("--b=log:0.001:0.1").draw(space)) == pytest.approx(0.001)
+    assert Dimension.parse("c=choice:1024x512:7").draw(space) == "1024x512"
     assert [value.name for value in space.space] == ["a", "b", "c"]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from vcls_model.input.blocks import Block, Layout, is_remote, read_blocks
+from vcls_model.input.blocks import Layout, RecordBlock, is_remote, read_blocks
+from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
 from vcls_model.records.schema import FRAMES, Modality
-from vcls_model.training.options import ReadOptions
 
 SHARDS_OPEN = 16
 # A block of video-level records stays in the processor's cache from disk to batch. One of frames must hold a few
@@ -37,12 +37,12 @@ _SAMPLINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """Which batches of a list of shards to make; the fields are those of `vcls_model.input.dataset.make_batches`."""
 
     shards: Sequence[str]
     modalities: Sequence[Modality]
-    options: ReadOptions
+    options: InputOptions
     epoch: int | None = None
     skip_batches: int = 0
     drop_remainder: bool = False
@@ -51,14 +51,14 @@ class Plan:
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array whose values are not set."""
+    """An uninitialised array that TensorFlow can take over without a copy."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % _ALIGNMENT
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def _shard_order(plan: Plan) -> Iterator[int]:
+def _shard_order(plan: BatchPlan) -> Iterator[int]:
     """Numbers of the shards in the order of the epoch; without end when repeated."""
     order = np.arange(len(plan.shards))
     if plan.epoch is not None:
@@ -72,7 +72,7 @@ def _shard_order(plan: Plan) -> Iterator[int]:
 class _Batch:
     """A batch under construction."""
 
-    def __init__(self, layout: Layout, plan: Plan, steps: int) -> None:
+    def __init__(self, layout: Layout, plan: BatchPlan, steps: int) -> None:
         size = plan.options.batch_size
         self.filled = 0
         self.copies: list[Future[None]] = []
@@ -94,7 +94,7 @@ class _Batch:
             missing += -missing % LABEL_WIDTH_STEP
             self.labels = np.pad(self.labels, ((0, 0), (0, missing)), constant_values=-1)
 
-    def element(self, layout: Layout, plan: Plan) -> dict[str, Any]:
+    def element(self, layout: Layout, plan: BatchPlan) -> dict[str, Any]:
         """The finished batch, when all copies are done."""
         for copy in self.copies:
             copy.result()
@@ -115,24 +115,24 @@ class _Batch:
         return element
 
 
-def _fixed_steps(options: ReadOptions) -> bool:
+def _fixed_steps(options: InputOptions) -> bool:
     return options.fixed_frames or options.frames != "all"
 
 
 class _Cutter:
     """Turns blocks into batches."""
 
-    def __init__(self, plan: Plan, layout: Layout, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, plan: BatchPlan, layout: Layout, pool: ThreadPoolExecutor) -> None:
         self._plan = plan
         self._layout = layout
         self._pool = pool
         self._skip = plan.skip_batches * plan.options.batch_size
-        self._videos = 0  # of the epoch, those passed over included: numbers the draws of frames
+        self._videos = 0  # of the epoch, skipped ones included: part of the seed of each video's frames
         self._blocks = 0
         self._batch: _Batch | None = None
 
-    def batches(self, block: Block) -> Iterator[dict[str, Any]]:
-        """The batches that a block completes. When this ends, the block is no longer needed."""
+    def batches(self, block: RecordBlock) -> Iterator[dict[str, Any]]:
+        """The batches that a block completes. When this ends, the block may be reused."""
         plan, size = self._plan, self._plan.options.batch_size
         rows = np.arange(len(block.index))
         if plan.epoch is not None:
@@ -157,11 +157,11 @@ class _Cutter:
             copy.result()
 
     def rest(self) -> Iterator[dict[str, Any]]:
-        """The last batch, which is not full, unless it is to be left out."""
+        """The last batch, which is not full, unless the plan drops it."""
         if self._batch is not None and not self._plan.drop_remainder:
             yield self._batch.element(self._layout, self._plan)
 
-    def _steps(self, block: Block, rows: np.ndarray) -> int:
+    def _steps(self, block: RecordBlock, rows: np.ndarray) -> int:
         """Frames for which a batch that begins with these rows has room."""
         limit = self._plan.options.max_frames
         size = self._plan.options.batch_size
@@ -169,8 +169,8 @@ class _Cutter:
             return limit
         return max(1, min(limit, int(block.index[rows[:size], kernels.FRAMES].max())))
 
-    def _fill(self, batch: _Batch, block: Block, rows: np.ndarray) -> None:
-        """Adds records to a batch: what is small here, what is large in the threads."""
+    def _fill(self, batch: _Batch, block: RecordBlock, rows: np.ndarray) -> None:
+        """Adds records to a batch: small values here, large ones in the threads."""
         options = self._plan.options
         index = block.index[rows]
         places = np.arange(batch.filled, batch.filled + len(rows))
@@ -237,11 +237,11 @@ class _Cutter:
                 kernels.copy_vectors(source, begins, places, 4 * modality.width, target)
 
 
-def array_batches(plan: Plan) -> Iterator[dict[str, Any]]:
+def array_batches(plan: BatchPlan) -> Iterator[dict[str, Any]]:
     """The batches of a plan as numpy arrays, see `vcls_model.input.dataset.make_batches`.
 
     Raises:
-        ShardError: a shard is damaged or holds something else.
+        ShardError: a shard is corrupt or holds something else.
     """
     layout = Layout(plan.modalities, plan.with_ids)
     remote = any(map(is_remote, plan.shards))

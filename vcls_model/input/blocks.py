@@ -1,8 +1,8 @@
 """Reads transformed shards in blocks: pieces of several shards in one buffer, with an index of their records.
 
-A piece is what a shard has in some hundred kilobytes to megabytes from where its last piece ended, so that the disk is
-read in long runs and a block holds neighbours of many places. Threads read, check and index the pieces of the next
-block while the present one is used; two buffers take turns, and memory does not depend on the size of the data.
+A piece is the next few hundred kilobytes to megabytes of a shard, so that the disk is read in long runs and a block
+mixes records from many places. Threads read, check and index the pieces of the next block while the current one is
+used; two buffers take turns, and memory does not depend on the size of the data.
 
 Records are taken in the canonical encoding, that of protocol buffers' own writers. One in another encoding is rewritten
 and put into a second buffer of its block; one that is not a transformed record ends the reading.
@@ -68,7 +68,7 @@ class Layout:
         self.widths = np.array([modality.width for modality in modalities], np.int64)
 
     def index(self, buffer: np.ndarray, filled: int, last: bool) -> tuple[np.ndarray, int, int, int]:
-        """Indexes the records in buffer[:filled]: (index, what stopped it, where, end of the data it wants)."""
+        """Indexes the records in buffer[:filled]: (index, what stopped it, where, end of the data needed next)."""
         index = np.empty((_PIECE_RECORDS, kernels.INDEX_COLUMNS + len(self.modalities)), np.int64)
         stop, at, count, wanted = kernels.FULL, 0, 0, 0
         while True:
@@ -181,9 +181,9 @@ class ShardStream:
     """One shard, read piece by piece.
 
     Attributes:
-        number: of the shard in the caller's list.
-        wanted_bytes: the next piece must be at least so large, or it holds no whole record.
-        done: there is no more.
+        number: index of the shard in the caller's list.
+        wanted_bytes: smallest size of a next piece that holds a whole record.
+        done: whether the shard has been read to its end.
     """
 
     def __init__(self, path: str, number: int, layout: Layout) -> None:
@@ -199,7 +199,7 @@ class ShardStream:
         """The whole records among the next `len(buffer)` bytes of the shard, which are put into `buffer`.
 
         Raises:
-            ShardError: the shard is damaged or holds something else.
+            ShardError: the shard is corrupt or holds something else.
         """
         if self._file is None:
             self._file = self._open()
@@ -250,7 +250,7 @@ class ShardStream:
 
 
 @dataclasses.dataclass
-class Block:
+class RecordBlock:
     """Records of one piece of each of several shards.
 
     Attributes:
@@ -287,7 +287,7 @@ class _Request:
             for stream, begin, size in zip(streams, self._starts, sizes, strict=False)
         ]
 
-    def result(self) -> Block:
+    def result(self) -> RecordBlock:
         """The block, when every piece is there."""
         pieces = [piece.result() for piece in self._pieces]
         extra_bytes = 0
@@ -295,7 +295,7 @@ class _Request:
             _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis])
             extra_bytes += len(piece.extra)
         counts = [len(piece.index) for piece in pieces]
-        return Block(
+        return RecordBlock(
             self._buffer,
             np.frombuffer(bytearray().join(piece.extra for piece in pieces), np.uint8),
             np.concatenate([piece.index for piece in pieces]),
@@ -316,22 +316,22 @@ class _Request:
 
 def read_blocks(
     shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int, pool: Executor
-) -> Generator[Block, None, None]:
-    """Blocks of shards, of as many shards at once as asked for; a shard that ends makes room for the next.
+) -> Generator[RecordBlock, None, None]:
+    """Blocks of records from up to `shards_open` shards at once; a shard that ends makes room for the next.
 
-    The blocks depend on the arguments alone, not on how threads run. The buffer of a block is written again when the
-    next block is asked for: the caller must be done with one before it asks for another.
+    The blocks depend on the arguments alone, not on how threads run. The buffer of a block is reused for a later one:
+    the caller must be done with a block before it takes the next.
 
     Args:
         shards: paths.
         order: numbers of the shards in the order in which they are opened.
         layout: what to read.
-        shards_open: pieces a block, at most.
+        shards_open: largest number of pieces per block.
         block_bytes: size of a block; more where a record is larger than its piece.
         pool: threads that read.
 
     Raises:
-        ShardError: a shard is damaged or holds something else.
+        ShardError: a shard is corrupt or holds something else.
     """
     waiting = iter(order)
     streams: list[ShardStream] = []

@@ -1,7 +1,9 @@
 """Transformed shards as a `tf.data` dataset of batches, in an order that the seed alone decides.
 
-Shuffling is by blocks: pieces of up to 16 shards at once, in an order drawn anew each epoch, are read together and
-permuted (`shard_blocks`, `batching`). Memory holds two blocks and a few batches, whatever the size of the data.
+Shuffling is by blocks: pieces of up to 16 shards at once, in a new random order each epoch, are read together and
+permuted (`blocks`, `batches`). Memory holds two blocks and a few batches, whatever the size of the data. The kernels
+and threads below this are many times faster than training on a processor needs; what they are kept for is the exact
+order, which lets an interrupted run continue from any batch to the same weights.
 
 Labels stay sparse: a batch carries class indices (B, L), padded with -1. Frame-level features stay codes of one byte,
 which `decode_features` turns into numbers on the device.
@@ -14,14 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from vcls_model.commands import JobError
-from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import ShardError
+from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedModality
-from vcls_model.training.options import ReadOptions
 
 
-def _signature(plan: Plan) -> dict[str, Any]:
+def _signature(plan: BatchPlan) -> dict[str, Any]:
     rows = plan.options.batch_size if plan.drop_remainder else None
     steps = plan.options.max_frames if plan.options.fixed_frames or plan.options.frames != "all" else None
     features = {}
@@ -44,7 +46,7 @@ def _signature(plan: Plan) -> dict[str, Any]:
 def make_batches(
     shards: Sequence[str],
     modalities: Sequence[Modality],
-    options: ReadOptions,
+    options: InputOptions,
     *,
     epoch: int | None = None,
     skip_batches: int = 0,
@@ -58,19 +60,20 @@ def make_batches(
         shards: paths of TFRecord files of transformed records.
         modalities: the features to read.
         options: how to batch, sample and shuffle.
-        epoch: number of the epoch, from 0: shuffles by `options.seed` and `epoch`. None keeps the order of the files.
-        skip_batches: batches of the epoch to pass over, for a run that continues.
+        epoch: number of the epoch, from 0, by which with `options.seed` the order is shuffled; None reads the files in
+            order.
+        skip_batches: batches of the epoch to skip, for a run that continues.
         drop_remainder: leave out the last batch when it is not full.
-        with_ids: also deliver `id` bytes (B,).
-        repeat: start again at the end of the data (for workers whose share is smaller than another's).
+        with_ids: include `id` bytes (B,).
+        repeat: start again at the end of the data (for workers whose shards hold fewer videos than those of others).
 
     Returns:
         A dataset of dicts: `features` (a dict of `<name>` float32 (B, D), or uint8 codes (B, T, D) with `num_frames`
         int32 (B,)), `labels` int32 (B, L) padded with -1 (L is a multiple of 8, so that few shapes occur), `shard`
         int32 (B,), an index into `shards`, and `id`. A shard that cannot be read ends it with a
-        `tf.errors.OpError`, from which `shard_error` tells the shard.
+        `tf.errors.OpError`, which `shard_error` translates.
     """
-    plan = Plan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
+    plan = BatchPlan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
     dataset = tf.data.Dataset.from_generator(lambda: array_batches(plan), output_signature=_signature(plan))
     settings = tf.data.Options()
     settings.autotune.enabled = False
@@ -115,7 +118,7 @@ def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
 
 
 def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:
-    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), zero where there is no frame."""
+    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), and padded frames zero."""
     decoded = dict(features)
     for modality in modalities:
         if modality.kind == FRAMES:

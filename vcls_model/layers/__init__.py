@@ -3,7 +3,7 @@
 from vcls_model.layers.clusters import BagOfFrames, NetVLAD, NeXtVLAD
 from vcls_model.layers.gating import ContextGating, L2Normalise, ScoreGating, SqueezeExciteGating
 from vcls_model.layers.label_graph import LabelGraphHead
-from vcls_model.layers.masking import ClearPadding, FrameMask
+from vcls_model.layers.masking import ClearPadding, FrameMask, RepeatOverFrames
 from vcls_model.layers.mixture import MixtureOfExperts
 from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, without_votes
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
@@ -29,6 +29,7 @@ __all__ = [
     "NeighbourVote",
     "NetVLAD",
     "PositionEncoding",
+    "RepeatOverFrames",
     "ScoreGating",
     "SqueezeExciteGating",
     "TransformerBlock",

@@ -42,6 +42,12 @@ class BagOfFrames(_ClusterPool):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, K).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(BagOfFrames(clusters=16)(frames, mask).shape)
+        (2, 16)
     """
 
     def build(self, frames_shape: Any, frame_mask_shape: Any = None) -> None:
@@ -75,6 +81,12 @@ class NetVLAD(_ClusterPool):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, K · D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(NetVLAD(clusters=5)(frames, mask).shape)
+        (2, 20)
     """
 
     def build(self, frames_shape: Any, frame_mask_shape: Any = None) -> None:
@@ -107,7 +119,7 @@ class NeXtVLAD(_ClusterPool):
     Lin, Xiao and Fan 2018, "NeXtVLAD: An Efficient Neural Network to Aggregate Frame-level Features for Large-scale
     Video Classification", equations 5 to 8. The frame is expanded to λD values and cut into G groups of λD/G; each
     group g has an attention sigmoid(x U)_g and assignments softmax(BN(x W))_gk to the K clusters. Descriptors have
-    unit length a cluster.
+    unit length per cluster.
 
     Args:
         clusters: number of clusters K.
@@ -122,6 +134,12 @@ class NeXtVLAD(_ClusterPool):
 
     Raises:
         ValueError: G does not divide λD (when the layer is built).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(NeXtVLAD(clusters=5, groups=2, expansion=2)(frames, mask).shape)
+        (2, 20)
     """
 
     def __init__(self, clusters: int, groups: int = 8, expansion: int = 2, **kwargs: Any) -> None:

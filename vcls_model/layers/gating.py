@@ -13,6 +13,11 @@ class L2Normalise(keras.layers.Layer):
     """Scales vectors to a length of sqrt(D), so that their values have a root mean square of 1; zero vectors stay zero.
 
     Input shape: float (…, D). Output shape: the same.
+
+    Example:
+        >>> import numpy as np
+        >>> np.array(L2Normalise()(np.array([[3.0, 3.0], [0.0, 0.0]]))).tolist()
+        [[1.0, 1.0], [0.0, 0.0]]
     """
 
     def call(self, inputs: Any) -> Any:
@@ -35,6 +40,11 @@ class ContextGating(keras.layers.Layer):
         batch_norm: normalise before the sigmoid; otherwise a bias is added, as in the paper.
 
     Input shape: float (B, D). Output shape: the same.
+
+    Example:
+        >>> import numpy as np
+        >>> tuple(ContextGating()(np.ones((2, 4))).shape)
+        (2, 4)
     """
 
     def __init__(self, batch_norm: bool = True, **kwargs: Any) -> None:
@@ -76,6 +86,11 @@ class SqueezeExciteGating(keras.layers.Layer):
         reduction: the bottleneck is `reduction` times narrower than the input.
 
     Input shape: float (B, D). Output shape: the same.
+
+    Example:
+        >>> import numpy as np
+        >>> tuple(SqueezeExciteGating(reduction=2)(np.ones((2, 4))).shape)
+        (2, 4)
     """
 
     def __init__(self, reduction: int = 8, **kwargs: Any) -> None:
@@ -112,6 +127,11 @@ class ScoreGating(keras.layers.Layer):
     other.
 
     Input shape: logits (B, C). Output shape: the same, float32.
+
+    Example:
+        >>> import numpy as np
+        >>> bool(np.all(np.array(ScoreGating()(np.zeros((2, 4)))) < 0))  # a gate never raises a probability
+        True
     """
 
     def __init__(self, **kwargs: Any) -> None:

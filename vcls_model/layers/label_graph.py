@@ -19,15 +19,22 @@ class LabelGraphHead(keras.layers.Layer):
     classifiers, and the strength of every edge is learned from there.
 
     Args:
-        degree: incoming edges a class, K.
-        steps: how often scores are passed.
-        neighbours: int (C, K), the classes from which each class hears; kept with the weights, not in the config.
-        strength: float (C, K), initial weights of those edges; kept with the weights, not in the config.
+        degree: incoming edges per class, K.
+        steps: number of times that scores are passed.
+        neighbours: int (C, K), the classes that each class receives scores from; stored with the weights, not in the
+            config.
+        strength: float (C, K), initial weights of those edges; stored with the weights, not in the config.
 
     Input shape: logits (B, C). Output shape: the same, float32.
 
     Raises:
         ValueError: the graph's shape is not (C, K) (when the layer is built).
+
+    Example:
+        >>> import numpy as np
+        >>> graph = {"neighbours": np.array([[1], [0]], "int32"), "strength": np.array([[2.0], [0.0]], "float32")}
+        >>> np.array(LabelGraphHead(degree=1, steps=1, **graph)(np.zeros((1, 2)))).tolist()  # 0 + 2 · sigmoid(0)
+        [[1.0, 0.0]]
     """
 
     def __init__(
@@ -66,8 +73,8 @@ class LabelGraphHead(keras.layers.Layer):
             probabilities = ops.sigmoid(scores)
             scores = base
             for edge in range(self.degree):
-                heard = ops.take(probabilities, self.neighbours[:, edge], axis=0)  # (C, B)
-                scores = scores + strength[:, edge : edge + 1] * heard
+                received = ops.take(probabilities, self.neighbours[:, edge], axis=0)  # (C, B)
+                scores = scores + strength[:, edge : edge + 1] * received
         return ops.transpose(scores)
 
     def compute_output_spec(self, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Frames beyond a video's last one are padding: these layers say which they are and keep them out of every pool."""
+"""Frames beyond a video's last one are padding: these layers mark them and keep them out of every pool."""
 
 from typing import Any
 
@@ -40,6 +40,11 @@ class FrameMask(FrameLayer):
         num_frames: int (B,), in [0, T].
 
     Output shape: bool (B, T), true for a video's first `num_frames` frames.
+
+    Example:
+        >>> import numpy as np
+        >>> np.array(FrameMask()(np.zeros((2, 3, 4)), np.array([3, 1]))).tolist()
+        [[True, True, True], [True, False, False]]
     """
 
     def call(self, frames: Any, num_frames: Any) -> Any:
@@ -58,6 +63,12 @@ class ClearPadding(FrameLayer):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, T, D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((1, 3, 2)), np.array([[True, True, False]])
+        >>> np.array(ClearPadding()(frames, mask)).tolist()
+        [[[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]
     """
 
     def call(self, frames: Any, frame_mask: Any) -> Any:
@@ -65,3 +76,26 @@ class ClearPadding(FrameLayer):
 
     def compute_output_shape(self, frames_shape: Any, frame_mask_shape: Any = None) -> Any:
         return frames_shape
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RepeatOverFrames(FrameLayer):
+    """A video's vector at each of its frames, so that it can be joined with them.
+
+    Call arguments:
+        vector: float (B, D).
+        frame_mask: bool (B, T), true for real frames.
+
+    Output shape: (B, T, D), 0 where the mask is false.
+
+    Example:
+        >>> import numpy as np
+        >>> np.array(RepeatOverFrames()(np.array([[5.0]]), np.array([[True, True, False]]))).tolist()
+        [[[5.0], [5.0], [0.0]]]
+    """
+
+    def call(self, vector: Any, frame_mask: Any) -> Any:
+        return vector[:, None, :] * ops.cast(frame_mask, vector.dtype)[:, :, None]
+
+    def compute_output_spec(self, vector: Any, frame_mask: Any) -> Any:
+        return keras.KerasTensor((*frame_mask.shape, vector.shape[-1]), dtype=self.compute_dtype)

@@ -1,4 +1,4 @@
-"""Mixture of experts: several linear classifiers a class, and a gate that chooses among them."""
+"""Mixture of experts: several linear classifiers per class, and a gate that weighs them."""
 
 from typing import Any
 
@@ -18,9 +18,14 @@ class MixtureOfExperts(keras.layers.Layer):
 
     Args:
         classes: number of classes C.
-        mixtures: experts a class, M, without the one that says no.
+        mixtures: experts per class, M, without the one that says no.
 
     Input shape: float (B, D). Output shape: logits float32 (B, C).
+
+    Example:
+        >>> import numpy as np
+        >>> tuple(MixtureOfExperts(classes=5, mixtures=2)(np.ones((2, 4))).shape)
+        (2, 5)
     """
 
     def __init__(self, classes: int, mixtures: int = 2, **kwargs: Any) -> None:

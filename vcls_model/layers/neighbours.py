@@ -1,4 +1,4 @@
-"""A head that asks the most similar training videos what their labels are."""
+"""A head that mixes in the labels of the most similar training videos."""
 
 import contextlib
 import contextvars
@@ -17,12 +17,18 @@ class MemoryKey(keras.layers.Layer):
     """Joins the modalities' vectors into one of unit length, in which modality m decides `shares[m]` of a similarity.
 
     Args:
-        shares: one a modality; they add to 1.
+        shares: one per modality; they add to 1.
 
     Call arguments:
-        features: list of float (B, D_m), one a modality.
+        features: list of float (B, D_m), one per modality.
 
     Output shape: float32 (B, sum of D_m).
+
+    Example:
+        >>> import numpy as np
+        >>> key = MemoryKey([0.64, 0.36])([np.array([[2.0]]), np.array([[0.0, 5.0]])])
+        >>> np.array(key).round(3).tolist()
+        [[0.800000011920929, 0.0, 0.6000000238418579]]
     """
 
     def __init__(self, shares: Sequence[float], **kwargs: Any) -> None:
@@ -65,8 +71,8 @@ class NeighbourVote(keras.layers.Layer):
     Khandelwal et al. 2020, "Generalization through Memorization: Nearest Neighbor Language Models", equations 2 and 3:
     votes are weighted by softmax(sharpness · cosine similarity). As there, only predictions are mixed: in training the
     scores pass unchanged, so that the network learns as if it were alone (a training video would find itself). A video
-    that is in the memory votes for itself in prediction too: figures on training videos say nothing, and a teacher
-    must be asked `without_votes`.
+    that is in the memory votes for itself in prediction too: metrics on training videos say nothing, and a teacher
+    must be called `without_votes`.
 
     Args:
         videos: number of remembered videos N.
@@ -74,14 +80,22 @@ class NeighbourVote(keras.layers.Layer):
         neighbours: k, how many vote.
         sharpness: inverse temperature of the votes.
         weight: λ in [0, 1).
-        keys: float (N, D) of unit length; kept with the weights, not in the config.
-        labels: int (N, L), filled with C; kept with the weights, not in the config.
+        keys: float (N, D) of unit length; stored with the weights, not in the config.
+        labels: int (N, L), filled with C; stored with the weights, not in the config.
 
     Call arguments:
         logits: (B, C).
         query: float (B, D) of unit length.
 
     Output shape: logits float32 (B, C).
+
+    Example:
+        >>> import numpy as np
+        >>> keys, labels = np.eye(2, dtype="float32"), np.array([[0], [1]], "int32")
+        >>> vote = NeighbourVote(2, 1, neighbours=1, weight=0.5, keys=keys, labels=labels)
+        >>> logits = vote(np.zeros((1, 3)), keys[:1])  # the first video's label is 0
+        >>> [round(1 / (1 + float(np.exp(-value))), 2) for value in np.array(logits)[0]]
+        [0.75, 0.25, 0.25]
     """
 
     def __init__(

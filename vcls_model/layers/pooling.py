@@ -17,6 +17,12 @@ class MeanPool(FrameLayer):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.array([[[1.0], [3.0], [9.0]]]), np.array([[True, True, False]])
+        >>> np.array(MeanPool()(frames, mask)).tolist()
+        [[2.0]]
     """
 
     def call(self, frames: Any, frame_mask: Any) -> Any:
@@ -30,13 +36,19 @@ class MeanPool(FrameLayer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class MaxPool(FrameLayer):
-    """Maximum over the real frames, a value at a time; 0 for a video without frames.
+    """Elementwise maximum over the real frames; 0 for a video without frames.
 
     Call arguments:
         frames: float (B, T, D), values above -30,000.
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.array([[[1.0], [3.0], [9.0]]]), np.array([[True, True, False]])
+        >>> np.array(MaxPool()(frames, mask)).tolist()
+        [[3.0]]
     """
 
     def call(self, frames: Any, frame_mask: Any) -> Any:
@@ -65,6 +77,12 @@ class AttentionPool(FrameLayer):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, H · D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(AttentionPool(units=5, heads=2)(frames, mask).shape)
+        (2, 8)
     """
 
     def __init__(self, units: int, heads: int = 1, **kwargs: Any) -> None:
@@ -105,6 +123,12 @@ class FeatureAttentionPool(FrameLayer):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, D).
+
+    Example:
+        >>> import numpy as np
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(FeatureAttentionPool()(frames, mask).shape)
+        (2, 4)
     """
 
     def build(self, frames_shape: Any, frame_mask_shape: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Features turned towards what tells labels apart."""
+"""Supervised projection of the features."""
 
 from typing import Any
 
@@ -13,18 +13,26 @@ from vcls_model.layers.masking import PACKAGE
 class LabelProjection(keras.layers.Layer):
     """h = ((x - mean) directions) · strengths^power, scaled to a root mean square of mean(x²).
 
-    Directions that tell labels apart become large and the others small, as in a linear discriminant analysis for many
-    labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and, as the
-    square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector stays zero.
+    Directions that discriminate between labels become large and the others small, as in a linear discriminant analysis
+    for many labels at once. Video vectors of root mean square 1 keep it; a mixture of two (mixup) is shorter in x and,
+    as the square of the length decides, about as much shorter in h as a mixture of their h would be. A zero vector
+    stays zero.
 
     Args:
-        power: how far strong directions stand out; 0 only turns the features.
+        power: how far strong directions stand out; 0 only rotates the features.
         unit: scale to a length of 1 instead.
-        mean, directions, strengths: float (D,), (D, K) and (K,), see `LabelDirections`; kept with the weights, not in
+        mean, directions, strengths: float (D,), (D, K) and (K,), see `LabelDirections`; stored with the weights, not in
             the config. They are not trained.
         width: K, where they are not given.
 
     Input shape: float (…, D). Output shape: (…, K).
+
+    Example:
+        >>> mean, directions = np.zeros(2, "float32"), np.eye(2, dtype="float32")
+        >>> strengths = np.array([1.0, 0.25], "float32")
+        >>> layer = LabelProjection(power=1.0, unit=True, mean=mean, directions=directions, strengths=strengths)
+        >>> np.array(layer(np.array([[3.0, 16.0]]))).round(1).tolist()
+        [[0.6000000238418579, 0.800000011920929]]
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Layers that keep the order of frames: masked convolution, position encoding, transformer block."""
+"""Layers that use the order of frames: masked convolution, position encoding, transformer block."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class MaskedConvolution(FrameLayer):
 
     Args:
         filters: output width F.
-        kernel_size: frames a filter sees.
+        kernel_size: frames that a filter sees.
         dilation: distance between those frames.
 
     Call arguments:
@@ -27,6 +27,11 @@ class MaskedConvolution(FrameLayer):
         frame_mask: bool (B, T), true for real frames.
 
     Output shape: (B, T, F).
+
+    Example:
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(MaskedConvolution(filters=5, kernel_size=3)(frames, mask).shape)
+        (2, 3, 5)
     """
 
     def __init__(self, filters: int, kernel_size: int, dilation: int = 1, **kwargs: Any) -> None:
@@ -77,6 +82,10 @@ class PositionEncoding(keras.layers.Layer):
 
     Raises:
         ValueError: D is odd (when the layer is built).
+
+    Example:
+        >>> np.array(PositionEncoding()(np.zeros((1, 2, 2)))).round(2).tolist()
+        [[[0.0, 1.0], [0.8399999737739563, 0.5400000214576721]]]
     """
 
     def build(self, input_shape: Any) -> None:
@@ -115,6 +124,11 @@ class TransformerBlock(FrameLayer):
 
     Raises:
         ValueError: `heads` does not divide D (when the layer is built).
+
+    Example:
+        >>> frames, mask = np.ones((2, 3, 4)), np.array([[True] * 3, [True, False, False]])
+        >>> tuple(TransformerBlock(heads=2, inner_units=8)(frames, mask).shape)
+        (2, 3, 4)
     """
 
     def __init__(self, heads: int, inner_units: int, dropout: float = 0.1, **kwargs: Any) -> None:

@@ -20,14 +20,14 @@ CONFUSION_BUDGET = 1 << 19
 EXACT_SCORES = 1_600_000
 EXAMPLES_KEPT = 25
 _MAX_EXAMPLE_LABELS = 100
-# As many counts as fit on top of one that `carry_counts` left, in 16 bits.
+# So many additions fit into 16 bits on top of a count that `carry_counts` left.
 _MOST_BEFORE_CARRY = 32_768
 _VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Example:
-    """A video's most telling score of one kind; the order is the order of display.
+    """The most confident score of one kind in a video; sorts in the order of display.
 
     Attributes:
         key: the logit, negated where high ones come first.
@@ -73,8 +73,8 @@ class MetricAccumulator:
         """Args:
             class_count: number of classes C.
             threshold: probability from which a class counts as predicted.
-            class_thresholds: (C,) probabilities, one a class, for the second set of precision, recall and F1.
-            exact_scores: up to how many scores, videos times classes, the full ranking is kept whole.
+            class_thresholds: (C,) probabilities, one per class, for the second set of precision, recall and F1.
+            exact_scores: largest number of scores (videos times classes) at which the full ranking is kept whole.
 
         Raises:
             ValueError: a count or threshold is out of range or has the wrong shape.
@@ -118,7 +118,7 @@ class MetricAccumulator:
         self.class_pairs = ScoreSketch(CLASS_PAIR_BUDGET)
         self.pooled_pairs = ScoreSketch(POOLED_PAIR_BUDGET)
         self.confused = SampledCounts(CONFUSION_BUDGET)
-        # Sorted keys (labels of a video << 32 | of them among its best so many) and the number of such videos.
+        # Histogram keyed by (number of labels n << 32 | number of them among the video's n best), for PERR.
         self.recall_counts: dict[int, int] = {}
         self.examples: dict[str, list[Example]] = {kind: [] for kind in EXAMPLE_KINDS}
 

@@ -1,9 +1,9 @@
 """The bins in which scores are counted: fixed before any score is seen, narrow where rankings are decided.
 
-Most of the scores of a multi-label classifier are confident negatives. Deep in a ranking, whether a negative precedes
-a positive hardly moves the precision, so 16 bins a logit do below -7 (probability 0.001); from there to +4 there are
-128, above 32. Measured on real YouTube-8M scores, the certified interval of mAP is nearly as narrow as with 128
-everywhere, and the packed table less than half as large.
+Most of the scores of a multi-label classifier are confident negatives. Deep in a ranking, whether a negative precedes a
+positive hardly moves the precision, so 16 bins per logit are enough below -7 (probability 0.001); from there to +4
+there are 128, above 32. Measured on real YouTube-8M scores, the certified interval of mAP is nearly as narrow as with
+128 everywhere, and the packed table less than half as large.
 
 Bin b holds the logits in [edge(b), edge(b + 1)); the first and the last bin are open towards infinity. Zero is an edge,
 so that counts at probability 0.5 are exact. All edges are multiples of 1/128, exact in float32.

@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,9 @@ class Predictions:
 
     Attributes:
         ids: B video ids.
-        indices: one array of class indices a video, or None when the scores are dense.
-        logits: one array a video, float32: of `indices`, or of all classes.
-        labels: one array of class indices a video, or None.
+        indices: one array of class indices per video, or None when the scores are dense.
+        logits: one array per video, float32: of `indices`, or of all classes.
+        labels: one array of class indices per video, or None.
     """
 
     ids: list[bytes]
@@ -109,7 +110,7 @@ def read_slices(path: Path) -> tuple[str, dict[bytes, str]]:
 
 
 def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
-    """By segment id, what its raters were asked for: class -> 1 found or 0 not; from a CSV of id, class, rating.
+    """The ratings of each segment: class -> 1 (present) or 0 (absent); from a CSV of id, class, rating.
 
     Raises:
         JobError: as for `read_predictions`; or a rating is neither 0 nor 1, or given twice.
@@ -124,7 +125,7 @@ def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
             raise JobError(f"{where}: expected a segment's id, a class and 0 or 1, got {','.join(row)}")
         of_segment = ratings.setdefault(row[0].encode(), {})
         if int(index) in of_segment:
-            raise JobError(f"{where}: class {int(index)} of {row[0]} is rated a second time")
+            raise JobError(f"{where}: class {int(index)} of {row[0]} is rated twice")
         of_segment[int(index)] = int(rating)
     if not ratings:
         raise JobError(f"{path} holds no rating")
@@ -143,14 +144,14 @@ def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """Classes and the ids of their segments, best first, from a CSV of Class,Segments (ids separated by spaces).
 
     Raises:
-        JobError: a class is no whole number or comes twice, or a segment comes twice in a class.
+        JobError: a class is not a whole number or occurs twice, or a segment occurs twice in a class.
     """
     seen: set[int] = set()
     for line, row in _csv_rows(path):
         where = f"{path}, line {line}"
         (index,) = _numbers(row[0] if len(row[0].split()) == 1 else "nan", where).tolist()
         if not index >= 0 or index != int(index) or index in seen:
-            raise JobError(f"{where}: expected a class that no line before has, got {row[0]!r}")
+            raise JobError(f"{where}: expected a class that no earlier line has, got {row[0]!r}")
         seen.add(int(index))
         segments = [segment.encode() for segment in row[1].split()]
         if len(set(segments)) != len(segments):
@@ -227,7 +228,7 @@ def _npz_labels(path: Path) -> tuple[list[bytes], list[np.ndarray]]:
             raise JobError(f"{path} has no {missing[0]}; it holds {', '.join(data.files) or 'nothing'}")
         ids, values, lengths = _id_bytes(data["ids"]), data["label_flat"].astype(np.int64), data["label_lens"]
     if len(lengths) != len(ids) or (lengths < 0).any() or lengths.sum() != values.size:
-        raise JobError(f"{path}: label_lens must have one entry an id and add to {values.size}, the labels there are")
+        raise JobError(f"{path}: label_lens must have one entry per id and add up to the {values.size} labels")
     return ids, np.split(values, np.cumsum(lengths)[:-1]) if ids else []
 
 
@@ -241,7 +242,7 @@ def _npz(path: Path) -> np.lib.npyio.NpzFile:
     return data
 
 
-def _parquet(path, read):
+def _parquet(path: Path, read: Callable[[], Any]) -> Any:
     import pyarrow
 
     try:

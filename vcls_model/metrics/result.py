@@ -210,18 +210,20 @@ def slice_figures(per_class: dict[str, np.ndarray], members: np.ndarray) -> dict
     }
 
 
-def _middles() -> np.ndarray:
+def _bin_probabilities() -> np.ndarray:
     edges = bin_edges()
     return probability_of((edges[1:] + edges[:-1]) / 2)
 
 
 def _calibration_cells() -> np.ndarray:
-    return np.minimum((_middles() * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    return np.minimum((_bin_probabilities() * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def _class_statistics(accumulator: MetricAccumulator, table: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """The columns of `kernels.class_statistics`, the ranking's from every score while the accumulator has them."""
-    statistics = kernels.class_statistics(table, positives, _middles(), _calibration_cells(), CALIBRATION_BINS)
+    statistics = kernels.class_statistics(
+        table, positives, _bin_probabilities(), _calibration_cells(), CALIBRATION_BINS
+    )
     exact = accumulator.exact_keys()
     if exact is not None:
         statistics[:, 1:5] = kernels.exact_statistics(exact)
@@ -357,7 +359,7 @@ def _calibration(totals: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.n
     """
     cells = _calibration_cells()
     count = np.bincount(cells, totals, CALIBRATION_BINS)
-    confidence = np.bincount(cells, totals * _middles(), CALIBRATION_BINS)
+    confidence = np.bincount(cells, totals * _bin_probabilities(), CALIBRATION_BINS)
     positives = np.bincount(cells, hits, CALIBRATION_BINS)
     return count.astype(np.int64), _divide(confidence, count), _divide(positives, count)
 
@@ -379,7 +381,7 @@ def _frequency_slices(per_class: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _ranking_curves(table: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision against recall and ROC: micro, macro, the middle half of the classes, and each class."""
+    """Precision against recall and ROC: micro, macro, interquartile range over classes, and each class."""
     pr_class, roc_class = kernels.class_curves(table, positives, GRID)
     pooled, pooled_positives = (counts.sum(axis=0, dtype=np.int64, keepdims=True) for counts in (table, positives))
     pr_micro, roc_micro = kernels.class_curves(pooled, pooled_positives, GRID)

@@ -23,10 +23,10 @@ _BUDGET = 1 << 20
 class SegmentAccumulator:
     """MAP@K over rated pairs, mergeable to the bit.
 
-    For each class its rated segments are ranked by score; what nobody rated is neither a hit nor a false alarm and is
-    left out. AP@K is the sum of precision at the positives among the K best, over all positives of the class; MAP@K its
-    mean over the classes with a positive. Equal scores count as one threshold. (The challenge's evaluation page, and
-    `segment_eval_inference` of google/youtube-8m.)
+    For each class its rated segments are ranked by score; what nobody rated is neither a true nor a false positive and
+    is left out. AP@K is the sum of precision at the positives among the K best, over all positives of the class; MAP@K
+    its mean over the classes with a positive. Equal scores count as one threshold. (The challenge's evaluation page,
+    and `segment_eval_inference` of google/youtube-8m.)
     """
 
     def __init__(self, class_count: int):
@@ -46,7 +46,7 @@ class SegmentAccumulator:
         Args:
             classes: (n,) integers, the rated class.
             logits: (n,) float32, the score of that class for the segment.
-            ratings: (n,) 0 or 1, whether the raters found the class in the segment.
+            ratings: (n,) 0 or 1, whether the raters confirmed the class in the segment.
 
         Raises:
             ValueError: shapes differ, a class lies outside [0, C), a rating is not 0 or 1, or a logit is NaN.
@@ -67,7 +67,7 @@ class SegmentAccumulator:
         self.add_unranked(classes, ratings)
 
     def add_unranked(self, classes: ArrayLike, ratings: ArrayLike) -> None:
-        """Adds rated pairs that a submission does not rank: they earn nothing, but their positives are to be found.
+        """Adds rated pairs that a submission does not rank: they add no precision, but their positives count.
 
         Args:
             classes: (n,) integers in [0, C).
@@ -78,7 +78,7 @@ class SegmentAccumulator:
         self.positives += np.bincount(classes, np.asarray(ratings), self.class_count).astype(np.int64)
 
     def merge(self, other: "SegmentAccumulator") -> None:
-        """Adds the pairs of `other`, which keeps its content.
+        """Adds the pairs of `other`, which stays as it is.
 
         Raises:
             ValueError: `other` has another number of classes.

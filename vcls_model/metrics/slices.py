@@ -1,4 +1,4 @@
-"""Top-20 metrics by the value of a context feature, light enough to keep one set a value."""
+"""Top-20 metrics by the value of a context feature, light enough for one set per value."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
 
 MOST_VALUES = 64
-# Of a video that lacks the feature.
+# The value of a video that lacks the feature.
 NO_VALUE = "(none)"
 _BUDGET = 1 << 14
 
@@ -35,7 +35,7 @@ class _Slice:
 class SliceAccumulator:
     """GAP@20, Hit@1 and PERR for each value of a feature, such as the upload year; mergeable to the bit.
 
-    At most 64 values and 200 KB a value: the full ranking is not kept, so there is no mAP by value.
+    At most 64 values of 200 KB each: the full ranking is not kept, so there is no mAP by value.
     """
 
     def __init__(self, class_count: int, feature: str):
@@ -110,7 +110,7 @@ class SliceAccumulator:
             target.add_recall(dict(zip(found.tolist(), times.tolist(), strict=True)))
 
     def merge(self, other: "SliceAccumulator") -> None:
-        """Adds the videos of `other`, which keeps its content.
+        """Adds the videos of `other`, which stays as it is.
 
         Raises:
             ValueError: `other` slices by another feature or other classes, or there are more than 64 values.

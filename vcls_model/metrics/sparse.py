@@ -35,7 +35,7 @@ class BudgetedCounts(ABC):
 
     @abstractmethod
     def _fold(self, pending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct keys and their counts, of what was put by."""
+        """Distinct keys of the pending ones, and their counts."""
 
     @abstractmethod
     def _sizes(self, keys: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class BudgetedCounts(ABC):
     def _keys_of(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """Undoes `_columns`."""
 
-    def _put_by(self, keys: np.ndarray) -> None:
+    def _add_pending(self, keys: np.ndarray) -> None:
         self._pending.append(keys)
         self._pending_count += keys.size
         if self._pending_count >= _PENDING_LIMIT:
@@ -68,7 +68,7 @@ class BudgetedCounts(ABC):
         self._absorb(*self._fold(pending))
 
     def merge(self, other: "BudgetedCounts") -> None:
-        """Adds another of the same kind and budget, which keeps its content."""
+        """Adds another of the same kind and budget, which stays as it is."""
         other.compact()
         self.compact()
         self.level = max(self.level, other.level)
@@ -115,7 +115,7 @@ class ScoreSketch(BudgetedCounts):
 
     def add(self, keys_with_hit: np.ndarray) -> None:
         """Adds pairs, uint64 keys class << 33 | score bits << 1 | hit. Takes ownership of the array."""
-        self._put_by(keys_with_hit)
+        self._add_pending(keys_with_hit)
 
     def _fold(self, pending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pending.sort()
@@ -160,7 +160,7 @@ class SampledCounts(BudgetedCounts):
     def add(self, keys: np.ndarray, ranks: np.ndarray) -> None:
         """Counts each key once for the video of the given rank (0 ... 63)."""
         keep = ranks >= self.level
-        self._put_by((keys[keep].astype(_KEY) << _KEY.type(6)) | ranks[keep].astype(_KEY))
+        self._add_pending((keys[keep].astype(_KEY) << _KEY.type(6)) | ranks[keep].astype(_KEY))
 
     def _fold(self, pending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keys, counts = np.unique(pending, return_counts=True)

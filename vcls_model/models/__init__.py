@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.models.catalogue import (
-    CHOICES,
-    MEANINGS,
     MODEL_NAMES,
     MODELS,
+    Hyperparameter,
     ModelInfo,
     default_hyperparameters,
     model_info,
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from vcls_model.models.neighbour_memory import Memory
 
 __all__ = [
-    "CHOICES",
-    "MEANINGS",
     "MODELS",
     "MODEL_NAMES",
+    "Hyperparameter",
     "ModelInfo",
     "build_model",
     "default_hyperparameters",
@@ -55,26 +53,29 @@ def build_model(
 
     Args:
         name: one of `MODEL_NAMES`.
-        modalities: the data set's transformed modalities; those of the model's level become its inputs.
+        modalities: the dataset's transformed modalities; those that `select_modalities` chooses become its inputs.
         class_count: number of classes C.
         class_prior: float (C,), fraction of the training videos that carry each class: the classifier's biases start at
             its log-odds, so that training need not spend its first steps on learning how rare labels are.
-        label_graph: the graph of label co-occurrence, for `head="label_graph"` (`models.graph.count_label_graph`).
-        memory: the training videos to compare with, for `neighbours` above 0 (`models.memory.remember`).
-        label_directions: what tells labels apart, for `label_projection` above 0
+        label_graph: the graph of label co-occurrence, for `head="label_graph"`
+            (`models.label_graph.count_label_graph`).
+        memory: the training videos to compare with, for `neighbours` above 0 (`models.neighbour_memory.remember`).
+        label_directions: the supervised projection, for `label_projection` above 0
             (`models.label_directions.find_label_directions`).
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
-        A functional model. Input: a dict of `<name>` float32 (B, D) for video-level data; of `<name>` float32
-        (B, T, D) and `num_frames` int32 (B,) for frame-level data; no other keys. Output: logits float32 (B, C). The
-        layers that depend on the classes, and no others, have names that start with `classifier`.
+        A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
+        (B, T, D) for each frames modality and, when there are frames, `num_frames` int32 (B,); no other keys. Output:
+        logits float32 (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
 
     Raises:
-        UsageError: unknown model or hyperparameter, a value out of range, or data of the wrong level.
+        UsageError: unknown model or hyperparameter, a value out of range, or data without frames for a frame-level
+            model.
     """
     resolved = resolve_hyperparameters(name, hyperparameters)
     chosen = select_modalities(name, modalities)
+    # Keras takes seconds to import, and `--help` needs the catalogue alone.
     from vcls_model.models.assembly import assemble
 
     return assemble(

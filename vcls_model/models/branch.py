@@ -1,12 +1,13 @@
-"""What a trunk gets to work on, and the layers that several trunks share."""
+"""What a trunk reads, and the layers that several trunks share."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import KerasTensor
 
-# Running statistics that follow within a hundred steps: small data sets have no more than that in an epoch.
+# Running statistics that adapt within a hundred steps: small datasets have no more than that per epoch.
 BATCH_NORM_MOMENTUM = 0.95
 
 
@@ -20,12 +21,11 @@ class Branch:
         options: the model's hyperparameters.
         prefix: starts the names of the trunk's layers.
         narrow: the branch of a modality much narrower than the widest one, which gets half the units (as NeXtVLAD and
-        Gated
-            NetVLAD give the audio).
+            Gated NetVLAD do with the audio).
     """
 
-    features: Any
-    frame_mask: Any
+    features: KerasTensor
+    frame_mask: KerasTensor | None
     options: Mapping[str, Any]
     prefix: str
     narrow: bool
@@ -39,20 +39,25 @@ class Branch:
         return self.prefix + layer
 
 
-def batch_norm(name: str) -> Any:
+def join(tensors: Sequence[KerasTensor], name: str) -> KerasTensor:
+    """Tensors side by side on the last axis; a single one as it is."""
+    return keras.layers.Concatenate(name=name)(list(tensors)) if len(tensors) > 1 else tensors[0]
+
+
+def batch_norm(name: str) -> keras.layers.BatchNormalization:
     """A batch normalisation layer as every trunk uses it."""
     return keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=name)
 
 
 def hidden_layers(
     branch: Branch,
-    features: Any,
+    features: KerasTensor,
     units: Sequence[int],
     *,
     normalised: bool,
     name: str = "hidden",
     activation: str = "relu",
-) -> Any:
+) -> KerasTensor:
     """Dense layers on the last axis of `features`, each followed by the branch's `dropout`.
 
     With `normalised`, batch normalisation (over the real frames, if there are frames) stands before the activation.

@@ -1,7 +1,11 @@
-"""The models by name: the level of data that each takes and its hyperparameters. Pure Python, for `--help`."""
+"""The models by name: what each reads, and its hyperparameters. Pure Python, so that `--help` answers at once.
+
+A hyperparameter is declared once: in `COMMON` when every model has it, in `SHARED` when several have it, and at its
+model otherwise. Adding a model takes an entry of `MODELS` and a trunk in `video_trunks.py` or `frame_trunks.py`.
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
@@ -9,40 +13,139 @@ from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
 VIDEO_LEVEL = "video"
 FRAME_LEVEL = "frame"
-FUSIONS = ("early", "late", "score")
-MODALITY_NORMS = ("none", "l2", "unit")
-HEADS = ("none", "label_graph")
-CELLS = ("gru", "lstm")
-CHOICES: dict[str, tuple[str, ...]] = {"fusion": FUSIONS, "modality_norm": MODALITY_NORMS, "head": HEADS, "cell": CELLS}
+# What preprocess names the vectors that it pools from the frames modality `rgb`: `rgb_mean`, `rgb_std`, `rgb_top5`.
+POOLS = ("mean", "std", "top5")
 
-# What the hyperparameters mean that most models take.
-MEANINGS: dict[str, str] = {
-    "fusion": "early: the modalities' features are joined and go through one trunk; late: a trunk a modality, joined "
-    "before the classifier; score: a whole model a modality, whose logits are averaged",
-    # A mixture of two unit vectors (mixup) stays shorter than a video, which says that it is one: "unit" keeps that.
-    "modality_norm": "none; l2: scales every modality's vector (of each frame) to a root mean square of 1; unit: the "
-    "same by a constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
-    "input_dropout": "fraction of input values dropped in training",
-    "linear_skip": "true adds a linear classifier of the (frames' mean) input to the logits",
-    "label_projection": "above 0 (0.75 is good) turns the joined features (fusion=early) towards what tells labels "
-    "apart in the training videos: how far strong directions stand out",
-    "neighbours": "how many of the most similar training videos vote on a prediction; 0 is off",
-    "neighbour_weight": "share of their vote in a prediction",
-    "head": "none; label_graph: scores are passed over the graph of label co-occurrence",
-    "mixtures": "experts a class in the classifier; 1 is a linear classifier",
-    "dropout": "fraction of hidden values dropped in training",
-    "cell": "gru or lstm",
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameter:
+    """A hyperparameter of one or more models.
+
+    Attributes:
+        default: its default; the type of the default is the type of the hyperparameter: bool, int, float, str or a
+            tuple of positive integers.
+        meaning: one line for the help text.
+        may_be_empty: an integer may be 0, a tuple may be empty; otherwise integers are positive and tuples hold one.
+        below: a float must lie in [0, below).
+        choices: the values of a str.
+        of_head: it shapes only layers that depend on the classes, which `--new_head` makes afresh.
+        shapes_layers: pretrained weights fit only a model with the same value.
+    """
+
+    default: Any
+    meaning: str
+    may_be_empty: bool = False
+    below: float = float("inf")
+    choices: tuple[str, ...] = ()
+    of_head: bool = False
+    shapes_layers: bool = True
+
+    def parse(self, name: str, value: Any) -> Any:
+        """`value` as the type of the default; text (from a command line) and lists (from JSON) are converted.
+
+        Raises:
+            UsageError: the value is of another type, out of range or not one of the choices.
+        """
+        try:
+            if isinstance(self.default, bool):
+                return self._flag(value)
+            if isinstance(self.default, int):
+                return self._whole_number(name, value)
+            if isinstance(self.default, float):
+                return self._number(name, value)
+            if isinstance(self.default, tuple):
+                return self._whole_numbers(name, value)
+        except (TypeError, ValueError):
+            raise UsageError(f"hyperparameter {name} must be like {self.default!r}, got {value!r}") from None
+        if value not in self.choices:
+            raise unknown_choice(name, str(value), self.choices)
+        return value
+
+    def _flag(self, value: Any) -> bool:
+        if isinstance(value, str):
+            value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    def _whole_number(self, name: str, value: Any) -> int:
+        if isinstance(value, float) and value != int(value):
+            raise ValueError
+        number = int(value)
+        if number < 0 or not (number or self.may_be_empty):
+            raise UsageError(f"hyperparameter {name} must be positive, got {number}")
+        return number
+
+    def _number(self, name: str, value: Any) -> float:
+        number = float(value)
+        if not 0 <= number < self.below:
+            raise UsageError(f"hyperparameter {name} must lie in [0, {self.below:g}), got {number}")
+        return number
+
+    def _whole_numbers(self, name: str, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        numbers = tuple(int(part) for part in (value if isinstance(value, list | tuple) else [value]))
+        if not (numbers or self.may_be_empty) or any(number < 1 for number in numbers):
+            raise UsageError(f"hyperparameter {name} must be one or more positive integers, got {numbers}")
+        return numbers
+
+
+# Every model has these.
+COMMON: dict[str, Hyperparameter] = {
+    "fusion": Hyperparameter(
+        "early",
+        "early: the features of all modalities are joined and pass through one trunk; late: one trunk per modality, "
+        "joined before the classifier; score: one whole model per modality, whose logits are averaged",
+        choices=("early", "late", "score"),
+    ),
+    # A mixture of two unit vectors (mixup) is shorter than either, which marks it as a mixture: "unit" keeps that.
+    "modality_norm": Hyperparameter(
+        "none",
+        "none; l2: scale the vector of each modality (of each frame) to a root mean square of 1; unit: the same by a "
+        "constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
+        choices=("none", "l2", "unit"),
+    ),
+    "input_dropout": Hyperparameter(
+        0.0, "fraction of the input values that training drops", below=1, shapes_layers=False
+    ),
+    "linear_skip": Hyperparameter(
+        False, "add a linear classifier of the input (averaged over frames) to the logits", of_head=True
+    ),
+    "label_projection": Hyperparameter(
+        0.0,
+        "strength of the supervised projection of the joined features (0 disables it, 0.75 works well; needs "
+        "--fusion=early)",
+        below=10,
+    ),
+    "head": Hyperparameter(
+        "none",
+        "none; label_graph: propagate the scores over the graph of label co-occurrence",
+        choices=("none", "label_graph"),
+        of_head=True,
+    ),
+    "neighbours": Hyperparameter(
+        0,
+        "number of most similar training videos that vote on each prediction (0 disables the vote)",
+        may_be_empty=True,
+        shapes_layers=False,
+    ),
+    "neighbour_weight": Hyperparameter(
+        0.35, "weight of the neighbours' vote in each prediction", below=1, shapes_layers=False
+    ),
 }
-# What every model takes.
-COMMON: dict[str, Any] = {
-    "fusion": "early",
-    "modality_norm": "none",
-    "input_dropout": 0.0,
-    "linear_skip": False,
-    "label_projection": 0.0,
-    "head": "none",
-    "neighbours": 0,
-    "neighbour_weight": 0.35,
+
+# Several models have these; a model gives its own default.
+SHARED: dict[str, Hyperparameter] = {
+    "hidden_units": Hyperparameter((1024,), "units of each hidden layer before the classifier", may_be_empty=True),
+    "dropout": Hyperparameter(0.5, "fraction of the hidden values that training drops", below=1, shapes_layers=False),
+    "mixtures": Hyperparameter(1, "experts per class in the classifier; 1 is a linear classifier", of_head=True),
+    "units": Hyperparameter(2048, "units of the wide layer"),
+    "frame_units": Hyperparameter((), "units of each dense layer that every frame passes through", may_be_empty=True),
+    "cell": Hyperparameter("gru", "type of the recurrent layers", choices=("gru", "lstm")),
+    "recurrent_units": Hyperparameter((1024,), "units of each recurrent layer"),
+    "clusters": Hyperparameter(256, "number of clusters that frames are assigned to"),
+    "heads": Hyperparameter(4, "attention heads"),
 }
 
 
@@ -51,37 +154,64 @@ class ModelInfo:
     """What is known of a model without building it.
 
     Attributes:
-        level: `"video"` or `"frame"`: the data that it takes.
+        level: `"video"`: its trunk reads one vector per video; `"frame"`: it reads sequences of frames.
         summary: one line for a help text.
-        defaults: every hyperparameter with its default; the type of the default is the type of the hyperparameter.
+        hyperparameters: all of them, by name.
+        check: returns what is wrong with a combination of values, or "".
     """
 
     level: str
     summary: str
-    defaults: Mapping[str, Any]
+    hyperparameters: Mapping[str, Hyperparameter]
+    check: Callable[[Mapping[str, Any]], str] = lambda values: ""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every hyperparameter's default."""
+        return {name: declared.default for name, declared in self.hyperparameters.items()}
+
+    @property
+    def own(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that not every model has."""
+        return {name: declared for name, declared in self.hyperparameters.items() if name not in COMMON}
 
 
-def _info(level: str, summary: str, **defaults: Any) -> ModelInfo:
-    return ModelInfo(level, summary, {**COMMON, **defaults})
+def _model(
+    level: str, summary: str, check: Callable[[Mapping[str, Any]], str] | None = None, **hyperparameters: Any
+) -> ModelInfo:
+    """An entry of `MODELS`; of a common or shared hyperparameter it needs the default alone."""
+    declared = dict(COMMON)
+    for name, value in hyperparameters.items():
+        if not isinstance(value, Hyperparameter):
+            value = dataclasses.replace(COMMON.get(name) or SHARED[name], default=value)
+        declared[name] = value
+    return ModelInfo(level, summary, declared, *([check] if check else []))
+
+
+def _check_transformer(values: Mapping[str, Any]) -> str:
+    units, heads = values["units"], values["heads"]
+    if not units % heads and not units % 2:
+        return ""
+    return f"transformer needs units that are even and a multiple of heads, got {units} units and {heads} heads"
 
 
 MODELS: dict[str, ModelInfo] = {
-    # Video-level: one vector a modality.
-    "logistic": _info(VIDEO_LEVEL, "one linear classifier a class"),
-    "dense": _info(
-        VIDEO_LEVEL, "hidden layers of ReLU units, then a sigmoid a class", hidden_units=(1024,), dropout=0.0
+    # Video-level: one vector per modality.
+    "logistic": _model(VIDEO_LEVEL, "one linear classifier per class"),
+    "dense": _model(
+        VIDEO_LEVEL, "hidden layers of ReLU units, then one sigmoid per class", hidden_units=(1024,), dropout=0.0
     ),
-    "moe": _info(VIDEO_LEVEL, "mixture of linear experts a class", mixtures=2),
-    "residual": _info(
+    "moe": _model(VIDEO_LEVEL, "mixture of linear experts per class", mixtures=2),
+    "residual": _model(
         VIDEO_LEVEL,
         "wide layer with batch normalisation and dropout, residual blocks, context gating",
         units=2048,
-        blocks=1,
-        gating=True,
+        blocks=Hyperparameter(1, "residual blocks", may_be_empty=True),
+        gating=Hyperparameter(True, "end with context gating"),
         dropout=0.5,
         mixtures=1,
     ),
-    "wide": _info(
+    "wide": _model(
         VIDEO_LEVEL,
         "one wide layer beside a linear classifier",
         units=2048,
@@ -90,16 +220,18 @@ MODELS: dict[str, ModelInfo] = {
         input_dropout=0.3,
         linear_skip=True,
     ),
-    "chain": _info(
+    "chain": _model(
         VIDEO_LEVEL,
         "deep combine chain: classifiers that see the predictions of earlier ones",
-        stages=3,
-        link_units=200,
+        stages=Hyperparameter(3, "classifiers in the chain", of_head=True),
+        link_units=Hyperparameter(200, "units that summarise the predictions of a stage", of_head=True),
         mixtures=2,
-        support_weight=0.2,
+        support_weight=Hyperparameter(
+            0.2, "weight of the earlier stages' mean in the output", below=1, shapes_layers=False
+        ),
     ),
-    # Frame-level: a sequence of vectors a modality.
-    "average": _info(
+    # Frame-level: a sequence of vectors per modality.
+    "average": _model(
         FRAME_LEVEL,
         "mean over frames, then hidden layers",
         frame_units=(),
@@ -107,50 +239,50 @@ MODELS: dict[str, ModelInfo] = {
         dropout=0.5,
         mixtures=1,
     ),
-    "feature_attention": _info(
+    "feature_attention": _model(
         FRAME_LEVEL,
-        "dense layers on frames, then a weighted mean a feature",
+        "dense layers on frames, then a weighted mean per feature",
         frame_units=(1024, 1024, 1024),
         hidden_units=(),
         dropout=0.5,
         mixtures=1,
     ),
-    "cnn_rnn": _info(
+    "cnn_rnn": _model(
         FRAME_LEVEL,
         "convolutions over time, then GRU or LSTM",
-        filters=(512, 512),
-        kernel_size=5,
+        filters=Hyperparameter((512, 512), "filters of each convolution"),
+        kernel_size=Hyperparameter(5, "frames that a filter sees"),
         cell="gru",
         recurrent_units=(1024,),
         hidden_units=(1024,),
         dropout=0.5,
         mixtures=1,
     ),
-    "multiscale_cnn": _info(
+    "multiscale_cnn": _model(
         FRAME_LEVEL,
         "convolutions of several lengths and reaches, pooled at every scale",
-        filters=256,
-        kernel_sizes=(1, 3, 5),
-        blocks=4,
+        filters=Hyperparameter(256, "filters of each convolution"),
+        kernel_sizes=Hyperparameter((1, 3, 5), "frames that the filters of each convolution in a block see"),
+        blocks=Hyperparameter(4, "blocks; each reaches twice as far as the one before"),
         hidden_units=(1024,),
         dropout=0.5,
         mixtures=1,
     ),
-    "attention_rnn": _info(
+    "attention_rnn": _model(
         FRAME_LEVEL,
         "GRU or LSTM in both directions, then attention over frames",
         cell="gru",
         recurrent_units=(512,),
-        attention_units=256,
+        attention_units=Hyperparameter(256, "units of the attention's hidden projection"),
         heads=4,
         hidden_units=(1024,),
         dropout=0.5,
         mixtures=1,
     ),
-    "dbof": _info(
+    "dbof": _model(
         FRAME_LEVEL, "deep bag of frames", fusion="late", clusters=8192, hidden_units=(1024,), dropout=0.0, mixtures=2
     ),
-    "netvlad": _info(
+    "netvlad": _model(
         FRAME_LEVEL,
         "gated NetVLAD",
         fusion="late",
@@ -158,37 +290,33 @@ MODELS: dict[str, ModelInfo] = {
         hidden_units=(1024,),
         dropout=0.0,
         mixtures=2,
-        gate_scores=True,
+        gate_scores=Hyperparameter(True, "gate the scores by one another (context gating)", of_head=True),
     ),
-    "nextvlad": _info(
+    "nextvlad": _model(
         FRAME_LEVEL,
         "NeXtVLAD with squeeze-and-excite gating",
         fusion="late",
         clusters=128,
-        groups=8,
-        expansion=2,
+        groups=Hyperparameter(8, "groups that the expanded frame is cut into"),
+        expansion=Hyperparameter(2, "how many times wider the expanded frame is"),
         hidden_units=(2048,),
-        reduction=8,
+        reduction=Hyperparameter(8, "how many times narrower the gate's bottleneck is"),
         dropout=0.5,
         mixtures=1,
     ),
-    "transformer": _info(
+    "transformer": _model(
         FRAME_LEVEL,
         "transformer encoder, then attention over frames",
-        units=512,
-        blocks=6,
+        _check_transformer,
+        units=dataclasses.replace(SHARED["units"], default=512, meaning="width of the encoder"),
+        blocks=Hyperparameter(6, "encoder blocks", may_be_empty=True),
         heads=8,
-        inner_units=2048,
+        inner_units=Hyperparameter(2048, "units of the layer inside each block"),
         dropout=0.1,
         mixtures=1,
     ),
 }
 MODEL_NAMES: tuple[str, ...] = tuple(sorted(MODELS))
-
-# Integers that may be 0 and lists that may be empty; every other integer must be at least 1, every other list hold one.
-_MAY_BE_NONE = frozenset({"blocks", "frame_units", "hidden_units", "neighbours"})
-# Numbers from 0 on: what each must stay below.
-_BELOW = {"dropout": 1, "input_dropout": 1, "support_weight": 1, "neighbour_weight": 1, "label_projection": 10}
 
 
 def model_info(name: str) -> ModelInfo:
@@ -208,39 +336,7 @@ def default_hyperparameters(name: str) -> dict[str, Any]:
     Raises:
         UsageError: there is no such model.
     """
-    return dict(model_info(name).defaults)
-
-
-def _checked(key: str, value: Any, default: Any) -> Any:
-    """`value` as the type of `default`; text (from a command line) and lists (from JSON) are converted."""
-    wrong = UsageError(f"hyperparameter {key} must be like {default!r}, got {value!r}")
-    try:
-        if isinstance(default, bool):
-            if isinstance(value, str):
-                value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
-            if not isinstance(value, bool):
-                raise wrong
-        elif isinstance(default, int):
-            if isinstance(value, float) and value != int(value):
-                raise wrong
-            value = int(value)
-            if value < (0 if key in _MAY_BE_NONE else 1):
-                raise UsageError(f"hyperparameter {key} must be positive, got {value}")
-        elif isinstance(default, float):
-            value = float(value)
-            if key in _BELOW and not 0 <= value < _BELOW[key]:
-                raise UsageError(f"hyperparameter {key} must lie in [0, {_BELOW[key]}), got {value}")
-        elif isinstance(default, tuple):
-            if isinstance(value, str):
-                value = [part for part in value.split(",") if part.strip()]
-            value = tuple(int(part) for part in (value if isinstance(value, list | tuple) else [value]))
-            if (not value and key not in _MAY_BE_NONE) or any(part < 1 for part in value):
-                raise UsageError(f"hyperparameter {key} must be one or more positive integers, got {value}")
-        elif value not in CHOICES[key]:
-            raise unknown_choice(key, str(value), CHOICES[key])
-    except (TypeError, ValueError):
-        raise wrong from None
-    return value
+    return model_info(name).defaults
 
 
 def resolve_hyperparameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,43 +347,41 @@ def resolve_hyperparameters(name: str, given: Mapping[str, Any]) -> dict[str, An
     Raises:
         UsageError: unknown model or hyperparameter (names the nearest), or a value out of range.
     """
-    defaults = model_info(name).defaults
-    resolved = dict(defaults)
+    info = model_info(name)
+    resolved = info.defaults
     for key, value in given.items():
-        if key not in defaults:
-            raise unknown_choice(f"hyperparameter of {name}", key, defaults)
-        resolved[key] = _checked(key, value, defaults[key])
-    if name == "multiscale_cnn" and not resolved["blocks"]:
-        raise UsageError("multiscale_cnn needs blocks of 1 or more: it pools what they give")
-    if name == "transformer" and (resolved["units"] % resolved["heads"] or resolved["units"] % 2):
-        raise UsageError(
-            f"transformer needs units that are even and a multiple of heads, got {resolved['units']} "
-            f"units and {resolved['heads']} heads"
-        )
+        if key not in info.hyperparameters:
+            raise unknown_choice(f"hyperparameter of {name}", key, info.hyperparameters)
+        resolved[key] = info.hyperparameters[key].parse(key, value)
+    wrong = info.check(resolved)
+    if wrong:
+        raise UsageError(wrong)
     if resolved["label_projection"] and resolved["fusion"] != "early":
-        raise UsageError("label_projection joins the modalities' features first: it needs fusion=early")
+        raise UsageError("label_projection projects the joined features of all modalities: it needs fusion=early")
     return resolved
 
 
 def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
-    """Those of a data set's transformed modalities that the model called `name` takes: the ones of its level.
+    """Those of a dataset's transformed modalities that the model called `name` reads.
+
+    A frame-level model reads every frames modality, and every vector that was not pooled from one of them. A
+    video-level model reads every vector, and every frames modality (by the mean of its frames) that was not pooled.
 
     Raises:
-        UsageError: unknown model, or the data set has no modality of the model's level.
+        UsageError: unknown model, or a frame-level model and a dataset without frames.
     """
-    level = model_info(name).level
-    kind = FRAMES if level == FRAME_LEVEL else VECTOR
-    chosen = tuple(modality for modality in modalities if modality.kind == kind)
-    if chosen:
-        return chosen
-    held = ", ".join(modality.name for modality in modalities) or "nothing"
-    others = ", ".join(other for other in MODEL_NAMES if MODELS[other].level != level)
-    if level == FRAME_LEVEL:
+    frames = {modality.name for modality in modalities if modality.kind == FRAMES}
+    pooled_from = {f"{name}_{pool}": name for name in frames for pool in POOLS}
+    present = {modality.name for modality in modalities if modality.kind == VECTOR}
+    if model_info(name).level == VIDEO_LEVEL:
+        unread = {source for vector, source in pooled_from.items() if vector in present}
+    elif frames:
+        unread = set(pooled_from) & present
+    else:
+        held = ", ".join(sorted(present)) or "nothing"
+        others = ", ".join(other for other in MODEL_NAMES if MODELS[other].level == VIDEO_LEVEL)
         raise UsageError(
-            f"model {name!r} reads sequences of frames, but the data set holds only video-level features "
+            f"model {name!r} reads sequences of frames, but the dataset holds one vector per video only "
             f"({held}): preprocess frame-level records, or choose one of {others}"
         )
-    raise UsageError(
-        f"model {name!r} reads one vector a video, but the data set holds only frame-level features "
-        f"({held}): preprocess it again with pooled features, or choose one of {others}"
-    )
+    return tuple(modality for modality in modalities if modality.name not in unread)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import KerasTensor
 
 from vcls_model.layers import (
     AttentionPool,
@@ -22,7 +23,7 @@ from vcls_model.layers import (
 from vcls_model.models.branch import Branch, batch_norm, hidden_layers
 
 
-def average_trunk(branch: Branch) -> Any:
+def average_trunk(branch: Branch) -> KerasTensor:
     """Dense layers on every frame, the mean over frames, then dense layers.
 
     Mean pooling is the frame-level baseline of Abu-El-Haija et al. 2016, "YouTube-8M: A Large-Scale Video
@@ -33,7 +34,7 @@ def average_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, pooled, branch.options["hidden_units"], normalised=True)
 
 
-def feature_attention_trunk(branch: Branch) -> Any:
+def feature_attention_trunk(branch: Branch) -> KerasTensor:
     """Dense layers on every frame, then a weighted mean with weights for every feature.
 
     Kong et al. 2019, "Weakly Labelled AudioSet Tagging with Attention Neural Networks" (feature-level attention; three
@@ -44,13 +45,13 @@ def feature_attention_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, pooled, branch.options["hidden_units"], normalised=True)
 
 
-def _recurrent(cell: str, units: int, **options: Any) -> Any:
+def _recurrent(cell: str, units: int, **options: Any) -> keras.layers.RNN:
     """A GRU or LSTM layer."""
     layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
     return layer(units, **options)
 
 
-def cnn_rnn_trunk(branch: Branch) -> Any:
+def cnn_rnn_trunk(branch: Branch) -> KerasTensor:
     """Convolutions over time, then recurrent layers, whose outputs are pooled by maximum and by mean.
 
     Convolutions below an LSTM: Sainath et al. 2015, "Convolutional, Long Short-Term Memory, Fully Connected Deep Neural
@@ -76,7 +77,7 @@ def cnn_rnn_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, features, options["hidden_units"], normalised=True)
 
 
-def multiscale_cnn_trunk(branch: Branch) -> Any:
+def multiscale_cnn_trunk(branch: Branch) -> KerasTensor:
     """Blocks of convolutions of several lengths side by side, reaching twice as far at every block; all blocks are
     pooled.
 
@@ -106,7 +107,7 @@ def multiscale_cnn_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, features, options["hidden_units"], normalised=True)
 
 
-def attention_rnn_trunk(branch: Branch) -> Any:
+def attention_rnn_trunk(branch: Branch) -> KerasTensor:
     """Recurrent layers in both directions, then attention over their outputs.
 
     Yang et al. 2016, "Hierarchical Attention Networks for Document Classification"; Schuster and Paliwal 1997 for the
@@ -121,7 +122,7 @@ def attention_rnn_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, attention(frames, mask), options["hidden_units"], normalised=True)
 
 
-def dbof_trunk(branch: Branch) -> Any:
+def dbof_trunk(branch: Branch) -> KerasTensor:
     """Deep bag of frames, then a hidden layer.
 
     Abu-El-Haija et al. 2016, "YouTube-8M: A Large-Scale Video Classification Benchmark", section 4.1.2, with the sizes
@@ -133,7 +134,7 @@ def dbof_trunk(branch: Branch) -> Any:
     return hidden_layers(branch, bag, options["hidden_units"], normalised=True, activation="relu6")
 
 
-def netvlad_trunk(branch: Branch) -> Any:
+def netvlad_trunk(branch: Branch) -> KerasTensor:
     """NetVLAD, a linear layer with batch normalisation, context gating.
 
     Miech, Laptev and Sivic 2017, "Learnable pooling with Context Gating for video classification" (Gated NetVLAD).
@@ -144,7 +145,7 @@ def netvlad_trunk(branch: Branch) -> Any:
     return ContextGating(name=branch.name("gating"))(features)
 
 
-def nextvlad_trunk(branch: Branch) -> Any:
+def nextvlad_trunk(branch: Branch) -> KerasTensor:
     """NeXtVLAD with batch normalisation and dropout, a linear layer, squeeze-and-excite gating.
 
     Lin, Xiao and Fan 2018, "NeXtVLAD: An Efficient Neural Network to Aggregate Frame-level Features for Large-scale
@@ -165,7 +166,7 @@ def nextvlad_trunk(branch: Branch) -> Any:
     return features
 
 
-def transformer_trunk(branch: Branch) -> Any:
+def transformer_trunk(branch: Branch) -> KerasTensor:
     """A transformer encoder over the frames, then attention over its outputs.
 
     Vaswani et al. 2017, "Attention Is All You Need" (sizes of its base model); the pool of Yang et al. 2016,

@@ -1,4 +1,4 @@
-"""Which directions of the features tell labels apart: counted in the training videos, once. numpy only."""
+"""Directions of the features that discriminate between labels, computed once from the training videos. numpy only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from vcls_model.models.video_vectors import joined_vectors, video_vectors
 from vcls_model.records.schema import Modality
 
-# Penalties tried, of the features' mean variance. The least keeps directions that hardly vary from looking strong.
+# Penalties to try, as multiples of the features' mean variance. The least of them keeps directions that hardly vary
+# from looking strong.
 RIDGES = np.geomspace(0.005, 10.0, 34)
 # The least penalty whose error is at most this times the least error: a larger one dims directions that few classes
 # need. With the error's minimum itself, models of 23,000 videos had 0.003 to 0.004 mAP less.
 TOLERATED = 1.03
-# Classes enter with their number of videos to this power less, so that the frequent ones do not decide alone.
+# A class's column is divided by its number of videos to this power, so that frequent classes do not decide alone.
 _RARITY = 0.25
 _FEWEST_VIDEOS = 5
-# No direction is weaker than this beside the strongest one: what few classes do not need is dimmed, not lost.
+# No direction is weaker than this relative to the strongest one: what few classes need is dimmed, not lost.
 _WEAKEST = 0.01
-# `LabelProjection.power` for comparing videos: the best of 0.25, 0.5 and 1 on shards kept for tuning.
+# `LabelProjection.power` for comparing videos: the best of 0.25, 0.5 and 1 on shards reserved for tuning.
 KEY_POWER = 0.5
 
 
@@ -60,12 +61,12 @@ def find_label_directions(
     large as 20,000 do.
 
     Args:
-        batches: each a model's input dict, the labels of its videos one after the other, int (n,), and how many each
-            has, int (B,).
+        batches: for each a model's input dict, the labels of its videos one after the other, int (n,), and the number
+            of labels of each video, int (B,).
         modalities: those of the input dict. Of frame-level ones the mean of the frames counts.
         class_count: number of classes C.
         modality_norm: the model's hyperparameter.
-        limit: most videos to look at.
+        limit: largest number of videos to read.
 
     Raises:
         ValueError: there is no video.
@@ -81,12 +82,12 @@ def find_label_directions(
         videos += len(rows)
         total += rows.sum(axis=0, dtype=np.float64)
         squares += rows.T @ rows
-        # Sorted by class: one sum a class instead of one addition a label.
+        # Sorted by class: one sum per class instead of one addition per label.
         order = np.argsort(label_values, kind="stable")
         owners = np.repeat(np.arange(len(rows)), label_lengths)[order]
-        found, begins = np.unique(np.asarray(label_values)[order], return_index=True)
-        if len(found):
-            by_class[found] += np.add.reduceat(rows[owners], begins, axis=0)
+        present, begins = np.unique(np.asarray(label_values)[order], return_index=True)
+        if len(present):
+            by_class[present] += np.add.reduceat(rows[owners], begins, axis=0)
             counts += np.bincount(label_values, minlength=class_count)
     if not videos:
         raise ValueError("there is no video to find directions in")
@@ -114,7 +115,7 @@ def find_label_directions(
 def cross_validation_errors(
     ridges: np.ndarray, spreads: np.ndarray, explained: np.ndarray, label_variation: float, videos: int
 ) -> np.ndarray:
-    """Generalised cross-validation of ridge regressions with an intercept, one value a penalty.
+    """Generalised cross-validation of ridge regressions with an intercept, one value per penalty.
 
     n · (squared error on the n training videos) / (n − degrees of freedom)² (Golub, Heath and Wahba 1979, "Generalized
     Cross-Validation as a Method for Choosing a Good Ridge Parameter", equation 1.4, summed over the classes).
@@ -128,6 +129,6 @@ def cross_validation_errors(
     """
     shrunk = spreads + ridges[:, np.newaxis]  # (R, D)
     unexplained = label_variation - np.sum(explained / shrunk * (2 - spreads / shrunk), axis=1)
-    # A fit through every video leaves no degree of freedom, and tells nothing of how it errs.
+    # A fit through every video leaves no degree of freedom, so that its error cannot be estimated.
     left = np.maximum(videos - 1 - np.sum(spreads / shrunk, axis=1), 1e-3)
     return videos * np.maximum(unexplained, 1e-6 * label_variation) / left**2

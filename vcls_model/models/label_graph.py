@@ -24,11 +24,11 @@ def count_label_graph(
     """Counts which labels occur together.
 
     Args:
-        label_values: int (n,), labels of all training videos, one video after the other; none names a label twice.
-        label_lengths: int (B,), labels of each video; they add to n.
+        label_values: int (n,), labels of all training videos, one video after the other; no video names a label twice.
+        label_lengths: int (B,), number of labels of each video; they add to n.
         class_count: number of classes C.
-        degree: neighbours kept a class, K.
-        smoothing: added to the denominator of P(class | neighbour), so that a pair seen once is not certain.
+        degree: neighbours per class, K.
+        smoothing: added to the denominator of P(class | neighbour), so that a pair seen once does not count as certain.
 
     Raises:
         ValueError: a label is outside [0, C), or the lengths do not add up.

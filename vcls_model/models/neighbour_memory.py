@@ -11,7 +11,8 @@ from vcls_model.models.label_directions import LabelDirections
 from vcls_model.models.video_vectors import joined_vectors, video_vectors
 from vcls_model.records.schema import Modality
 
-# A prediction compares with every remembered video: 50,000 keys of 1,152 values take 115 MB and some ms a batch.
+# A prediction compares with every remembered video: 50,000 keys of 1,152 values take 115 MB and some milliseconds per
+# batch.
 MEMORY_LIMIT = 50_000
 
 
@@ -32,7 +33,7 @@ def shares_of(modalities: Sequence[Modality]) -> tuple[float, ...]:
     """How much of a similarity each modality decides; they add to 1.
 
     Shares grow with the width to the power 2/3: 0.8 for YouTube-8M's 1,024 visual values and 0.2 for its 128 audio
-    values, which was the best of the splits tried on shards kept for tuning.
+    values, which was the best of the splits tried on shards reserved for tuning.
     """
     sizes = [modality.width ** (2 / 3) for modality in modalities]
     return tuple(size / sum(sizes) for size in sizes)
@@ -59,13 +60,13 @@ def remember(
     """Reads the first `limit` videos into a memory.
 
     Args:
-        batches: each a model's input dict, the labels of its videos one after the other, int (n,), and how many each
-            has, int (B,).
+        batches: for each a model's input dict, the labels of its videos one after the other, int (n,), and the number
+            of labels of each video, int (B,).
         modalities: those of the input dict. Frame-level ones are remembered by the mean of their frames.
         class_count: number of classes C.
         directions: compare by these rather than by the modalities' vectors.
-        modality_norm: the model's hyperparameter, which `directions` were found with.
-        limit: most videos to remember.
+        modality_norm: the model's hyperparameter, with which `directions` were computed.
+        limit: largest number of videos to remember.
 
     Raises:
         ValueError: there is no video.

@@ -1,24 +1,23 @@
 """Trunks of the video-level models: (B, D) features to (B, F) features that a classifier reads."""
 
-from typing import Any
-
 import keras
+from keras import KerasTensor
 
 from vcls_model.layers import ContextGating
 from vcls_model.models.branch import Branch, batch_norm, hidden_layers
 
 
-def identity_trunk(branch: Branch) -> Any:
+def identity_trunk(branch: Branch) -> KerasTensor:
     """The features themselves: the classifier is the whole model."""
     return branch.features
 
 
-def dense_trunk(branch: Branch) -> Any:
+def dense_trunk(branch: Branch) -> KerasTensor:
     """Layers of ReLU units: the plain multi-layer perceptron (Rumelhart, Hinton and Williams 1986)."""
     return hidden_layers(branch, branch.features, branch.options["hidden_units"], normalised=False)
 
 
-def residual_trunk(branch: Branch) -> Any:
+def residual_trunk(branch: Branch) -> KerasTensor:
     """One wide normalised layer, then blocks that add to it, then context gating.
 
     Residual connections: He et al. 2016, "Deep Residual Learning for Image Recognition"; the gate: Miech, Laptev and
@@ -35,7 +34,7 @@ def residual_trunk(branch: Branch) -> Any:
     return features
 
 
-def wide_trunk(branch: Branch) -> Any:
+def wide_trunk(branch: Branch) -> KerasTensor:
     """One wide normalised layer with much dropout, which the linear classifier beside it (`linear_skip`) completes.
 
     Wide beside linear: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems". Of the models here it is the

@@ -1,4 +1,4 @@
-"""One vector a video, whatever the level of the data. numpy only."""
+"""One vector per video and modality, whatever the kind of the modality. numpy only."""
 
 from __future__ import annotations
 

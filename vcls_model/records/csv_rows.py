@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from vcls_model.commands import UsageError
-from vcls_model.records.decoding import FrameBatch, RawBatch, ReadOptions, RecordError, Rejected, in_batches
+from vcls_model.records.decoding import FrameBatch, RawBatch, RecordError, RecordOptions, Rejected, in_batches
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
@@ -109,7 +109,7 @@ def _lines(source: ByteSource, block_bytes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def read_csv_batches(
-    path: str, schema: RecordSchema, options: ReadOptions, *, batch_records: int, batch_bytes: int
+    path: str, schema: RecordSchema, options: RecordOptions, *, batch_records: int, batch_bytes: int
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads a CSV in blocks of about `batch_bytes`; see `vcls_model.records.shards.read_batches`."""
     layout: _Layout | None = None
@@ -172,7 +172,7 @@ class _Row:
 
 
 def _read_block(
-    path: str, block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: ReadOptions
+    path: str, block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: RecordOptions
 ) -> tuple[RawBatch, list[Rejected]]:
     batch = _read_clean(block, line, layout, schema, options)
     if batch is not None:
@@ -190,7 +190,7 @@ def _read_block(
 
 
 def _read_clean(
-    block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: ReadOptions
+    block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: RecordOptions
 ) -> RawBatch | None:
     """The whole block through pyarrow, or None if any row is irregular."""
     types = {str(column): pa.float32() for column in layout.features}
@@ -233,7 +233,7 @@ def _read_clean(
     )
 
 
-def _careful(text: bytes, number: int, layout: _Layout, options: ReadOptions) -> _Row:
+def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) -> _Row:
     """Checks one row.
 
     Raises:

@@ -19,7 +19,7 @@ _ANY_CLASS = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadOptions:
+class RecordOptions:
     """What a record must satisfy, and what is read of it.
 
     Attributes:
@@ -148,7 +148,7 @@ class RawBatch:
         notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
         payloads: the serialized records, if requested.
         ratings: of segment records: what raters said of the segments, else None.
-        context: by name of `ReadOptions.context_features`: the values in each record, none where it lacks the feature.
+        context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
     """
 
     id_column: BytesColumn
@@ -202,7 +202,7 @@ class _CanonicalRecord:
         filled: names of the modalities that were filled in.
         repeated_labels: how many labels were repetitions.
         ratings: of a segment: (class, whether the raters saw it).
-        context: values of the features of `ReadOptions.context_features`.
+        context: values of the features of `RecordOptions.context_features`.
     """
 
     payload: bytes
@@ -216,7 +216,7 @@ class _CanonicalRecord:
 class Decoder:
     """Turns framed records into a `RawBatch`: kernels for nearly all, `_careful` for the rest."""
 
-    def __init__(self, schema: RecordSchema, options: ReadOptions) -> None:
+    def __init__(self, schema: RecordSchema, options: RecordOptions) -> None:
         self.schema = schema
         self.options = options
         self._sequence = schema.container == "sequence_example"

@@ -108,24 +108,11 @@ class CodesColumn:
 Column = BytesColumn | IntegerColumn | FloatColumn | AffineColumn | CodesColumn
 
 
-def encode_examples(columns: dict[str, Column], chosen: np.ndarray) -> np.ndarray:
-    """Serializes and frames the chosen records, in the order given.
-
-    Args:
-        columns: features by name, in the order in which they are written.
-        chosen: int64 (R,), which records of the columns.
-
-    Returns:
-        uint8: the bytes of R TFRecords.
-    """
-    return _encode(columns, chosen)[0]
-
-
 def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Serializes and frames all records: (split, bytes of its records in their order) for each split that has any.
 
     Args:
-        columns: see `encode_examples`.
+        columns: features by name, in the order in which they are written.
         splits: int64 (B,), the split of each record.
     """
     order = np.argsort(splits, kind="stable")

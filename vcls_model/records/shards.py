@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from vcls_model.commands import UsageError
 from vcls_model.records import examples
-from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, ReadOptions, Rejected, in_batches
+from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.storage import exists, read_bytes
 
-__all__ = ["FrameBatch", "RawBatch", "ReadOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
+__all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
@@ -47,7 +47,9 @@ def read_batches(
         keep_payloads: also hand over the serialized records.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
-    options = ReadOptions(class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features))
+    options = RecordOptions(
+        class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features)
+    )
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
 

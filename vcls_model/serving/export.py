@@ -64,7 +64,7 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
     return parsed
 
 
-class TransformGraph(tf.Module):
+class EmbeddedTransform(tf.Module):
     """The graph that tf.Transform wrote, from raw features to transformed ones.
 
     Args:
@@ -77,8 +77,9 @@ class TransformGraph(tf.Module):
         from tensorflow_transform.saved import saved_transform_io_v2
 
         try:
-            output = tft.TFTransformOutput(directory)
-            loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
+            with storage.local_copy(directory) as local:
+                output = tft.TFTransformOutput(local)
+                loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
         except (OSError, ValueError) as error:
             raise JobError(f"{directory} holds no transform graph that can be loaded: {error}") from None
         self._loader = loader
@@ -102,7 +103,7 @@ class ServingModule(tf.Module):
         transform: from raw to transformed features.
         tracked: what `logits` holds variables in.
         max_frames: frames of a video that the model sees.
-        frames: which those are: `all` (the first), `middle` or `uniform`, as `ReadOptions` defines them.
+        frames: which those are: `all` (the first), `middle` or `uniform`, as `InputOptions` defines them.
         teaching: the same as `logits` for the training videos of a student; None when `logits` serves for these, too.
     """
 
@@ -111,7 +112,7 @@ class ServingModule(tf.Module):
         logits: Callable[[Features], tf.Tensor],
         schema: RecordSchema,
         modalities: Sequence[TransformedModality],
-        transform: TransformGraph,
+        transform: EmbeddedTransform,
         tracked: Sequence[Any],
         *,
         max_frames: int = 300,

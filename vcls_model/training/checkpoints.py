@@ -1,4 +1,4 @@
-"""Checkpoints: arrays and a few facts in one file that is there as a whole or not at all."""
+"""Checkpoints: arrays and a few facts in one file, which is written whole or not at all."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vcls_model import storage
-from vcls_model.commands import JobError
+from vcls_model.commands import JobError, UsageError
 
 
 def save(path: str, arrays: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
@@ -18,14 +18,14 @@ def save(path: str, arrays: dict[str, Sequence[Any]], facts: dict[str, Any]) -> 
     Args:
         path: the file; an older one is replaced in one step.
         arrays: for each group (`model`, `optimizer`, …) its variables, in order.
-        facts: where the run stands.
+        facts: the progress of the run.
     """
     flat = {
         f"{group}/{number:05d}": np.asarray(value)
         for group, values in arrays.items()
         for number, value in enumerate(values)
     }
-    # bfloat16 is unknown to numpy's format; float32 holds its every value.
+    # numpy's format does not know bfloat16; float32 holds each of its values.
     flat = {name: value.astype(np.float32) if value.dtype.name == "bfloat16" else value for name, value in flat.items()}
     stream = io.BytesIO()
     np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **flat)  # type: ignore[arg-type]
@@ -64,3 +64,76 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -
         if tuple(variable.shape) != value.shape:
             raise JobError(f"{path}: {variable.name} has shape {value.shape} there and {tuple(variable.shape)} here")
         variable.assign(value)
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    Args:
+        output: directory of the model.
+        config_hash: of everything that decides the result; a checkpoint with another one is refused.
+        groups: what `last` holds: the variables of `model`, `optimizer` and perhaps `average`.
+    """
+
+    def __init__(self, output: str, config_hash: str, groups: dict[str, Sequence[Any]]) -> None:
+        self._directory = storage.join(output, "checkpoints")
+        self._config_hash = config_hash
+        self._groups = groups
+        self.last = self._path("last.npz")
+
+    def _path(self, name: str) -> str:
+        return storage.join(self._directory, name)
+
+    def _epoch_path(self, number: int) -> str:
+        return self._path(f"epoch-{number:03d}.npz")
+
+    def has_last(self) -> bool:
+        """Whether there is a checkpoint to continue from."""
+        return storage.exists(self.last)
+
+    def save_last(self, progress: dict[str, Any]) -> None:
+        """Writes all that a run continues from."""
+        save(self.last, self._groups, {"progress": progress, "config_hash": self._config_hash})
+
+    def restore_last(self) -> dict[str, Any]:
+        """Assigns the newest checkpoint to the variables; returns the progress saved with it.
+
+        Raises:
+            UsageError: the checkpoint is of a run with other options.
+            JobError: it is of another model, or not a checkpoint.
+        """
+        arrays, facts = load(self.last)
+        if facts["config_hash"] != self._config_hash:
+            raise UsageError(
+                f"--resume: {self.last} was written with other options or other data than this command's; "
+                "repeat its flags, or start again with --overwrite"
+            )
+        for group, variables in self._groups.items():
+            restore(variables, arrays[group], self.last)
+        return facts["progress"]
+
+    def save_best(self, epoch: int) -> None:
+        """Keeps the model's weights as those of the best epoch so far."""
+        save(self._path("best.npz"), {"model": self._groups["model"]}, {"epoch": epoch})
+
+    def restore_best(self) -> None:
+        """Assigns the weights of the best epoch to the model."""
+        self.assign(load(self._path("best.npz"))[0]["model"])
+
+    def keep_epochs(self, epochs: Sequence[int], newest: int) -> None:
+        """Keeps the weights of `epochs`: those of `newest` are the model's present ones, others are deleted."""
+        if newest in epochs:
+            save(self._epoch_path(newest), {"model": self._groups["model"]}, {"epoch": newest})
+        kept = {self._epoch_path(epoch) for epoch in epochs}
+        for name in storage.list_names(self._directory, ".npz"):
+            if name.startswith("epoch-") and self._path(name) not in kept:
+                storage.delete(self._path(name))
+
+    def epoch_weights(self, epochs: Sequence[int]) -> dict[int, list[np.ndarray]]:
+        """The model's weights after each of `epochs` whose weights were kept."""
+        paths = {epoch: self._epoch_path(epoch) for epoch in epochs}
+        return {epoch: load(path)[0]["model"] for epoch, path in paths.items() if storage.exists(path)}
+
+    def assign(self, weights: Sequence[np.ndarray]) -> None:
+        """Assigns weights to the model."""
+        restore(self._groups["model"], weights, self._directory)

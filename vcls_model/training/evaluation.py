@@ -1,30 +1,42 @@
-"""Runs a model over a split and hands its logits to the metrics."""
+"""Runs a model over a split, hands its logits to the metrics, and chooses the classes' thresholds."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import make_batches, readable, refuse_not_finite
+from vcls_model.input.options import InputOptions
 from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.catalogue import describe
+from vcls_model.metrics.result import best_thresholds, compute_result
+from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality
-from vcls_model.training.options import ReadOptions
 
-EVALUATION_BATCH = 512
+_VIDEO_BATCH = 512
+# Frames take some hundred times the memory of a vector.
+_SMALLEST_FRAME_BATCH, _LARGEST_FRAME_BATCH = 16, 128
+
+Predict = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
+
+
+def evaluation_batch(modalities: Sequence[Modality], training_batch: int = 64) -> int:
+    """Videos per batch where nothing is trained, for a model that takes these modalities."""
+    if any(modality.kind == FRAMES for modality in modalities):
+        return max(_SMALLEST_FRAME_BATCH, min(_LARGEST_FRAME_BATCH, training_batch))
+    return _VIDEO_BATCH
 
 
 def evaluate(
-    predict: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]],
+    predict: Predict,
     data: TransformedData,
     modalities: tuple[TransformedModality, ...],
+    read: InputOptions,
     *,
     split: str = "validate",
-    frames: str = "all",
-    max_frames: int = 300,
-    batch_size: int = EVALUATION_BATCH,
     class_thresholds: np.ndarray | None = None,
 ) -> tuple[MetricAccumulator, float]:
     """Metrics of the labelled videos of a split, in the order of its files.
@@ -33,9 +45,8 @@ def evaluate(
         predict: takes a batch of `make_batches`; returns logits (B, C) and losses (B,).
         data: the dataset.
         modalities: the features that the model takes.
+        read: those of training: a video is seen by its `evaluation_frames`.
         split: which split.
-        frames, max_frames: which frames of a video count, see `ReadOptions`.
-        batch_size: videos a batch.
         class_thresholds: probabilities (C,), see `MetricAccumulator`.
 
     Returns:
@@ -45,7 +56,7 @@ def evaluate(
         JobError: a feature, or what the model makes of it, is not finite; the message names the shard.
     """
     accumulator = MetricAccumulator(data.class_count, class_thresholds=class_thresholds)
-    options = ReadOptions(batch_size, frames, max_frames)
+    options = InputOptions(evaluation_batch(modalities, read.batch_size), read.evaluation_frames(), read.max_frames)
     shards = data.shards(split)
     total, videos = 0.0, 0
 
@@ -59,7 +70,7 @@ def evaluate(
 
     # The counting of one batch overlaps the forward pass of the next.
     with ThreadPoolExecutor(1) as pool:
-        pending: Any = None
+        pending: Future[tuple[float, int]] | None = None
         for batch in readable(make_batches(shards, modalities, options, with_ids=True)):
             refuse_not_finite(batch, shards)
             logits, losses = predict(batch)
@@ -77,3 +88,29 @@ def evaluate(
             part = pending.result()
             total, videos = total + part[0], videos + part[1]
     return accumulator, total / max(videos, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What the validation split says of a model.
+
+    Attributes:
+        metrics: the loss and every metric that is a single number, for `info.json`; empty when no video has a label.
+        thresholds: each class's threshold with the best F1, a probability; None when no video has a label.
+    """
+
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    thresholds: list[float] | None = None
+
+    def headline(self) -> str:
+        """The headline metrics for a person, or `none`."""
+        return describe(self.metrics) or "none"
+
+
+def summarise(accumulator: MetricAccumulator, loss: float) -> Validation:
+    """Metrics and thresholds of what `evaluate` returned."""
+    if not accumulator.videos:
+        return Validation()
+    summary = compute_result(accumulator).summary
+    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+    return Validation({"loss": loss, **numbers}, np.asarray(best_thresholds(accumulator), float).tolist())

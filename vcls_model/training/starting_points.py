@@ -1,8 +1,10 @@
-"""What a model starts from: pretrained weights, teachers to distil, what is counted in the training data beforehand."""
+"""What a model starts from: pretrained weights, teachers to distil, statistics of the training data."""
 
 import dataclasses
 import functools
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +14,13 @@ import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.dataset import decode_features, make_batches, readable, refuse_not_finite
+from vcls_model.input.options import InputOptions
 from vcls_model.layers import LabelProjection, NeighbourVote
-from vcls_model.models.assembly import HEAD_PREFIX, PROJECTION
+from vcls_model.models import build_model, model_info
+from vcls_model.models.assembly import PROJECTION
+from vcls_model.models.head import depends_on_classes
 from vcls_model.models.label_directions import LabelDirections, find_label_directions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
@@ -24,11 +29,45 @@ from vcls_model.records.transformed import TransformedData, TransformedModality,
 from vcls_model.records.vocabulary import read_vocabulary
 from vcls_model.serving.export import transformed_signature
 from vcls_model.serving.exported import load_saved_model, read_model_info
-from vcls_model.training.options import ReadOptions
+from vcls_model.training.config import TrainConfig
 
-# Hyperparameters that shape no layer which is taken over; with a new head, those of the head alone besides.
-_FREE = frozenset({"dropout", "input_dropout", "neighbours", "neighbour_weight", "support_weight"})
-_OF_HEAD = frozenset({"mixtures", "head", "linear_skip", "gate_scores", "stages", "link_units"})
+# What info.json must say of a model that training starts from.
+_NEEDED = ("class_count", "model", "transformed")
+
+
+def make_model(
+    config: TrainConfig,
+    data: TransformedData,
+    modalities: Sequence[TransformedModality],
+    strategy: tf.distribute.Strategy,
+) -> keras.Model:
+    """Builds the model of a run, under its strategy, and gives it its initial weights.
+
+    Raises:
+        UsageError: the model cannot be built with its hyperparameters, or does not fit `init_from`.
+        JobError: `init_from` is not a model, or one of another architecture or other sizes.
+    """
+    pretrained = Pretrained(config.init_from) if config.init_from else None
+    if pretrained:
+        pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
+    projects = bool(config.hyperparameters["label_projection"])
+    directions = pretrained.label_directions() if pretrained and projects else None
+    knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
+    with strategy.scope():
+        try:
+            model = build_model(
+                config.model,
+                modalities,
+                data.class_count,
+                class_prior=class_prior(data) if config.class_prior else None,
+                **knowledge,
+                **config.hyperparameters,
+            )
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"model {config.model} cannot be built with these hyperparameters: {error}") from error
+        if pretrained:
+            take_over(model, pretrained, new_head=config.new_head)
+    return model
 
 
 def class_prior(data: TransformedData) -> np.ndarray:
@@ -48,7 +87,7 @@ def class_prior(data: TransformedData) -> np.ndarray:
 
 def iterate_labels(data: TransformedData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The labels of the training split in batches: class indices of all videos int32 (n,), lengths int64 (B,)."""
-    for batch in array_batches(Plan(data.training_shards(), (), ReadOptions(4096))):
+    for batch in array_batches(BatchPlan(data.training_shards(), (), InputOptions(4096))):
         present = batch["labels"] >= 0
         yield batch["labels"][present], present.sum(axis=1)
 
@@ -57,14 +96,14 @@ def training_knowledge(
     data: TransformedData,
     modalities: Sequence[TransformedModality],
     hyperparameters: Mapping[str, Any],
-    read: ReadOptions,
+    read: InputOptions,
     label_directions: LabelDirections | None = None,
 ) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
 
     Args:
         data, modalities, hyperparameters, read: of the model to build.
-        label_directions: a pretrained model's, to be used instead of what these videos tell.
+        label_directions: those of a pretrained model, to be used instead of counting in these videos.
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection` and `memory` for
@@ -96,11 +135,11 @@ def training_knowledge(
 
 
 def _training_videos(
-    data: TransformedData, modalities: Sequence[TransformedModality], read: ReadOptions
+    data: TransformedData, modalities: Sequence[TransformedModality], read: InputOptions
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-    """Features, labels and labels a video of the training split's labelled videos, in the order of the files.
+    """Features, labels and labels per video of the training split's labelled videos, in the order of the files.
 
-    Which frames of them is what the model sees later: nothing is drawn.
+    Their frames are those that the model sees later: nothing is random.
 
     Raises:
         JobError: a feature is not finite; the message names the shard.
@@ -120,7 +159,7 @@ def _training_videos(
 
 
 class Pretrained:
-    """An exported model to start from; loaded once, when it is asked for.
+    """An exported model to start from; loaded once, when its layers are first needed.
 
     Raises:
         UsageError: the directory does not hold a finished model.
@@ -128,14 +167,14 @@ class Pretrained:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.info = read_model_info(directory, ("class_count", "model", "transformed"))
+        self.info = read_model_info(directory, _NEEDED)
 
     @functools.cached_property
     def layers(self) -> dict[str, keras.layers.Layer]:
         """Its layers by name.
 
         Raises:
-            JobError: it is no single model.
+            JobError: it is not a single model.
         """
         path = storage.join(self.directory, "model.keras")
         if not storage.exists(path):
@@ -174,19 +213,20 @@ class Pretrained:
                 self.directory,
                 self.info["class_count"],
                 data,
-                ": --new_head gives the model a classifier of its own",
+                ": --new_head gives the model a new classifier",
             )
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))
         if model["name"] != name:
-            raise JobError(f"--init_from={self.directory} is a {model['name']}, not a {name}")
+            raise JobError(f"--init_from={self.directory} is of the architecture {model['name']}, not {name}")
+        declared = model_info(name).hyperparameters
         for key, value in hyperparameters.items():
-            if key in _FREE or (new_head and key in _OF_HEAD) or key not in was:
+            if not declared[key].shapes_layers or (new_head and declared[key].of_head) or key not in was:
                 continue
             there = tuple(was[key]) if isinstance(was[key], list) else was[key]
             if there != value:
                 raise JobError(
-                    f"--init_from={self.directory} is a {name} of other sizes or options: {key} is {there} "
+                    f"--init_from={self.directory} has other hyperparameters: {key} is {there} "
                     f"there and {value} here; repeat its hyperparameters ({_flags(was)})"
                 )
 
@@ -208,14 +248,14 @@ def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> 
         new_head: leave the layers that depend on the classes as they are.
 
     Raises:
-        JobError: it is no single model, or a layer has other sizes.
+        JobError: it is not a single model, or a layer has other sizes.
     """
     for layer in model.layers:
         # A projection is made from the pretrained model's already; its copy for neighbours may be new.
         if (
             not layer.weights
             or isinstance(layer, NeighbourVote | LabelProjection)
-            or (new_head and layer.name.startswith(HEAD_PREFIX))
+            or (new_head and depends_on_classes(layer))
         ):
             continue
         other = pretrained.layers.get(layer.name)
@@ -258,19 +298,17 @@ def _flags(hyperparameters: dict[str, Any]) -> str:
 
 
 def load_keras_model(path: str) -> keras.Model:
-    """Loads a `model.keras`; the project's layers are registered by importing them."""
-    import io
+    """Loads a `model.keras`; its layers are those that this module's imports have registered.
 
-    import vcls_model.models.assembly  # noqa: F401
-
+    Raises:
+        JobError: it cannot be loaded.
+    """
     try:
-        import os
-        import tempfile
-
+        # Keras reads local paths only.
         with tempfile.TemporaryDirectory() as scratch:
             local = os.path.join(scratch, "model.keras")
             with open(local, "wb") as stream:
-                stream.write(io.BytesIO(storage.read_bytes(path)).getbuffer())
+                stream.write(storage.read_bytes(path))
             return keras.models.load_model(local, compile=False)
     except (ValueError, OSError) as error:
         raise JobError(f"{path} cannot be loaded: {error}") from None
@@ -283,9 +321,9 @@ def load_teacher(
 
     Raises:
         UsageError: the directory does not hold a finished model; or the model has other classes, takes features that
-            the data lacks, or was trained on a dataset that was transformed otherwise.
+            the data lacks, or was trained on a dataset that was transformed differently.
     """
-    info = read_model_info(directory, ("class_count", "model", "transformed"))
+    info = read_model_info(directory, _NEEDED)
     check_same_classes(f"--teacher={directory}", directory, info["class_count"], data)
     needed = [modality_from_dict(entry) for entry in info["transformed"]]
     names = {modality.name for modality in modalities}
@@ -296,15 +334,15 @@ def load_teacher(
     if theirs is not None and ours is not None and theirs != ours:
         raise UsageError(
             f"--teacher={directory} was trained on another transformed dataset "
-            f"({info['data'].get('path')}): its features are scaled otherwise"
+            f"({info['data'].get('path')}): its features are scaled differently"
         )
     loaded = load_saved_model(directory)
     # An ensemble has neither, when its members were trained on differently transformed data or frames.
     name = next((name for name in ("teaching", "transformed") if name in loaded.signatures), None)
     if name is None:
         raise UsageError(
-            f"--teacher={directory} joins models of differently transformed data, which cannot all be "
-            "asked about this one's: give its members, those that were trained on this data"
+            f"--teacher={directory} averages models of differently transformed data, which cannot all be "
+            "applied to this data: name the members that were trained on it instead"
         )
     signature = loaded.signatures[name]
     wanted = list(transformed_signature(needed))

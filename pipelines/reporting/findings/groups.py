@@ -130,16 +130,16 @@ def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking
     return rankings[0], rankings[1]
 
 
-def choose_classes(scores: Scores, wanted: Sequence[str]) -> list[int]:
-    """The classes whose curves are drawn: `wanted` (names or indices), else a frequent, a median and a weak one.
+def choose_classes(scores: Scores, names: Sequence[str]) -> list[int]:
+    """The classes whose curves are drawn: `names` (names or indices), else a frequent, a median and a weak one.
 
     Raises:
         UsageError: a name is not in the vocabulary.
     """
-    if wanted:
+    if names:
         places = {name.casefold(): index for index, name in reversed(list(enumerate(scores.names)))}
         chosen = []
-        for name in wanted:
+        for name in names:
             if name.isdecimal() and int(name) < scores.class_count:
                 chosen.append(int(name))
             elif name.casefold() in places:

@@ -71,6 +71,6 @@ def read_history(path: str) -> dict[str, np.ndarray]:
     for name, values in table.items():
         try:
             history[name] = np.array([number_of(value) for value in values], np.float64)
-        except ValueError:  # a column of text, a time stamp say, is no curve
+        except ValueError:  # a column of text, such as a time stamp, is not a curve
             continue
     return history

@@ -54,10 +54,10 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _pick(source: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _pick(source: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """(label, text) of those dotted keys that the manifest has."""
     found = []
-    for key, label in wanted:
+    for key, label in named:
         value: Any = source
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

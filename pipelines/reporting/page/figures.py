@@ -99,12 +99,12 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
             if by_class is not None
         ]
         data = plots.CurveBundle(grid, curves[keys[0]], curves[keys[1]], curves[keys[2]], curves[keys[3]], lines)
-        middle = 0.5 if prefix == "pr" else 0.1
+        place = 0.5 if prefix == "pr" else 0.1
         alternative = (
-            f"{title} curves. At {x_name.replace('_', ' ')} {middle:g}, {y_name.replace('_', ' ')} is "
-            f"{_at(grid, curves[keys[0]], middle):.2f} with all pairs pooled and "
-            f"{_at(grid, curves[keys[1]], middle):.2f} in the mean of classes; the interquartile range over "
-            f"classes is {_at(grid, curves[keys[2]], middle):.2f} and {_at(grid, curves[keys[3]], middle):.2f}."
+            f"{title} curves. At {x_name.replace('_', ' ')} {place:g}, {y_name.replace('_', ' ')} is "
+            f"{_at(grid, curves[keys[0]], place):.2f} with all pairs pooled and "
+            f"{_at(grid, curves[keys[1]], place):.2f} in the mean of classes; the interquartile range over "
+            f"classes is {_at(grid, curves[keys[2]], place):.2f} to {_at(grid, curves[keys[3]], place):.2f}."
         )
         numbers = columns_table(
             f"{prefix}_curves",

@@ -162,7 +162,7 @@ def recommendation_table(recommendations: Sequence[Recommendation]) -> Table:
 
 
 def threshold_table(scores: Scores) -> Table | None:
-    """Macro precision, recall and F1 at the one threshold and at the classes' own."""
+    """Macro precision, recall and F1 at one threshold for all classes and at one per class."""
     measured = scores.columns["support"] > 0
     if not np.isfinite(scores.columns["f1_best"][measured]).any():
         return None

@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from tests.fixtures import training_data, wire
 from vcls_model.input import batches, blocks
-from vcls_model.input.batches import Plan, array_batches
+from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
-from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_examples
+from vcls_model.input.options import InputOptions
+from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_by_split
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
-from vcls_model.training.options import ReadOptions
 
 VIDEO = training_data.VIDEO_SCHEMA.modalities  # mean_rgb 12, mean_audio 4
 FRAME = training_data.FRAME_SCHEMA.modalities  # rgb 6, audio 3
@@ -72,8 +72,8 @@ def check(batches, expected, max_frames=300):
 
 
 def plan(shards, modalities, batch_size=16, **options):
-    read = ReadOptions(batch_size, max_frames=options.pop("max_frames", 300), seed=options.pop("seed", 3))
-    return Plan([str(shard) for shard in shards], modalities, read, with_ids=True, **options)
+    read = InputOptions(batch_size, max_frames=options.pop("max_frames", 300), seed=options.pop("seed", 3))
+    return BatchPlan([str(shard) for shard in shards], modalities, read, with_ids=True, **options)
 
 
 def write(path, payloads):
@@ -161,7 +161,7 @@ def test_what_preprocess_writes_is_read_without_being_rewritten(tmp_path, monkey
         "num_frames": IntegerColumn.of_lengths(frames, np.ones(40, np.int64)),
     }
     path = tmp_path / "shard"
-    path.write_bytes(encode_examples(columns, np.arange(40)).tobytes())
+    path.write_bytes(encode_by_split(columns, np.zeros(40, np.int64))[0][1].tobytes())
     monkeypatch.setattr(Layout, "rewritten", None)  # would fail
     batches = list(array_batches(plan([path], modalities, epoch=0)))
     check(batches, parsed([path], modalities))
@@ -308,7 +308,7 @@ def test_damage_is_named(damage, reason, block_bytes, video_data, tmp_path, monk
     with pytest.raises(ShardError, match=f"{bad} cannot be read .*{reason}"):
         list(array_batches(plan([*shards[1:], bad], VIDEO, epoch=0)))
     with pytest.raises(ShardError, match=f"{bad} cannot be read .*{reason}"):
-        list(readable(make_batches([*shards[1:], str(bad)], VIDEO, ReadOptions(16))))
+        list(readable(make_batches([*shards[1:], str(bad)], VIDEO, InputOptions(16))))
 
 
 def test_empty_shards_are_no_trouble(tmp_path, video_data):
@@ -354,7 +354,7 @@ def test_a_reader_that_is_left_stops_its_threads(video_data):
     next(batches)
     assert len(readers()) > before
     batches.close()
-    iterator = iter(make_batches(data.shards("train"), data.modalities, ReadOptions(4), epoch=0, repeat=True))
+    iterator = iter(make_batches(data.shards("train"), data.modalities, InputOptions(4), epoch=0, repeat=True))
     next(iterator)
     del iterator
     assert len(readers()) == before

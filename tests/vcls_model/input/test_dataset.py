@@ -6,9 +6,9 @@ from tests.fixtures import training_data
 from vcls_model.commands import UsageError
 from vcls_model.input import batches
 from vcls_model.input.dataset import decode_features, make_batches
+from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
 from vcls_model.records.transformed import open_transformed
-from vcls_model.training.options import ReadOptions
 
 
 def collect(dataset):
@@ -42,7 +42,7 @@ def test_an_epoch_holds_every_video_once_with_its_own_values(data):
     place = {video_id: number for number, video_id in enumerate(raw.ids)}
     shards = data.shards("train")
     seen = []
-    for batch in make_batches(shards, data.modalities, ReadOptions(16, seed=5), epoch=0, with_ids=True):
+    for batch in make_batches(shards, data.modalities, InputOptions(16, seed=5), epoch=0, with_ids=True):
         for row, video_id in enumerate(batch["id"].numpy()):
             number = place[video_id]
             seen.append(video_id)
@@ -57,7 +57,7 @@ def test_an_epoch_holds_every_video_once_with_its_own_values(data):
 def test_seed_and_epoch_alone_decide_the_order(data):
     def read(seed, epoch):
         return ids_of(
-            make_batches(data.shards("train"), data.modalities, ReadOptions(16, seed=seed), epoch=epoch, with_ids=True)
+            make_batches(data.shards("train"), data.modalities, InputOptions(16, seed=seed), epoch=epoch, with_ids=True)
         )
 
     assert read(1, 0) == read(1, 0)
@@ -67,32 +67,32 @@ def test_seed_and_epoch_alone_decide_the_order(data):
 
 
 def test_a_batch_mixes_shards(data):
-    batch = next(iter(make_batches(data.shards("train"), data.modalities, ReadOptions(40, seed=1), epoch=0)))
+    batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(40, seed=1), epoch=0)))
     assert len(set(batch["shard"].numpy().tolist())) == 4
 
 
 @pytest.mark.parametrize("skip", [1, 3])
 def test_skipping_batches_continues_where_an_epoch_stood(data, skip):
-    arguments = (data.shards("train"), data.modalities, ReadOptions(16, seed=3))
+    arguments = (data.shards("train"), data.modalities, InputOptions(16, seed=3))
     whole = ids_of(make_batches(*arguments, epoch=2, with_ids=True))
     assert ids_of(make_batches(*arguments, epoch=2, skip_batches=skip, with_ids=True)) == whole[skip:]
 
 
 def test_without_an_epoch_the_files_keep_their_order(data):
-    ids = ids_of(make_batches(data.shards("train"), data.modalities, ReadOptions(30), with_ids=True))
+    ids = ids_of(make_batches(data.shards("train"), data.modalities, InputOptions(30), with_ids=True))
     assert sum(ids, []) == training_data.make_videos(training_data.VIDEO_SCHEMA, 100, 1).ids
 
 
 def test_the_last_short_batch_can_be_dropped(data):
     sizes = [
         batch["labels"].shape[0]
-        for batch in make_batches(data.shards("train"), data.modalities, ReadOptions(16), epoch=0, drop_remainder=True)
+        for batch in make_batches(data.shards("train"), data.modalities, InputOptions(16), epoch=0, drop_remainder=True)
     ]
     assert sizes == [16] * 6
 
 
 def test_labels_are_padded_with_minus_one_to_multiples_of_eight(data):
-    batch = next(iter(make_batches(data.shards("train"), data.modalities, ReadOptions(16))))
+    batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(16))))
     labels = batch["labels"].numpy()
     assert labels.dtype == np.int32 and labels.shape == (16, 8)
     assert (labels[:, 3:] == -1).all()
@@ -110,7 +110,7 @@ def test_frames_are_decoded_on_demand(frame_data):
     )
     place = {video_id: number for number, video_id in enumerate(raw.ids)}
     for batch in make_batches(
-        data.shards("train"), data.modalities, ReadOptions(16, max_frames=5), epoch=0, with_ids=True
+        data.shards("train"), data.modalities, InputOptions(16, max_frames=5), epoch=0, with_ids=True
     ):
         assert batch["features"]["rgb"].dtype == tf.uint8
         decoded = decode_features(batch["features"], data.modalities)
@@ -154,7 +154,7 @@ def test_sampling_draws_anew_each_epoch_and_the_same_for_a_seed(frame_data):
     data = open_transformed(str(frame_data))
 
     def read(epoch, sampling):
-        options = ReadOptions(60, frames=sampling, max_frames=2, seed=4)
+        options = InputOptions(60, frames=sampling, max_frames=2, seed=4)
         batch = next(iter(make_batches(data.shards("train"), data.modalities, options, epoch=epoch, with_ids=True)))
         order = np.argsort(batch["id"].numpy())
         return batch["features"]["rgb"].numpy()[order]
@@ -167,7 +167,7 @@ def test_sampling_draws_anew_each_epoch_and_the_same_for_a_seed(frame_data):
 @pytest.mark.parametrize("sampling", ["random", "sequence"])
 def test_a_run_that_continues_draws_the_same_frames(frame_data, sampling):
     data = open_transformed(str(frame_data))
-    arguments = (data.shards("train"), data.modalities, ReadOptions(8, frames=sampling, max_frames=2, seed=4))
+    arguments = (data.shards("train"), data.modalities, InputOptions(8, frames=sampling, max_frames=2, seed=4))
     whole = [batch["features"]["rgb"].numpy() for batch in make_batches(*arguments, epoch=1)]
     rest = [batch["features"]["rgb"].numpy() for batch in make_batches(*arguments, epoch=1, skip_batches=3)]
     assert len(rest) == len(whole) - 3
@@ -186,4 +186,4 @@ def test_a_run_that_continues_draws_the_same_frames(frame_data, sampling):
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UsageError):
-        ReadOptions(**options)
+        InputOptions(**options)

@@ -180,7 +180,7 @@ def test_reference_predictions(shared_data):
     chosen = data["class_index"]
     np.testing.assert_allclose(result.per_class["ap"][chosen], data["ap"], atol=1e-9)
     np.testing.assert_allclose(result.per_class["roc_auc"][chosen], data["roc_auc"], atol=1e-3)
-    # The reference's micro F1 leaves the classes without positives out; ours counts their false alarms.
+    # The reference's micro F1 leaves the classes without positives out; ours counts their false positives.
     tp, fp, fn = (result.per_class[name][chosen].sum() for name in ("tp", "fp", "fn"))
     assert 2 * tp / (2 * tp + fp + fn) == pytest.approx(reference["f1_micro_at_0.5"], abs=1e-9)
 

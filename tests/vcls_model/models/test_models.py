@@ -1,5 +1,6 @@
 """Every model by name: building, padding, saving, gradients, hyperparameters, and errors for what cannot be built."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,14 @@ from vcls_model.models import (
     MODEL_NAMES,
     MODELS,
     build_model,
+    catalogue,
     default_hyperparameters,
     resolve_hyperparameters,
     select_modalities,
 )
+from vcls_model.models.assembly import TRUNKS
 from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
+from vcls_model.models.head import depends_on_classes
 from vcls_model.models.label_directions import find_label_directions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import remember
@@ -53,23 +57,45 @@ def small(name: str) -> dict[str, Any]:
 
 
 def modalities_of(name: str) -> list[Modality]:
-    level = MODELS[name].level
-    return [Modality("rgb", 16, level, "float32"), Modality("audio", 8, level, "float32")]
+    kind = FRAMES if MODELS[name].level == FRAME_LEVEL else VECTOR
+    return [Modality("rgb", 16, kind, "float32"), Modality("audio", 8, kind, "float32")]
 
 
-def batch_of(name: str, seed: int = 0) -> dict[str, np.ndarray]:
+MIXTURE = [
+    Modality("rgb", 16, FRAMES, "float32"),
+    Modality("title", 4, VECTOR, "float32"),
+    Modality("audio", 8, FRAMES, "float32"),
+]
+
+
+def batch_of(modalities: str | list[Modality], seed: int = 0) -> dict[str, np.ndarray]:
+    """A model's input for modalities, or for those that its level is made of."""
     rng = np.random.default_rng(seed)
-    framed = MODELS[name].level == FRAME_LEVEL
-    middle = (STEPS,) if framed else ()
-    batch = {m.name: rng.normal(size=(BATCH, *middle, m.width)).astype(np.float32) for m in modalities_of(name)}
-    if framed:
+    modalities = modalities_of(modalities) if isinstance(modalities, str) else modalities
+    batch = {
+        m.name: rng.normal(size=(BATCH, *((STEPS,) if m.kind == FRAMES else ()), m.width)).astype(np.float32)
+        for m in modalities
+    }
+    if any(m.kind == FRAMES for m in modalities):
         batch["num_frames"] = np.array([5, 3, 1, 4, 2, 5], np.int32)
     return batch
 
 
-def build(name: str, **options: Any) -> keras.Model:
+def build(name: str, modalities: list[Modality] | None = None, **options: Any) -> keras.Model:
     keras.utils.set_random_seed(1)
-    return build_model(name, modalities_of(name), CLASSES, label_graph=GRAPH, **{**small(name), **options})
+    modalities = modalities or modalities_of(name)
+    return build_model(name, modalities, CLASSES, label_graph=GRAPH, **{**small(name), **options})
+
+
+def with_other_padding(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same videos with three more frames of padding, which are not numbers."""
+    mask = np.arange(STEPS) < batch["num_frames"][:, None]
+    padded = dict(batch)
+    for name, values in batch.items():
+        if values.ndim == 3:
+            padded[name] = np.full((BATCH, STEPS + 3, values.shape[2]), np.nan, np.float32)
+            padded[name][:, :STEPS][mask] = values[mask]
+    return padded
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
@@ -125,18 +151,112 @@ def test_a_gradient_reaches_every_weight_through_the_loss(name: str) -> None:
 def test_padding_never_changes_an_output(name: str) -> None:
     model = build(name, linear_skip=True, modality_norm="l2")
     batch = batch_of(name)
-    expected = model(batch).numpy()
-    mask = np.arange(STEPS) < batch["num_frames"][:, None]
-    padded = {"num_frames": batch["num_frames"]}
-    for modality in modalities_of(name):
-        wider = np.full((BATCH, STEPS + 3, modality.width), np.nan, np.float32)
-        wider[:, :STEPS][mask] = batch[modality.name][mask]
-        padded[modality.name] = wider
-    np.testing.assert_allclose(model(padded).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model(with_other_padding(batch)), model(batch), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dense", "chain", "nextvlad"])
-@pytest.mark.parametrize("fusion", ["early", "late", "score"])
+@pytest.mark.parametrize(
+    ("name", "fusion"),
+    [
+        *zip(MODEL_NAMES, itertools.cycle(["early", "late", "score"])),
+        *itertools.product(["average", "logistic"], ["early", "late", "score"]),
+    ],
+)
+def test_every_model_takes_a_mixture_of_frames_and_vectors(name: str, fusion: str, tmp_path: Path) -> None:
+    """Saved and loaded; every input counts, and padding does not."""
+    batch = batch_of(MIXTURE)
+    counted = [(batch, np.array([0, 1, 2, 3, 4, 5, 6, 0]), np.array([2, 1, 1, 0, 3, 1]))]
+    memory = remember(counted, MIXTURE, CLASSES)
+    options = {"linear_skip": fusion == "late", "modality_norm": "l2", "input_dropout": 0.1}
+    model = build(name, MIXTURE, fusion=fusion, neighbours=2, memory=memory, **options)
+    assert set(model.input) == {"rgb", "title", "audio", "num_frames"}
+    logits = model(batch).numpy()
+    assert logits.shape == (BATCH, CLASSES) and np.isfinite(logits).all()
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(batch), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(with_other_padding(batch)), logits, rtol=1e-4, atol=1e-5)
+    for key in ("rgb", "title", "audio"):
+        other = model({**batch, key: batch_of(MIXTURE, 1)[key]}).numpy()
+        assert np.abs(other - logits).max(axis=1).min() > 1e-4, key
+
+
+@pytest.mark.parametrize("name", ["average", "dense"])
+def test_the_projection_of_a_mixture_joins_vectors_with_frames(name: str, tmp_path: Path) -> None:
+    batch = batch_of(MIXTURE)
+    counted = [(batch, np.array([0, 1, 2, 3, 4, 5, 6, 0]), np.array([2, 1, 1, 0, 3, 1]))]
+    directions = find_label_directions(counted, MIXTURE, CLASSES, "none")
+    memory = remember(counted, MIXTURE, CLASSES, directions=directions)
+    options = {"fusion": "early", "label_projection": 0.75, "label_directions": directions}
+    model = build(name, MIXTURE, neighbours=2, memory=memory, **options)
+    logits = model(batch).numpy()
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(batch), logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model(with_other_padding(batch)), logits, rtol=1e-4, atol=1e-5)
+    if name == "average":  # linear below the mean: that of the frames joined with the title
+        seen = keras.Model(model.input, model.get_layer("label_projection").output)(batch).numpy()
+        joined = [batch["rgb"], np.repeat(batch["title"][:, None], STEPS, 1), batch["audio"]]
+        turned = (np.concatenate(joined, 2) - directions.mean) @ directions.directions * directions.strengths**0.75
+        cosine = (seen * turned).sum(-1) / np.linalg.norm(seen, axis=-1) / np.linalg.norm(turned, axis=-1)
+        real = np.arange(STEPS) < batch["num_frames"][:, None]
+        np.testing.assert_allclose(cosine[real], 1, atol=1e-5)
+
+
+def test_a_vector_goes_around_the_trunk_of_frames() -> None:
+    batch = batch_of(MIXTURE)
+    real = np.arange(STEPS)[:, None] < batch["num_frames"][:, None, None]
+    means = {
+        key: np.where(real, batch[key], 0).sum(1) / batch["num_frames"][:, None] if key != "title" else batch[key]
+        for key in ("rgb", "title", "audio")
+    }
+    joined = build("average", MIXTURE, hidden_units=(), frame_units=())
+    kernel, bias = joined.get_layer("classifier_scores").get_weights()
+    expected = np.concatenate([means["rgb"], means["audio"], means["title"]], 1) @ kernel + bias
+    np.testing.assert_allclose(joined(batch), expected, rtol=1e-4, atol=1e-5)
+    # A video-level model reads the mean of the frames, in the order of the modalities.
+    mean = build("logistic", MIXTURE)
+    kernel, bias = mean.get_layer("classifier_scores").get_weights()
+    np.testing.assert_allclose(mean(batch), np.concatenate([*means.values()], 1) @ kernel + bias, rtol=1e-4, atol=1e-5)
+    scored = build("average", MIXTURE, hidden_units=(), frame_units=(), fusion="score")
+    parts = []
+    for key, values in means.items():
+        kernel, bias = scored.get_layer(f"classifier_{key}_scores").get_weights()
+        parts.append(values @ kernel + bias)
+    np.testing.assert_allclose(scored(batch), np.mean(parts, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_models_of_one_kind_have_the_layers_they_always_had() -> None:
+    """`model.keras` holds weights by layer: names and their order are part of the format."""
+    frames = build("average", fusion="late", linear_skip=True, modality_norm="l2", input_dropout=0.1)
+    assert [layer.name for layer in frames.layers if layer.weights] == [
+        "rgb_frame_0",
+        "audio_frame_0",
+        "rgb_frame_0_norm",
+        "audio_frame_0_norm",
+        "rgb_hidden_0",
+        "audio_hidden_0",
+        "rgb_hidden_0_norm",
+        "audio_hidden_0_norm",
+        "classifier_scores",
+        "classifier_skip",
+    ]
+    assert {layer.name for layer in frames.layers if "skip" in layer.name} == {
+        "rgb_skip_mean",
+        "audio_skip_mean",
+        "skip",
+        "classifier_skip",
+    }
+    chain = build("chain")
+    assert [layer.name for layer in chain.layers if layer.weights] == [
+        "classifier_stage_0",
+        "classifier_link_0",
+        "classifier_stage_1",
+        "classifier_link_1",
+        "classifier_stage_2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion"), [*itertools.product(MODEL_NAMES, ["early"]), *itertools.product(["dense", "chain"], ["score"])]
+)
 def test_only_layers_of_the_classes_are_named_classifier(name: str, fusion: str) -> None:
     options = {"fusion": fusion, "linear_skip": True, "head": "label_graph"}
     model = build(name, **options)
@@ -144,9 +264,9 @@ def test_only_layers_of_the_classes_are_named_classifier(name: str, fusion: str)
     graph = count_label_graph(np.array([0, 1]), np.array([2]), CLASSES + 2, degree=3)
     other = build_model(name, modalities_of(name), CLASSES + 2, label_graph=graph, **{**small(name), **options})
     for layer, twin in zip(model.layers, other.layers, strict=True):
-        if not layer.name.startswith("classifier"):
+        if not depends_on_classes(layer):
             assert [w.shape for w in layer.weights] == [w.shape for w in twin.weights], layer.name
-    assert any(layer.weights for layer in model.layers if layer.name.startswith("classifier"))
+    assert any(layer.weights for layer in model.layers if depends_on_classes(layer))
 
 
 def test_modality_norms_agree_on_unit_vectors_but_not_on_mixtures() -> None:
@@ -265,14 +385,29 @@ def test_what_is_wrong_with_a_hyperparameter_is_said(name: str, given: dict[str,
         resolve_hyperparameters(name, given)
 
 
-def test_data_of_the_wrong_level_is_refused() -> None:
-    frames, video = Modality("rgb", 4, FRAMES, "float32"), Modality("rgb_mean", 4, VECTOR, "float32")
-    with pytest.raises(UsageError, match="'nextvlad' reads sequences of frames, but .* only video-level features "):
-        build_model("nextvlad", [video], 3)
-    with pytest.raises(UsageError, match="'dense' reads one vector a video, but .* preprocess it again with pooled"):
-        build_model("dense", [frames], 3)
-    assert select_modalities("dense", [frames, video]) == (video,)
-    assert select_modalities("average", [frames, video]) == (frames,)
+def test_modalities_are_read_as_frames_or_pooled_but_not_both() -> None:
+    frames, pooled = Modality("rgb", 4, FRAMES, "float32"), Modality("rgb_mean", 4, VECTOR, "float32")
+    audio, title = Modality("audio", 4, FRAMES, "float32"), Modality("title", 4, VECTOR, "float32")
+    with pytest.raises(UsageError, match="'nextvlad' reads sequences of frames, but .* one vector per video only"):
+        build_model("nextvlad", [pooled, title], 3)
+    assert select_modalities("dense", [frames, audio]) == (frames, audio)
+    assert select_modalities("dense", [frames, title, audio, pooled]) == (title, audio, pooled)
+    assert select_modalities("average", [frames, title, audio, pooled]) == (frames, title, audio)
+    # Without its frames, a vector of such a name is one like any other.
+    assert select_modalities("average", [audio, pooled]) == (audio, pooled)
+
+
+def test_what_preprocess_pools_is_named_as_the_catalogue_expects() -> None:
+    from pipelines.preprocessing.config import POOLS
+
+    assert catalogue.POOLS == POOLS
+
+
+def test_every_model_has_a_trunk_and_every_hyperparameter_a_meaning_and_a_valid_default() -> None:
+    assert set(TRUNKS) == set(MODEL_NAMES)
+    for name, info in MODELS.items():
+        for key, declared in info.hyperparameters.items():
+            assert declared.meaning and declared.parse(key, declared.default) == declared.default, (name, key)
 
 
 @pytest.mark.parametrize("name", ["dense", "average"])

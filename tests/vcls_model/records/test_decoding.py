@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures import wire
+from tests.fixtures.reading import SEGMENTS, assert_same, read, segment_record
 from tests.fixtures.records import (
     FRAME,
     MIXED,
@@ -23,44 +24,13 @@ from tests.fixtures.records import (
     videos,
     write_shard,
 )
-from vcls_model.commands import UsageError
-from vcls_model.records.decoding import Decoder, ReadOptions, records_in
-from vcls_model.records.framing import frame_record
-from vcls_model.records.schema import Modality, RecordSchema, schema_by_name
-from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, detect_schema, read_batches
+from vcls_model.records.decoding import Decoder, RecordOptions, records_in
+from vcls_model.records.schema import Modality, RecordSchema
+from vcls_model.records.shards import FrameBatch, Rejected, read_batches
 
 # The vector between the frames, and the mixture in plain examples.
 INTERLEAVED = dataclasses.replace(MIXED, name="interleaved", modalities=tuple(MIXED.modalities[i] for i in (0, 2, 1)))
 FLAT = dataclasses.replace(MIXED, name="flat", container="example")
-
-
-def read(path: Path, schema: RecordSchema, **options) -> tuple[list[Video], list[Rejected], list[RawBatch]]:  # type: ignore
-    """All records of a shard as `Video`s again."""
-    found, rejected, batches = [], [], []
-    for batch, unusable in read_batches(str(path), schema, **{"class_count": 10, **options}):
-        label_ends = np.cumsum(batch.label_lengths)
-        for index, video_id in enumerate(batch.ids):
-            labels = batch.label_values[label_ends[index] - batch.label_lengths[index] : label_ends[index]]
-            values = {}
-            for name, rows in batch.features.items():
-                if isinstance(rows, FrameBatch):
-                    ends = np.cumsum(rows.lengths)
-                    values[name] = rows.codes[ends[index] - rows.lengths[index] : ends[index]].copy()
-                else:
-                    values[name] = rows[index].copy()
-            found.append(Video(video_id, tuple(labels.tolist()), values))
-        rejected += unusable
-        batches.append(batch)
-    return found, rejected, batches
-
-
-def assert_same(found: list[Video], expected: list[Video]) -> None:
-    assert [video.id for video in found] == [video.id for video in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert one.labels == other.labels
-        assert set(one.values) == set(other.values)
-        for name, values in other.values.items():
-            np.testing.assert_array_equal(one.values[name], values)
 
 
 @pytest.mark.parametrize("batch_bytes", [300, 1 << 20])
@@ -216,7 +186,7 @@ def test_mutated_payloads_are_read_as_protocol_buffers_read_them(which: int, dat
     changed = bytearray(video.example())
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    decoder = Decoder(VIDEO, ReadOptions(class_count=10))
+    decoder = Decoder(VIDEO, RecordOptions(class_count=10))
     buffer, starts, lengths = records_in([bytes(changed)])
     batch, rejected = decoder.decode("s", buffer, starts, lengths, starts)
     assert len(batch) + len(rejected) == 1
@@ -344,20 +314,6 @@ def test_a_rejected_record_is_a_line_of_json() -> None:
     assert Rejected(**json.loads(line)) == rejected
 
 
-SEGMENTS = RecordSchema("small-segment", "sequence_example", "id", "labels", FRAME.modalities, 10, segments=True)
-
-
-def segment_record(
-    video: Video, starts: list[int], labels: list[int], scores: list[float] | None = None, ends: list[int] | None = None
-) -> bytes:
-    context = {"segment_start_times": int64_feature(*starts), "segment_labels": int64_feature(*labels)}
-    if scores is not None:
-        context["segment_scores"] = float_feature(*scores)
-    if ends is not None:
-        context["segment_end_times"] = int64_feature(*ends)
-    return video.sequence(context)
-
-
 def test_segments_become_records_of_five_seconds(tmp_path: Path) -> None:
     made = videos(2, FRAME, frames=(20, 21))
     payloads = [
@@ -452,71 +408,3 @@ def test_bad_segments_are_rejected(tmp_path: Path) -> None:
     found, rejected, _ = read(write_shard(tmp_path / "a", payloads), SEGMENTS)
     assert found == []
     assert [item.error for item in rejected] == ["segments_differ", "no_segments", "label_out_of_range"]
-
-
-@pytest.mark.parametrize(
-    ("name", "id_feature", "rgb", "audio"),
-    [
-        ("yt8m-video", "id", "mean_rgb", "mean_audio"),
-        ("yt8m-video-2017", "video_id", "mean_rgb", "mean_audio"),
-        ("yt8m-video-2016", "video_id", "mean_inc3", None),
-        ("yt8m-frame", "id", "rgb", "audio"),
-        ("yt8m-frame-2017", "video_id", "rgb", "audio"),
-        ("yt8m-frame-2016", "video_id", "inc3", None),
-        ("audioset", "video_id", "audio_embedding", None),
-    ],
-)
-def test_every_edition_is_recognised_and_read(tmp_path, name, id_feature, rgb, audio) -> None:  # type: ignore
-    schema = schema_by_name(name)
-    made = videos(3, schema)
-    payloads = []
-    for video in made:
-        rename = {"id": None, id_feature: bytes_feature(video.id)}
-        payloads.append(video.example(**rename) if not schema.has_frames else video.sequence(rename))
-    path = write_shard(tmp_path / "a", payloads)
-    assert [modality.name for modality in schema.modalities] == [part for part in (rgb, audio) if part]
-    assert detect_schema(str(path)) == schema
-    found, rejected, _ = read(path, schema)
-    assert rejected == []
-    assert_same(found, made)
-
-
-def test_segment_records_are_recognised(tmp_path: Path) -> None:
-    schema = schema_by_name("yt8m-segment")
-    video = videos(1, schema, frames=(10, 11))[0]
-    path = write_shard(tmp_path / "a", [segment_record(video, [0], [3], [1.0])])
-    assert detect_schema(str(path)) == schema
-
-
-def test_a_layout_that_fits_nothing_is_explained(tmp_path: Path) -> None:
-    path = write_shard(tmp_path / "a", [video.example() for video in videos(2, VIDEO)])
-    assert detect_schema(str(path)).name == "yt8m-video"  # by names; the width is each record's affair
-    path = write_shard(tmp_path / "b", [Video(b"x", (1,), {"other": np.zeros(3)}).example()])
-    with pytest.raises(UsageError, match="fit no built-in schema; they hold: id, labels, other"):
-        detect_schema(str(path))
-    (tmp_path / "c").write_bytes(b"no record" * 9)
-    with pytest.raises(UsageError, match="no readable record"):
-        detect_schema(str(tmp_path / "c"))
-
-
-def test_real_frame_level_record(shared_data: Path) -> None:
-    path = shared_data / "yt8m" / "frame" / "validate_SjJ3.tfrecord"
-    ((batch, rejected),) = read_batches(str(path), detect_schema(str(path)), class_count=3862)
-    assert rejected == [] and batch.ids == [b"SjJ3"] and batch.label_values.tolist() == [11]
-    (record,) = [tf.train.SequenceExample.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
-    for name, width in (("rgb", 1024), ("audio", 128)):
-        frames = record.feature_lists.feature_list[name].feature
-        expected = np.stack([np.frombuffer(frame.bytes_list.value[0], np.uint8) for frame in frames])
-        rows = batch.features[name]
-        assert isinstance(rows, FrameBatch)
-        np.testing.assert_array_equal(rows.codes, expected)
-        assert rows.codes.shape == (170, width)
-
-
-def test_a_record_may_be_larger_than_a_chunk(tmp_path: Path) -> None:
-    video = videos(1, FRAME, frames=(200, 201))[0]
-    path = tmp_path / "a"
-    path.write_bytes(frame_record(video.sequence()))
-    found, rejected, _ = read(path, FRAME, batch_bytes=100)
-    assert rejected == []
-    assert_same(found, [video])

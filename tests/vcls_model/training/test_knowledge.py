@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tests.fixtures import training_data
 from vcls_model.commands import JobError
+from vcls_model.input.options import InputOptions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.records.transformed import open_transformed
 from vcls_model.train import run
-from vcls_model.training.options import ReadOptions
 from vcls_model.training.starting_points import class_prior, iterate_labels, training_knowledge
 
 
@@ -21,7 +21,7 @@ from vcls_model.training.starting_points import class_prior, iterate_labels, tra
 def test_memory_and_graph_hold_the_training_videos(level: str, video_data: Path, frame_data: Path) -> None:
     data = open_transformed(str(video_data if level == "video" else frame_data))
     asked = {"head": "label_graph", "label_projection": 0.0, "neighbours": 5, "modality_norm": "none"}
-    knowledge = training_knowledge(data, data.modalities, asked, ReadOptions(batch_size=16))
+    knowledge = training_knowledge(data, data.modalities, asked, InputOptions(batch_size=16))
     values, lengths = (np.concatenate(parts) for parts in zip(*iterate_labels(data), strict=True))
     memory = knowledge["memory"]
     assert len(memory.keys) == data.records["train"]
@@ -29,9 +29,9 @@ def test_memory_and_graph_hold_the_training_videos(level: str, video_data: Path,
     np.testing.assert_allclose(np.linalg.norm(memory.keys.astype(np.float32), axis=1), 1, atol=1e-3)
     expected = count_label_graph(values, lengths, data.class_count)
     np.testing.assert_array_equal(knowledge["label_graph"].neighbours, expected.neighbours)
-    assert training_knowledge(data, data.modalities, {**asked, "head": "none", "neighbours": 0}, ReadOptions(16)) == {}
+    assert training_knowledge(data, data.modalities, {**asked, "head": "none", "neighbours": 0}, InputOptions(16)) == {}
     asked["label_projection"] = 0.75
-    projected = training_knowledge(data, data.modalities, asked, ReadOptions(batch_size=16))
+    projected = training_knowledge(data, data.modalities, asked, InputOptions(batch_size=16))
     directions = projected["label_directions"]
     assert (directions.strengths > 0).all() and directions.strengths[0] == 1
     assert not np.allclose(projected["memory"].keys[:, :3], memory.keys[:, :3], atol=0.01)
@@ -62,7 +62,7 @@ def test_unlabelled_videos_are_neither_remembered_nor_counted(graphs: dict[str, 
     )
     before = open_transformed(str(tmp_path))
     asked = {"head": "none", "label_projection": 0.75, "neighbours": 5, "modality_norm": "none"}
-    expected = training_knowledge(before, before.modalities, asked, ReadOptions(batch_size=16))
+    expected = training_knowledge(before, before.modalities, asked, InputOptions(batch_size=16))
     prior = class_prior(before)
     shard = next((tmp_path / "train").glob("*.tfrecord"))
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
@@ -74,7 +74,7 @@ def test_unlabelled_videos_are_neither_remembered_nor_counted(graphs: dict[str, 
     info["splits"]["train"]["records"] = 60
     (tmp_path / "info.json").write_text(json.dumps(info))
     data = open_transformed(str(tmp_path))
-    found = training_knowledge(data, data.modalities, asked, ReadOptions(batch_size=16))
+    found = training_knowledge(data, data.modalities, asked, InputOptions(batch_size=16))
     np.testing.assert_array_equal(found["memory"].labels, expected["memory"].labels)
     np.testing.assert_allclose(found["label_directions"].mean, expected["label_directions"].mean, atol=1e-6)
     # 10 classes have 9 or 10 directions; the others are any basis of what is left.
@@ -86,7 +86,7 @@ def test_remembered_videos_are_seen_without_chance(frame_data: Path) -> None:
     data = open_transformed(str(frame_data))
     asked = {"head": "none", "label_projection": 0.0, "neighbours": 5, "modality_norm": "none"}
     keys = [
-        training_knowledge(data, data.modalities, asked, ReadOptions(16, frames, 2, seed))["memory"].keys
+        training_knowledge(data, data.modalities, asked, InputOptions(16, frames, 2, seed))["memory"].keys
         for frames, seed in (("random", 1), ("random", 2), ("uniform", 1))
     ]
     np.testing.assert_array_equal(keys[0], keys[1])

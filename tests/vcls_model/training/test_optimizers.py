@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 from vcls_model.commands import UsageError
-from vcls_model.training.optimizers import ExampleSchedule, FusedAdam, WeightAverage
+from vcls_model.training.averaging import WeightAverage
+from vcls_model.training.optimizers import ExampleSchedule, FusedAdam
 from vcls_model.training.options import ScheduleOptions
 
 

@@ -9,11 +9,13 @@ from tests.fixtures import training_data
 from vcls_model import ensemble, train
 from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import make_batches
+from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints
-from vcls_model.training.loop import FineTuning, Trainer
-from vcls_model.training.options import ReadOptions, TrainOptions
+from vcls_model.training.fine_tuning import FineTuning
+from vcls_model.training.loop import Trainer
+from vcls_model.training.options import TrainOptions
 from vcls_model.training.starting_points import load_teacher
 
 FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
@@ -121,7 +123,7 @@ def test_a_glob_for_all_layers_spares_all_of_the_classifier(frame_data):
         model,
         data,
         data.modalities,
-        TrainOptions(ReadOptions(20)),
+        TrainOptions(InputOptions(20)),
         "nowhere",
         fine_tuning=FineTuning(("*",), 1, (), True),
     )
@@ -238,7 +240,7 @@ def test_what_does_not_fit_is_refused(trained, video_data, other_classes, frame_
     output = f"--output={tmp_path / 'm'}"
     with pytest.raises(UsageError, match="10 classes and the data 6: --new_head"):
         train.run([f"--data={other_classes}", output, f"--init_from={trained}", *FLAGS])
-    with pytest.raises(JobError, match="other sizes.*--hidden_units=16"):
+    with pytest.raises(JobError, match="has other hyperparameters: .*--hidden_units=16"):
         train.run([f"--data={video_data}", output, f"--init_from={trained}", "--hidden_units=8", "--quiet"])
     with pytest.raises(UsageError, match="absent or half written"):
         train.run([f"--data={video_data}", output, f"--init_from={tmp_path}", *FLAGS])
@@ -281,7 +283,7 @@ def test_forgotten_hyperparameters_and_another_architecture_are_refused(trained,
         train.run([*arguments, f"--init_from={source}", *FLAGS])
     with pytest.raises(JobError, match="modality_norm is none there and l2 here"):
         train.run([*arguments, f"--init_from={trained}", "--modality_norm=l2", *FLAGS])
-    with pytest.raises(JobError, match="is a dense, not a logistic"):
+    with pytest.raises(JobError, match="is of the architecture dense, not logistic"):
         train.run([*arguments, f"--init_from={trained}", "--model=logistic", "--quiet"])
 
 
@@ -310,7 +312,7 @@ def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
     joined = tmp_path / "joined"
     ensemble.run([f"--model={teacher}", f"--model={teacher}", f"--output={joined}"])
     data = open_transformed(str(video_data))
-    batch = next(iter(make_batches(data.shards("train"), data.modalities, ReadOptions(20))))
+    batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(20))))
     inputs = {name: value for name, value in batch["features"].items()}
     model = keras.saving.load_model(teacher / "model.keras")
     voted = np.asarray(model(inputs))
@@ -333,7 +335,7 @@ def test_an_ensemble_over_different_data_is_no_teacher(trained, video_data, tmp_
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}", f"--data={video_data}"])
     assert not joined.exists()
     ensemble.run([f"--model={trained}", f"--model={other}", f"--output={joined}"])
-    with pytest.raises(UsageError, match="give its members"):
+    with pytest.raises(UsageError, match="name the members"):
         train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", f"--teacher={joined}", *FLAGS])
     with pytest.raises(UsageError, match="holds the input"):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={other}", "--overwrite"])

@@ -208,7 +208,7 @@ def test_chosen_classes_by_name_and_index():
         choose_classes(scores, ["Gamee"])
 
 
-def test_the_confusion_picture_names_where_most_labels_go_astray():
+def test_the_confusion_picture_names_the_most_frequent_confusion():
     """By number: 6 of 20 labels are a larger share than 20 of 100, but less to win."""
     scores = make_scores(
         support=[20, 100, 50],
@@ -218,4 +218,4 @@ def test_the_confusion_picture_names_where_most_labels_go_astray():
     )
     figure = confusion_figure(scores)
     assert figure is not None
-    assert "Most labels go astray from many to other: 20, 20 % of many." in figure.alternative
+    assert "The most frequent confusion is many with other: 20, 20 % of many." in figure.alternative

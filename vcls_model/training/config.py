@@ -1,0 +1,89 @@
+"""What one training run is. Pure Python, so that wrong flags are refused at once."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.training.options import DISTRIBUTIONS, PRECISIONS, TrainOptions
+
+# Options that may differ when a finished run is resumed: they decide only how long it goes on.
+LENGTH_OPTIONS = ("epochs", "patience", "average_checkpoints")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: directory of the transformed dataset.
+        output: directory of the model.
+        model: name of the architecture.
+        hyperparameters: all of the architecture's hyperparameters.
+        options: how to fit.
+        resume: continue what is in `output`.
+        overwrite: replace what is in `output`.
+        precision: dtype policy of the layers.
+        distribution: `auto`, `none`, `mirrored` or `multi_worker`.
+        devices: devices to mirror over.
+        class_prior: start the classifier's biases at the classes' log-odds.
+        teachers: directories of exported models to distil.
+        init_from: directory of an exported model whose weights are taken over; empty starts from scratch.
+        new_head: initialise the layers that depend on the classes instead of taking them over.
+        freeze: globs of layers that do not learn.
+        unfreeze_after: epochs after which they do; 0 never.
+        rate_scales: (glob over variables, factor on the learning rate).
+        verbose: print progress bars.
+    """
+
+    data: str
+    output: str
+    model: str
+    hyperparameters: dict[str, Any]
+    options: TrainOptions
+    resume: bool = False
+    overwrite: bool = False
+    precision: str = "float32"
+    distribution: str = "auto"
+    devices: tuple[str, ...] = ()
+    class_prior: bool = False
+    teachers: tuple[str, ...] = ()
+    init_from: str = ""
+    new_head: bool = False
+    freeze: tuple[str, ...] = ()
+    unfreeze_after: int = 0
+    rate_scales: tuple[tuple[str, float], ...] = ()
+    verbose: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_choice("precision", self.precision, PRECISIONS)
+        if self.distribution not in DISTRIBUTIONS:
+            raise unknown_choice("distribution", self.distribution, DISTRIBUTIONS)
+        if self.devices and self.distribution not in ("auto", "mirrored"):
+            raise UsageError(
+                f"--devices lists devices to mirror over, but --distribution={self.distribution} is not mirrored"
+            )
+        if self.new_head and not self.init_from:
+            raise UsageError("--new_head leaves out a part of the weights of --init_from, which is missing")
+        if self.unfreeze_after < 0 or (self.unfreeze_after and not self.freeze):
+            raise UsageError("--unfreeze_after must not be negative and applies to the layers of --freeze: give both")
+
+    def fingerprint(self, data_info: Mapping[str, Any]) -> str:
+        """A hash of what decides the result: a checkpoint with another fingerprint must not be continued.
+
+        Args:
+            data_info: the `info.json` of the dataset.
+        """
+        value = dataclasses.asdict(self)
+        for name in ("data", "output", "resume", "overwrite", "verbose", "distribution", "devices"):
+            del value[name]
+        for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
+            del value["options"][name]  # a run that continues may change them
+        if self.options.schedule.decay != "cosine":
+            del value["options"]["epochs"]  # only a cosine depends on where the run ends
+        value["data_hash"] = data_info.get("config_hash")
+        value["records"] = data_info.get("splits")
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,378 @@
+"""The command line of training. Pure Python, so that `--help` answers at once."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from vcls_model.commands import Parser, UsageError, nearest, option_names
+from vcls_model.input.options import FRAME_SAMPLINGS, InputOptions
+from vcls_model.models import MODELS, Hyperparameter, model_info, resolve_hyperparameters
+from vcls_model.models.catalogue import COMMON
+from vcls_model.training.config import TrainConfig
+from vcls_model.training.options import (
+    DECAYS,
+    DISTRIBUTIONS,
+    LOSS_NAMES,
+    OPTIMIZER_NAMES,
+    PRECISIONS,
+    LossOptions,
+    ScheduleOptions,
+    TrainOptions,
+    default_gamma,
+)
+
+DESCRIPTION = """Trains a model on a transformed dataset and exports it with the transform graph inside.
+
+    python -m vcls_model.train --data=DIR --output=DIR --model=dense --epochs=5
+
+The hyperparameters of the chosen model are flags, too: `--hidden_units=1024`, `--dropout=0.3`, …
+"""
+DEFAULT_MODEL = "dense"
+DEFAULTS = TrainOptions(InputOptions(batch_size=64))
+_DEFAULT = " (default: %(default)s)"
+
+
+def make_parser(model: str = DEFAULT_MODEL) -> Parser:
+    """The parser of training's flags, those of the hyperparameters of `model` included.
+
+    Raises:
+        UsageError: there is no such model; the message names the nearest.
+    """
+    parser = Parser(
+        prog="python -m vcls_model.train",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="models (--help --model=NAME describes the hyperparameters of another one):\n"
+        + "\n".join(f"  {name:18s} {info.level}-level: {info.summary}" for name, info in sorted(MODELS.items())),
+    )
+    _add_run_flags(parser)
+    _add_loss_flags(parser.add_argument_group("loss"))
+    _add_optimizer_flags(parser.add_argument_group("optimizer"))
+    _add_transfer_flags(parser.add_argument_group("transfer"))
+    _add_hardware_flags(parser.add_argument_group("hardware"))
+    common, own = parser.add_argument_group("hyperparameters of every model"), model_info(model).own
+    group = parser.add_argument_group(f"hyperparameters of {model}") if own else common
+    for name, declared in model_info(model).hyperparameters.items():
+        _add_hyperparameter(common if name in COMMON else group, name, declared)
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    defaults, read = DEFAULTS, DEFAULTS.read
+    add = parser.add_argument
+    add("--data", required=True, help="directory of the transformed dataset that pipelines.preprocess wrote")
+    add("--output", required=True, help="directory for the model")
+    add("--model", default=DEFAULT_MODEL, help="architecture, one of those listed below" + _DEFAULT)
+    add(
+        "--epochs",
+        type=int,
+        default=defaults.epochs,
+        help="largest number of passes over the training split" + _DEFAULT,
+    )
+    add("--batch_size", type=int, default=read.batch_size, help="videos per step, over all devices" + _DEFAULT)
+    add("--seed", type=int, default=read.seed, help="random seed for weights, data order and sampling" + _DEFAULT)
+    add("--resume", action="store_true", help="continue an interrupted run, with the same data order")
+    add("--overwrite", action="store_true", help="replace the contents of the output directory")
+    add(
+        "--patience",
+        type=int,
+        default=defaults.patience,
+        help="stop after this many epochs without a better validation mAP; 0 never stops early" + _DEFAULT,
+    )
+    add(
+        "--frames",
+        default=read.frames,
+        help=f"how frames are sampled in training: one of {', '.join(FRAME_SAMPLINGS)}" + _DEFAULT,
+    )
+    add("--max_frames", type=int, default=read.max_frames, help="largest number of frames per video" + _DEFAULT)
+    add("--quiet", action="store_true", help="do not print progress bars")
+
+
+def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
+    loss, defaults = DEFAULTS.loss, DEFAULTS
+    add = group.add_argument
+    add("--loss", default=loss.name, help=f"one of {', '.join(LOSS_NAMES)}" + _DEFAULT)
+    add(
+        "--label_smoothing",
+        type=float,
+        default=loss.label_smoothing,
+        help="fraction, in [0, 1), of the label mass that is spread over all classes" + _DEFAULT,
+    )
+    add(
+        "--gamma",
+        type=float,
+        help="focusing exponent of the focal loss (default: 2), or for positives in the asymmetric loss (default: 0)",
+    )
+    add(
+        "--gamma_negative",
+        type=float,
+        default=loss.gamma_negative,
+        help="focusing exponent for negatives (asymmetric loss only)" + _DEFAULT,
+    )
+    add("--alpha", type=float, default=loss.alpha, help="weight of positives, in (0, 1) (focal loss only)" + _DEFAULT)
+    add(
+        "--margin",
+        type=float,
+        default=loss.margin,
+        help="probability below which a negative is ignored (asymmetric loss only)" + _DEFAULT,
+    )
+    add("--class_prior", action="store_true", help="start the classifier's biases at the classes' log-odds")
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="directory of an exported model to distil (repeatable; several are averaged)",
+    )
+    add(
+        "--teacher_weight",
+        type=float,
+        default=defaults.teacher_weight,
+        help="fraction of the loss that follows the teachers" + _DEFAULT,
+    )
+    add(
+        "--mixup",
+        type=float,
+        default=defaults.mixup,
+        help="parameter of the Beta distribution of mixup's shares; 0 disables mixup" + _DEFAULT,
+    )
+
+
+def _add_optimizer_flags(group: argparse._ArgumentGroup) -> None:
+    schedule, defaults = DEFAULTS.schedule, DEFAULTS
+    add = group.add_argument
+    add("--optimizer", default=defaults.optimizer, help=f"one of {', '.join(OPTIMIZER_NAMES)}" + _DEFAULT)
+    add("--learning_rate", type=float, default=schedule.learning_rate, help="peak learning rate" + _DEFAULT)
+    add("--decay", default=schedule.decay, help=f"decay of the learning rate: one of {', '.join(DECAYS)}" + _DEFAULT)
+    add(
+        "--warmup_examples",
+        type=int,
+        default=schedule.warmup_examples,
+        help="examples over which the learning rate rises linearly from 0" + _DEFAULT,
+    )
+    add("--decay_rate", type=float, default=schedule.decay_rate, help="factor of the exponential decay" + _DEFAULT)
+    add(
+        "--decay_examples",
+        type=int,
+        default=schedule.decay_examples,
+        help="examples per decay step: the rate is multiplied by --decay_rate every N examples" + _DEFAULT,
+    )
+    add(
+        "--final_rate",
+        type=float,
+        default=schedule.floor,
+        help="fraction of the peak learning rate at which the cosine decay ends" + _DEFAULT,
+    )
+    add("--weight_decay", type=float, default=defaults.weight_decay, help="weight decay (adamw only)" + _DEFAULT)
+    add(
+        "--clip_norm",
+        type=float,
+        default=defaults.clip_norm,
+        help="largest global norm of the gradients; 0 disables clipping" + _DEFAULT,
+    )
+    add(
+        "--ema",
+        type=float,
+        default=defaults.ema,
+        help="per-step decay of the exponential moving average of the weights (0 disables it)" + _DEFAULT,
+    )
+    add(
+        "--average_checkpoints",
+        type=int,
+        default=defaults.average_checkpoints,
+        help="average the weights of this many best epochs if that validates better than the best one" + _DEFAULT,
+    )
+
+
+def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--init_from", default="", metavar="MODEL", help="start from the weights of this exported model")
+    add("--new_head", action="store_true", help="initialise the classifier afresh; take over all other layers")
+    add(
+        "--freeze",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="freeze layers whose names match this glob (repeatable)",
+    )
+    add(
+        "--unfreeze_after",
+        type=int,
+        default=0,
+        help="unfreeze those layers after this many epochs; 0 never" + _DEFAULT,
+    )
+    add(
+        "--learning_rate_scale",
+        action="append",
+        default=[],
+        metavar="GLOB=FACTOR",
+        help="multiply the learning rate of matching variables (repeatable; the first match counts)",
+    )
+
+
+def _add_hardware_flags(group: argparse._ArgumentGroup) -> None:
+    defaults = DEFAULTS
+    add = group.add_argument
+    add("--precision", default="float32", help=f"one of {', '.join(PRECISIONS)}" + _DEFAULT)
+    add("--jit", action="store_true", help="compile the step with XLA")
+    add(
+        "--distribution",
+        default="auto",
+        help=f"one of {', '.join(DISTRIBUTIONS)}; auto uses TF_CONFIG if set, else all GPUs" + _DEFAULT,
+    )
+    add("--devices", default="", help="devices to mirror over, for example GPU:0,GPU:1 (default: all)")
+    add(
+        "--steps_per_call",
+        type=int,
+        default=defaults.steps_per_call,
+        help="steps between returns to Python" + _DEFAULT,
+    )
+    add(
+        "--checkpoint_seconds",
+        type=float,
+        default=defaults.checkpoint_seconds,
+        help="seconds between checkpoints inside an epoch" + _DEFAULT,
+    )
+
+
+def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyperparameter) -> None:
+    default = declared.default
+    shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default).lower()
+    flag: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(declared.default, bool) else {}
+
+    def parse(text: str) -> Any:
+        return declared.parse(name, text)
+
+    group.add_argument(
+        f"--{name}",
+        type=parse,
+        default=declared.default,
+        metavar="{true,false}" if flag else name.upper(),
+        help=f"{declared.meaning} (default: {shown})".replace("%", "%%"),
+        **flag,
+    )
+
+
+# Flags of training that take no value.
+SWITCHES = frozenset(action.dest for action in make_parser()._actions if action.nargs == 0 and action.dest != "help")
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
+    """The flags, and the parser of the model that they name: a first pass reads `--model` alone."""
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model", default=DEFAULT_MODEL)
+    model = first.parse_known_args(argv)[0].model
+    parser = make_parser(model)
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        flag = rest[0].partition("=")[0]
+        name = flag.removeprefix("--")
+        owners = [other for other, info in sorted(MODELS.items()) if name in info.hyperparameters]
+        if flag.startswith("--") and owners:
+            raise UsageError(f"model {model} has no hyperparameter {name}; these have it: {', '.join(owners)}")
+        suggestion = nearest(flag, option_names(parser))
+        hint = f"; did you mean {suggestion}?" if suggestion else "; see --help"
+        raise UsageError(f"unrecognised argument {rest[0]!r} for model {model}{hint}")
+    return args, parser
+
+
+def parse_config(argv: Sequence[str] | None) -> TrainConfig:
+    """Reads a command line.
+
+    Raises:
+        UsageError: an unknown flag, model or hyperparameter (names the nearest), or a value out of range.
+    """
+    args, _ = _parse(argv)
+    chosen = {name: getattr(args, name) for name in model_info(args.model).hyperparameters}
+    options = TrainOptions(
+        read=InputOptions(
+            args.batch_size, args.frames, args.max_frames, args.seed, fixed_frames=args.jit and args.frames == "all"
+        ),
+        loss=LossOptions(
+            args.loss,
+            args.label_smoothing,
+            default_gamma(args.loss) if args.gamma is None else args.gamma,
+            args.gamma_negative,
+            args.alpha,
+            args.margin,
+        ),
+        schedule=ScheduleOptions(
+            args.learning_rate,
+            args.decay,
+            args.warmup_examples,
+            decay_rate=args.decay_rate,
+            decay_examples=args.decay_examples,
+            floor=args.final_rate,
+        ),
+        epochs=args.epochs,
+        optimizer=args.optimizer,
+        weight_decay=args.weight_decay,
+        clip_norm=args.clip_norm,
+        ema=args.ema,
+        mixup=args.mixup,
+        teacher_weight=args.teacher_weight if args.teacher else 0.0,
+        patience=args.patience,
+        average_checkpoints=args.average_checkpoints,
+        checkpoint_seconds=args.checkpoint_seconds,
+        steps_per_call=args.steps_per_call,
+        jit=args.jit,
+    )
+    return TrainConfig(
+        data=args.data,
+        output=args.output,
+        model=args.model,
+        hyperparameters=resolve_hyperparameters(args.model, chosen),
+        options=options,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        precision=args.precision,
+        distribution=args.distribution,
+        devices=tuple(part for part in args.devices.split(",") if part),
+        class_prior=args.class_prior,
+        teachers=tuple(args.teacher),
+        init_from=args.init_from,
+        new_head=args.new_head,
+        freeze=tuple(args.freeze),
+        unfreeze_after=args.unfreeze_after,
+        rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),
+        verbose=not args.quiet,
+    )
+
+
+def _rate_scale(text: str) -> tuple[str, float]:
+    glob, _, factor = text.rpartition("=")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = -1.0
+    if not glob or value < 0:
+        raise UsageError(f"--learning_rate_scale must be like 'hidden*=0.1', got {text!r}")
+    return glob, value
+
+
+def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool) -> list[str]:
+    """A sentence for each flag of a command line that another flag, or the data, deprives of any effect.
+
+    Args:
+        reads_frames: whether the model reads a frames modality of the data.
+    """
+    args, parser = _parse(argv)
+    conditions: list[tuple[tuple[str, ...], bool, str]] = [
+        (("gamma",), args.loss in ("focal", "asymmetric"), "without --loss=focal or --loss=asymmetric"),
+        (("gamma_negative", "margin"), args.loss == "asymmetric", "without --loss=asymmetric"),
+        (("alpha",), args.loss == "focal", "without --loss=focal"),
+        (("teacher_weight",), bool(args.teacher), "without --teacher"),
+        (("weight_decay",), args.optimizer == "adamw", "without --optimizer=adamw"),
+        (("decay_rate", "decay_examples"), args.decay == "exponential", "without --decay=exponential"),
+        (("class_prior",), args.new_head or not args.init_from, "with --init_from without --new_head"),
+        (("final_rate",), args.decay == "cosine", "without --decay=cosine"),
+        (("frames", "max_frames"), reads_frames, f"because --model={args.model} reads no frames of this data"),
+        (("unfreeze_after",), args.unfreeze_after < args.epochs, f"with --epochs={args.epochs}"),
+    ]
+    return [
+        f"--{name} has no effect {reason}"
+        for names, holds, reason in conditions
+        for name in names
+        if not holds and getattr(args, name) != parser.get_default(name)
+    ]

@@ -1,0 +1,45 @@
+"""What a run writes after each epoch: `history.csv` and TensorBoard's scalars."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from vcls_model import storage
+from vcls_model.metrics.catalogue import IN_HISTORY, history_column
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "examples",
+    "loss",
+    "learning_rate",
+    "val_loss",
+    *(history_column(metric.key) for metric in IN_HISTORY),
+    "train_seconds",
+    "examples_per_second",
+)
+
+Row = dict[str, Any]  # by HISTORY_COLUMNS
+
+
+def write_history(output: str, history: Sequence[Row]) -> None:
+    """Writes the whole history and the scalars of its last epoch.
+
+    Args:
+        output: directory of the model.
+        history: one row per epoch.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, HISTORY_COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(history)
+    storage.write_text(storage.join(output, "history.csv"), stream.getvalue())
+    newest = history[-1]
+    log = tf.summary.create_file_writer(storage.join(output, "logs"))
+    with log.as_default(step=newest["epoch"]):
+        for name, value in newest.items():
+            if name != "epoch":
+                tf.summary.scalar(name, value)
+    log.close()

@@ -1,0 +1,143 @@
+"""The model directory that a run leaves: vocabulary with thresholds, weights, SavedModel and, last, `info.json`."""
+
+import dataclasses
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vcls_model import storage
+from vcls_model.records.transformed import TransformedData
+from vcls_model.records.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
+from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
+from vcls_model.training.config import TrainConfig
+from vcls_model.training.evaluation import Validation, summarise
+from vcls_model.training.history import Row
+from vcls_model.training.loop import Trainer
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result of training depends on."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def export(config: TrainConfig, trainer: Trainer, history: Sequence[Row], wall_seconds: float) -> dict[str, Any]:
+    """Chooses thresholds on validation and writes the model directory.
+
+    Args:
+        config: the run.
+        trainer: its model has the weights to export.
+        history: one row per epoch.
+        wall_seconds: how long the run took.
+
+    Returns:
+        The content of `info.json`, which is written last.
+    """
+    validation = summarise(*trainer.evaluate()) if trainer.has_validation else Validation()
+    _write_labels(config.output, trainer.data, validation.thresholds)
+    _write_keras_model(config.output, trainer.model)
+    _write_saved_model(config, trainer)
+    info = _describe(config, trainer, history, validation, wall_seconds)
+    storage.write_json(storage.join(config.output, "info.json"), info)
+    if config.verbose:
+        averaged = ", ".join(map(str, trainer.averaged_epochs))
+        chosen = f"mean of epochs {averaged}" if averaged else f"best epoch {trainer.progress.best_epoch}"
+        print(f"{chosen}: validation {validation.headline()}; model in {config.output}", flush=True)
+    return info
+
+
+def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
+    vocabulary = storage.join(data.directory, "labels.csv")
+    classes = (
+        read_vocabulary(storage.read_text(vocabulary), vocabulary, data.class_count)
+        if storage.exists(vocabulary)
+        else unnamed_classes(data.class_count)
+    )
+    storage.write_text(storage.join(output, "labels.csv"), write_labels_csv(classes, thresholds))
+
+
+def _write_keras_model(output: str, model: keras.Model) -> None:
+    # Keras writes to local paths only.
+    with tempfile.TemporaryDirectory() as scratch:
+        local = os.path.join(scratch, "model.keras")
+        model.save(local)
+        with open(local, "rb") as stream:
+            storage.write_atomically(storage.join(output, "model.keras"), stream.read())
+
+
+def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
+    data, model, read = trainer.data, trainer.model, config.options.read
+    module = ServingModule(
+        lambda features: model(features, training=False),
+        data.schema,
+        trainer.modalities,
+        EmbeddedTransform(data.directory),
+        [model],
+        max_frames=read.max_frames,
+        frames=read.evaluation_frames(),
+        teaching=teaching_logits(model),
+    )
+    save_module(module, module.signatures(), config.output)
+
+
+def _describe(
+    config: TrainConfig, trainer: Trainer, history: Sequence[Row], validation: Validation, wall_seconds: float
+) -> dict[str, Any]:
+    """The content of `info.json`."""
+    data = trainer.data
+    # A record that cannot be read ends the run: none is ever left out.
+    records = sum(data.records.get(split, 0) for split in ("train", "validate"))
+    return {
+        "records_read": records,
+        "records_written": records,
+        "records_rejected": 0,
+        "rejected_by_reason": {},
+        "schema": data.schema.to_dict(),
+        "split": data.info.get("split"),
+        "class_count": data.class_count,
+        "transformed": [modality.to_dict() for modality in trainer.modalities],
+        "model": {
+            "name": config.model,
+            "hyperparameters": config.hyperparameters,
+            "parameter_count": int(trainer.model.count_params()),
+        },
+        "training": {
+            "examples": int(history[-1]["examples"]) if history else 0,
+            "epochs": len(history),
+            "best_epoch": trainer.progress.best_epoch,
+            "averaged_epochs": trainer.averaged_epochs,
+            "validation": validation.metrics,
+            "train_seconds": sum(row["train_seconds"] for row in history),
+            "wall_seconds": round(wall_seconds, 3),
+            "seed": config.options.read.seed,
+            "options": dataclasses.asdict(config.options),
+            "precision": config.precision,
+            "init_from": config.init_from,
+            "new_head": config.new_head,
+            "freeze": list(config.freeze),
+            "unfreeze_after": config.unfreeze_after,
+            "rate_scales": [list(scale) for scale in config.rate_scales],
+            "teachers": list(config.teachers),
+            "class_prior": config.class_prior,
+            "devices": trainer.replicas,
+        },
+        "data": {
+            "path": config.data,
+            **{
+                key: data.info.get(key)
+                for key in ("splits", "records_read", "records_written", "records_rejected", "config_hash", "versions")
+            },
+        },
+        "config_hash": config.fingerprint(data.info),
+        "versions": versions(),
+    }

@@ -1,0 +1,186 @@
+"""The training step: loss of a batch, gradients, update; compiled so that several steps run per call."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from vcls_model.input.dataset import decode_features
+from vcls_model.records.transformed import TransformedModality
+from vcls_model.training.averaging import WeightAverage
+from vcls_model.training.losses import distillation_loss, mix_labels, sparse_loss
+from vcls_model.training.options import TrainOptions
+
+Batch = dict[str, Any]  # of `make_batches`
+Teacher = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+
+
+class BatchLoss:
+    """The loss of each video of a batch.
+
+    Args:
+        model: takes what `build_model` documents.
+        modalities: the features that the model takes.
+        options: which loss, and how it is mixed with the teachers'.
+        teachers: functions from decoded features to logits, whose mean probability is distilled.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        modalities: Sequence[TransformedModality],
+        options: TrainOptions,
+        teachers: Sequence[Teacher],
+    ) -> None:
+        self.model = model
+        self.modalities = modalities
+        self.options = options
+        self.teachers = teachers
+
+    def __call__(self, batch: Batch, shares: tf.Tensor | None, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Losses (B,) and logits (B, C); videos without labels have a loss of 0.
+
+        Args:
+            batch: B videos.
+            shares: float32 (B,), for mixup the share of each video in its mixture; None mixes nothing.
+            training: whether dropout, batch statistics and teachers apply.
+        """
+        features = decode_features(batch["features"], self.modalities)
+        labels, weights = batch["labels"], None
+        known = tf.reduce_any(labels >= 0, axis=1)
+        if shares is not None:
+            shares = tf.where(tf.reverse(known, [0]), shares, 1.0)  # a partner without labels would teach "no label"
+            labels, weights = mix_labels(labels, shares)
+            features = self._mixed(features, shares)
+        logits = self.model(features, training=training)
+        losses = sparse_loss(logits, labels, self.options.loss, weights)
+        if training and self.teachers:
+            probabilities = tf.add_n([tf.sigmoid(teacher(features)) for teacher in self.teachers]) / len(self.teachers)
+            share = self.options.teacher_weight
+            losses = (1 - share) * losses + share * distillation_loss(logits, tf.stop_gradient(probabilities))
+        return losses * tf.cast(known, losses.dtype), logits
+
+    def _mixed(self, features: dict[str, tf.Tensor], shares: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Each video mixed with the one at the same place from the end of the batch."""
+        mixed = dict(features)
+        for modality in self.modalities:
+            value = features[modality.name]
+            part = tf.reshape(shares, [-1] + [1] * (len(value.shape) - 1))
+            mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])
+        if "num_frames" in features:
+            mixed["num_frames"] = tf.maximum(features["num_frames"], tf.reverse(features["num_frames"], [0]))
+        return mixed
+
+
+class TrainingStep:
+    """Trains the variables that are trainable when it is made; freezing or thawing layers needs a new one.
+
+    Args:
+        loss: the loss of a batch.
+        optimizer: built for all variables that learn now or later.
+        average: follows the variables after each step; or None.
+        strategy: where steps run.
+    """
+
+    def __init__(
+        self,
+        loss: BatchLoss,
+        optimizer: keras.optimizers.Optimizer,
+        average: WeightAverage | None,
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        self._loss = loss
+        self._optimizer = optimizer
+        self._average = average
+        self._strategy = strategy
+        self._replicas = strategy.num_replicas_in_sync
+        self._variables = list(loss.model.trainable_variables)
+        distributed, jit = self._replicas > 1, loss.options.jit
+        # The sum of the gradients over devices cannot be compiled by XLA: there, the gradients alone are.
+        self._gradients = _compiled(self._make_gradients, jit and distributed)
+        self._update = _compiled(self._make_update, jit and not distributed)
+        self._one_step = self._on_all_devices if distributed else self._on_this_device
+        self.run = tf.function(self._run)
+
+    def _run(self, iterator: Iterator[Batch], count: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Trains on the next `count` batches without returning to Python.
+
+        Returns:
+            The sum of the losses; of the first step with a loss that is not finite the shard of this process to blame
+            and the number, -1 where there is none; whether all variables are finite.
+        """
+        total, shard, failed = tf.constant(0.0), tf.constant(-1), tf.constant(-1)
+        for number in tf.range(count):
+            loss, bad, is_bad = self._one_step(next(iterator))
+            first = (failed < 0) & is_bad
+            failed, shard = tf.where(first, number, failed), tf.where(first, bad, shard)
+            total += loss
+            if self._average is not None:
+                self._average.follow(self._optimizer.iterations)
+        # An overflow inside a step need not show in its loss; no value that is not finite may reach a checkpoint.
+        sound = tf.reduce_all(
+            [tf.math.is_finite(tf.reduce_sum(tf.cast(variable.value, tf.float32))) for variable in self._variables]
+        )
+        return total, shard, failed, sound
+
+    def _on_this_device(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Loss of a step, shard to blame or -1, and whether there is one in any process."""
+        loss, bad = self._step(batch)
+        return loss, bad, bad >= 0
+
+    def _on_all_devices(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Like `_on_this_device`, for a batch that is split over the devices."""
+        losses, bad = self._strategy.run(self._step, args=(batch,))
+        loss = self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+        own = tf.reduce_max(tf.stack(self._strategy.experimental_local_results(bad)))
+        everywhere = self._strategy.run(lambda one: tf.cast(one >= 0, tf.int32), args=(bad,))
+        return loss, own, self._strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere, axis=None) > 0
+
+    def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        options, shares = self._loss.options, None
+        if options.mixup:
+            # The gamma sampler has no XLA kernel: shares are drawn outside the compiled part.
+            seed = tf.stack([tf.constant(options.read.seed, tf.int64), tf.cast(self._optimizer.iterations, tf.int64)])
+            draws = tf.random.stateless_gamma([tf.shape(batch["labels"])[0], 2], seed, options.mixup)
+            shares = draws[:, 0] / tf.maximum(tf.reduce_sum(draws, axis=1), 1e-30)
+        return self._update(batch, shares)
+
+    def _make_update(self, batch: Batch, shares: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        gradients, loss, bad = self._gradients(batch, shares)
+        self._optimizer.apply(gradients, self._variables)
+        return loss, bad
+
+    def _make_gradients(self, batch: Batch, shares: tf.Tensor | None) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        model = self._loss.model
+        with tf.GradientTape() as tape:
+            losses, _ = self._loss(batch, shares, training=True)
+            loss = tf.reduce_sum(losses) / tf.cast(tf.shape(losses)[0] * self._replicas, tf.float32)
+            if model.losses:
+                loss += tf.add_n(model.losses) / self._replicas
+            scaled = self._optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in self._variables])
+        return gradients, loss, shard_to_blame(batch, losses, loss)
+
+
+def _compiled(function: Callable[..., Any], jit: bool) -> Callable[..., Any]:
+    return tf.function(function, jit_compile=True) if jit else function
+
+
+def shard_to_blame(batch: Batch, losses: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
+    """Index of the shard that holds the first video with a non-finite loss, or -1 where the loss is finite.
+
+    One such video spoils the batch's loss, by mixup another video's, by batch normalisation everyone's: so a video
+    whose own features are not finite goes before one whose loss is not. The features are checked in any case, as a
+    ReLU turns NaN into 0 and only the gradients would carry it on.
+    """
+    shards = batch["shard"]
+    sound = tf.ones_like(shards, tf.bool)
+    for value in batch["features"].values():
+        if value.dtype.is_floating:
+            sound &= tf.reduce_all(tf.math.is_finite(value), axis=list(range(1, len(value.shape))))
+    by_features, by_losses, by_batch = (
+        tf.reduce_max(tf.where(finite, -1, shards))
+        for finite in (sound, tf.math.is_finite(losses), tf.math.is_finite(loss))
+    )
+    return tf.where(by_features >= 0, by_features, tf.where(by_losses >= 0, by_losses, by_batch))
