@@ -84,7 +84,7 @@ def test_half_files_are_removed_at_the_end_of_the_same_run(
 
 def test_score_leaves_out_a_committed_group(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker dies after the group was committed and before the runner hears of it: the retry reads nothing."""
-    from pipelines.scoring import planning
+    from pipelines.scoring import layout, planning
     from pipelines.scoring.steps import ScoreGroups
 
     model = write_model(tmp_path / "model")
