@@ -262,7 +262,7 @@ def test_the_segment_task(tmp_path, rated_segments):
         ("", "3,v0:0", "holds no rating"),
         ("v0:0,3,1\n", "4,v0:0", "ranks none of the pairs"),
         ("v0:0,3,1\n", "3,v0:0 v0:0", "named twice"),
-        ("v0:0,3,1\n", "3,v0:0\n3,v0:5", "no line before has"),
+        ("v0:0,3,1\n", "3,v0:0\n3,v0:5", "no earlier line has"),
         ("v0:0,9,1\n", "3,v0:0", "rates class 9, but 5 classes"),
     ],
 )
