@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.pages.drawing import draw_svg
 from pipelines.pages.plots import Histogram, plot_histogram
 from pipelines.pages.templates import environment
-from pipelines.preprocessing.card_plots import Ranking, Spread, plot_ranking, plot_spread
+from pipelines.preprocessing.card_plots import ClassRanks, Spread, plot_ranking, plot_spread
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
 from pipelines.preprocessing.statistics import Moments
@@ -104,7 +104,7 @@ def label_charts(summary: Summary) -> list[Chart]:
                 f"{counts[0]:,} videos, the median class on {int(np.median(counts)):,}; "
                 f"{int((counts < 10).sum()):,} classes are on fewer than 10.",
                 f"Videos per class on two logarithmic axes, from {counts[0]:,} down to {counts[-1]:,}",
-                draw_svg(plot_ranking, Ranking(counts), _SIZE),
+                draw_svg(plot_ranking, ClassRanks(counts), _SIZE),
             )
         )
     per_video = summary.label_counts

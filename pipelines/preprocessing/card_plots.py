@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranking:
+class ClassRanks:
     """Videos (C,) of each class that occurs, in falling order."""
 
     counts: np.ndarray
@@ -26,7 +26,7 @@ class Spread:
     std: np.ndarray
 
 
-def plot_ranking(data: Ranking, *, ax: "Axes | None" = None) -> "Axes":
+def plot_ranking(data: ClassRanks, *, ax: "Axes | None" = None) -> "Axes":
     """Videos per class over the rank of the class, both logarithmic."""
     ax = new_axes(ax)
     ranks = np.arange(1, len(data.counts) + 1)

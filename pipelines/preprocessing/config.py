@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.records.schema import (
     FRAMES,
     REQUANTISE_OFFSET,
@@ -24,19 +24,15 @@ POOLS = ("mean", "std", "top5")
 FORMAT_VERSION = 2
 
 
-def is_affine(pca_dims: int, pool_frames: bool, normalise: str) -> bool:
-    """See `TransformConfig.is_affine`."""
-    return not pca_dims and not pool_frames and normalise != "l2"
-
-
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """One input file.
 
     Attributes:
-        index, count: its place among the inputs of its kind, for the names of what is written.
-        path, size_bytes, modified_seconds: what it is and how it looked when the job began.
-        split: index into `SPLITS` when the inputs are given a split each, else None: the ids decide.
+        index, count: its place among the inputs of its split, for the names of the files written.
+        path: of the file.
+        size_bytes, modified_seconds: of the file when the job began; a changed file is processed again.
+        split: index into `SPLITS` where each input belongs to one split, else None: the ids decide.
     """
 
     index: int
@@ -73,7 +69,7 @@ class TransformConfig:
         normalise: one of `NORMALISATIONS`.
         pca_dims: keep this many whitened principal components of each modality (at most its width); 0: no PCA.
         pool_frames: add mean, standard deviation and top-5 mean over the frames as video-level features.
-        max_frames: frames beyond are cut.
+        max_frames: most frames kept per video.
         missing_modality: `"reject"` or `"fill"`.
         allow_unlabelled: keep records without labels.
     """
@@ -95,7 +91,7 @@ class TransformConfig:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
-        text = json.dumps({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
+        text = storage.to_json({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def width_of(self, modality: Modality) -> int:
@@ -105,7 +101,7 @@ class TransformConfig:
     @property
     def is_affine(self) -> bool:
         """Whether each transformed value depends on one raw value alone: then shards need no TensorFlow."""
-        return is_affine(self.pca_dims, self.pool_frames, self.normalise)
+        return not self.pca_dims and not self.pool_frames and self.normalise != "l2"
 
     def code_range(self, modality: Modality) -> tuple[float, float]:
         """(scale, offset) of the codes that a frame-level modality is written in.

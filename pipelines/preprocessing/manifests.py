@@ -1,13 +1,12 @@
-"""What a job remembers of each shard, so that --resume does only what is missing.
+"""What a job stores about each shard, so that --resume processes unfinished shards only.
 
 `manifests/<shard>.statistics` holds the statistics of its training records, `manifests/<shard>.manifest`, written last,
 says that its outputs are complete and what they contain. Both begin with a line of JSON that names the input as it was
-and the configuration: when either has changed, the shard is done anew.
+and the configuration: when either has changed, the shard is processed again.
 """
 
 import dataclasses
 import io
-import json
 from collections import Counter
 from typing import Any
 
@@ -16,19 +15,20 @@ import numpy as np
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.statistics import ShardMeter, arrays_from_bytes, arrays_to_bytes
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SPLITS
 
 DIRECTORY = "manifests"
 STATISTICS_SUFFIX, MANIFEST_SUFFIX = ".statistics", ".manifest"
 MOST_LABELS_SHOWN = 64
-# Pairs of labels kept, at the least, before equal ones are added up.
+# Pairs of labels that are collected, at least, before equal ones are added up.
 _PAIRS_WAITING = 1 << 18
 _SAMPLED = "sampled"
 
 
 class PairCounts:
-    """How often pairs of classes occur together; a pair one < two of C classes has the code one * C + two."""
+    """How often pairs of classes occur together; the code of a pair one < two of C classes is one * C + two."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -38,7 +38,7 @@ class PairCounts:
         """Adds counts, int64 (N,) each."""
         self._parts.append((codes, counts))
         self._waiting += len(codes)
-        # Adding up takes time in proportion to what is there: so not before that has doubled.
+        # Adding up takes time in proportion to all pairs so far, so wait until their number has doubled.
         if self._waiting > max(_PAIRS_WAITING, len(self._parts[0][0])):
             self.arrays()
 
@@ -102,12 +102,12 @@ class Summary:
 
     @property
     def records_read(self) -> int:
-        """Records found, usable or not."""
+        """Records in the input, usable or not."""
         return self.records_written + self.records_rejected
 
     @property
     def records_written(self) -> int:
-        """Records in the transformed data set."""
+        """Records in the transformed dataset."""
         return int(self.written.sum())
 
     @property
@@ -157,17 +157,17 @@ class Summary:
         }
         for name, parts in self.sampled.items():
             arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
-        return json.dumps(head).encode() + b"\n" + arrays_to_bytes(arrays)
+        return storage.to_json(head).encode() + b"\n" + arrays_to_bytes(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Summary":
         """Reads what `to_bytes` wrote.
 
         Raises:
-            ValueError, KeyError: `data` is damaged.
+            JobError, ValueError, KeyError: `data` is damaged.
         """
         line, _, body = data.partition(b"\n")
-        head, arrays = json.loads(line), arrays_from_bytes(body)
+        head, arrays = storage.from_json(line, "the head of a manifest"), arrays_from_bytes(body)
         class_counts = np.zeros((len(SPLITS), head["class_count"]), np.int64)
         class_counts.reshape(-1)[arrays["classes"]] = arrays["class_counts"]
         sampled: dict[str, list[np.ndarray]] = {}
@@ -198,17 +198,17 @@ def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def statistics_path(output: str, shard: Shard) -> str:
-    """Where the statistics of a shard are kept."""
+    """Where the statistics of a shard are stored."""
     return storage.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
 
 
 def manifest_path(output: str, shard: Shard) -> str:
-    """Where the record of a finished shard is kept."""
+    """Where the manifest of a finished shard is stored."""
     return storage.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
 
 
 def dead_letter_path(output: str, shard: Shard) -> str:
-    """Where the rejected records of a shard are listed; there is no file when there are none."""
+    """Where the rejected records of a shard are listed; without any there is no file."""
     return storage.join(output, "dead_letter", f"{shard.name}.jsonl")
 
 
@@ -223,35 +223,35 @@ def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
 
 
 def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
-    """Keeps the statistics of a shard: one line that identifies it, then the sums."""
-    header = json.dumps(_identity(shard, config)).encode() + b"\n"
+    """Stores the statistics of a shard: one line that identifies it, then the sums."""
+    header = storage.to_json(_identity(shard, config)).encode() + b"\n"
     with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
 
 def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: RecordSchema) -> ShardMeter | None:
-    """The statistics kept of a shard, or None when there are none for this input and configuration."""
+    """The stored statistics of a shard, or None without any for this input and configuration."""
     path = statistics_path(output, shard)
     if not storage.exists(path):
         return None
     header, _, data = storage.read_bytes(path).partition(b"\n")
     try:
-        if json.loads(header) != _identity(shard, config):
+        if storage.from_json(header, path) != _identity(shard, config):
             return None
         return ShardMeter.from_bytes(data, schema)
-    except (ValueError, KeyError):  # a damaged file is the same as none
+    except (JobError, ValueError, KeyError):  # a damaged file, or one of another version, counts as none
         return None
 
 
 def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> None:
-    """Removes what is kept of a shard unless it is about this input and configuration."""
+    """Deletes what is stored about a shard unless it belongs to this input and configuration."""
     wanted = _identity(shard, config)
     for path in (statistics_path(output, shard), manifest_path(output, shard)):
         if not storage.exists(path):
             continue
         try:
-            known = json.loads(storage.read_bytes(path).partition(b"\n")[0])
-        except ValueError:
+            known = storage.from_json(storage.read_bytes(path).partition(b"\n")[0], path)
+        except JobError:
             known = {}
         if any(known.get(key) != value for key, value in wanted.items()):
             storage.delete(path)
@@ -261,7 +261,7 @@ def count_records(output: str, name: str) -> tuple[int, int]:
     """(written, rejected) records of the finished shard that the manifest file `name` is about."""
     with storage.open_for_reading(storage.join(output, DIRECTORY, name)) as stream:
         head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
-    value = json.loads(head)
+    value = storage.from_json(head, name)
     return value["records_written"], value["records_rejected"]
 
 
@@ -281,7 +281,7 @@ def save_manifest(
         "records_rejected": summary.records_rejected,
     }
     with storage.open_atomically(manifest_path(output, shard)) as stream:
-        stream.write(json.dumps(head).encode() + b"\n" + summary.to_bytes())
+        stream.write(storage.to_json(head).encode() + b"\n" + summary.to_bytes())
 
 
 def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
@@ -291,12 +291,12 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
         return None
     try:
         head, _, rest = storage.read_bytes(path).partition(b"\n")
-        value = json.loads(head)
+        value = storage.from_json(head, path)
         wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
         if any(value.get(key) != expected for key, expected in wanted.items()):
             return None
         if any(storage.size_of(storage.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
         return Summary.from_bytes(rest)
-    except (ValueError, KeyError, TypeError):  # a damaged file is the same as none
+    except (ValueError, KeyError, TypeError):  # a damaged file, or one of another version, counts as none
         return None

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterable
 
 import apache_beam as beam
@@ -22,7 +21,7 @@ from pipelines.preprocessing.statistics import (
     statistics_hash,
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
-from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.running.counters import inc_counter
 from vcls_model import storage
 from vcls_model.records import kernels
@@ -109,7 +108,7 @@ class FittedStatistics:
 def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
     """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`."""
     fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
-    storage.write_atomically(path, json.dumps({name: value.to_dict() for name, value in fitted.items()}).encode())
+    storage.write_text(path, storage.to_json({name: value.to_dict() for name, value in fitted.items()}))
     return FittedStatistics(statistics_hash(statistics), fitted)
 
 
@@ -130,9 +129,9 @@ class TransformShard(beam.DoFn):
         self._config = config
         self._ready: tuple[str, AffineTransform] | None = None
 
-    def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | TransformGraph:
+    def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | BatchGraph:
         if graph_directory is not None:
-            return TransformGraph.load(graph_directory, self._config, fitted.identity)
+            return BatchGraph.load(graph_directory, self._config, fitted.identity)
         if self._ready is None or self._ready[0] != fitted.identity:
             self._ready = fitted.identity, AffineTransform.of(self._config, fitted.moments)
         return self._ready[1]
@@ -175,7 +174,7 @@ def write_summary(summary: Summary, path: str) -> None:
 
 
 def transform_shard(
-    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | TransformGraph
+    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | BatchGraph
 ) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file per split and its dead letters.
 
@@ -222,9 +221,7 @@ class ShardTransformer:
         summary: of what was transformed so far.
     """
 
-    def __init__(
-        self, config: TransformConfig, transform: AffineTransform | TransformGraph, sampling: bool = True
-    ) -> None:
+    def __init__(self, config: TransformConfig, transform: AffineTransform | BatchGraph, sampling: bool = True) -> None:
         self._config = config
         self._transform = transform
         self._sampling = sampling

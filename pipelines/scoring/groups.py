@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.outputs import STATE, manifest_path
+from pipelines.scoring.layout import STATE, aggregate_name, manifest_path, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
@@ -28,21 +28,6 @@ NAN_LOGITS = "nan_logits"
 UPDATE_ROWS = 2048
 # Packing an aggregate takes as much memory again: one thread at a time.
 _PACKING = threading.Lock()
-
-
-def aggregate_name(group: str, number: int) -> str:
-    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
-    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
-
-
-def segments_name(group: str) -> str:
-    """File name of a group's aggregate over rated segments."""
-    return f"{group}.segments.metrics"
-
-
-def slices_name(group: str, number: int) -> str:
-    """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
-    return f"{group}.slices{number}.metrics"
 
 
 class _Aggregate:

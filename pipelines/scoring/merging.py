@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.scoring.groups import aggregate_name, segments_name, slices_name
+from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
-from pipelines.scoring.outputs import STATE
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator

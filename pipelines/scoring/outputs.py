@@ -9,17 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.running import outputs
+from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTINGS, STATE
+from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.metrics.catalogue import describe
 from vcls_model.records.vocabulary import write_labels_csv
 
-STATE = "state"
-SETTINGS = "settings.json"
-MANIFEST_SUFFIX = ".manifest.json"
-PREDICTIONS = "predictions"
-LOGITS = "logits"
 # The options behind the stored settings, for messages.
 _OPTIONS = {
     "models": "--model",
@@ -27,11 +24,6 @@ _OPTIONS = {
     "ratios": "the split of the model's data",
     "class_thresholds": "--thresholds",
 }
-
-
-def manifest_path(output: str, group: str) -> str:
-    """The file whose presence says that a group is done."""
-    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
 
 
 def read_manifests(output: str) -> list[dict[str, Any]]:
@@ -110,8 +102,6 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     Raises:
         JobError: too many records were rejected, or stored results are damaged.
     """
-    from pipelines.scoring.merging import total_counts, write_metrics  # they import pyarrow and numba: not for --help
-
     config = plan.config
     manifests = read_manifests(config.output)
     counts = total_counts(manifests)

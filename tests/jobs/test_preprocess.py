@@ -30,7 +30,7 @@ from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.statistics import Moments, ShardMeter
 from pipelines.preprocessing.transform import graph
-from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.running.progress import shown_progress
 from tests.conftest import ROOT
 from tests.fixtures.records import (
@@ -856,9 +856,9 @@ def test_graphs_are_loaded_once(video_job) -> None:  # type: ignore[no-untyped-d
     directory, _, _ = video_job
     path = str(directory / "out" / "transform_fn")
     config = TransformConfig(VIDEO, 10)
-    first = TransformGraph.load(path, config, "statistics")
-    assert TransformGraph.load(path, config, "statistics") is first
-    assert TransformGraph.load(path, config, "others") is not first
+    first = BatchGraph.load(path, config, "statistics")
+    assert BatchGraph.load(path, config, "statistics") is first
+    assert BatchGraph.load(path, config, "others") is not first
 
 
 def test_real_audioset(shared_data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def graph_in_background(config: JobConfig, options: "PipelineOptions") -> Iterat
         yield
         write_transform(read_moments(moments_path(config)), config.transform, config.output)
         return
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # a graph is no work for a GPU
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # too little work for a GPU
     process = subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )

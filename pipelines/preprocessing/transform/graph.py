@@ -130,7 +130,8 @@ def _frame_outputs(
     import tensorflow as tf
 
     modalities = [modality for modality in config.schema.modalities if modality.name in raw]
-    features = [feature for feature in config.transformed() if feature.kind == FRAMES or config.pool_frames]
+    vectors = {modality.name for modality in config.schema.modalities} - set(raw)
+    features = [feature for feature in config.transformed() if feature.name not in vectors]
 
     def one_video(codes: dict[str, Any]) -> dict[str, Any]:
         outputs = {}
@@ -214,7 +215,7 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
             os.path.join(scratch, "transformed_metadata"),
         )
         if config.is_affine:
-            check_against_kernels(TransformGraph(config, module.transform_fn), config, statistics)
+            check_against_kernels(BatchGraph(config, module.transform_fn), config, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -224,8 +225,8 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
     return storage.join(output, "transform_fn")
 
 
-class TransformGraph:
-    """A transform graph, ready to run on batches. Saved ones: one a process, shared by its threads.
+class BatchGraph:
+    """A transform graph, ready to run on batches. A saved one is loaded once per process, for all its threads.
 
     Args:
         config: which operations.
@@ -233,14 +234,14 @@ class TransformGraph:
     """
 
     _lock = threading.Lock()
-    _loaded: dict[str, "TransformGraph"] = {}
+    _loaded: dict[str, "BatchGraph"] = {}
 
     def __init__(self, config: TransformConfig, function: PreprocessingFn) -> None:
         self._config = config
         self._function = function
 
     @classmethod
-    def saved(cls, directory: str, config: TransformConfig) -> "TransformGraph":
+    def saved(cls, directory: str, config: TransformConfig) -> "BatchGraph":
         """The graph that `directory` holds."""
         import tensorflow as tf
         import tensorflow_transform as tft
@@ -261,7 +262,7 @@ class TransformGraph:
         return cls(config, lambda inputs: concrete(**{"inputs": {name: inputs[name] for name in signature}}))
 
     @classmethod
-    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "TransformGraph":
+    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "BatchGraph":
         """The graph saved in `directory`, loaded once a process as long as it was made from the same statistics."""
         with cls._lock:
             key = f"{directory} {config.hash} {statistics_hash}"
@@ -286,7 +287,7 @@ class TransformGraph:
         return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}
 
 
-def check_against_kernels(graph: TransformGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
+def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
     """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for vectors.
 
     Raises:

@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipelines.pages.drawing import draw_svg
-from pipelines.preprocessing.card_plots import Ranking, Spread, plot_ranking, plot_spread
+from pipelines.preprocessing.card_plots import ClassRanks, Spread, plot_ranking, plot_spread
 
 
 def test_a_ranking_is_a_line_on_logarithmic_axes() -> None:
     ax = Figure().subplots()
-    assert plot_ranking(Ranking(np.array([9, 4, 1])), ax=ax) is ax
+    assert plot_ranking(ClassRanks(np.array([9, 4, 1])), ax=ax) is ax
     (line,) = ax.get_lines()
     assert line.get_xdata().tolist() == [1, 2, 3] and line.get_ydata().tolist() == [9, 4, 1]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -17,7 +17,7 @@ def test_a_ranking_is_a_line_on_logarithmic_axes() -> None:
 
 
 def test_a_long_ranking_keeps_its_ends_and_a_few_hundred_points() -> None:
-    (line,) = plot_ranking(Ranking(np.arange(4000, 0, -1))).get_lines()
+    (line,) = plot_ranking(ClassRanks(np.arange(4000, 0, -1))).get_lines()
     assert line.get_xdata()[[0, -1]].tolist() == [1, 4000] and line.get_ydata()[[0, -1]].tolist() == [4000, 1]
     assert len(line.get_xdata()) <= 400
 
