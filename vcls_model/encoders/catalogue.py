@@ -36,8 +36,8 @@ _KNOWN = {
     **{name: _lite(name) for name in efficientnet_lite.NAMES},
     yamnet.NAME: _Known(yamnet.info, yamnet.PACKAGE, yamnet.load, yamnet.load_head),
 }
-IMAGE_ENCODERS = efficientnet_lite.NAMES
-AUDIO_ENCODERS = (yamnet.NAME,)
+IMAGE_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "picture")
+AUDIO_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "sound")
 ENCODERS = tuple(_KNOWN)
 
 

@@ -17,12 +17,12 @@ from tests.vcls_model.encoders import oracles
 from tests.vcls_model.encoders.synthetic import inputs, melody
 from vcls_model.commands import JobError, UsageError
 from vcls_model.encoders import ENCODERS, IMAGE_ENCODERS, Encoder, Head, efficientnet_lite, load_encoder, yamnet
-from vcls_model.encoders.catalogue import encoder_info, heads
+from vcls_model.encoders.catalogue import encoder_info, heads, known_info
 
 
 @pytest.fixture(scope="module")
 def encoders() -> dict[str, Encoder]:
-    return {name: load_encoder(name, "sound" if name == "yamnet" else "picture") for name in ENCODERS}
+    return {name: load_encoder(name, known_info(name).modality) for name in ENCODERS}
 
 
 # Of the first row: mean, largest value and its place, and the sum of the codes.

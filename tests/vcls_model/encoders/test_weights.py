@@ -93,7 +93,7 @@ def test_another_version_is_not_taken(tmp_path: Path, installed_into: Path) -> N
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_load_without_weights_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vcls_model.encoders.weights._distribution", lambda _: None)
-    modality = "sound" if name == "yamnet" else "picture"
+    modality = catalogue.known_info(name).modality
     calls = [
         lambda: catalogue.encoder_info(name, modality),
         lambda: catalogue.load_encoder(name, modality),

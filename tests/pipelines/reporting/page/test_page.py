@@ -1,6 +1,8 @@
 """The page as text: self-contained, escaped, small, with an alternative for every picture."""
 
 import base64
+import csv
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -16,6 +18,7 @@ from pipelines.reporting.page.explorer import explorer_data, to_json
 from tests.fixtures.scores import EVIL, add_segments, write_predictions, write_scores
 from tests.fixtures.scores import write_info as write_score_info
 from vcls_model.commands import JobError
+from vcls_model.metrics.catalogue import IN_HISTORY, METRICS, history_column
 
 
 class _Page(html.parser.HTMLParser):
@@ -91,6 +94,20 @@ def test_every_picture_has_words(page: _Page):
     for image in images:
         assert image["alt"] and len(image["alt"]) > 30
         assert image["src"] and image["src"].startswith("data:image/svg+xml;base64,")
+
+
+def test_every_metric_of_the_catalogue_is_shown(page: _Page, report_directory: Path):
+    with (report_directory / "tables" / "headline.csv").open(encoding="utf-8", newline="") as table:
+        assert [row["metric"] for row in csv.DictReader(table)] == [metric.key for metric in METRICS]
+    assert [metric.title for metric in METRICS if metric.title not in page.visible] == []
+    assert [metric.meaning for metric in METRICS if metric.meaning not in page.visible] == []
+
+
+def test_every_metric_of_the_history_is_drawn(scores_directory: Path):
+    history = {history_column(metric.key): np.array([0.25, 0.5]) for metric in IN_HISTORY}
+    scores = dataclasses.replace(read_scores(str(scores_directory)), history=history)
+    (figure,) = figures.training_figures(scores)
+    assert list(figure.numbers.columns) == ["epoch", *history]
 
 
 def test_sections_come_in_the_order_of_a_decision(page: _Page):
