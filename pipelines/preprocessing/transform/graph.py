@@ -31,8 +31,8 @@ _LEAST_VARIANCE = 1e-10
 
 # (inputs: raw tensors by name) -> transformed tensors by name
 PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
-# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors; for PCA the mean and
-# what float32 has rounded off it
+# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors; for PCA the mean
+# and what float32 has rounded off it
 FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
 
 

@@ -41,8 +41,8 @@ def analysis_directories(config: JobConfig) -> Iterator[None]:
 class SelectMean(beam.PTransform):
     """The analyzer that hands statistics, computed shard by shard elsewhere in the pipeline, to tf.Transform.
 
-    Input: batches of raw values, which it does not look at. Output: one float32 (2, D) array: the mean, and what float32
-    has rounded off it.
+    Input: batches of raw values, which it does not look at. Output: one float32 (2, D) array: the mean, and what
+    float32 has rounded off it.
     """
 
     def __init__(self, statistics: beam.PCollection, modality: str) -> None:
