@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from pipelines.reporting.findings.confusion import class_confusion, vertical_con
 from pipelines.reporting.findings.groups import ClassGroup, frequency, size_groups, span
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import Scores
-from pipelines.reporting.page import plots
+from pipelines.reporting.page import fonts, plots
 from pipelines.reporting.tables import Table, columns_table, pluralise, signed
 from vcls_model.metrics.catalogue import IN_HISTORY, history_column
+from vcls_model.quiet import import_matplotlib
 
 # Pixels an inch of the PNGs: a figure 4.8 inches wide gives 1,056 pixels, twice what the page shows.
 _PNG_DPI = 220
@@ -60,17 +62,34 @@ class Figure:
 
 def draw(plot: Callable[..., Any], data: Any, size: tuple[float, float]) -> tuple[bytes, bytes]:
     """Draws on a figure of `size` inches and returns (SVG, PNG); the same data gives the same bytes."""
+    import_matplotlib()
+    svg, png, missing = _drawn(plot, data, size, [])
+    if missing and (families := fonts.families_with(missing)):
+        svg, png, missing = _drawn(plot, data, size, families)
+    fonts.report_missing(missing)
+    return svg, png
+
+
+def _drawn(
+    plot: Callable[..., Any], data: Any, size: tuple[float, float], families: Sequence[str]
+) -> tuple[bytes, bytes, set[str]]:
+    """(SVG, PNG, the characters that no font had), with more font families to look for characters in."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    with matplotlib.rc_context(plots.STYLE):
+    style = {**plots.STYLE, "font.family": [plots.STYLE["font.family"], *families]}
+    with matplotlib.rc_context(style), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         canvas = Canvas(figsize=size, layout="constrained")
         plot(data, ax=canvas.subplots())
         svg, png = io.BytesIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=_PNG_DPI)
         canvas.set_layout_engine("none")  # the layout is computed; computing it again costs a third of the time
         canvas.savefig(png, format="png", metadata={"Software": None}, dpi=_PNG_DPI)
-    return svg.getvalue(), png.getvalue()
+    for warning in caught:
+        if not fonts.missing_characters([warning]):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return svg.getvalue(), png.getvalue(), fonts.missing_characters(caught)
 
 
 def _make(

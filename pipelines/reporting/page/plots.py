@@ -12,6 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK, GREY = (
     "#0072B2",
@@ -49,6 +50,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
+    "text.parse_math": False,  # a name such as A$AP $ign is no formula
 }
 
 
@@ -169,6 +171,14 @@ def _axes(ax: "Axes | None") -> "Axes":
     return Figure(figsize=(4.8, 3.6), layout="constrained").subplots()
 
 
+def _plain_numbers(axis: "Axis") -> None:
+    """Labels a logarithmic axis with numbers: matplotlib's own labels are formulas, which `STYLE` has switched off."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter())
+
+
 def _unit_square(ax: "Axes", x_label: str, y_label: str) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=x_label, ylabel=y_label)
     ax.set_xticks(np.linspace(0, 1, 6))
@@ -278,6 +288,7 @@ def plot_histogram(data: Histogram, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel=data.x_label, ylabel=data.y_label, xlim=(data.edges[0], data.edges[-1]))
     if data.log:
         ax.set_yscale("log")
+        _plain_numbers(ax.yaxis)
     if data.marked:
         ax.axvline(data.marked[0], color=BLACK, linewidth=1, linestyle=(0, (4, 2)))
         ax.annotate(
@@ -372,6 +383,7 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
         data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of similar classes"
     )
     ax.set_xscale("log")
+    _plain_numbers(ax.xaxis)
     ax.set(xlabel=data.count_label, ylabel="Average precision", ylim=(-0.02, 1.02))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
@@ -401,6 +413,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
     if data.log:
         ax.set_yscale("log")
+        _plain_numbers(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
     return ax
