@@ -455,6 +455,21 @@ def test_a_report_over_classes_of_any_script(
     assert not [warning for warning in recwarn.list if "Glyph" in str(warning.message)]
 
 
+def test_bounds_of_perfect_predictions_stay_in_the_unit_interval() -> None:
+    from vcls_model.metrics.accumulator import MetricAccumulator
+    from vcls_model.metrics.result import compute_result
+
+    classes, videos = 7, 500
+    labels = np.random.default_rng(0).integers(0, classes, videos)
+    accumulator = MetricAccumulator(classes)
+    logits = np.where(np.arange(classes) == labels[:, None], 9, -9).astype(np.float32)
+    accumulator.update(logits, labels, np.ones(videos, np.int64), [b"%d" % number for number in range(videos)])
+    summary = compute_result(accumulator).summary
+    bounds = {key: value for key, value in summary.items() if key.endswith(("_lower", "_upper", "_ci_low", "_ci_high"))}
+    assert len(bounds) >= 10 and all(0 <= value <= 1 for value in bounds.values()), bounds
+    assert bounds["map_upper"] == 1
+
+
 def test_paths_that_are_not_utf_8_are_written_as_json_has_them(tmp_path: Path) -> None:
     storage.write_json(str(tmp_path / "info.json"), {"path": os.fsdecode(b"a\xff")})
     assert os.fsencode(json.loads((tmp_path / "info.json").read_text())["path"]) == b"a\xff"
