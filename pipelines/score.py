@@ -8,7 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
+from pipelines.running.runners import (
+    add_runner_argument,
+    check_runner,
+    parse_arguments,
+    pipeline_options,
+    worker_count,
+)
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
 from vcls_model.commands import Parser, main
 from vcls_model.records.splits import SPLITS
@@ -132,6 +138,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipelines.scoring.planning import make_plan
 
     plan = make_plan(args)
+    if not args.dry_run:
+        check_runner(options)  # before --overwrite deletes anything
     groups = plan.groups(open_scores(plan, dry_run=args.dry_run), worker_count(options))
     if args.dry_run:
         print(plan.describe(groups))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.pages.drawing import BLACK, BLUE, new_axes
+from pipelines.pages.drawing import BLACK, BLUE, new_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +38,7 @@ def plot_histogram(data: Histogram, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel=data.x_label, ylabel=data.y_label, xlim=(data.edges[0], data.edges[-1]))
     if data.log:
         ax.set_yscale("log")
+        plain_numbers(ax.yaxis)
     if data.marked:
         ax.axvline(data.marked[0], color=BLACK, linewidth=1, linestyle=(0, (4, 2)))
         ax.annotate(

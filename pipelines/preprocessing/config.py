@@ -22,6 +22,7 @@ NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
 # Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
 FORMAT_VERSION = 2
+_PCA_FORMAT_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,8 @@ class TransformConfig:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
-        text = storage.to_json({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
+        version = _PCA_FORMAT_VERSION if self.pca_dims else FORMAT_VERSION
+        text = storage.to_json({"format": version, **self.to_dict()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def width_of(self, modality: Modality) -> int:

@@ -222,9 +222,21 @@ def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
     }
 
 
-def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
-    """Stores the statistics of a shard: one line that identifies it, then the sums."""
-    header = storage.to_json(_identity(shard, config)).encode() + b"\n"
+def _is_about(head: Any, shard: Shard, identity: dict[str, Any]) -> bool:
+    """Whether the first line of a stored file is about the input as it is now, and this configuration."""
+    if not isinstance(head, dict) or any(head.get(key) != value for key, value in identity.items()):
+        return False
+    # Manifests of 0.1 hold no digest.
+    return "digest" not in head or head["digest"] == storage.content_digest(shard.path)
+
+
+def save_statistics(output: str, shard: Shard, config: TransformConfig, digest: str, meter: ShardMeter) -> None:
+    """Stores the statistics of a shard: one line that identifies it, then the sums.
+
+    Args:
+        digest: the `storage.content_digest` of the input when it was read.
+    """
+    header = storage.to_json({**_identity(shard, config), "digest": digest}).encode() + b"\n"
     with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
@@ -236,7 +248,7 @@ def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: 
         return None
     header, _, data = storage.read_bytes(path).partition(b"\n")
     try:
-        if storage.from_json(header, path) != _identity(shard, config):
+        if not _is_about(storage.from_json(header, path), shard, _identity(shard, config)):
             return None
         return ShardMeter.from_bytes(data, schema)
     except (JobError, ValueError, KeyError):  # a damaged file, or one of another version, counts as none
@@ -266,15 +278,23 @@ def count_records(output: str, name: str) -> tuple[int, int]:
 
 
 def save_manifest(
-    output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int], summary: Summary
+    output: str,
+    shard: Shard,
+    config: TransformConfig,
+    digest: str,
+    statistics_hash: str,
+    sizes: dict[str, int],
+    summary: Summary,
 ) -> None:
     """Records that a shard is done: a line that says of what, with which result, then the whole summary.
 
     Args:
+        digest: the `storage.content_digest` of the input when it was read.
         sizes: bytes of each file written, by path below `output`.
     """
     head = {
         **_identity(shard, config),
+        "digest": digest,
         "statistics_hash": statistics_hash,
         "outputs": sizes,
         "records_written": summary.records_written,
@@ -292,8 +312,7 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
     try:
         head, _, rest = storage.read_bytes(path).partition(b"\n")
         value = storage.from_json(head, path)
-        wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
-        if any(value.get(key) != expected for key, expected in wanted.items()):
+        if not _is_about(value, shard, {**_identity(shard, config), "statistics_hash": statistics_hash}):
             return None
         if any(storage.size_of(storage.join(output, name)) != size for name, size in value["outputs"].items()):
             return None

@@ -66,8 +66,9 @@ class MeasureShard(beam.DoFn):
             return
         meter = manifests.load_statistics(self._output, shard, self._config, self._config.schema)
         if meter is None:
+            digest = storage.content_digest(shard.path)
             meter = measure_shard(shard, self._config)
-            manifests.save_statistics(self._output, shard, self._config, meter)
+            manifests.save_statistics(self._output, shard, self._config, digest, meter)
             inc_counter(self, "shards_measured")
         yield meter
 
@@ -140,8 +141,9 @@ class TransformShard(beam.DoFn):
         summary = manifests.load_manifest(self._output, shard, self._config, fitted.identity)
         if summary is None:
             transform = self._transform(fitted, graph_directory)
+            digest = storage.content_digest(shard.path)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
-            manifests.save_manifest(self._output, shard, self._config, fitted.identity, sizes, summary)
+            manifests.save_manifest(self._output, shard, self._config, digest, fitted.identity, sizes, summary)
             inc_counter(self, "shards_transformed")
             inc_counter(self, "records_written", summary.records_written)
             for reason, count in summary.rejected.items():

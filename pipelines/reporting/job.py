@@ -111,7 +111,7 @@ def write(report: Report, facts: dict[str, Any], config: ReportConfig, started: 
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.png"), figure.png)
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.svg"), figure.svg)
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.csv"), figure.numbers.to_csv())
-    content = report.html.encode()
+    content = report.html.encode(errors="backslashreplace")
     storage.write_atomically(storage.join(output, "report.html"), content)
     info = {
         "job": "report",

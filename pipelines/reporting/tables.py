@@ -25,7 +25,7 @@ class Table:
         writer.writerow(self.columns)
         for row in self.rows:
             writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in row])
-        return text.getvalue().encode()
+        return text.getvalue().encode(errors="backslashreplace")
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers only, so that it is set to the right."""

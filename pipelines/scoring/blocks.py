@@ -9,6 +9,7 @@ import numpy as np
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
+from vcls_model import storage
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.decoding import Ratings
 from vcls_model.records.examples import Values
@@ -37,6 +38,7 @@ class Block:
         outside_split: number of records that belong to another split than the one asked for.
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
+        digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
         contexts: the values, one per record, of each context feature by which metrics are broken down.
     """
 
@@ -51,6 +53,7 @@ class Block:
     outside_split: int
     ends_shard: bool = False
     ends_group: bool = False
+    digest: str = ""
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -70,6 +73,7 @@ class ScoredBlock:
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
     for place, shard in enumerate(group.shards):
+        digest = storage.content_digest(shard.path)
         for batch, rejected in read_batches(
             shard.path,
             config.schema,
@@ -95,6 +99,7 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             0,
             ends_shard=True,
             ends_group=place == len(group.shards) - 1,
+            digest=digest,
         )
 
 

@@ -124,7 +124,7 @@ class GroupScores:
             self._predictions.finish()
             self._predictions = None
             counts = dataclasses.asdict(self._counts)
-            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes, **counts})
+            self._shards.append({**dataclasses.asdict(block.shard), "digest": block.digest, **counts})
             note_shard(self._config.output, block.shard.name, counts)
             self._counts = _ShardCounts()
         return self._commit() if block.ends_group else None

@@ -5,7 +5,8 @@ A group is done when its manifest, written last, is there.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.running import outputs
@@ -17,6 +18,8 @@ from vcls_model.commands import UsageError
 from vcls_model.metrics.catalogue import describe
 from vcls_model.records.vocabulary import write_labels_csv
 
+# Shards whose content is compared at once with what was scored: each may be a request to an object store.
+_LOOKING = 16
 # The options behind the stored settings, for messages.
 _OPTIONS = {
     "models": "--model",
@@ -36,16 +39,31 @@ def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[dict[str,
     """The shards that no manifest lists.
 
     Raises:
-        UsageError: a shard has another size than when it was scored; its old share cannot be taken out of the metrics.
+        UsageError: a shard has changed since it was scored; its old share cannot be taken out of the metrics.
     """
-    done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
-    for shard in shards:
-        if shard.path in done and done[shard.path] != shard.size_bytes:
-            raise UsageError(
-                f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
-                "scored: score everything again with --overwrite, or name another output"
-            )
+    done = {entry["path"]: entry for manifest in manifests for entry in manifest["shards"]}
+    scored = [shard for shard in shards if shard.path in done]
+    with ThreadPoolExecutor(_LOOKING) as pool:
+        for shard, change in zip(scored, pool.map(_change, scored, [done[each.path] for each in scored]), strict=True):
+            if change:
+                raise UsageError(
+                    f"{shard.path} {change}: score everything again with --overwrite, or name another output"
+                )
     return [shard for shard in shards if shard.path not in done]
+
+
+def _change(shard: InputShard, entry: Mapping[str, Any]) -> str:
+    """What has happened to a shard since a manifest's `entry` was written; "" when it is as it was."""
+    if shard.size_bytes != entry["size_bytes"]:
+        return f"has {shard.size_bytes} bytes but had {entry['size_bytes']} when it was scored"
+    if "digest" not in entry:  # manifests of 0.1
+        return ""
+    if storage.content_digest(shard.path) != entry["digest"]:
+        return "holds other bytes than when it was scored"
+    whole = shard.size_bytes <= 2 * storage.DIGESTED_BYTES or storage.is_object_store(shard.path)
+    if not whole and shard.modified_seconds != entry["modified_seconds"]:
+        return "was written again since it was scored"
+    return ""
 
 
 def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:

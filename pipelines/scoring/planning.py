@@ -27,16 +27,18 @@ SMALL_BYTES = 4 << 20
 
 @dataclasses.dataclass(frozen=True)
 class InputShard:
-    """One input file: where it is and how long it is, in bytes."""
+    """One input file: where it is, how long it is, in bytes, and when it was last written."""
 
     path: str
     size_bytes: int
+    modified_seconds: float = 0.0
 
     @property
     def name(self) -> str:
         """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
         base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
-        return f"{base}-{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
+        return f"{base}-{digest[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +167,7 @@ def list_shards(pattern: str) -> list[InputShard]:
     Raises:
         UsageError: nothing matches.
     """
-    return [InputShard(storage.absolute(path), size) for path, size, _ in storage.list_files(pattern)]
+    return [InputShard(storage.absolute(path), size, modified) for path, size, modified in storage.list_files(pattern)]
 
 
 def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int) -> list[Group]:
@@ -197,4 +199,4 @@ def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int)
 def _group(shards: Iterable[InputShard]) -> Group:
     shards = tuple(shards)
     text = "\n".join(f"{shard.path} {shard.size_bytes}" for shard in shards)
-    return Group(hashlib.sha256(text.encode()).hexdigest()[:16], shards)
+    return Group(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16], shards)

@@ -285,12 +285,14 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: Path) -> None:
-    shard, config = Shard(0, 1, "in", 100, 5.0), TransformConfig(VIDEO, 10)
-    output = str(tmp_path)
+    source = tmp_path / "in"
+    source.write_bytes(b"records")
+    shard, config = Shard(0, 1, str(source), 100, 5.0), TransformConfig(VIDEO, 10)
+    output, digest = str(tmp_path), storage.content_digest(str(source))
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a").write_bytes(b"12345")
-    manifests.save_manifest(output, shard, config, "hash", {"train/a": 5}, Summary(shards=1))
-    manifests.save_statistics(output, shard, config, ShardMeter(VIDEO))
+    manifests.save_manifest(output, shard, config, digest, "hash", {"train/a": 5}, Summary(shards=1))
+    manifests.save_statistics(output, shard, config, digest, ShardMeter(VIDEO))
 
     def known(shard: Shard, config: TransformConfig, statistics: str = "hash") -> bool:
         return manifests.load_manifest(output, shard, config, statistics) is not None
@@ -317,6 +319,9 @@ def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: P
         {"pca_dims": 2},
     ):
         assert not known(shard, dataclasses.replace(config, **changed))  # type: ignore[arg-type]
+    source.write_bytes(b"RECORDS")
+    assert not known(shard, config) and manifests.load_statistics(output, shard, config, VIDEO) is None
+    source.write_bytes(b"records")
     (tmp_path / "train" / "a").write_bytes(b"1234")
     assert not known(shard, config)
     manifests.forget_if_changed(output, dataclasses.replace(shard, size_bytes=101), config)

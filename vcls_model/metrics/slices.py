@@ -170,7 +170,7 @@ class SliceAccumulator:
                 np.iinfo(np.int64).max // 2,
                 1,
             )[0]
-            gap = sums / state.labels if state.labels else np.full(3, np.nan)
+            gap = np.clip(sums / state.labels, 0, 1) if state.labels else np.full(3, np.nan)
             recall = sum(
                 count * (key & 0xFFFFFFFF) / (key >> 32)
                 for key, count in sorted(state.recall_counts.items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.pages.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_axes
+from pipelines.pages.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -294,6 +294,7 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
         data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of similar classes"
     )
     ax.set_xscale("log")
+    plain_numbers(ax.xaxis)
     ax.set(xlabel=data.count_label, ylabel="Average precision", ylim=(-0.02, 1.02))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
@@ -323,6 +324,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
     if data.log:
         ax.set_yscale("log")
+        plain_numbers(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
     return ax
