@@ -284,14 +284,19 @@ def whole_number(text: str, where: str, what: str = "a whole number") -> int:
     text = text.strip()
     if _WHOLE.fullmatch(text) and len(text) < 19:  # what fits into an int64
         return int(text)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     # Above 2^53 a float no longer tells neighbouring integers apart.
     if not math.isfinite(value) or value != int(value) or abs(value) >= 2**53:
         raise JobError(f"{where}: expected {what}, got {text!r}")
     return int(value)
+
+
+def _float(text: str) -> float:
+    """A number as every program writes it, NaN for other text: not Python's `1_000`."""
+    try:
+        return float(text) if "_" not in text else math.nan
+    except ValueError:
+        return math.nan
 
 
 def whole_numbers(values: np.ndarray, where: str, what: str = "a whole number") -> np.ndarray:
@@ -316,10 +321,7 @@ def number(text: str, where: str, what: str = "a number") -> float:
     Raises:
         JobError: the text is empty, not a number, NaN or infinite.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not math.isfinite(value):
         raise JobError(f"{where}: expected {what}, got {text.strip()!r}")
     return value
