@@ -1,5 +1,6 @@
 """Reads shards of records in any known layout, and recognises the layout of a shard."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
@@ -82,8 +83,21 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return schema_from_json(read_bytes(name), name)
+        return _with_columns(schema_from_json(read_bytes(name), name), shard)
     return schema_by_name(name)
+
+
+def _with_columns(schema: RecordSchema, shard: str) -> RecordSchema:
+    """A CSV's schema with the names of the columns in its first file, so that they are the same in all others."""
+    from vcls_model.records.csv_rows import csv_schema
+
+    modality = schema.modalities[0]
+    if schema.container != "csv" or len(schema.modalities) > 1 or modality.columns is not None:
+        return schema
+    (held, *more) = csv_schema(shard, schema).modalities
+    if more or (held.name, held.width) != (modality.name, modality.width):
+        return schema  # the reader refuses the file, and says why
+    return dataclasses.replace(schema, modalities=(held,))
 
 
 def detect_schema(path: str) -> RecordSchema:
