@@ -116,7 +116,11 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     manifests = read_manifests(config.output)
     counts = total_counts(manifests)
     outputs.check_rejected(
-        config.output, counts["records_read"], counts["rejected_by_reason"], plan.max_rejected_fraction
+        config.output,
+        counts["records_read"],
+        counts["rejected_by_reason"],
+        plan.max_rejected_fraction,
+        counts["shards"],
     )
     names = model_names(config.model_paths)
     measured = write_metrics(
