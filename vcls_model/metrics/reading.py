@@ -204,7 +204,8 @@ def _read_parquet(path: str) -> Iterator[Predictions]:
         rows = [f"{path}, row {row + place}" for place in range(batch.num_rows)]
         row += batch.num_rows
         pairs = [
-            _scored(*cell, where) for *cell, where in zip(cells["class_index"], cells["probability"], rows, strict=True)
+            _scored(indices, probabilities, where)
+            for indices, probabilities, where in zip(cells["class_index"], cells["probability"], rows, strict=True)
         ]
         yield Predictions(
             [tables.id_bytes(value, where) for value, where in zip(cells["id"], rows, strict=True)],

@@ -88,7 +88,8 @@ def csv_schema(path: str, given: RecordSchema | None = None) -> RecordSchema:
         Modality(name, len(columns), VECTOR, "float32", columns=_kept_names(name, layout.names(columns)))
         for name, columns in layout.modalities.items()
     )
-    return RecordSchema("csv", "csv", *layout.names((layout.id, layout.labels)), modalities)
+    video_id, labels = layout.names((layout.id, layout.labels))
+    return RecordSchema("csv", "csv", video_id, labels, modalities)
 
 
 def _kept_names(modality: str, names: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -88,9 +88,7 @@ def test_too_many_rejected_is_an_error_with_the_way_on(capsys: pytest.CaptureFix
 def test_files_that_are_not_records_fail_the_job_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     letter = {"shard": "in/x.tfrecord", "error": "not_tfrecord", "message": "not a TFRecord file: it looks like JSON"}
     storage.write_text(str(tmp_path / "dead_letter" / "a.jsonl"), storage.to_json(letter) + "\n")
-    with pytest.raises(
-        JobError, match="1 file is not records as a whole: in/x.tfrecord is not a .* JSON.*=0.13 "
-    ):
+    with pytest.raises(JobError, match="1 file is not records as a whole: in/x.tfrecord is not a .* JSON.*=0.13 "):
         outputs.check_rejected(str(tmp_path), 2000, {"not_tfrecord": 1}, 0.01, 8)
     outputs.check_rejected(str(tmp_path), 2000, {"not_tfrecord": 1}, 0.13, 8)
     assert "warning: 1 file is not records as a whole: in/x.tfrecord" in capsys.readouterr().err
