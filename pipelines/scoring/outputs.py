@@ -144,6 +144,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         **outputs.info_head(counts["records_written"], counts["rejected_by_reason"], started),
         "records_labelled": counts["records_labelled"],
         "records_outside_split": counts["records_outside_split"],
+        "labels_unknown": counts["labels_unknown"],
         "shards": counts["shards"],
         "models": models,
         "split": config.split,
@@ -172,6 +173,12 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None
         f"{info['records_labelled']} with labels",
         file=sys.stderr,
     )
+    if info["labels_unknown"]:
+        print(
+            f"warning: {info['labels_unknown']:,} labels are none of the {info['class_count']:,} classes: their "
+            "records are scored, these labels left out of the metrics",
+            file=sys.stderr,
+        )
     if metrics is None:
         print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
     else:

@@ -272,6 +272,7 @@ class _Row:
     labels: list[int]
     values: np.ndarray  # float32, all modalities
     repeated: int = 0
+    unknown: int = 0
 
 
 def _read_block(
@@ -376,12 +377,13 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         ]
     except JobError as error:
         raise RecordError("wrong_type", str(error), video_id) from None
+    known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]
     for label in labels:
-        if label < 0 or (options.class_count is not None and label >= options.class_count):
+        if label not in known and not options.drop_unknown_labels:
             raise RecordError(
                 "label_out_of_range", f"the label {label} lies outside [0, {options.class_count})", video_id
             )
-    if not labels and options.require_labels:
+    if not known and options.require_labels:
         raise RecordError("no_labels", "the labels are empty", video_id)
     with np.errstate(over="ignore"):  # becomes infinite, which is rejected
         values = np.array([_value(cells[column], columns[column], video_id) for column in layout.features], np.float32)
@@ -389,7 +391,7 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         wrong = layout.features[int(np.argmin(np.isfinite(values)))]
         message = f"{columns[wrong]} is {cells[wrong].strip()}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
-    return _Row(number, video_id, sorted(set(labels)), values, len(labels) - len(set(labels)))
+    return _Row(number, video_id, sorted(set(known)), values, len(known) - len(set(known)), len(labels) - len(known))
 
 
 def _value(text: str, column: str, video_id: bytes) -> float:
@@ -404,8 +406,12 @@ def _value(text: str, column: str, video_id: bytes) -> float:
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:
     width = sum(modality.width for modality in schema.modalities)
     notes: Counter = Counter()
-    if any(row.repeated for row in rows):
-        notes["labels_deduplicated"] = sum(row.repeated for row in rows)
+    for note, count in (
+        ("labels_deduplicated", sum(row.repeated for row in rows)),
+        ("labels_unknown", sum(row.unknown for row in rows)),
+    ):
+        if count:
+            notes[note] = count
     return _batch(
         [row.id for row in rows],
         np.array([label for row in rows for label in row.labels], np.int64),

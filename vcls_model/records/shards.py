@@ -27,6 +27,7 @@ def read_batches(
     max_frames: int = 300,
     missing_modality: str = "reject",
     require_labels: bool = True,
+    drop_unknown_labels: bool = False,
     keep_payloads: bool = False,
     context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
@@ -45,11 +46,18 @@ def read_batches(
         max_frames: most frames per video; the rest is cut off.
         missing_modality: `"reject"` or `"fill"` records that lack a modality.
         require_labels: reject records without labels.
+        drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
+            reject the record.
         keep_payloads: also hand over the serialized records.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
     options = RecordOptions(
-        class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features)
+        class_count=class_count,
+        max_frames=max_frames,
+        fill_missing=missing_modality == "fill",
+        require_labels=require_labels,
+        drop_unknown_labels=drop_unknown_labels,
+        context_features=tuple(context_features),
     )
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
