@@ -104,13 +104,14 @@ def encoding_of(head: bytes, path: str) -> str:
     return "utf-8"
 
 
-def parse_header(line: str, path: str, encoding: str = "utf-8") -> Header:
+def parse_header(line: str, path: str, encoding: str = "utf-8", *, fold_case: bool = True) -> Header:
     """Reads a CSV's first line.
 
     Args:
         line: its text, without byte-order mark; a quoted heading must not contain a line break.
         path: for messages.
         encoding: passed on.
+        fold_case: names that differ in case alone are one name.
 
     Raises:
         JobError: it is empty, or names a column twice.
@@ -121,7 +122,7 @@ def parse_header(line: str, path: str, encoding: str = "utf-8") -> Header:
     rows = {separator: _split(line, separator) for separator in SEPARATORS}
     separator = max(SEPARATORS, key=lambda each: len(rows[each]))
     names = tuple(cell.strip() for cell in rows[separator])
-    lowered = [name.lower() for name in names if name]
+    lowered = [name.lower() if fold_case else name for name in names if name]
     if repeated := sorted({name for name in lowered if lowered.count(name) > 1}):
         raise JobError(f"{path}: the header names {', '.join(map(repr, repeated))} more than once")
     return Header(names, separator, encoding)
@@ -203,7 +204,7 @@ class _Unseekable(io.RawIOBase):
         return len(data)
 
 
-def read_header(path: str) -> Header:
+def read_header(path: str, *, fold_case: bool = True) -> Header:
     """The header of a CSV.
 
     Raises:
@@ -211,7 +212,7 @@ def read_header(path: str) -> Header:
     """
     with _text(path) as (stream, encoding):
         try:
-            return parse_header(stream.readline().rstrip("\r\n"), path, encoding)
+            return parse_header(stream.readline().rstrip("\r\n"), path, encoding, fold_case=fold_case)
         except UnicodeDecodeError as error:
             raise JobError(not_utf8(path, 1, error)) from None
 
@@ -228,7 +229,7 @@ def read_csv(
 
     Args:
         path: on a disk or an object store.
-        columns: those to read, by name; None: all, each under its own heading.
+        columns: those to read, by name; None: all, each under its own heading, in its own case.
         others: see `match_columns`.
         unique: name of a column in which no value may come twice.
         data: the file's content, where the caller has read it; `path` then only serves messages.
@@ -240,7 +241,8 @@ def read_csv(
     with _text(path, data) as (stream, encoding):
         line = 1
         try:
-            header = parse_header(stream.readline().rstrip("\r\n"), path, encoding)
+            first_line = stream.readline().rstrip("\r\n")
+            header = parse_header(first_line, path, encoding, fold_case=columns is not None)
             if columns is None:
                 positions = {name: at for at, name in enumerate(header.names)}
             else:
@@ -284,14 +286,19 @@ def whole_number(text: str, where: str, what: str = "a whole number") -> int:
     text = text.strip()
     if _WHOLE.fullmatch(text) and len(text) < 19:  # what fits into an int64
         return int(text)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     # Above 2^53 a float no longer tells neighbouring integers apart.
     if not math.isfinite(value) or value != int(value) or abs(value) >= 2**53:
         raise JobError(f"{where}: expected {what}, got {text!r}")
     return int(value)
+
+
+def _float(text: str) -> float:
+    """A number as every program writes it, NaN for other text: not Python's `1_000`."""
+    try:
+        return float(text) if "_" not in text else math.nan
+    except ValueError:
+        return math.nan
 
 
 def whole_numbers(values: np.ndarray, where: str, what: str = "a whole number") -> np.ndarray:
@@ -316,10 +323,7 @@ def number(text: str, where: str, what: str = "a number") -> float:
     Raises:
         JobError: the text is empty, not a number, NaN or infinite.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not math.isfinite(value):
         raise JobError(f"{where}: expected {what}, got {text.strip()!r}")
     return value
@@ -409,8 +413,13 @@ def parquet_batches(file: Any, path: str, rows: int, names: Sequence[str]) -> It
         raise JobError(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
 
 
-def read_npz(path: str, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Arrays of an npz file by name, never unpickled.
+
+    Args:
+        path: of the file.
+        required: names of arrays that it must hold; None: all that it holds are read.
+        optional: names of arrays that are read where they are there.
 
     Raises:
         JobError: the file or one of its arrays is damaged, missing, or of Python objects; the message names it.
@@ -422,9 +431,10 @@ def read_npz(path: str, required: Sequence[str], optional: Sequence[str] = ()) -
             raise
         raise JobError(f"{path} is not an npz file: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise JobError(f"{path} holds one array; expected an npz with {', '.join(required)}")
+        raise JobError(f"{path} holds one array; expected an npz with {', '.join(required or ('several',))}")
     with archive:
         arrays = {}
+        required = archive.files if required is None else required
         for name in (*required, *optional):
             if name not in archive:
                 if name in required:

@@ -92,8 +92,10 @@ class TransformConfig:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
-        version = _PCA_FORMAT_VERSION if self.pca_dims else FORMAT_VERSION
-        text = storage.to_json({"format": version, **self.to_dict()}, sort_keys=True)
+        settings = {"format": _PCA_FORMAT_VERSION if self.pca_dims else FORMAT_VERSION, **self.to_dict()}
+        if columns := [modality.columns for modality in self.schema.modalities if modality.columns]:
+            settings["columns"] = columns  # what was read in another order of columns is read again
+        text = storage.to_json(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def width_of(self, modality: Modality) -> int:

@@ -128,7 +128,9 @@ def _check(config: JobConfig, summary: Summary) -> None:
             f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
             f"{config.shards[0].path} the first" + (f" ({reasons}); see {letters}" if reasons else "")
         )
-    check_rejected(config.output, summary.records_read, summary.rejected, config.max_rejected_fraction)
+    check_rejected(
+        config.output, summary.records_read, summary.rejected, config.max_rejected_fraction, len(config.shards)
+    )
     if not summary.written[0]:
         raise JobError(
             f"none of the {summary.records_written:,} usable records fell into the train split: "

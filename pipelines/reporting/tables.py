@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.reporting.inputs.scores import ClassName
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -19,18 +21,32 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
     def to_csv(self) -> bytes:
-        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty."""
+        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty.
+
+        Before a column of classes stands one of their indices, which tells classes of one name apart.
+        """
+        named = [any(isinstance(row[place], ClassName) for row in self.rows) for place in range(len(self.columns))]
+        header: list[str] = []
+        for column, classes in zip(self.columns, named, strict=True):
+            header += [_index_heading(column), column] if classes else [column]
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(header)
         for row in self.rows:
-            writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in row])
+            cells: list[Any] = []
+            for cell, classes in zip(row, named, strict=True):
+                cells += [getattr(cell, "class_index", None), cell] if classes else [cell]
+            writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in cells])
         return text.getvalue().encode(errors="backslashreplace")
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers only, so that it is set to the right."""
         cells = [row[column] for row in self.rows if row[column] is not None]
         return bool(cells) and all(isinstance(cell, (int, float, np.number)) for cell in cells)
+
+
+def _index_heading(column: str) -> str:
+    return "index" if column.lower() in ("name", "class") else f"{column}, index"
 
 
 def _is_unknown(cell: Any) -> bool:

@@ -1,5 +1,6 @@
 """The output directory of a job: opening it, continuing in it, tidying it, and what every `info.json` holds."""
 
+import math
 import platform
 import sys
 import time
@@ -8,12 +9,14 @@ from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.records.framing import cut_short_note
+from vcls_model.records.framing import NOT_TFRECORD, cut_short_note
 
 DEAD_LETTER = "dead_letter"
 _PACKAGES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "numpy", "numba", "pyarrow")
 # Longer values of a setting (a list of thresholds, a digest) are named in a message, not printed.
 _PRINTED_CHARACTERS = 40
+# Files without any record that a message names.
+_FILES_NAMED = 5
 
 
 def open_output(
@@ -115,15 +118,17 @@ def clear_temporaries(output: str, directories: Iterable[str]) -> None:
 
 
 def check_rejected(
-    output: str, records_read: int, rejected_by_reason: Mapping[str, int], max_rejected_fraction: float
+    output: str, records_read: int, rejected_by_reason: Mapping[str, int], max_rejected_fraction: float, files: int
 ) -> None:
-    """Fails a job that rejected too much of its input; warns, on stderr, of files that lack their ends.
+    """Fails a job that rejected too much of its input; warns, on stderr, of files that lack their ends or all records.
 
     Args:
         output: the job's output directory, which holds the dead letters.
         records_read: records in the input, rejected ones included.
         rejected_by_reason: records rejected, by reason.
-        max_rejected_fraction: in [0, 1], the largest fraction of `records_read` that may be rejected.
+        max_rejected_fraction: in [0, 1], the largest fraction of `records_read` that may be rejected, and of `files`
+            that may hold no record at all.
+        files: number of input files.
 
     Raises:
         JobError: with the fraction, the reasons, where the dead letters are, and how to go on.
@@ -131,6 +136,10 @@ def check_rejected(
     dead_letters = storage.join(output, DEAD_LETTER)
     if note := cut_short_note(rejected_by_reason, dead_letters):
         print(note, file=sys.stderr)
+    whole_files = rejected_by_reason.get(NOT_TFRECORD, 0)
+    foreign = _foreign_files(dead_letters, whole_files) if whole_files else ""
+    if foreign:
+        print(f"warning: {foreign}", file=sys.stderr)
     rejected = sum(rejected_by_reason.values())
     if rejected > max_rejected_fraction * records_read:
         raise JobError(
@@ -138,6 +147,24 @@ def check_rejected(
             f"--max_rejected_fraction={max_rejected_fraction:g} allows ({reasons_text(rejected_by_reason)}); see "
             f"{dead_letters}. The usable records are written: --resume with a higher fraction accepts them"
         )
+    if whole_files > max_rejected_fraction * files:
+        raise JobError(
+            f"{foreign}. Mend or remove what is not records; the usable records are written: --resume with "
+            f"--max_rejected_fraction={math.ceil(100 * whole_files / files) / 100:g} leaves these files out"
+        )
+
+
+def _foreign_files(dead_letters: str, count: int) -> str:
+    """Names the files that are not records, by their dead letters: they count as one rejected record each."""
+    letters = []
+    for name in storage.list_names(dead_letters):
+        for line in storage.read_bytes(storage.join(dead_letters, name)).splitlines():
+            if NOT_TFRECORD.encode() in line:
+                letters.append(storage.from_json(line, storage.join(dead_letters, name)))
+        if len(letters) >= _FILES_NAMED:
+            break
+    named = "; ".join(f"{letter['shard']} is {letter['message']}" for letter in letters[:_FILES_NAMED])
+    return f"{count:,} {'file is' if count == 1 else 'files are'} not records as a whole: {named}"
 
 
 def reasons_text(rejected_by_reason: Mapping[str, int]) -> str:

@@ -39,6 +39,7 @@ class Block:
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
         digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
+        unknown_labels: number of labels, in the records read, that are none of the model's classes and were left out.
         contexts: the values, one per record, of each context feature by which metrics are broken down.
     """
 
@@ -54,6 +55,7 @@ class Block:
     ends_shard: bool = False
     ends_group: bool = False
     digest: str = ""
+    unknown_labels: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -83,6 +85,7 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             max_frames=config.max_frames,
             missing_modality=config.missing_modality,
             require_labels=False,
+            drop_unknown_labels=True,
             context_features=config.slice_by,
         ):
             yield make_block(group, shard, batch, rejected, config)
@@ -133,6 +136,7 @@ def make_block(
         None if batch.ratings is None else batch.ratings.select(rows),
         rejected,
         outside,
+        unknown_labels=batch.notes["labels_unknown"],
         contexts={
             name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
         },

@@ -82,6 +82,7 @@ class _ShardCounts:
     records_rejected: int = 0
     records_labelled: int = 0
     records_outside_split: int = 0
+    labels_unknown: int = 0
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -117,6 +118,7 @@ class GroupScores:
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split
+        self._counts.labels_unknown += block.unknown_labels
         self._counts.records_read += len(block.ids) + len(block.rejected)
         if block.ids:
             self._add_records(scored, self._predictions)

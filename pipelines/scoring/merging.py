@@ -32,7 +32,14 @@ class Measured:
     models: Sequence[dict[str, Any]] = ()
 
 
-_COUNTS = ("records_read", "records_written", "records_rejected", "records_labelled", "records_outside_split")
+_COUNTS = (
+    "records_read",
+    "records_written",
+    "records_rejected",
+    "records_labelled",
+    "records_outside_split",
+    "labels_unknown",
+)
 
 
 def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 )
             seen[shard["path"]] = manifest["group"]
             for key in _COUNTS:
-                totals[key] += shard[key]
+                totals[key] += shard.get(key, 0)  # the first release did not count unknown labels
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
     if totals["records_read"] != totals["records_written"] + totals["records_rejected"]:

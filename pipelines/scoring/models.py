@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.records.framing import read_chunks
-from vcls_model.records.schema import RecordSchema
+from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.shards import resolve_schema
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
@@ -56,12 +56,33 @@ def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSch
         UsageError: the records lack what the model takes; the message names both.
     """
     held = {modality.name: modality for modality in records.modalities}
-    if any(held.get(modality.name) != modality for modality in model.schema.modalities):
+    if any(not _fits(held.get(modality.name), modality) for modality in model.schema.modalities):
         raise UsageError(
             f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "
-            f"the records ({records.name}) hold {describe(records.modalities)}"
+            f"the records ({records.name}) hold {describe(records.modalities)}" + _columns_text(model.schema, records)
         )
-    return dataclasses.replace(records, modalities=model.schema.modalities, class_count=model.class_count)
+    # A model of the first release knows no names of columns: those of the first file are as good as any.
+    modalities = tuple(
+        modality if modality.columns else dataclasses.replace(modality, columns=held[modality.name].columns)
+        for modality in model.schema.modalities
+    )
+    return dataclasses.replace(records, modalities=modalities, class_count=model.class_count)
+
+
+def _fits(held: Modality | None, taken: Modality) -> bool:
+    """Whether records hold what a model takes; columns of the same names may stand in any order."""
+    if held is None or (held.columns and taken.columns and _sorted(held.columns) != _sorted(taken.columns)):
+        return False
+    return dataclasses.replace(held, columns=None) == dataclasses.replace(taken, columns=None)
+
+
+def _columns_text(taken: RecordSchema, held: RecordSchema) -> str:
+    named = [modality.columns for schema in (taken, held) for modality in schema.modalities if modality.columns]
+    return "".join(f"; columns {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" for names in named)
+
+
+def _sorted(names: Sequence[str]) -> list[str]:
+    return sorted(name.lower() for name in names)
 
 
 def class_thresholds(directory: str | None, models: Sequence[ExportedModel]) -> tuple[float, ...] | None:

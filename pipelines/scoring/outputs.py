@@ -124,7 +124,11 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     manifests = read_manifests(config.output)
     counts = total_counts(manifests)
     outputs.check_rejected(
-        config.output, counts["records_read"], counts["rejected_by_reason"], plan.max_rejected_fraction
+        config.output,
+        counts["records_read"],
+        counts["rejected_by_reason"],
+        plan.max_rejected_fraction,
+        counts["shards"],
     )
     names = model_names(config.model_paths)
     measured = write_metrics(
@@ -148,6 +152,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         **outputs.info_head(counts["records_written"], counts["rejected_by_reason"], started),
         "records_labelled": counts["records_labelled"],
         "records_outside_split": counts["records_outside_split"],
+        "labels_unknown": counts["labels_unknown"],
         "shards": counts["shards"],
         "models": models,
         "split": config.split,
@@ -176,6 +181,12 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None
         f"{info['records_labelled']} with labels",
         file=sys.stderr,
     )
+    if info["labels_unknown"]:
+        print(
+            f"warning: {info['labels_unknown']:,} labels are none of the {info['class_count']:,} classes: their "
+            "records are scored, these labels left out of the metrics",
+            file=sys.stderr,
+        )
     if metrics is None:
         print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
     else:

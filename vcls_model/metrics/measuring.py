@@ -27,7 +27,10 @@ from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
-Labels = Mapping[bytes, np.ndarray]
+# More classes than this are not inferred from an index: one wrong number would cost all memory.
+_MOST_CLASSES_IMPLIED = 100_000
+
+Labels = Mapping[bytes, np.ndarray | None]
 Ratings = Mapping[bytes, Mapping[int, int]]
 
 
@@ -89,23 +92,25 @@ def _measure_videos(
     accumulator = MetricAccumulator(class_count, threshold=config.threshold)
     feature, value_of = read_slices(Path(config.slices)) if config.slices else ("", {})
     slices = SliceAccumulator(class_count, feature) if config.slices else None
-    unlabelled, named = 0, 0
+    joined = _Joined(config, labels, value_of, class_count)
+    named = 0
     hashes: list[np.ndarray] = []
     for batch in read_predictions(predictions):
         batch.check(class_count)
         rows = batch.logits if batch.indices is None else batch.indices
         named = max([named, *map(len, rows)])
         hashes.append(np.fromiter(map(hash, batch.ids), np.int64, len(batch.ids)))
-        unlabelled += _add(accumulator, slices, value_of, batch, labels)
+        _add(accumulator, slices, batch, joined)
+    joined.report()
     if accumulator.videos == 0:
-        raise JobError(f"none of the {unlabelled} predictions has labels; pass them with --labels=FILE")
+        raise JobError(_no_labels(config, joined))
     _warn(hashes, named, class_count)
     result = compute_result(accumulator)
     if slices is not None:
         result.summary["slices"][feature] = slices.result()
-        if set(result.summary["slices"][feature]) == {NO_VALUE}:
-            print(f"warning: no predicted video has a value of {feature} in {config.slices}", file=sys.stderr)
-    files = result.to_files(classes or unnamed_classes(class_count), {"videos_without_labels": unlabelled})
+    files = result.to_files(
+        classes or unnamed_classes(class_count), {"videos_without_labels": joined.unlabelled, **joined.counts()}
+    )
     return storage.from_json(files.pop("metrics.json"), "metrics.json"), files
 
 
@@ -116,7 +121,7 @@ def _measure_segments(
     assert config.ratings is not None
     predictions, ratings = Path(config.predictions), read_ratings(Path(config.ratings))
     highest = max(index for of_segment in ratings.values() for index in of_segment)
-    class_count = len(classes) if classes else config.class_count or highest + 1
+    class_count = len(classes) if classes else config.class_count or _class_count(highest)
     if highest >= class_count:
         raise JobError(f"{config.ratings} rates class {highest}, but {class_count} classes are expected")
     accumulator = SegmentAccumulator(class_count)
@@ -124,6 +129,12 @@ def _measure_segments(
     ranked = add(accumulator, predictions, ratings)
     if not ranked:
         raise JobError(f"{predictions} ranks none of the pairs that {config.ratings} rates")
+    segments = len({segment for segment, _ in ranked})
+    print(
+        f"{config.ratings}: {segments:,} of {len(ratings):,} rated segments are in the predictions, "
+        f"{len(ratings) - segments:,} are not",
+        file=sys.stderr,
+    )
     left_out = [
         (index, rating)
         for segment, of_segment in ratings.items()
@@ -199,35 +210,117 @@ def _warn(hashes: Sequence[np.ndarray], named: int, class_count: int) -> None:
 
 def _count_classes(path: Path, labels: Labels | None) -> int:
     highest = max((batch.highest_class() for batch in read_predictions(path)), default=-1)
-    highest = max([highest, *(int(row.max()) for row in (labels or {}).values() if row.size)])
+    highest = max([highest, *(int(row.max()) for row in (labels or {}).values() if row is not None and row.size)])
     if highest < 0:
         raise JobError(f"{path} holds no prediction")
+    return _class_count(highest)
+
+
+def _class_count(highest: int) -> int:
+    """The number of classes that the highest index implies, unless that looks like a mistake."""
+    if highest >= _MOST_CLASSES_IMPLIED:
+        raise JobError(f"class {highest} occurs: if there are that many classes, say so with --class_count")
     return highest + 1
 
 
-def _add(
-    accumulator: MetricAccumulator,
-    slices: SliceAccumulator | None,
-    value_of: Mapping[bytes, str],
-    batch: Predictions,
-    labels: Labels | None,
-) -> int:
-    """Adds the labelled videos of a batch; returns how many have no labels."""
-    truth = [labels.get(video_id) for video_id in batch.ids] if labels is not None else batch.labels
-    if truth is None:
-        return len(batch.ids)
+class _Joined:
+    """How labels and values of a feature met the predictions, and what of them was left out.
+
+    Attributes:
+        labels: of another file, None for those of the predictions themselves.
+        value_of: value of the feature by video id.
+        predicted: number of predictions.
+        unlabelled: number of those whose labels are unknown.
+        unknown_labels: number of labels that are none of the C classes.
+    """
+
+    def __init__(
+        self, config: MeasureConfig, labels: Labels | None, value_of: Mapping[bytes, str], class_count: int
+    ) -> None:
+        self._config = config
+        self._class_count = class_count
+        self.labels = labels
+        self.value_of = value_of
+        self.predicted = self.unlabelled = self.unknown_labels = 0
+        self._of_labels: set[bytes] = set()
+        self._of_values: set[bytes] = set()
+
+    def truth(self, batch: Predictions) -> list[np.ndarray | None]:
+        """The labels of each video that are among the C classes; None where they are unknown."""
+        if self.labels is not None:
+            rows = [self.labels.get(video_id) for video_id in batch.ids]
+            self._of_labels.update(video_id for video_id in batch.ids if video_id in self.labels)
+        else:
+            rows = batch.labels if batch.labels is not None else [None] * len(batch.ids)
+        self._of_values.update(video_id for video_id in batch.ids if video_id in self.value_of)
+        self.predicted += len(batch.ids)
+        self.unlabelled += sum(row is None for row in rows)
+        known = [None if row is None else row[row < self._class_count] for row in rows]
+        self.unknown_labels += sum(
+            len(row) - len(kept) for row, kept in zip(rows, known, strict=True) if row is not None and kept is not None
+        )
+        return known
+
+    def counts(self) -> dict[str, int]:
+        """What goes into metrics.json."""
+        return {"labels_unknown": self.unknown_labels} if self.unknown_labels else {}
+
+    def report(self) -> None:
+        """Says how many ids joined and how many did not."""
+        if self.labels is not None:
+            nulls = sum(row is None for row in self.labels.values())
+            self._say(str(self._config.labels), "labels", len(self._of_labels), len(self.labels))
+            if nulls:
+                print(f"{self._config.labels}: {nulls:,} null labels count as unknown", file=sys.stderr)
+        if self._config.slices:
+            self._say(self._config.slices, "values", len(self._of_values), len(self.value_of))
+            if not self._of_values:
+                print(f"warning: no video of the predictions has a value in {self._config.slices}", file=sys.stderr)
+        if self.unknown_labels:
+            print(
+                f"warning: {self.unknown_labels:,} labels are none of the {self._class_count:,} classes and were left "
+                "out; is it the right vocabulary?",
+                file=sys.stderr,
+            )
+
+    def _say(self, path: str, what: str, joined: int, listed: int) -> None:
+        print(
+            f"{path}: {what} of {listed:,} videos; {joined:,} of them are among the {self.predicted:,} predictions, "
+            f"{listed - joined:,} are not",
+            file=sys.stderr,
+        )
+
+
+def _no_labels(config: MeasureConfig, joined: _Joined) -> str:
+    if config.labels is None:
+        return f"none of the {joined.unlabelled} predictions has labels; pass them with --labels=FILE"
+    listed, predicted = (next(iter(ids), b"").decode("utf-8", "backslashreplace") for ids in _some_ids(config, joined))
+    return (
+        f"{config.labels} has labels of none of the {joined.unlabelled} predictions; ids there look like {listed!r}, "
+        f"those of the predictions like {predicted!r}"
+    )
+
+
+def _some_ids(config: MeasureConfig, joined: _Joined) -> tuple[list[bytes], list[bytes]]:
+    first = next((batch.ids for batch in read_predictions(Path(config.predictions))), [])
+    return list(joined.labels or {})[:1], first
+
+
+def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch: Predictions, joined: _Joined) -> None:
+    """Adds the labelled videos of a batch."""
+    truth = joined.truth(batch)
     rows = [row for row, values in enumerate(truth) if values is not None]
     values = [value for value in truth if value is not None]
-    if rows:
-        try:
-            logits, ids = batch.dense(accumulator.class_count)[rows], [batch.ids[row] for row in rows]
-            flat, lengths = np.concatenate(values), np.array([value.size for value in values])
-            accumulator.update(logits, flat, lengths, ids)
-            if slices is not None:
-                slices.update(logits, flat, lengths, [value_of.get(video_id, NO_VALUE) for video_id in ids])
-        except ValueError as error:
-            raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
-    return len(batch.ids) - len(rows)
+    if not rows:
+        return
+    try:
+        logits, ids = batch.dense(accumulator.class_count)[rows], [batch.ids[row] for row in rows]
+        flat, lengths = np.concatenate(values), np.array([value.size for value in values])
+        accumulator.update(logits, flat, lengths, ids)
+        if slices is not None:
+            slices.update(logits, flat, lengths, [joined.value_of.get(video_id, NO_VALUE) for video_id in ids])
+    except ValueError as error:
+        raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,17 +1,27 @@
-"""Predictions and labels that a user already has, from Parquet, the Kaggle CSV or npz."""
+"""Predictions and labels that a user already has, from Parquet, the Kaggle CSV or npz; see `vcls_model.tables`."""
 
-import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vcls_model import tables
 from vcls_model.commands import JobError
 from vcls_model.metrics.binning import logit_of
+from vcls_model.records.ids import printable_id
+from vcls_model.tables import Column
 
 _BATCH_VIDEOS = 1024
+_ID = Column("id", ("video_id", "videoid", "video"))
+_LABELS = Column("labels", ("label", "classes"))
+_PAIRS = Column("LabelConfidencePairs")
+_SEGMENT = Column("segment", ("id", "segment_id", "segmentid", "video_id", "videoid"))
+_CLASS = Column("class", ("class_index", "label"))
+_RATING = Column("rating", ("score",))
+_SEGMENTS = Column("segments")
+_CSV = (".csv", ".tsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,23 +32,24 @@ class Predictions:
         ids: B video ids.
         indices: one array of class indices per video, or None when the scores are dense.
         logits: one array per video, float32: of `indices`, or of all classes.
-        labels: one array of class indices per video, or None.
+        labels: of each video an array of class indices, or None where they are unknown; None: the file has none.
     """
 
     ids: list[bytes]
     indices: list[np.ndarray] | None
     logits: list[np.ndarray]
-    labels: list[np.ndarray] | None
+    labels: list[np.ndarray | None] | None
 
     def highest_class(self) -> int:
         """The highest class index that occurs; -1 for none."""
         if self.indices is None:
             return max((row.size - 1 for row in self.logits), default=-1)
-        return max((int(row.max()) for row in [*self.indices, *(self.labels or [])] if row.size), default=-1)
+        rows = [*self.indices, *(row for row in self.labels or [] if row is not None)]
+        return max((int(row.max()) for row in rows if row.size), default=-1)
 
     def check(self, class_count: int) -> None:
         """Raises `JobError` when a class index is not below C, or dense scores have another number of classes."""
-        highest = self.highest_class()
+        highest = dataclasses.replace(self, labels=None).highest_class()
         if highest >= class_count or (self.indices is None and highest + 1 != class_count):
             raise JobError(f"the predictions have {highest + 1} classes, but {class_count} are expected")
 
@@ -61,56 +72,59 @@ def read_predictions(path: Path) -> Iterator[Predictions]:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not all(file.exists() for file in files):
         raise JobError(f"no predictions at {path}")
-    readers = {".parquet": _read_parquet, ".csv": _read_kaggle, ".npz": _read_npz}
+    readers = {".parquet": _read_parquet, ".npz": _read_npz, **dict.fromkeys(_CSV, _read_kaggle)}
     for file in files:
-        if file.suffix not in readers:
+        if file.suffix.lower() not in readers:
             raise JobError(f"{file}: predictions must be .parquet, .csv (VideoId,LabelConfidencePairs) or .npz")
-        yield from readers[file.suffix](file)
+        yield from readers[file.suffix.lower()](str(file))
 
 
-def read_labels(path: Path) -> Mapping[bytes, np.ndarray]:
-    """True class indices by video id, from Parquet (id, labels), npz (ids, label_flat, label_lens) or a CSV whose
-    first column is the id and whose second the class indices, separated by spaces or semicolons.
+def read_labels(path: Path) -> dict[bytes, np.ndarray | None]:
+    """True class indices by video id, from Parquet (id, labels), npz (ids, label_flat, label_lens) or a CSV with the
+    columns id and labels, class indices separated by blanks or semicolons.
+
+    Returns:
+        By id an ascending array without repetitions, int64. A null (of Parquet) is None: the labels are unknown. An
+        empty cell or list says that the video has none of the classes.
 
     Raises:
-        JobError: as for `read_predictions`.
+        JobError: as for `read_predictions`; or an id comes twice.
     """
     if not path.exists():
         raise JobError(f"no labels at {path}")
-    if path.suffix == ".npz":
-        return dict(zip(*_npz_labels(path), strict=True))
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = _parquet(path, lambda: pq.read_table(path, columns=["id", "labels"]))
+    file, suffix = str(path), path.suffix.lower()
+    if suffix == ".npz":
+        return _unique(zip(*_npz_labels(file), strict=True), file)
+    if suffix == ".parquet":
+        return _unique(_parquet_labels(file), file)
+    if suffix in _CSV:
         return {
-            str(video_id).encode(): np.array(labels, np.int64)
-            for video_id, labels in zip(table["id"].to_pylist(), table["labels"].to_pylist(), strict=True)
-        }
-    if path.suffix == ".csv":
-        return {
-            row[0].encode(): _numbers(row[1].replace(";", " "), f"{path}, line {line}").astype(np.int64)
-            for line, row in _csv_rows(path)
+            row["id"].encode(): np.unique(tables.class_indices(row["labels"], row.where))
+            for row in _identified(tables.read_csv(file, (_ID, _LABELS), unique="id"), "id")
         }
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
 
 
 def read_slices(path: Path) -> tuple[str, dict[bytes, str]]:
-    """A feature's name and its value by video id, from a CSV whose columns are the id and the feature.
+    """A feature's name and its value by video id, from a CSV with a column of ids and one of the feature.
 
     Raises:
-        JobError: as for `read_predictions`.
+        JobError: as for `read_predictions`; an id comes twice, or there is no column beside the id, or several.
     """
     if not path.exists():
         raise JobError(f"no feature values at {path}")
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        header = next(csv.reader(stream), [])
-    values = {row[0].encode(): row[1] for _, row in _csv_rows(path)}
-    return header[1].strip() if len(header) == 2 else "feature", values
+    header = tables.read_header(str(path))
+    others = [name for name in header.names if name.lower() not in _ID.headings and not tables.is_counter(name)]
+    if len(others) != 1:
+        raise JobError(
+            f"{path} must have a column id and one column of values; it has {', '.join(map(repr, header.names))}"
+        )
+    rows = _identified(tables.read_csv(str(path), (_ID, Column(others[0])), unique="id"), "id")
+    return others[0], {row["id"].encode(): row[others[0]] for row in rows}
 
 
 def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
-    """The ratings of each segment: class -> 1 (present) or 0 (absent); from a CSV of id, class, rating.
+    """The ratings of each segment: class -> 1 (present) or 0 (absent); from a CSV of segment, class, rating.
 
     Raises:
         JobError: as for `read_predictions`; or a rating is neither 0 nor 1, or given twice.
@@ -118,15 +132,15 @@ def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
     if not path.exists():
         raise JobError(f"no ratings at {path}")
     ratings: dict[bytes, dict[int, int]] = {}
-    for line, row in _csv_rows(path, columns=3):
-        where = f"{path}, line {line}"
-        index, rating = _numbers(f"{row[1]} {row[2]}", where).tolist()
-        if index < 0 or index != int(index) or rating not in (0, 1):
-            raise JobError(f"{where}: expected a segment's id, a class and 0 or 1, got {','.join(row)}")
-        of_segment = ratings.setdefault(row[0].encode(), {})
-        if int(index) in of_segment:
-            raise JobError(f"{where}: class {int(index)} of {row[0]} is rated twice")
-        of_segment[int(index)] = int(rating)
+    for row in _identified(tables.read_csv(str(path), (_SEGMENT, _CLASS, _RATING)), "segment"):
+        index = _class_index(row["class"], row.where)
+        rating = tables.whole_number(row["rating"], row.where, "a rating of 0 or 1")
+        if rating not in (0, 1):
+            raise JobError(f"{row.where}: expected a rating of 0 or 1, got {row['rating']!r}")
+        of_segment = ratings.setdefault(row["segment"].encode(), {})
+        if index in of_segment:
+            raise JobError(f"{row.where}: class {index} of {row['segment']} is rated a second time")
+        of_segment[index] = rating
     if not ratings:
         raise JobError(f"{path} holds no rating")
     return ratings
@@ -134,10 +148,9 @@ def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
 
 def is_segment_ranking(path: Path) -> bool:
     """Whether a file has the layout of the 2019 challenge: a CSV of Class,Segments."""
-    if path.suffix != ".csv" or not path.is_file():
+    if path.suffix.lower() not in _CSV or not path.is_file():
         return False
-    with open(path, encoding="utf-8-sig", errors="replace") as stream:
-        return stream.readline().strip().lower() == "class,segments"
+    return {"class", "segments"} <= {name.lower() for name in tables.read_header(str(path)).names}
 
 
 def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
@@ -147,53 +160,116 @@ def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
         JobError: a class is not a whole number or occurs twice, or a segment occurs twice in a class.
     """
     seen: set[int] = set()
-    for line, row in _csv_rows(path):
-        where = f"{path}, line {line}"
-        (index,) = _numbers(row[0] if len(row[0].split()) == 1 else "nan", where).tolist()
-        if not index >= 0 or index != int(index) or index in seen:
-            raise JobError(f"{where}: expected a class that no earlier line has, got {row[0]!r}")
-        seen.add(int(index))
-        segments = [segment.encode() for segment in row[1].split()]
+    for row in tables.read_csv(str(path), (_CLASS, _SEGMENTS)):
+        index = _class_index(row["class"], row.where)
+        if index in seen:
+            raise JobError(f"{row.where}: expected a class that no line before has, got {index}")
+        seen.add(index)
+        segments = [segment.encode() for segment in row["segments"].split()]
         if len(set(segments)) != len(segments):
-            raise JobError(f"{where}: a segment is named twice for class {int(index)}")
-        yield int(index), segments
+            raise JobError(f"{row.where}: a segment is named twice for class {index}")
+        yield index, segments
 
 
-def _read_parquet(path: Path) -> Iterator[Predictions]:
-    import pyarrow.parquet as pq
+def _class_index(text: str, where: str) -> int:
+    index = tables.whole_number(text, where, "a class index")
+    if index < 0:
+        raise JobError(f"{where}: expected a class index, got {index}")
+    return index
 
-    file = _parquet(path, lambda: pq.ParquetFile(path))
-    names = file.schema_arrow.names
-    if missing := [name for name in ("id", "class_index", "probability") if name not in names]:
-        raise JobError(f"{path} has no column {missing[0]} (columns: {', '.join(names)})")
-    for batch in file.iter_batches(_BATCH_VIDEOS):
-        columns = {name: batch.column(name) for name in names}
-        labels = columns["labels"].to_pylist() if "labels" in columns else None
+
+def _identified(rows: Iterable[tables.Row], column: str) -> Iterator[tables.Row]:
+    for row in rows:
+        if not row[column]:
+            raise JobError(f"{row.where}: the {column} is empty")
+        yield row
+
+
+def _unique(pairs: Iterable[tuple[bytes, Any]], path: str) -> dict[bytes, Any]:
+    values: dict[bytes, Any] = {}
+    for identity, value in pairs:
+        if identity in values:
+            raise JobError(f"{path}: the id {printable_id(identity)} comes a second time")
+        values[identity] = value
+    return values
+
+
+def _read_parquet(path: str) -> Iterator[Predictions]:
+    columns = (_ID, Column("class_index"), Column("probability"), Column("labels", required=False))
+    file = tables.open_parquet(path)
+    names = tables.parquet_columns(file, columns, path)
+    row = 0
+    for batch in tables.parquet_batches(file, path, _BATCH_VIDEOS, list(names.values())):
+        cells = {name: batch.column(own).to_pylist() for name, own in names.items()}
+        rows = [f"{path}, row {row + place}" for place in range(batch.num_rows)]
+        row += batch.num_rows
         pairs = [
-            _scored(np.array(indices or [], np.int64), np.array(probabilities or [], np.float64), path)
-            for indices, probabilities in zip(
-                columns["class_index"].to_pylist(), columns["probability"].to_pylist(), strict=True
-            )
+            _scored(indices, probabilities, where)
+            for indices, probabilities, where in zip(cells["class_index"], cells["probability"], rows, strict=True)
         ]
         yield Predictions(
-            [str(video_id).encode() for video_id in columns["id"].to_pylist()],
+            [tables.id_bytes(value, where) for value, where in zip(cells["id"], rows, strict=True)],
             [pair[0] for pair in pairs],
             [pair[1] for pair in pairs],
-            None if labels is None else [np.array(row or [], np.int64) for row in labels],
+            [_label_cell(value, where) for value, where in zip(cells["labels"], rows, strict=True)]
+            if "labels" in cells
+            else None,
         )
 
 
-def _read_kaggle(path: Path) -> Iterator[Predictions]:
+def _parquet_labels(path: str) -> Iterator[tuple[bytes, np.ndarray | None]]:
+    file = tables.open_parquet(path)
+    names = tables.parquet_columns(file, (_ID, _LABELS), path)
+    row = 0
+    for batch in tables.parquet_batches(file, path, _BATCH_VIDEOS, list(names.values())):
+        for identity, value in zip(*(batch.column(name).to_pylist() for name in names.values()), strict=True):
+            where = f"{path}, row {row}"
+            row += 1
+            yield tables.id_bytes(identity, where), _label_cell(value, where)
+
+
+def _label_cell(value: object, where: str) -> np.ndarray | None:
+    """The labels in a cell of Parquet: a list, a single index, text, or null: unknown."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return np.unique(tables.class_indices(value, where))
+    indices = tables.whole_numbers(_array(value, where), f"{where}, labels", "class indices")
+    if (indices < 0).any():
+        raise JobError(f"{where}, labels: expected class indices, got {indices.min()}")
+    return np.unique(indices)
+
+
+def _array(value: object, where: str) -> np.ndarray:
+    """A cell as a one-dimensional array."""
+    if isinstance(value, np.ndarray):
+        return value
+    cells = value if isinstance(value, list) else [value]
+    if any(cell is None for cell in cells):
+        raise JobError(f"{where}: a null inside a list")
+    try:
+        array = np.array(cells if cells else np.zeros(0, np.int64))
+    except ValueError:
+        array = np.zeros((1, 1))
+    if array.ndim != 1:
+        raise JobError(f"{where}: expected a list of numbers, got lists inside a list")
+    return array
+
+
+def _read_kaggle(path: str) -> Iterator[Predictions]:
     ids: list[bytes] = []
     indices: list[np.ndarray] = []
     logits: list[np.ndarray] = []
-    for line, row in _csv_rows(path):
-        where = f"{path}, line {line}"
-        pairs = _numbers(row[1], where)
-        if pairs.size % 2:
-            raise JobError(f"{where}: an odd number of values; expected pairs of class and confidence")
-        chosen, scored = _scored(pairs[::2].astype(np.int64), pairs[1::2], where)
-        ids.append(row[0].encode())
+    for row in _identified(tables.read_csv(path, (_ID, _PAIRS)), "id"):
+        parts = row["LabelConfidencePairs"].split()
+        if len(parts) % 2:
+            raise JobError(f"{row.where}: an odd number of values; expected pairs of class and confidence")
+        try:
+            values = np.array(parts, np.float64)
+        except ValueError:
+            values = np.array([tables.number(part, row.where, "pairs of class and confidence") for part in parts])
+        chosen, scored = _scored(values[::2], values[1::2], row.where)
+        ids.append(row["id"].encode())
         indices.append(chosen)
         logits.append(scored)
         if len(ids) == _BATCH_VIDEOS:
@@ -203,86 +279,59 @@ def _read_kaggle(path: Path) -> Iterator[Predictions]:
         yield Predictions(ids, indices, logits, None)
 
 
-def _read_npz(path: Path) -> Iterator[Predictions]:
-    with _npz(path) as data:
-        if "logits" not in data or "ids" not in data:
-            raise JobError(
-                f"{path} must hold logits (B, C) and ids (B,); it holds {', '.join(data.files) or 'nothing'}"
-            )
-        logits = data["logits"]
-        ids = _id_bytes(data["ids"])
-        labelled = "label_flat" in data
+def _read_npz(path: str) -> Iterator[Predictions]:
+    arrays = tables.read_npz(path, ("logits", "ids"), ("label_flat", "label_lens"))
+    logits, ids = arrays["logits"], _npz_ids(arrays["ids"], path)
+    if logits.dtype.kind not in "fiu":
+        raise JobError(f"{path}: the array logits must hold numbers, got {logits.dtype} values")
     if logits.ndim != 2 or len(ids) != len(logits):
         raise JobError(f"{path}: logits must be (B, C) with B ids, got {logits.shape} and {len(ids)} ids")
-    labels = _npz_labels(path)[1] if labelled else None
+    labels = _lists_of(arrays, len(ids), path) if "label_flat" in arrays else None
     for first in range(0, len(ids), _BATCH_VIDEOS):
         part = slice(first, first + _BATCH_VIDEOS)
-        yield Predictions(
-            ids[part], None, list(logits[part].astype(np.float32)), None if labels is None else labels[part]
-        )
+        with np.errstate(over="ignore"):  # a logit beyond float32 becomes infinite, which ranks as it should
+            rows = list(logits[part].astype(np.float32))
+        yield Predictions(ids[part], None, rows, None if labels is None else list(labels[part]))
 
 
-def _npz_labels(path: Path) -> tuple[list[bytes], list[np.ndarray]]:
-    with _npz(path) as data:
-        if missing := [name for name in ("ids", "label_flat", "label_lens") if name not in data]:
-            raise JobError(f"{path} has no {missing[0]}; it holds {', '.join(data.files) or 'nothing'}")
-        ids, values, lengths = _id_bytes(data["ids"]), data["label_flat"].astype(np.int64), data["label_lens"]
-    if len(lengths) != len(ids) or (lengths < 0).any() or lengths.sum() != values.size:
+def _npz_labels(path: str) -> tuple[list[bytes], list[np.ndarray]]:
+    arrays = tables.read_npz(path, ("ids", "label_flat", "label_lens"))
+    ids = _npz_ids(arrays["ids"], path)
+    return ids, _lists_of(arrays, len(ids), path)
+
+
+def _npz_ids(ids: np.ndarray, path: str) -> list[bytes]:
+    if ids.ndim != 1:
+        raise JobError(f"{path}: the array ids must have one dimension, got {ids.shape}")
+    return [tables.id_bytes(value, f"{path}: ids[{place}]") for place, value in enumerate(ids.tolist())]
+
+
+def _lists_of(arrays: Mapping[str, np.ndarray], count: int, path: str) -> list[np.ndarray]:
+    """The labels of each of `count` videos."""
+    if "label_lens" not in arrays:
+        raise JobError(f"{path} has an array label_flat but no label_lens, the number of labels of each video")
+    values, lengths = (
+        tables.whole_numbers(arrays[name], f"{path}: the array {name}", what)
+        for name, what in (("label_flat", "class indices"), ("label_lens", "numbers of labels"))
+    )
+    if values.ndim != 1 or lengths.shape != (count,) or (lengths < 0).any() or int(lengths.sum()) != values.size:
         raise JobError(f"{path}: label_lens must have one entry per id and add up to the {values.size} labels")
-    return ids, np.split(values, np.cumsum(lengths)[:-1]) if ids else []
+    if (values < 0).any():
+        raise JobError(f"{path}: the array label_flat: expected class indices, got {values.min()}")
+    return [np.unique(row) for row in np.split(values, np.cumsum(lengths)[:-1])] if count else []
 
 
-def _npz(path: Path) -> np.lib.npyio.NpzFile:
-    try:
-        data = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise JobError(f"{path} is not an npz file: {error}") from None
-    if not isinstance(data, np.lib.npyio.NpzFile):
-        raise JobError(f"{path} holds one array; expected an npz with logits, ids, label_flat and label_lens")
-    return data
-
-
-def _parquet(path: Path, read: Callable[[], Any]) -> Any:
-    import pyarrow
-
-    try:
-        return read()
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise JobError(f"{path} cannot be read as Parquet: {error}") from None
-
-
-def _id_bytes(ids: np.ndarray) -> list[bytes]:
-    return [value if isinstance(value, bytes) else str(value).encode() for value in ids.tolist()]
-
-
-def _csv_rows(path: Path, columns: int = 2) -> Iterator[tuple[int, list[str]]]:
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
-        try:
-            next(reader, None)
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != columns:
-                    raise JobError(f"{path}, line {reader.line_num}: expected {columns} columns, got {len(row)}")
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise JobError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _numbers(text: str, where: str) -> np.ndarray:
-    try:
-        return np.array([float(part) for part in text.split()])
-    except ValueError as error:
-        raise JobError(f"{where}: {error}") from None
-
-
-def _scored(indices: np.ndarray, probabilities: np.ndarray, where: object) -> tuple[np.ndarray, np.ndarray]:
-    if indices.size != probabilities.size:
-        raise JobError(f"{where}: {indices.size} classes, but {probabilities.size} probabilities")
-    if (indices < 0).any() or np.unique(indices).size != indices.size:
+def _scored(indices: Any, probabilities: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices, int64, and logits, float32, of one video."""
+    chosen = tables.whole_numbers(_array([] if indices is None else indices, where), where, "class indices")
+    values = _array([] if probabilities is None else probabilities, where)
+    if values.dtype.kind not in "fiu":
+        raise JobError(f"{where}: expected probabilities, got {values.dtype} values")
+    if chosen.size != values.size:
+        raise JobError(f"{where}: {chosen.size} classes, but {values.size} probabilities")
+    if (chosen < 0).any() or np.unique(chosen).size != chosen.size:
         raise JobError(f"{where}: class indices must not be negative or occur twice in a video")
     try:
-        return indices, logit_of(probabilities).astype(np.float32)
+        return chosen, logit_of(values.astype(np.float64)).astype(np.float32)
     except ValueError as error:
         raise JobError(f"{where}: {error}") from None

@@ -1,14 +1,17 @@
-"""A dataset as CSV: a header, then one row per video: id, labels separated by `;`, then one column per value.
+"""A dataset as CSV: a header, then one row per video: id, labels separated by `;`, and one column per value.
 
 Columns called `mean_rgb_0` … `mean_rgb_1023` make a modality `mean_rgb`; columns not numbered like that make one
-modality `features`. Rows are parsed in blocks by pyarrow; a block with any irregular row goes through a slow,
-careful reader, so that a bad row costs that row. A quoted cell must not contain a line break.
+modality `features`, whose schema keeps their names. Columns are matched by name, never by position. Rows are parsed in
+blocks by pyarrow; a block with any irregular row goes through a slow, careful reader, so that a bad row costs that row.
+A quoted cell must not contain a line break.
 """
 
+import codecs
 import csv
 import dataclasses
 import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -17,91 +20,199 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from vcls_model.commands import UsageError
+from vcls_model import tables
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records.decoding import FrameBatch, RawBatch, RecordError, RecordOptions, Rejected, in_batches
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.storage import open_for_reading
 
-_ID_COLUMNS = ("id", "video_id")
-_LABELS_COLUMN = "labels"
+_ID = tables.Column("id", ("video_id", "videoid"))
+_LABELS = tables.Column("labels")
 _ALL_FEATURES = "features"
+# Row numbers that a data frame was saved with, under the name that pandas gives them on `reset_index`.
+_COUNTERS = ("index", "level_0")
 _HEADER_BYTES = 1 << 20
+_NAMES_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Which column of the file holds what: positions."""
+    """Which column of a file holds what: positions.
 
-    names: tuple[str, ...]
+    Attributes:
+        header: of the file.
+        id, labels: their columns.
+        modalities: columns of the values of each modality, in the order of the values.
+        left_out: headings of columns that count rows.
+    """
+
+    header: tables.Header
     id: int
     labels: int
     modalities: dict[str, tuple[int, ...]]
+    left_out: tuple[str, ...]
 
     @property
     def features(self) -> list[int]:
         """Columns of all modalities, one modality after another."""
         return [column for columns in self.modalities.values() for column in columns]
 
+    def names(self, columns: Sequence[int]) -> tuple[str, ...]:
+        """The headings of some columns."""
+        return tuple(self.header.names[column] for column in columns)
 
-def csv_schema(path: str) -> RecordSchema:
-    """The schema that the header of a CSV describes.
+
+def csv_schema(path: str, given: RecordSchema | None = None) -> RecordSchema:
+    """The schema that the header of a CSV describes. Says on standard error which columns it leaves out.
+
+    Args:
+        path: of the file.
+        given: names the columns of ids and labels, where they are called something else.
 
     Raises:
-        UsageError: it has no id, labels or feature columns.
+        UsageError: it has no id, labels or feature columns, or cannot be read as text.
     """
     with open_for_reading(path) as stream:
-        lines = _lines(ByteSource(stream, path), _HEADER_BYTES)
-        header = next(lines, (1, b""))[1].split(b"\n", 1)[0]
+        source = ByteSource(stream, path)
+        try:
+            _, block = next(_lines(source, path, _HEADER_BYTES), (1, b""))
+            layout = _layout(_header(block.split(b"\n", 1)[0], path), path, naming=given)
+        except JobError as error:
+            raise UsageError(f"this is not a CSV of features: {error}") from None
+    if layout.left_out:
+        names = ", ".join(map(repr, layout.left_out))
+        print(f"warning: {path}: not used, because row numbers say nothing of a video: {names}", file=sys.stderr)
+    modalities = tuple(
+        Modality(name, len(columns), VECTOR, "float32", columns=_kept_names(name, layout.names(columns)))
+        for name, columns in layout.modalities.items()
+    )
+    video_id, labels = layout.names((layout.id, layout.labels))
+    return RecordSchema("csv", "csv", video_id, labels, modalities)
+
+
+def _kept_names(modality: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Names that a schema keeps: those that no numbers put in order."""
+    return names if modality == _ALL_FEATURES else None
+
+
+def _header(line: bytes, path: str) -> tables.Header:
     try:
-        layout = _layout(header)
-    except RecordError as error:
-        raise UsageError(f"{path} is not a CSV of features: {error}") from None
-    modalities = tuple(Modality(name, len(columns), VECTOR, "float32") for name, columns in layout.modalities.items())
-    return RecordSchema("csv", "csv", layout.names[layout.id], layout.names[layout.labels], modalities)
+        return tables.parse_header(line.decode().rstrip("\r"), path)
+    except UnicodeDecodeError as error:
+        raise JobError(tables.not_utf8(path, 1, error)) from None
 
 
-def _layout(header: bytes) -> _Layout:
-    names = next(csv.reader([header.decode("utf-8-sig", "replace")]), [])
-    plain = [name.strip().lower() for name in names]
-    if twice := sorted(name for name, count in Counter(plain).items() if count > 1):
-        raise RecordError("wrong_columns", f"the header names {', '.join(map(repr, twice))} twice", stage="parse")
-    ids = [plain.index(name) for name in _ID_COLUMNS if name in plain]
-    if not ids or _LABELS_COLUMN not in plain:
-        raise RecordError("wrong_columns", "the header must name the columns 'id' and 'labels'", stage="parse")
-    labels = plain.index(_LABELS_COLUMN)
-    rest = [column for column in range(len(names)) if column not in (ids[0], labels)]
-    if not rest:
-        raise RecordError("wrong_columns", "the header names no feature column", stage="parse")
-    return _Layout(tuple(name.strip() for name in names), ids[0], labels, _modalities(names, rest))
+def _layout(
+    header: tables.Header, path: str, schema: RecordSchema | None = None, naming: RecordSchema | None = None
+) -> _Layout:
+    """Finds the columns of a file: those of `schema`, or those that its names suggest.
+
+    `naming` says what the columns of ids and labels may be called, by default `schema`.
+
+    Raises:
+        JobError: it lacks a column, or has others than the schema.
+    """
+    named = [_ID, _LABELS]
+    naming = naming or schema
+    if naming is not None:
+        lowered = {name.lower() for name in header.names}
+        for place, own in enumerate((naming.id_feature, naming.labels_feature)):
+            if own.lower() in lowered:
+                named[place] = tables.Column(own)
+    video_id, labels = tables.match_columns(header, named, path, others="ignore").values()
+    rest = [column for column in range(len(header.names)) if column not in (video_id, labels)]
+    counters = [column for column in rest if _is_counter(header.names[column])]
+    values = [column for column in rest if column not in counters]
+    left_out = tuple(header.names[column] or f"column {column + 1}, which has no name" for column in counters)
+    if not values:
+        raise JobError(f"{path}: the header names no feature column")
+    expected = schema.modalities[0].columns if schema is not None else None
+    if schema is None or expected is None:
+        modalities = _modalities(header.names, values)
+    else:
+        modalities = {schema.modalities[0].name: _by_name(header, values, expected, path)}
+    layout = _Layout(header, video_id, labels, modalities, left_out)
+    if schema is not None:
+        _check_widths(layout, schema, path)
+        order = {modality.name: modalities[modality.name] for modality in schema.modalities}
+        layout = dataclasses.replace(layout, modalities=order)
+    return layout
+
+
+def _is_counter(name: str) -> bool:
+    return tables.is_counter(name) or name.lower() in _COUNTERS
+
+
+def _by_name(header: tables.Header, values: Sequence[int], expected: Sequence[str], path: str) -> tuple[int, ...]:
+    """The columns that are called `expected`, in that order.
+
+    Raises:
+        JobError: one is missing, or there are others.
+    """
+    places = {header.names[column].lower(): column for column in values}
+    missing = [name for name in expected if name.lower() not in places]
+    others = [name for name in places if name not in {name.lower() for name in expected}]
+    if missing or others:
+        parts = [f"lacks {_shown(missing)}"] if missing else []
+        parts += [f"has {_shown([header.names[places[name]] for name in others])} in addition"] if others else []
+        raise JobError(f"{path} {' and '.join(parts)}; the feature columns must be {_shown(expected)}")
+    return tuple(places[name.lower()] for name in expected)
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(map(repr, names[:_NAMES_SHOWN])) + more
+
+
+def _check_widths(layout: _Layout, schema: RecordSchema, path: str) -> None:
+    widths = {name: len(columns) for name, columns in layout.modalities.items()}
+    expected = {modality.name: modality.width for modality in schema.modalities}
+    if widths != expected:
+        held, wanted = (", ".join(f"{name}[{width}]" for name, width in each.items()) for each in (widths, expected))
+        raise JobError(f"{path}: its columns {_shown(layout.names(layout.features))} make {held}, expected {wanted}")
 
 
 def _modalities(names: Sequence[str], columns: Sequence[int]) -> dict[str, tuple[int, ...]]:
     numbered_columns: dict[str, dict[int, int]] = {}
     for column in columns:
-        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column].strip())
+        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column])
         if not numbered or not numbered.group(1):
             return {_ALL_FEATURES: tuple(columns)}
         numbered_columns.setdefault(numbered.group(1), {})[int(numbered.group(2))] = column
-    for numbers in numbered_columns.values():
-        if sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
+    counts = Counter({name: len(numbers) for name, numbers in numbered_columns.items()})
+    for name, numbers in numbered_columns.items():
+        if sorted(numbers) not in (list(range(counts[name])), list(range(1, counts[name] + 1))):
             return {_ALL_FEATURES: tuple(columns)}
+    if sum(counts.values()) < len(columns):  # a_1 and a.1: no order that the numbers give
+        return {_ALL_FEATURES: tuple(columns)}
     return {name: tuple(numbers[number] for number in sorted(numbers)) for name, numbers in numbered_columns.items()}
 
 
-def _lines(source: ByteSource, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Blocks of whole lines, each with the number of its first line."""
-    rest, line = b"", 1
-    while True:
+def _lines(source: ByteSource, path: str, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole lines in UTF-8, without byte-order mark, each with the number of its first line.
+
+    Raises:
+        JobError: the file is not text, or in an encoding that cannot be recognised.
+    """
+    decoder: codecs.IncrementalDecoder | None = None
+    rest, line, first, last = b"", 1, True, False
+    while not last:
         buffer = np.empty(block_bytes, np.uint8)
         count = source.readinto(buffer)
-        block = rest + buffer[:count].tobytes()
-        if count < block_bytes:
-            if block:
-                yield line, block
-            return
-        end = block.rfind(b"\n") + 1
+        piece, last = buffer[:count].tobytes(), count < block_bytes
+        if first:
+            encoding, first = tables.encoding_of(piece[:_HEADER_BYTES], path), False
+            piece = piece.removeprefix(codecs.BOM_UTF8)
+            decoder = codecs.getincrementaldecoder("utf-16")() if encoding == "utf-16" else None
+        if decoder is not None:
+            try:
+                piece = decoder.decode(piece, last).encode()
+            except UnicodeError as error:
+                raise JobError(f"{path}, near line {line}: not UTF-16, as it begins: {error}") from None
+        block = rest + piece
+        end = len(block) if last else block.rfind(b"\n") + 1
         if end:
             yield line, block[:end]
             line += block.count(b"\n", 0, end)
@@ -111,33 +222,25 @@ def _lines(source: ByteSource, block_bytes: int) -> Iterator[tuple[int, bytes]]:
 def read_csv_batches(
     path: str, schema: RecordSchema, options: RecordOptions, *, batch_records: int, batch_bytes: int
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
-    """Reads a CSV in blocks of about `batch_bytes`; see `vcls_model.records.shards.read_batches`."""
+    """Reads a CSV in blocks of about `batch_bytes`; see `vcls_model.records.shards.read_batches`.
+
+    Raises:
+        JobError: the file is not a CSV of the schema's columns: that is not a bad record, but another file.
+    """
     layout: _Layout | None = None
     with open_for_reading(path) as stream:
         source = ByteSource(stream, path)
-        for line, block in _lines(source, batch_bytes):
+        for line, block in _lines(source, path, batch_bytes):
             if layout is None:
                 header, _, block = block.partition(b"\n")
                 line += 1
-                try:
-                    layout = _layout(header)
-                    _check_layout(layout, schema)
-                except RecordError as error:
-                    yield _rows_to_batch([], schema), [error.rejected(path, 1)]
-                    return
+                layout = _layout(_header(header, path), path, schema)
             batch, rejected = _read_block(path, block, line, layout, schema, options)
             for part in in_batches(batch.offsets, batch_records) or [slice(0, 0)]:
                 yield _slice(batch, part), rejected
                 rejected = []
         if source.damage:
             yield _rows_to_batch([], schema), [Rejected(path, 0, "", "framing", *source.damage)]
-
-
-def _check_layout(layout: _Layout, schema: RecordSchema) -> None:
-    widths = {name: len(columns) for name, columns in layout.modalities.items()}
-    expected = {modality.name: modality.width for modality in schema.modalities}
-    if widths != expected:
-        raise RecordError("wrong_columns", f"the columns make {widths}, expected {expected}", stage="parse")
 
 
 def _slice(batch: RawBatch, part: slice) -> RawBatch:
@@ -169,6 +272,7 @@ class _Row:
     labels: list[int]
     values: np.ndarray  # float32, all modalities
     repeated: int = 0
+    unknown: int = 0
 
 
 def _read_block(
@@ -194,24 +298,24 @@ def _read_clean(
 ) -> RawBatch | None:
     """The whole block through pyarrow, or None if any row is irregular."""
     types = {str(column): pa.float32() for column in layout.features}
-    types[str(layout.id)] = pa.binary()
+    types[str(layout.id)] = pa.string()
     types[str(layout.labels)] = pa.string()
-    names = [str(column) for column in range(len(layout.names))]
+    names = [str(column) for column in range(len(layout.header.names))]
     try:
         table = arrow_csv.read_csv(
             io.BytesIO(block),
             arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1),
-            arrow_csv.ParseOptions(ignore_empty_lines=False),
+            arrow_csv.ParseOptions(delimiter=layout.header.separator, ignore_empty_lines=False),
             arrow_csv.ConvertOptions(column_types=types, null_values=[""], include_columns=list(types)),
         )
         labels = pc.split_pattern(table[str(layout.labels)].combine_chunks(), ";")
-        label_values = labels.flatten().cast(pa.int64()).to_numpy(zero_copy_only=False)
+        label_values = _whole(labels.flatten())
+        ids = [each.encode() for each in pc.utf8_trim_whitespace(table[str(layout.id)]).to_pylist() if each]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     values = [table[str(column)] for column in layout.features]
-    if labels.null_count or any(column.null_count for column in values):
+    if label_values is None or labels.null_count or any(column.null_count for column in values):
         return None
-    ids = table[str(layout.id)].to_pylist()
     label_lengths = pc.list_value_length(labels).to_numpy(zero_copy_only=False).astype(np.int64)
     rows = np.stack([column.to_numpy() for column in values], axis=1) if len(ids) else np.zeros((0, len(values)), "f4")
     ascending = np.diff(label_values) > 0
@@ -219,7 +323,7 @@ def _read_clean(
     ascending[ends[:-1][ends[:-1] < len(label_values)] - 1] = True
     highest = np.inf if options.class_count is None else options.class_count
     good = (
-        all(ids)
+        len(ids) == table.num_rows
         and np.isfinite(rows).all()
         and (label_lengths > 0).all()
         and ascending.all()
@@ -233,43 +337,81 @@ def _read_clean(
     )
 
 
+def _whole(texts: pa.Array) -> np.ndarray | None:
+    """Label texts as int64, also those written as floats; None where one is not whole.
+
+    Raises:
+        ArrowInvalid: one is not a number.
+    """
+    try:
+        return texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        values = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
+        return values.astype(np.int64) if whole.all() else None
+
+
 def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) -> _Row:
     """Checks one row.
 
     Raises:
         RecordError: it cannot be used.
     """
-    cells = next(csv.reader([text.decode("utf-8", "surrogateescape").rstrip("\r")]))
-    if len(cells) != len(layout.names):
-        raise RecordError("wrong_width", f"{len(cells)} cells in a table of {len(layout.names)} columns", stage="parse")
-    video_id = cells[layout.id].encode("utf-8", "surrogateescape")
+    columns = layout.header.names
+    try:
+        line = text.decode().rstrip("\r")
+        cells = next(csv.reader([line], delimiter=layout.header.separator, skipinitialspace=True))
+    except UnicodeDecodeError as error:
+        raise RecordError("not_utf8", tables.not_utf8("the row", number, error), stage="parse") from None
+    except csv.Error as error:
+        raise RecordError("unparsable", str(error), stage="parse") from None
+    if len(cells) != len(columns):
+        raise RecordError("wrong_width", f"{len(cells)} cells in a table of {len(columns)} columns", stage="parse")
+    video_id = cells[layout.id].strip().encode()
     if not video_id:
         raise RecordError("empty_id", "the id is empty")
     try:
-        labels = [int(part) for part in cells[layout.labels].split(";") if part.strip()]
-    except ValueError:
-        raise RecordError("wrong_type", "labels must be whole numbers separated by ';'", video_id) from None
-    if any(label < 0 or (options.class_count is not None and label >= options.class_count) for label in labels):
-        raise RecordError("label_out_of_range", f"a label lies outside [0, {options.class_count})", video_id)
-    if not labels and options.require_labels:
+        labels = [
+            tables.whole_number(part, columns[layout.labels], "class indices separated by ';'")
+            for part in cells[layout.labels].replace(";", " ").split()
+        ]
+    except JobError as error:
+        raise RecordError("wrong_type", str(error), video_id) from None
+    known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]
+    for label in labels:
+        if label not in known and not options.drop_unknown_labels:
+            raise RecordError(
+                "label_out_of_range", f"the label {label} lies outside [0, {options.class_count})", video_id
+            )
+    if not known and options.require_labels:
         raise RecordError("no_labels", "the labels are empty", video_id)
-    if any(not cells[column].strip() for column in layout.features):
-        raise RecordError("missing_feature", "a feature is empty", video_id)
-    try:
-        with np.errstate(over="ignore"):  # becomes infinite, which is rejected below
-            values = np.array([float(cells[column]) for column in layout.features]).astype(np.float32)
-    except ValueError as error:
-        raise RecordError("wrong_type", f"a feature is not a number: {error}", video_id) from None
+    with np.errstate(over="ignore"):  # becomes infinite, which is rejected
+        values = np.array([_value(cells[column], columns[column], video_id) for column in layout.features], np.float32)
     if not np.isfinite(values).all():
-        raise RecordError("not_finite", "a feature is NaN, infinite, or beyond float32", video_id)
-    return _Row(number, video_id, sorted(set(labels)), values, len(labels) - len(set(labels)))
+        wrong = layout.features[int(np.argmin(np.isfinite(values)))]
+        message = f"{columns[wrong]} is {cells[wrong].strip()}: NaN, infinite, or beyond float32"
+        raise RecordError("not_finite", message, video_id)
+    return _Row(number, video_id, sorted(set(known)), values, len(known) - len(set(known)), len(labels) - len(known))
+
+
+def _value(text: str, column: str, video_id: bytes) -> float:
+    if not text.strip():
+        raise RecordError("missing_feature", f"{column} is empty", video_id)
+    try:
+        return float(text)
+    except ValueError:
+        raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}", video_id) from None
 
 
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:
     width = sum(modality.width for modality in schema.modalities)
     notes: Counter = Counter()
-    if any(row.repeated for row in rows):
-        notes["labels_deduplicated"] = sum(row.repeated for row in rows)
+    for note, count in (
+        ("labels_deduplicated", sum(row.repeated for row in rows)),
+        ("labels_unknown", sum(row.unknown for row in rows)),
+    ):
+        if count:
+            notes[note] = count
     return _batch(
         [row.id for row in rows],
         np.array([label for row in rows for label in row.labels], np.int64),

@@ -27,6 +27,7 @@ class RecordOptions:
         max_frames: most frames per video, at least 1; the rest is cut off.
         fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
+        drop_unknown_labels: a label outside [0, class_count) is left out and counted; otherwise it costs the record.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
     """
 
@@ -34,6 +35,7 @@ class RecordOptions:
     max_frames: int = 300
     fill_missing: bool = False
     require_labels: bool = True
+    drop_unknown_labels: bool = False
     context_features: tuple[str, ...] = ()
 
 
@@ -145,7 +147,8 @@ class RawBatch:
             segment does, even when the raters saw no class in it.
         features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones.
         filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
-        notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `modality_filled`.
+        notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `labels_unknown`,
+            `modality_filled`.
         payloads: the serialized records, if requested.
         ratings: of segment records: what raters said of the segments, else None.
         context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
@@ -201,6 +204,7 @@ class _CanonicalRecord:
         split_id: the id that decides its split; empty: its own.
         filled: names of the modalities that were filled in.
         repeated_labels: how many labels were repetitions.
+        unknown_labels: how many labels were left out because they are none of the classes.
         ratings: of a segment: (class, whether the raters saw it).
         context: values of the features of `RecordOptions.context_features`.
     """
@@ -209,6 +213,7 @@ class _CanonicalRecord:
     split_id: bytes = b""
     filled: tuple[str, ...] = ()
     repeated_labels: int = 0
+    unknown_labels: int = 0
     ratings: Sequence[tuple[int, bool]] = ()
     context: Mapping[str, Values] = dataclasses.field(default_factory=dict)
 
@@ -297,9 +302,12 @@ class Decoder:
         for name in {name for item in items for name in item.filled}:
             batch.filled[name] = np.array([name in item.filled for item in items])
             batch.notes["modality_filled"] += int(batch.filled[name].sum())
-        repeated = sum(item.repeated_labels for item in items)
-        if repeated:
-            batch.notes["labels_deduplicated"] += repeated
+        for note, count in (
+            ("labels_deduplicated", sum(item.repeated_labels for item in items)),
+            ("labels_unknown", sum(item.unknown_labels for item in items)),
+        ):
+            if count:
+                batch.notes[note] += count
         batch.context = {name: [item.context[name] for item in items] for name in self.options.context_features}
         if self.schema.segments:
             batch.ratings = Ratings.of([item.ratings for item in items])
@@ -411,7 +419,7 @@ class Decoder:
         return video_id
 
     def _checked(self, record: examples.Record, video_id: bytes) -> "list[_CanonicalRecord | RecordError]":
-        labels, repeated = self._labels(record)
+        labels, repeated, unknown = self._labels(record)
         lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
         # Without any frames modality there is nothing that says how many frames to fill in.
         frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
@@ -442,10 +450,11 @@ class Decoder:
         }
         if not self.schema.segments:
             payload = self._write(video_id, labels, values)
-            return [_CanonicalRecord(payload, video_id, filled, repeated, context=context)]
+            return [_CanonicalRecord(payload, video_id, filled, repeated, unknown, context=context)]
         items: list[_CanonicalRecord | RecordError] = []
         count = next(iter(frames.values()))
-        for start, end, ratings in self._segments(record):
+        segments, unrated = self._segments(record)
+        for number, (start, end, ratings) in enumerate(segments):
             if not 0 <= start < min(end, count):
                 items.append(
                     RecordError(
@@ -456,11 +465,12 @@ class Decoder:
             part = {name: rows[start:end] if name in self._frames_modalities else rows for name, rows in values.items()}
             present = [label for label, seen in ratings if seen]
             payload = self._write(b"%s:%d" % (video_id, start), present, part)
-            items.append(_CanonicalRecord(payload, video_id, filled, repeated, ratings, context))
+            dropped = unknown + unrated if number == 0 else 0  # once per video
+            items.append(_CanonicalRecord(payload, video_id, filled, repeated, dropped, ratings, context))
         return items
 
-    def _labels(self, record: examples.Record) -> tuple[list[int], int]:
-        """The distinct labels in ascending order, and the number of repetitions."""
+    def _labels(self, record: examples.Record) -> tuple[list[int], int, int]:
+        """The distinct labels in ascending order, the number of repetitions, and that of labels left out."""
         name = self.schema.labels_feature
         feature = record.features.get(name)
         values: list[int] = []
@@ -468,18 +478,23 @@ class Decoder:
             if feature.kind != "int64":
                 raise RecordError("wrong_type", f"{name!r} must hold int64, got {feature.kind}")
             values = [int(value) for value in feature.values]
-        self._check_labels(name, values)
+        listed = len(values)
+        values = self._known_labels(name, values)
         if not values and self.options.require_labels and not self.schema.segments:
             raise RecordError("no_labels", f"{name!r} is absent or empty")
         distinct = sorted(set(values))
-        return distinct, len(values) - len(distinct)
+        return distinct, len(values) - len(distinct), listed - len(values)
 
-    def _check_labels(self, name: str, values: Sequence[int]) -> None:
+    def _known_labels(self, name: str, values: Sequence[int]) -> list[int]:
+        """The labels in [0, C): all, or the record is rejected; with `drop_unknown_labels` those that are."""
         end = self.options.class_count
+        if self.options.drop_unknown_labels:
+            return [value for value in values if value >= 0 and (end is None or value < end)]
         for value in values:
             if value < 0 or (end is not None and value >= end):
                 allowed = f"[0, {end})" if end is not None else "[0, …)"
                 raise RecordError("label_out_of_range", f"{name!r} holds {value}, outside {allowed}")
+        return list(values)
 
     def _present(self, record: examples.Record, modality: Modality) -> bool:
         if self._in_lists(modality):
@@ -519,8 +534,11 @@ class Decoder:
             _check_frame(frame, modality, number)
         return [frame.values[0] for frame in frames]  # type: ignore[misc]
 
-    def _segments(self, record: examples.Record) -> list[tuple[int, int, list[tuple[int, bool]]]]:
-        """(first frame, end, (class, whether the raters saw it) ascending) of each rated segment, in order of time."""
+    def _segments(self, record: examples.Record) -> tuple[list[tuple[int, int, list[tuple[int, bool]]]], int]:
+        """(first frame, end, (class, whether the raters saw it) ascending) of each rated segment, in order of time.
+
+        And the number of ratings of unknown classes that were left out.
+        """
         columns: dict[str, list | None] = {}
         for name, kind in (
             ("segment_start_times", "int64"),
@@ -545,12 +563,14 @@ class Decoder:
                 "segments_differ",
                 f"{len(starts)} starts, {len(ends)} ends, {len(labels)} labels and {len(scores)} scores of segments",
             )
-        self._check_labels("segment_labels", labels)
+        known = set(self._known_labels("segment_labels", labels))
         segments: dict[tuple[int, int], dict[int, bool]] = {}
         for start, end, label, score in zip(starts, ends, labels, scores, strict=True):
             ratings = segments.setdefault((start, end), {})
-            ratings[label] = ratings.get(label, False) or bool(score >= 0.5)
-        return [(start, end, sorted(ratings.items())) for (start, end), ratings in sorted(segments.items())]
+            if label in known:
+                ratings[label] = ratings.get(label, False) or bool(score >= 0.5)
+        rated = [(start, end, sorted(ratings.items())) for (start, end), ratings in sorted(segments.items())]
+        return rated, sum(label not in known for label in labels)
 
     def _write(self, video_id: bytes, labels: Sequence[int], values: dict[str, list[bytes]]) -> bytes:
         context = {

@@ -21,6 +21,18 @@ from vcls_model.storage import is_object_store, open_for_reading
 
 CHUNK_BYTES = 8 << 20
 _HEAD_BYTES = 1 << 12
+_SHOWN_BYTES = 64
+_KINDS = (
+    (b"PAR1", "Parquet"),
+    (b"PK", "a zip file"),
+    (b"<", "XML or HTML, such as the error page of a server"),
+    (b"{", "JSON"),
+    (b"[", "JSON"),
+    (b"\x89HDF", "HDF5"),
+    (b"\x28\xb5\x2f\xfd", "zstd, which is not read here: decompress it"),
+    (b"BZh", "bzip2, which is not read here: decompress it"),
+)
+NOT_TFRECORD = "not_tfrecord"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +82,10 @@ def frame_record(payload: bytes) -> bytes:
 
 
 class ByteSource:
-    """The bytes of a shard, decompressed where they are gzip. `damage` is set when they end before they should."""
+    """The bytes of a shard, decompressed where they are gzip, or TFRecords in a zlib stream.
+
+    `damage` is set when they end before they should; `head` is how the file itself begins.
+    """
 
     _PIECE_BYTES = 1 << 16
 
@@ -84,13 +99,17 @@ class ByteSource:
             if not more:
                 break
             head += more
-        array = np.frombuffer(bytearray(head), np.uint8)
-        framed = len(head) >= HEADER_BYTES and kernels.length_at(array, 0) >= 0
+        self.head = head[:_SHOWN_BYTES]
+        framed = _begins_record(head)
         # Content first, then the suffix: a plain shard named .gz is still read, and so is a gzip shard without it.
         zipped = not framed and (_begins_gzip(head) or (path.endswith(".gz") and len(head) > 0))
+        self._format = "gzip" if zipped or framed or not _begins_zlib(head) else "zlib"
         self._pending = head
-        self._inflate = zlib.decompressobj(wbits=31) if zipped else None
+        self._inflate = self._inflator() if zipped or self._format == "zlib" else None
         self._inflated = b""
+
+    def _inflator(self):  # type: ignore[no-untyped-def]
+        return zlib.decompressobj(wbits=31 if self._format == "gzip" else 15)
 
     def _read(self, count: int) -> bytes:
         try:
@@ -136,15 +155,15 @@ class ByteSource:
             self._pending = b""
             if not pending:
                 if not self._inflate.eof and not self.damage:
-                    self.damage = "truncated", "the gzip stream ends too early"
+                    self.damage = "truncated", f"the {self._format} stream ends too early"
                 return b""
             if self._inflate.eof:  # another member follows
-                self._inflate = zlib.decompressobj(wbits=31)
+                self._inflate = self._inflator()
             before = self._inflate.copy()
             try:
                 inflated = self._inflate.decompress(pending)
             except zlib.error as error:
-                self.damage = "corrupt_gzip", f"the gzip stream is damaged: {error}"
+                self.damage = "corrupt_gzip", f"the {self._format} stream is damaged: {error}"
                 return _inflate_what_is_whole(before, pending)
             self._pending = self._inflate.unused_data
             if inflated:
@@ -165,6 +184,26 @@ def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
         f"warning: input that ends too early or cannot be decompressed to its end, {count:,} "
         f"{'file' if count == 1 else 'files'}: what is missing is in no count; see {where}"
     )
+
+
+def _begins_record(head: bytes) -> bool:
+    array = np.frombuffer(bytearray(head), np.uint8)
+    return len(head) >= HEADER_BYTES and bool(kernels.length_at(array, 0) >= 0)
+
+
+def _begins_zlib(head: bytes) -> bool:
+    """Whether `head` inflates, without gzip's header, to the beginning of a TFRecord: TFRecordWriter's "ZLIB"."""
+    if len(head) < 2 or head[0] & 0x0F != 8 or int.from_bytes(head[:2], "big") % 31:
+        return False
+    try:
+        return _begins_record(zlib.decompressobj().decompress(head, _HEAD_BYTES))
+    except zlib.error:
+        return False
+
+
+def what_begins(head: bytes) -> str:
+    """What a file that holds no record looks like, judged by how it begins: for a message."""
+    return next((kind for begins, kind in _KINDS if head.lstrip().startswith(begins)), "another format")
 
 
 def _begins_gzip(head: bytes) -> bool:
@@ -271,8 +310,16 @@ class _Reader:
                 else:
                     self._lose(stop)
             if self._last and self._source.damage and self._lost is None:
-                damage.append(CorruptSpan(self._base + self._filled, *self._source.damage))
+                damage.append(self._damaged_stream(self._base + self._filled, *self._source.damage))
             yield FramedChunk(self._buffer, starts[:count], lengths[:count], self._base, damage)
+
+    def _damaged_stream(self, offset: int, reason: str, message: str) -> CorruptSpan:
+        if offset == 0 and reason == "corrupt_gzip":
+            return CorruptSpan(0, NOT_TFRECORD, f"not a TFRecord file: {message}; it looks like {self._looks()}")
+        return CorruptSpan(offset, reason, message)
+
+    def _looks(self) -> str:
+        return what_begins(self._source.head)
 
     def _followed_by_record(self, end: int) -> bool:
         """Whether the record that ends at `end` had a true length: a header or the end of the shard follows."""
@@ -300,7 +347,8 @@ class _Reader:
             self._at = self._filled
             self._source.damage = None  # part of this stretch
             if not self._any_record and self._lost.offset == 0 and self._lost.reason == "corrupt_length":
-                self._lost = CorruptSpan(0, "not_tfrecord", "not a TFRecord file: it holds no record")
+                message = f"not a TFRecord file: it holds no record; it looks like {self._looks()}"
+                self._lost = CorruptSpan(0, NOT_TFRECORD, message)
         damage.append(self._lost)
         self._lost = None
         return 0

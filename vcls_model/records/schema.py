@@ -61,6 +61,7 @@ class Modality:
         kind: `"vector"` (one vector per video) or `"frames"` (one vector per second).
         encoding: `"float32"`, or `"uint8"`: codes.
         range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2].
+        columns: of a CSV whose columns are not numbered: the heading of each value; None: they are.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Modality:
     kind: str
     encoding: str
     range: tuple[float, float] | None = dataclasses.field(default=None, kw_only=True)
+    columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.kind not in (VECTOR, FRAMES):
@@ -79,6 +81,14 @@ class Modality:
         if self.range is not None:
             self._check_range(self.range)
             object.__setattr__(self, "range", tuple(self.range))  # a list in JSON
+        if self.columns is not None:
+            self._check_columns(self.columns)
+            object.__setattr__(self, "columns", tuple(self.columns))
+
+    def _check_columns(self, names: Any) -> None:
+        texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not texts or len(names) != self.width or len({name.lower() for name in names}) != len(names):
+            raise UsageError(f"modality {self.name!r}: columns must be {self.width} different names, got {names!r}")
 
     def _check_range(self, ends: Any) -> None:
         if self.encoding != "uint8":
@@ -173,6 +183,10 @@ class RecordSchema:
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
         if self.container == "csv" and self.has_frames:
             raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
+        if any(modality.columns for modality in self.modalities) and (
+            self.container != "csv" or len(self.modalities) > 1
+        ):
+            raise UsageError(f"schema {self.name!r}: only the one modality of a CSV has names of columns")
         for modality in self.modalities:
             if modality.kind == FRAMES and modality.encoding != "uint8":
                 raise UsageError(
@@ -198,6 +212,7 @@ class RecordSchema:
         described = self.to_dict()
         for modality in described["modalities"]:
             del modality["kind"]
+            modality.pop("columns", None)
         return described
 
 

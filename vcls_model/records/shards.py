@@ -1,5 +1,6 @@
 """Reads shards of records in any known layout, and recognises the layout of a shard."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
@@ -26,6 +27,7 @@ def read_batches(
     max_frames: int = 300,
     missing_modality: str = "reject",
     require_labels: bool = True,
+    drop_unknown_labels: bool = False,
     keep_payloads: bool = False,
     context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
@@ -44,11 +46,18 @@ def read_batches(
         max_frames: most frames per video; the rest is cut off.
         missing_modality: `"reject"` or `"fill"` records that lack a modality.
         require_labels: reject records without labels.
+        drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
+            reject the record.
         keep_payloads: also hand over the serialized records.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
     options = RecordOptions(
-        class_count, max_frames, missing_modality == "fill", require_labels, tuple(context_features)
+        class_count=class_count,
+        max_frames=max_frames,
+        fill_missing=missing_modality == "fill",
+        require_labels=require_labels,
+        drop_unknown_labels=drop_unknown_labels,
+        context_features=tuple(context_features),
     )
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
@@ -82,8 +91,21 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return schema_from_json(read_bytes(name), name)
+        return _with_columns(schema_from_json(read_bytes(name), name), shard)
     return schema_by_name(name)
+
+
+def _with_columns(schema: RecordSchema, shard: str) -> RecordSchema:
+    """A CSV's schema with the names of the columns in its first file, so that they are the same in all others."""
+    from vcls_model.records.csv_rows import csv_schema
+
+    modality = schema.modalities[0]
+    if schema.container != "csv" or len(schema.modalities) > 1 or modality.columns is not None:
+        return schema
+    (held, *more) = csv_schema(shard, schema).modalities
+    if more or (held.name, held.width) != (modality.name, modality.width):
+        return schema  # the reader refuses the file, and says why
+    return dataclasses.replace(schema, modalities=(held,))
 
 
 def detect_schema(path: str) -> RecordSchema:

@@ -47,8 +47,8 @@ def vertical_confusion(scores: Scores) -> tuple[list[str], np.ndarray]:
     return names, counts
 
 
-def class_confusion(scores: Scores, how_many: int = 25) -> tuple[list[str], np.ndarray]:
-    """Counts among the classes confused most often, for a vocabulary without verticals."""
+def class_confusion(scores: Scores, how_many: int = 25) -> tuple[list[int], np.ndarray]:
+    """Classes confused most often, and counts among them, for a vocabulary without verticals."""
     rows = scores.confusion
     weight = np.zeros(scores.class_count, np.int64)
     off = rows[rows[:, 0] != rows[:, 1]]
@@ -60,4 +60,4 @@ def class_confusion(scores: Scores, how_many: int = 25) -> tuple[list[str], np.n
     counts = np.zeros((len(chosen), len(chosen)), np.int64)
     known = (place[rows[:, 0]] >= 0) & (place[rows[:, 1]] >= 0)
     np.add.at(counts, (place[rows[known, 0]], place[rows[known, 1]]), rows[known, 2])
-    return [scores.names[index] for index in chosen], counts
+    return chosen, counts

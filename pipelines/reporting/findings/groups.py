@@ -130,24 +130,28 @@ def best_and_worst(scores: Scores, how_many: int = 12) -> tuple[Ranking, Ranking
     return rankings[0], rankings[1]
 
 
+def _index_of(name: str, names: Sequence[str]) -> int:
+    """The class that a user calls `name`: its index, its name, or its name in another case."""
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    exact = [index for index, each in enumerate(names) if each == name]
+    matches = exact or [index for index, each in enumerate(names) if each.casefold() == name.casefold()]
+    if not matches:
+        raise UsageError(str(unknown_choice("class", name, names)).split(" (known:")[0])
+    if len(matches) > 1:
+        shown = ", ".join(f"{index} ({names[index]})" for index in matches)
+        raise UsageError(f"--classes={name}: {len(matches)} classes have that name; name one by its index: {shown}")
+    return matches[0]
+
+
 def choose_classes(scores: Scores, names: Sequence[str]) -> list[int]:
     """The classes whose curves are drawn: `names` (names or indices), else a frequent, a median and a weak one.
 
     Raises:
-        UsageError: a name is not in the vocabulary.
+        UsageError: a name is not in the vocabulary, or several classes have it.
     """
     if names:
-        places = {name.casefold(): index for index, name in reversed(list(enumerate(scores.names)))}
-        chosen = []
-        for name in names:
-            if name.isdecimal() and int(name) < scores.class_count:
-                chosen.append(int(name))
-            elif name.casefold() in places:
-                chosen.append(places[name.casefold()])
-            else:
-                error = unknown_choice("class", name, scores.names)
-                raise UsageError(str(error).split(" (known:")[0])
-        return chosen
+        return [_index_of(name, scores.names) for name in names]
     ap, support = scores.columns["ap"], scores.columns["support"]
     known = np.flatnonzero(np.isfinite(ap) & (support >= min(FEW_POSITIVES, np.nanmax(support, initial=0))))
     if not len(known):

@@ -1,11 +1,10 @@
 """What a model, dataset or scores directory says of itself, apart from the metrics."""
 
-import json
 from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.inputs.files import number_of, read_object, read_table
+from pipelines.reporting.inputs.files import floats, read_object, read_table
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
@@ -56,11 +55,7 @@ def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
         for line in storage.read_bytes(storage.join(directory, name)).splitlines():
             if len(letters) == how_many:
                 return letters
-            try:
-                letter = json.loads(line)
-            except ValueError:
-                raise JobError(f"{storage.join(directory, name)} holds a line that is not JSON") from None
-            letters.append(letter)
+            letters.append(storage.from_json(line, f"a line of {storage.join(directory, name)}"))
     return letters
 
 
@@ -70,7 +65,7 @@ def read_history(path: str) -> dict[str, np.ndarray]:
     history = {}
     for name, values in table.items():
         try:
-            history[name] = np.array([number_of(value) for value in values], np.float64)
-        except ValueError:  # a column of text, such as a time stamp, is not a curve
+            history[name] = floats(values, name)
+        except JobError:  # a column of text, such as a time stamp, is not a curve
             continue
     return history

@@ -1,17 +1,17 @@
 """Reads the predictions of a Scores directory as far as the report needs them, a batch at a time."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vcls_model import storage
+from pipelines.reporting.inputs.files import floats
+from vcls_model import storage, tables
 from vcls_model.commands import JobError
 
 _BATCH_ROWS = 8192
+_PAIRS = "LabelConfidencePairs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +28,28 @@ def _parts(path: str, suffix: str) -> list[str]:
 
 def _batches(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Record batches of all Parquet parts that have these columns."""
-    import pyarrow
-    import pyarrow.parquet as parquet
-
     for part in _parts(path, ".parquet"):
-        source = io.BytesIO(storage.read_bytes(part)) if storage.is_object_store(part) else part
-        try:
-            opened = parquet.ParquetFile(source)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise JobError(f"{part} is not a Parquet file ({error}): score again") from None
-        with opened as file:
-            if not set(columns) <= set(file.schema_arrow.names):
+        with tables.open_parquet(part) as file:
+            names = tables.parquet_columns(file, [tables.Column(name, required=False) for name in columns], part)
+            if len(names) < len(columns):
                 continue
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                if isinstance(batch, pyarrow.RecordBatch):
-                    yield {name: batch.column(name) for name in columns}
+            for batch in tables.parquet_batches(file, part, _BATCH_ROWS, list(names.values())):
+                yield {name: _checked(batch.column(own), f"{part}, column {own}") for name, own in names.items()}
+
+
+def _checked(column: Any, where: str) -> Any:
+    """A column that is a list of numbers.
+
+    Raises:
+        JobError: it is not.
+    """
+    import pyarrow.types as types
+
+    if not types.is_list(column.type) or not (
+        types.is_integer(column.type.value_type) or types.is_floating(column.type.value_type)
+    ):
+        raise JobError(f"{where}: expected lists of numbers, got {column.type}: score again")
+    return column
 
 
 def _list_column(column: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +136,11 @@ def _predictions(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray
         yield rows, classes, probabilities, len(batch["class_index"])
     parts = [*_parts(path, ".csv"), *(storage.join(path, name) for name in storage.list_names(path, "predictions.csv"))]
     for part in parts:
-        # VideoId,LabelConfidencePairs with pairs such as "3 0.9 17 0.2".
-        rows_read = list(csv.reader(storage.csv_text(storage.read_bytes(part))))[1:]
-        pairs = [fields[1].split() if len(fields) > 1 else [] for fields in rows_read]
-        row = np.repeat(np.arange(len(pairs)), [len(fields) // 2 for fields in pairs])
-        flat = [value for fields in pairs for value in fields[: len(fields) // 2 * 2]]
-        yield row, np.array(flat[::2], np.int64), np.array(flat[1::2], np.float64), len(pairs)
+        # Pairs such as "3 0.9 17 0.2".
+        rows_read = list(tables.read_csv(part, (tables.Column("VideoId", ("id",)), tables.Column(_PAIRS))))
+        pairs = [row[_PAIRS].split() for row in rows_read]
+        if odd := [row.where for row, fields in zip(rows_read, pairs, strict=True) if len(fields) % 2]:
+            raise JobError(f"{odd[0]}: an odd number of values; expected pairs of class and confidence")
+        places = np.repeat(np.arange(len(pairs)), [len(fields) // 2 for fields in pairs])
+        values = floats([value for fields in pairs for value in fields], part)
+        yield places, tables.whole_numbers(values[::2], part, "class indices"), values[1::2], len(pairs)

@@ -1,8 +1,7 @@
 """Reads the directory that `pipelines.score` wrote, and says clearly what is wrong with one that cannot be reported."""
 
 import dataclasses
-import io
-import zipfile
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 
 from pipelines.reporting.inputs.files import floats, read_object, read_table
 from pipelines.reporting.inputs.manifests import read_classes, read_history, train_counts
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.commands import JobError
-from vcls_model.records.vocabulary import ClassInfo, unnamed_classes
+from vcls_model.records.vocabulary import ClassInfo, shared_names, unnamed_classes
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
+_COUNTS = ("index", "support", "tp", "fp", "fn")
 # Columns that a run may lack; they read as NaN.
 _OPTIONAL = (
     "ap_lower",
@@ -30,6 +30,8 @@ _OPTIONAL = (
     "calibration_error",
     "mean_probability",
 )
+_BY_CLASS = ("pr_class", "roc_class")
+_BY_CLASS = ("pr_class", "roc_class")
 UNKNOWN_VERTICAL = "(Unknown)"
 
 
@@ -116,6 +118,14 @@ class Scores:
     def name(self, index: int) -> ClassName:
         """The name of a class, for a table."""
         return ClassName.of(self.names[index], int(index))
+
+    def distinct_name(self, index: int) -> str:
+        """The name of a class, with its index where another class is called the same."""
+        return f"{self.names[index]} ({index})" if index in self._namesakes else self.names[index]
+
+    @functools.cached_property
+    def _namesakes(self) -> set[int]:
+        return {index for indices in shared_names(self.names).values() for index in indices}
 
     def main_vertical(self, index: int) -> str:
         """The first vertical of a class."""
@@ -226,8 +236,9 @@ def read_per_model(path: str, class_count: int) -> dict[str, np.ndarray]:
         JobError: per_model.csv speaks of another number of classes.
     """
     table = read_table(path, "per_model.csv")
-    if table and len(table["index"]) != class_count:
-        raise JobError(f"{path}: per_model.csv has {len(table['index'])} classes, per_class.csv has {class_count}")
+    rows = len(table.get("index", ()))
+    if table and rows != class_count:
+        raise JobError(f"{path}: per_model.csv has {rows} classes, per_class.csv has {class_count}")
     return {
         name: floats(values, f"{path}: per_model.csv, column {name},")
         for name, values in table.items()
@@ -245,6 +256,10 @@ def _numeric_columns(table: Mapping[str, list[str]], path: str) -> dict[str, np.
         for name, values in table.items()
         if name not in texts
     }
+    for name in _COUNTS:
+        _counts(table[name], f"{path}: per_class.csv, column {name}")
+    if infinite := [name for name, values in columns.items() if np.isinf(values).any()]:
+        raise JobError(f"{path}: per_class.csv, column {infinite[0]} holds an infinite number")
     if not np.array_equal(columns["index"], np.arange(len(columns["index"]))):
         raise JobError(f"{path}: per_class.csv must list the classes 0, 1, 2, … in order")
     for name in _OPTIONAL:
@@ -257,22 +272,28 @@ def _read_curves(path: str, class_count: int) -> dict[str, np.ndarray]:
     if not storage.exists(file):
         raise JobError(f"{path} has metrics.json but no curves.npz: the directory is incomplete; score again")
     try:
-        return _checked_curves(np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False), path, class_count)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise JobError(f"{file} cannot be read ({error}): the directory is damaged; score again") from None
-
-
-def _checked_curves(archive: Any, path: str, class_count: int) -> dict[str, np.ndarray]:
-    with archive:
-        curves = {
-            key: archive[key].astype(np.float32 if archive[key].ndim == 2 else np.float64) for key in archive.files
-        }
-    for key in ("pr_class", "roc_class"):
-        if key in curves and len(curves[key]) != class_count:
+        arrays = tables.read_npz(file)
+    except JobError as error:
+        raise JobError(f"{error}: the directory is damaged; score again") from None
+    if wrong := [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]:
+        raise JobError(f"{file}: the array {wrong[0]} must hold numbers: the directory is damaged; score again")
+    curves = {key: array.astype(np.float32 if array.ndim == 2 else np.float64) for key, array in arrays.items()}
+    for key, curve in curves.items():
+        if curve.ndim != (2 if key in _BY_CLASS else 1):
             raise JobError(
-                f"{path}: {key} in curves.npz has {len(curves[key])} classes, per_class.csv has {class_count}"
+                f"{file}: the array {key} has the shape {curve.shape}: the directory is damaged; score again"
             )
+        if key in _BY_CLASS and len(curve) != class_count:
+            raise JobError(f"{path}: {key} in curves.npz has {len(curve)} classes, per_class.csv has {class_count}")
     return curves
+
+
+def _counts(values: list[str], origin: str) -> np.ndarray:
+    """Cells as int64, none below 0."""
+    counts = tables.whole_numbers(floats(values, origin), origin, "whole numbers")
+    if counts.size and counts.min() < 0:
+        raise JobError(f"{origin}: expected numbers of at least 0, got {counts.min()}")
+    return counts
 
 
 def _read_confusion(path: str, class_count: int) -> np.ndarray:
@@ -282,7 +303,7 @@ def _read_confusion(path: str, class_count: int) -> np.ndarray:
         return np.zeros((0, 3), np.int64)
     if any(key not in table for key in keys):
         raise JobError(f"{path}: confusion.csv must have the columns {', '.join(keys)}")
-    rows = np.stack([floats(table[key], f"{path}: confusion.csv") for key in keys], axis=1).astype(np.int64)
+    rows = np.stack([_counts(table[key], f"{path}: confusion.csv, column {key}") for key in keys], axis=1)
     if len(rows) and (rows[:, :2].min() < 0 or rows[:, :2].max() >= class_count):
         raise JobError(f"{path}: confusion.csv names a class outside 0 … {class_count - 1}")
     return rows

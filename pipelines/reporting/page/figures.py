@@ -79,6 +79,11 @@ def _at(grid: np.ndarray, curve: np.ndarray, place: float) -> float:
     return float(curve[int(np.argmin(np.abs(grid - place)))])
 
 
+def _column_of(scores: Scores, index: int) -> str:
+    """The heading of a class's column: its index tells it from a namesake and from every other column."""
+    return f"{index} {scores.names[index]}"
+
+
 def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
     """Precision-recall and ROC: micro, macro, the band over classes, and the chosen classes."""
     found = []
@@ -94,7 +99,7 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         by_class = curves.get(f"{prefix}_class")
         shown = [index for index in chosen if by_class is not None and np.isfinite(by_class[index]).all()]
         lines = [
-            (_short(scores.names[index], 24), by_class[index].astype(np.float64))
+            (_short(scores.distinct_name(index), 24), by_class[index].astype(np.float64))
             for index in shown
             if by_class is not None
         ]
@@ -114,7 +119,7 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
                 "macro": curves[keys[1]],
                 "band_low": curves[keys[2]],
                 "band_high": curves[keys[3]],
-                **{scores.names[index]: by_class[index] for index in shown if by_class is not None},
+                **{_column_of(scores, index): by_class[index] for index in shown if by_class is not None},
             },
         )
         caption = ("Grey lines join points of equal F1. " if prefix == "pr" else "The grey diagonal is chance. ") + (
@@ -332,9 +337,12 @@ def confusion_figure(scores: Scores) -> Figure | None:
     """Truth against prediction, by vertical; by class where the vocabulary has no verticals."""
     if scores.has_verticals:
         names, counts = vertical_confusion(scores)
+        headings = [f"predicted {name}" for name in names]
         title, what = "Confusion between verticals", "vertical"
     else:
-        names, counts = class_confusion(scores)
+        chosen, counts = class_confusion(scores)
+        names = [scores.distinct_name(index) for index in chosen]
+        headings = [_column_of(scores, index) for index in chosen]
         title, what = "The most confused classes", "class"
     if len(names) < 2 or not counts.sum():
         return None
@@ -357,7 +365,7 @@ def confusion_figure(scores: Scores) -> Figure | None:
             f"{100 * shares[row, column]:.0f} % of {names[row]}."
         )
     numbers = Table(
-        "confusion", (f"true_{what}", *names), [[name, *map(int, counts[i])] for i, name in enumerate(names)]
+        "confusion", (f"true_{what}", *headings), [[name, *map(int, counts[i])] for i, name in enumerate(names)]
     )
     return _make(
         "confusion",

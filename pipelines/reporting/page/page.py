@@ -228,7 +228,7 @@ def _unlabelled(inputs: Inputs) -> Report:
         drawn.append(figures.prediction_figure(statistics))
         order = np.lexsort((-statistics.above, -statistics.first))
         rows = [
-            [scores.names[i], scores.main_vertical(i), int(statistics.first[i]), int(statistics.above[i])]
+            [scores.name(i), scores.main_vertical(i), int(statistics.first[i]), int(statistics.above[i])]
             for i in order
             if statistics.first[i] or statistics.above[i]
         ]

@@ -223,11 +223,18 @@ def pair_table(scores: Scores, pairs: Sequence[ConfusedPair]) -> Table:
 def examples_table(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """The examples of every kind, as `example_rows` gives them."""
     rows = [
-        [kind, row["id"], row["name"], row["probability"], "; ".join(row["labels"])]
+        [
+            kind,
+            row["id"],
+            row["name"],
+            row["probability"],
+            "; ".join(str(name.class_index) for name in row["labels"]),
+            "; ".join(row["labels"]),
+        ]
         for kind, entries in examples.items()
         for row in entries
     ]
-    return Table("examples", ("kind", "id", "class", "probability", "labels"), rows)
+    return Table("examples", ("kind", "id", "class", "probability", "label_indices", "labels"), rows)
 
 
 def changed_table(scores: Scores, baseline: Scores, by_class: ClassChanges) -> Table:

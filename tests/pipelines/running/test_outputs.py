@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.running import outputs
+from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 
 SETTINGS = {"form": "parquet", "top_k": 20, "slice_by": None, "schema": {"name": "a", "modalities": [{"width": 4}]}}
@@ -73,15 +74,24 @@ def test_others_and_temporaries_are_deleted(tmp_path: Path) -> None:
 
 
 def test_too_many_rejected_is_an_error_with_the_way_on(capsys: pytest.CaptureFixture) -> None:
-    outputs.check_rejected("out", 100, {"no_labels": 1}, 0.01)
+    outputs.check_rejected("out", 100, {"no_labels": 1}, 0.01, 1)
     assert capsys.readouterr().err == ""
     with pytest.raises(
         JobError,
         match=r"^3 of 1,200 records were rejected, 0\.25%, more than --max_rejected_fraction=0\.002 allows "
         r"\(truncated: 2, no_labels: 1\); see out/dead_letter\. The usable .* --resume with a higher fraction",
     ):
-        outputs.check_rejected("out", 1200, {"no_labels": 1, "truncated": 2}, 0.002)
+        outputs.check_rejected("out", 1200, {"no_labels": 1, "truncated": 2}, 0.002, 3)
     assert "2 files" in capsys.readouterr().err
+
+
+def test_files_that_are_not_records_fail_the_job_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    letter = {"shard": "in/x.tfrecord", "error": "not_tfrecord", "message": "not a TFRecord file: it looks like JSON"}
+    storage.write_text(str(tmp_path / "dead_letter" / "a.jsonl"), storage.to_json(letter) + "\n")
+    with pytest.raises(JobError, match="1 file is not records as a whole: in/x.tfrecord is not a .* JSON.*=0.13 "):
+        outputs.check_rejected(str(tmp_path), 2000, {"not_tfrecord": 1}, 0.01, 8)
+    outputs.check_rejected(str(tmp_path), 2000, {"not_tfrecord": 1}, 0.13, 8)
+    assert "warning: 1 file is not records as a whole: in/x.tfrecord" in capsys.readouterr().err
 
 
 def test_the_head_of_info_reconciles() -> None:

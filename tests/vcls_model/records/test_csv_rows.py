@@ -1,12 +1,14 @@
 """A CSV of features: clean blocks through pyarrow, blocks with a bad row through the careful reader, same result."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vcls_model.commands import UsageError
-from vcls_model.records.shards import detect_schema, read_batches
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import schema_from_dict
+from vcls_model.records.shards import detect_schema, read_batches, resolve_schema
 
 HEADER = "id,labels,mean_rgb_0,mean_rgb_1,mean_rgb_2,mean_audio_0,mean_audio_1"
 ROWS = [
@@ -57,6 +59,7 @@ def test_rows_become_records(tmp_path: Path, batch_bytes: int, spoilt: bool) -> 
         (",1,1,2,3,4,5", "empty_id"),
         ("x,,1,2,3,4,5", "no_labels"),
         ("x,a,1,2,3,4,5", "wrong_type"),
+        ("\udcff,1,1,2,3,4,5", "not_utf8"),
         ("x,1.5,1,2,3,4,5", "wrong_type"),
         ("x,-1,1,2,3,4,5", "label_out_of_range"),
         ("x,10,1,2,3,4,5", "label_out_of_range"),
@@ -74,11 +77,11 @@ def test_a_bad_row_costs_itself(tmp_path: Path, row: str, reason: str) -> None:
 
 
 def test_spreadsheet_habits_are_understood(tmp_path: Path) -> None:
-    rows = ['"a,""b""", 3 ; 1 ;3,1,2,3,4,5', "\udcff,2,1,2,3,4,5", "", "ü,2;,1,2,3,4,5\r"]
+    rows = ['"a,""b""", 3 ; 1 ;3,1,2,3,4,5', "", "ü,2;,1,2,3,4,5\r"]
     ids, labels, _, _, rejected, _ = read(write(tmp_path / "a.csv", rows, "\ufeff" + HEADER + "\r"))
     assert rejected == []
-    assert ids == [b'a,"b"', b"\xff", "ü".encode()]
-    assert labels == [[1, 3], [2], [2]]
+    assert ids == [b'a,"b"', "ü".encode()]
+    assert labels == [[1, 3], [2]]
 
 
 def test_the_header_makes_the_schema(tmp_path: Path) -> None:
@@ -91,11 +94,106 @@ def test_the_header_makes_the_schema(tmp_path: Path) -> None:
     assert batch.ids == [b"v"] and np.asarray(batch.features["x"]).tolist() == [[8, 7]]
 
 
-def test_files_must_agree_on_their_columns(tmp_path: Path) -> None:
+def values_of(path: Path, schema=None):  # type: ignore[no-untyped-def]
+    schema = schema or detect_schema(str(path))
+    ((batch, rejected),) = read_batches(str(path), schema, class_count=10, require_labels=False)
+    labels = [part.tolist() for part in np.split(batch.label_values, np.cumsum(batch.label_lengths))[:-1]]
+    return batch.ids, labels, {name: np.asarray(each).tolist() for name, each in batch.features.items()}, rejected
+
+
+PLAIN = "id,labels,loud,tempo\np,1;2,3,300\nq,0,4,400\n"
+EXPECTED = [b"p", b"q"], [[1, 2], [0]], {"features": [[3, 300], [4, 400]]}, []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        "tempo,labels,LOUD,id\n300,1;2,3,p\n400,0,4,q\n",
+        "id;labels;loud;tempo\np;1 2;3;300\nq;0;4;400\n",
+        "id\tlabels\tloud\ttempo\np\t1;2\t3\t300\nq\t0\t4\t400\n",
+        "id|labels|loud|tempo\np|1;2|3|300\nq|0|4|400\n",
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.encode("utf-16"),
+        'id,labels,loud,tempo\n"p", "1;2" ,"3", 300\n q ,"0",4,"400"\n',
+        "id,labels,loud,tempo\np,1.0;2.0,3,300\nq,0.0,4,400\n",
+        ",id,labels,loud,tempo\n7,p,1;2,3,300\n8,q,0,4,400\n",
+        "Unnamed: 0.1,Unnamed: 0,id,labels,loud,tempo\n7,0,p,1;2,3,300\n7,1,q,0,4,400\n",
+        "index,id,labels,loud,tempo\n0,p,1;2,3,300\n1,q,0,4,400\n",
+    ],
+)
+def test_columns_are_read_by_name_in_any_clothes(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "plain.csv").write_text(PLAIN)
+    schema = detect_schema(str(tmp_path / "plain.csv"))
+    assert schema.modalities[0].columns == ("loud", "tempo")
+    path = tmp_path / "a.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert values_of(path, schema) == EXPECTED
+
+
+def test_blocks_of_utf_16_break_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(("\n".join([HEADER, *ROWS]) + "\n").encode("utf-16"))
+    assert read(tmp_path / "a.csv", 301) == read(write(tmp_path / "b.csv", ROWS), 301)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("id,labels,loud,pitch\np,1,3,300\n", ["lacks 'tempo'", "has 'pitch'", "must be 'loud', 'tempo'"]),
+        ("id,labels,loud\np,1,3\n", ["lacks 'tempo'"]),
+        ("id,labels,loud,tempo,pitch\np,1,3,300,2\n", ["has 'pitch' in addition"]),
+        ("id,labels,loud,loud\np,1,3,300\n", ["'loud' more than once"]),
+        ("p,1,3,300\n", ["no column named id"]),
+        ("id,loud,tempo\np,3,300\n", ["no column named labels"]),
+        ("id,labels,loud,tempo,lärm\n".encode("latin-1"), ["Latin-1"]),
+        (b"PAR1\0\0" + bytes(range(1, 200)), ["is not a text file"]),
+    ],
+)
+def test_a_file_of_other_columns_fails_by_name(tmp_path: Path, content: str | bytes, words: list[str]) -> None:
+    (tmp_path / "plain.csv").write_text(PLAIN)
+    schema = detect_schema(str(tmp_path / "plain.csv"))
+    path = tmp_path / "a.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(JobError) as refused:
+        values_of(path, schema)
+    assert all(word in str(refused.value) for word in [str(path), *words]), refused.value
+
+
+def test_files_of_numbered_columns_must_agree_on_their_widths(tmp_path: Path) -> None:
     schema = detect_schema(str(write(tmp_path / "a.csv", ROWS)))
     other = write(tmp_path / "b.csv", ["a,1,2"], "id,labels,mean_rgb_0")
-    ((batch, rejected),) = read_batches(str(other), schema, class_count=10)
-    assert len(batch) == 0 and [item.error for item in rejected] == ["wrong_columns"]
+    with pytest.raises(JobError, match="b.csv: its columns 'mean_rgb_0' make mean_rgb.1., expected mean_rgb.3."):
+        values_of(other, schema)
+
+
+def test_columns_that_are_left_out_are_named(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    path = write(tmp_path / "a.csv", ["0,v,1,2,3"], "index,id,labels,mean_rgb_0,mean_rgb_1")
+    assert [(each.name, each.width) for each in detect_schema(str(path)).modalities] == [("mean_rgb", 2)]
+    assert "not used, because row numbers say nothing of a video: 'index'" in capsys.readouterr().err
+
+
+def test_a_refused_cell_is_shown_with_its_column(tmp_path: Path) -> None:
+    rows = ["a,.7,1,2", "b,1,x,2", "c,1,1,nan", "d,1,1,"]
+    *_, rejected = values_of(write(tmp_path / "a.csv", rows, "id,labels,loud,tempo"))
+    assert [(item.offset, item.message) for item in rejected] == [
+        (2, "labels: expected class indices separated by ';', got '.7'"),
+        (3, "loud must be a number, got 'x'"),
+        (4, "tempo is nan: NaN, infinite, or beyond float32"),
+        (5, "tempo is empty"),
+    ]
+
+
+def test_a_schema_file_takes_the_names_of_the_first_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("clip,labels,tempo,loud\np,1;2,300,3\n")
+    second.write_text("loud,clip,labels,tempo\n3,p,1;2,300\n")
+    modality = {"name": "features", "width": 2, "kind": "vector", "encoding": "float32"}
+    described = {"name": "mine", "container": "csv", "id_feature": "clip", "labels_feature": "labels"}
+    (tmp_path / "s.json").write_text(json.dumps({**described, "modalities": [modality]}))
+    schema = resolve_schema(str(tmp_path / "s.json"), str(first))
+    assert values_of(first, schema) == values_of(second, schema) == ([b"p"], [[1, 2]], {"features": [[300, 3]]}, [])
+    assert schema_from_dict(schema.to_dict()) == schema
+    assert "columns" not in schema.settings()["modalities"][0]
 
 
 @pytest.mark.parametrize("header", ["", "a,b,c", "id,labels", "id,mean_rgb_0", "id,labels,f1,f1"])

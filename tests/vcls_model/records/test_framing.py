@@ -116,6 +116,25 @@ def test_what_is_not_a_tfrecord_is_one_rejection(tmp_path: Path, content: bytes,
     assert read(path) == ([], [(0, reason)], [])
 
 
+@pytest.mark.parametrize(
+    ("content", "looks"),
+    [(b"PAR1" + bytes(50), "Parquet"), (b'\n<?xml version="1.0"?>' + b"x" * 300, "XML"), (b"{" * 50, "JSON")],
+)
+def test_a_file_of_something_else_is_described(tmp_path: Path, content: bytes, looks: str) -> None:
+    for name in ("bad", "bad.gz"):
+        (tmp_path / name).write_bytes(content)
+        (span,) = [span for chunk in read_chunks(str(tmp_path / name)) for span in chunk.damage]
+        assert span.reason == "not_tfrecord" and f"looks like {looks}" in span.message
+
+
+def test_a_zlib_stream_is_recognised_by_its_content(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tfrecord", PAYLOADS, "ZLIB")
+    assert read(path, 64) == (PAYLOADS, [], STARTS[:-1])
+    path.write_bytes(path.read_bytes()[:-9])
+    payloads, damage, _ = read(path)
+    assert payloads == PAYLOADS[: len(payloads)] and [reason for _, reason in damage] == ["truncated"]
+
+
 def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert read(tmp_path / "empty") == ([], [], [])
