@@ -70,7 +70,7 @@ class SoundReader:
         return self.decoded and self.end_time >= seconds
 
     def patch(self, seconds: float) -> np.ndarray:
-        """The 0.975 s from `seconds` on (container's clock): float32, (15600,), in [-1, 1]; silence where there is none.
+        """The 0.975 s from `seconds` on (container's clock): float32, (15600,), in [-1, 1]; silence beyond the sound.
 
         Patches must be asked for in increasing order of time: what lies before is forgotten.
         """

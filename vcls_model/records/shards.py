@@ -8,10 +8,12 @@ from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
-from vcls_model.storage import exists, read_bytes
+from vcls_model.storage import exists, join, read_bytes
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
+# Beside the shards of records made from media: their layout, and their classes.
+SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -70,13 +72,19 @@ def read_batches(
 
 
 def resolve_schema(name: str, shard: str) -> RecordSchema:
-    """The schema that `--schema` names: a built-in one, a schema file, or `auto`: recognised from `shard`.
+    """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
+
+    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
     """
     if name == "auto":
-        return detect_schema(shard)
+        beside = file_beside(shard, SCHEMA_FILE)
+        if beside is not None and not shard.endswith((".csv", ".csv.gz")):
+            name = beside
+        else:
+            return detect_schema(shard)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
@@ -84,6 +92,19 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
             raise UsageError(f"schema file {name} does not exist")
         return schema_from_json(read_bytes(name).decode("utf-8-sig"), name)
     return schema_by_name(name)
+
+
+def file_beside(shard: str, name: str) -> str | None:
+    """The path of a file in the directory of `shard`; None if it is not there."""
+    path = shard[: shard.rfind("/") + 1] + name
+    return path if exists(path) else None
+
+
+def shards_of(pattern: str) -> str:
+    """A glob of records as it is, and for a directory of records made from media the glob of its shards."""
+    if not exists(join(pattern, SCHEMA_FILE)):
+        return pattern
+    return join(pattern, "*.tfrecord")
 
 
 def detect_schema(path: str) -> RecordSchema:

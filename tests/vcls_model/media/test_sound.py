@@ -65,8 +65,8 @@ def test_sound_is_in_step_with_pictures(tmp_path: Path, suffix: str, codec: str)
     rows = read(path)
     assert [number_of(row.picture) for row in rows if row.picture is not None] == [0, 25, 50, 75, 100]
     assert onsets(rows) == pytest.approx(at, abs=0.004)
-    # The last 40 ms of each second are in no patch.
-    late = make_clip(tmp_path / f"late{suffix}", [Fraction(n, 25) for n in range(50)], sound=clicks(2, [0.97]))
+    # The last 25 ms of each second are in no patch.
+    late = make_clip(tmp_path / f"late{suffix}", [Fraction(n, 25) for n in range(50)], sound=clicks(2, [0.985]))
     assert onsets(read(late)) == []
 
 
