@@ -213,8 +213,9 @@ def main() -> None:
     paths = [str(path) for path in made + real[:: max(1, len(real) // args.clips or 1)][: args.clips]]
     ways = args.ways.split(",")
     results: dict[str, list[dict[str, list[float]]]] = {way: [] for way in ways}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for way in ways:
+            print(f"round {number + 1}: {way}", file=sys.stderr, flush=True)
             results[way].append(run_way(way, paths, args.processes)[1])
     report(paths, results)
 
@@ -226,7 +227,7 @@ def report(paths: list[str], results: dict[str, list[dict[str, list[float]]]]) -
         name = Path(path).stem
         groups.setdefault("real clips" if name.startswith("V_") else name, []).append(path)
     first = next(iter(results))
-    print(f"{'':22}" + "".join(f"{way:>26}" for way in results))
+    print(f"{'':22}" + "".join(f"{way:>27}" for way in results))
     for name, members in groups.items():
         line = f"{name:22}"
         rates = {}
@@ -235,7 +236,7 @@ def report(paths: list[str], results: dict[str, list[dict[str, list[float]]]]) -
             wall, processor = (statistics.median(sum(r[path][i] for path in members) for r in rounds) for i in (1, 2))
             rates[way] = rows / processor if processor else 0.0
             ratio = rates[way] / rates[first] if rates[first] else 0.0
-            line += f"{rates[way]:9.1f} cpu {rows / wall:7.1f}{ratio:5.2f}x"
+            line += f"{rates[way]:9.1f} cpu {rows / wall:7.1f} {ratio:5.2f}x"
         print(line)
 
 

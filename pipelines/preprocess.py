@@ -84,8 +84,8 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     import apache_beam as beam
 
     from pipelines.preprocessing import steps
+    from pipelines.preprocessing.fitting import fit_graph
     from pipelines.preprocessing.outputs import moments_path, summary_path
-    from pipelines.preprocessing.transform.fitting import fit_graph
 
     transform = config.transform
     shards = (
@@ -121,8 +121,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.preprocessing import outputs, planning
+    from pipelines.preprocessing.fitting import graph_context
     from pipelines.preprocessing.progress import PreprocessProgress
-    from pipelines.preprocessing.transform.fitting import graph_context
     from pipelines.running.pipeline import running_pipeline
 
     config = planning.plan(args)

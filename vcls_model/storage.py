@@ -7,6 +7,7 @@ import Beam.
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -126,9 +127,53 @@ def write_text(path: str, text: str) -> None:
     write_atomically(path, text.encode())
 
 
+def to_json(value: Any, **style: Any) -> str:
+    """The one way in which this project writes JSON: what any strict reader takes.
+
+    Args:
+        value: mappings, lists, tuples, text, numbers, booleans and None.
+        style: of `json.dumps`, such as `indent`.
+
+    Returns:
+        The text. NaN and infinity, which JSON lacks, are null; lone surrogates (of paths not in UTF-8) are escaped.
+    """
+    text = json.dumps(_finite(value), allow_nan=False, **style)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_finite(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(data: bytes | str, origin: str) -> Any:
+    """Reads one JSON document; the NaN and infinity that the first release wrote read as None.
+
+    Raises:
+        JobError: `data` is not JSON, names a key twice in an object, or is nested too deep; the message begins with
+            `origin`.
+    """
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
+        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{origin} is not JSON: {error}") from None
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice in one object")
+    return entries
+
+
 def write_json(path: str, value: Any) -> None:
-    """Writes one JSON document atomically, keys in the order given."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Writes one JSON document atomically, keys in the order given; see `to_json`."""
+    write_text(path, to_json(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def open_for_reading(path: str) -> BinaryIO:
@@ -153,10 +198,7 @@ def read_text(path: str) -> str:
 
 def read_json(path: str) -> Any:
     """Reads one JSON document; a `JobError` names the file that is not one."""
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise JobError(f"{path} is not JSON: {error}") from None
+    return from_json(read_bytes(path), path)
 
 
 def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -168,7 +210,7 @@ def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, 
     """
     if not exists(path):
         return {}
-    then, now = read_json(path), json.loads(json.dumps(now))  # lists for tuples, as in the file
+    then, now = read_json(path), from_json(to_json(now), path)  # lists for tuples, as in the file
     return {key: (then.get(key), now.get(key)) for key in sorted({*then, *now}) if then.get(key) != now.get(key)}
 
 

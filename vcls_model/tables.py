@@ -181,8 +181,8 @@ def _missing(column: Column, header: Header, path: str) -> str:
 
 
 @contextlib.contextmanager
-def _text(path: str) -> Iterator[tuple[IO[str], str]]:
-    with storage.open_for_reading(path) as raw:
+def _text(path: str, data: bytes | None = None) -> Iterator[tuple[IO[str], str]]:
+    with storage.open_for_reading(path) if data is None else io.BytesIO(data) as raw:
         buffered = io.BufferedReader(_Unseekable(raw), 1 << 20)
         encoding = encoding_of(buffered.peek(4096)[:4096], path)
         yield io.TextIOWrapper(buffered, encoding=encoding, errors="strict", newline=""), encoding
@@ -213,27 +213,38 @@ def read_header(path: str) -> Header:
         try:
             return parse_header(stream.readline().rstrip("\r\n"), path, encoding)
         except UnicodeDecodeError as error:
-            raise JobError(_not_utf8(path, 1, error)) from None
+            raise JobError(not_utf8(path, 1, error)) from None
 
 
-def read_csv(path: str, columns: Sequence[Column], *, others: str = "warn", unique: str | None = None) -> Iterator[Row]:
+def read_csv(
+    path: str,
+    columns: Sequence[Column] | None,
+    *,
+    others: str = "warn",
+    unique: str | None = None,
+    data: bytes | None = None,
+) -> Iterator[Row]:
     """The rows of a CSV, cells as text without surrounding blanks, blank lines left out.
 
     Args:
         path: on a disk or an object store.
-        columns: those to read, by name.
+        columns: those to read, by name; None: all, each under its own heading.
         others: see `match_columns`.
         unique: name of a column in which no value may come twice.
+        data: the file's content, where the caller has read it; `path` then only serves messages.
 
     Raises:
         JobError: the file cannot be read as such a table; the message names the file, the line and the value.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    with _text(path) as (stream, encoding):
+    with _text(path, data) as (stream, encoding):
         line = 1
         try:
             header = parse_header(stream.readline().rstrip("\r\n"), path, encoding)
-            positions = match_columns(header, columns, path, others=others)
+            if columns is None:
+                positions = {name: at for at, name in enumerate(header.names)}
+            else:
+                positions = match_columns(header, columns, path, others=others)
             reader = csv.reader(stream, delimiter=header.separator, skipinitialspace=True, strict=True)
             first_lines: dict[str, int] = {}
             for cells in reader:
@@ -254,10 +265,11 @@ def read_csv(path: str, columns: Sequence[Column], *, others: str = "warn", uniq
         except csv.Error as error:
             raise JobError(f"{path}, line {line + 1}: {error}") from None
         except UnicodeDecodeError as error:
-            raise JobError(_not_utf8(path, line + 1, error)) from None
+            raise JobError(not_utf8(path, line + 1, error)) from None
 
 
-def _not_utf8(path: str, line: int, error: UnicodeDecodeError) -> str:
+def not_utf8(path: str, line: int, error: UnicodeDecodeError) -> str:
+    """The message about a text file that is not in the encoding it seemed to be in."""
     byte = error.object[error.start]
     guess = "Latin-1 or Windows-1252" if byte >= 0xA0 else "Windows-1252" if byte >= 0x80 else error.encoding
     return f"{path} is not UTF-8: byte {byte:#04x} near line {line}; it looks like {guess}: save it as UTF-8"
@@ -270,7 +282,7 @@ def whole_number(text: str, where: str, what: str = "a whole number") -> int:
         JobError: the text is not one; the message has the value.
     """
     text = text.strip()
-    if _WHOLE.fullmatch(text):
+    if _WHOLE.fullmatch(text) and len(text) < 19:  # what fits into an int64
         return int(text)
     try:
         value = float(text)
@@ -334,7 +346,10 @@ def id_bytes(value: object, where: str) -> bytes:
     if isinstance(value, bytes):
         identity = value
     elif isinstance(value, str):
-        identity = value.encode()
+        try:
+            identity = value.strip().encode()
+        except UnicodeEncodeError:
+            raise JobError(f"{where}: the id {value!r} is not text that UTF-8 can hold") from None
     elif _is_whole(value):
         identity = str(int(value)).encode()  # type: ignore[call-overload]
     else:

@@ -7,7 +7,6 @@ All other flags are those of `python -m vcls_model.train`. Trials are compared b
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +134,7 @@ def finish(config: TuneConfig, trials: Sequence["keras_tuner.engine.trial.Trial"
     info = {"best": best, "trials": ranked, "config": {**config.facts(), "trials": config.trials}}
     storage.write_json(storage.join(config.output, "info.json"), info)
     print(
-        f"best of {len(trials)} trials: {json.dumps(best['flags'])}, validation map {best[OBJECTIVE]:.4f}; "
+        f"best of {len(trials)} trials: {storage.to_json(best['flags'])}, validation map {best[OBJECTIVE]:.4f}; "
         f"model in {best['path']}"
     )
     return info

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.records.schema import (
     FRAMES,
     REQUANTISE_OFFSET,
@@ -95,7 +95,7 @@ class TransformConfig:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
-        text = json.dumps({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
+        text = storage.to_json({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def width_of(self, modality: Modality) -> int:

@@ -7,7 +7,6 @@ and the configuration: when either has changed, the shard is done anew.
 
 import dataclasses
 import io
-import json
 from collections import Counter
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.statistics import ShardMeter, arrays_from_bytes, arrays_to_bytes
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SPLITS
 
@@ -157,17 +157,17 @@ class Summary:
         }
         for name, parts in self.sampled.items():
             arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
-        return json.dumps(head).encode() + b"\n" + arrays_to_bytes(arrays)
+        return storage.to_json(head).encode() + b"\n" + arrays_to_bytes(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Summary":
         """Reads what `to_bytes` wrote.
 
         Raises:
-            ValueError, KeyError: `data` is damaged.
+            JobError, ValueError, KeyError: `data` is damaged.
         """
         line, _, body = data.partition(b"\n")
-        head, arrays = json.loads(line), arrays_from_bytes(body)
+        head, arrays = storage.from_json(line, "the head of a manifest"), arrays_from_bytes(body)
         class_counts = np.zeros((len(SPLITS), head["class_count"]), np.int64)
         class_counts.reshape(-1)[arrays["classes"]] = arrays["class_counts"]
         sampled: dict[str, list[np.ndarray]] = {}
@@ -224,7 +224,7 @@ def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
 
 def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
     """Keeps the statistics of a shard: one line that identifies it, then the sums."""
-    header = json.dumps(_identity(shard, config)).encode() + b"\n"
+    header = storage.to_json(_identity(shard, config)).encode() + b"\n"
     with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
@@ -236,10 +236,10 @@ def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: 
         return None
     header, _, data = storage.read_bytes(path).partition(b"\n")
     try:
-        if json.loads(header) != _identity(shard, config):
+        if storage.from_json(header, path) != _identity(shard, config):
             return None
         return ShardMeter.from_bytes(data, schema)
-    except (ValueError, KeyError):  # a damaged file is the same as none
+    except (JobError, ValueError, KeyError):  # a damaged file is the same as none
         return None
 
 
@@ -250,8 +250,8 @@ def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> Non
         if not storage.exists(path):
             continue
         try:
-            known = json.loads(storage.read_bytes(path).partition(b"\n")[0])
-        except ValueError:
+            known = storage.from_json(storage.read_bytes(path).partition(b"\n")[0], path)
+        except JobError:
             known = {}
         if any(known.get(key) != value for key, value in wanted.items()):
             storage.delete(path)
@@ -261,7 +261,7 @@ def count_records(output: str, name: str) -> tuple[int, int]:
     """(written, rejected) records of the finished shard that the manifest file `name` is about."""
     with storage.open_for_reading(storage.join(output, DIRECTORY, name)) as stream:
         head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
-    value = json.loads(head)
+    value = storage.from_json(head, name)
     return value["records_written"], value["records_rejected"]
 
 
@@ -281,7 +281,7 @@ def save_manifest(
         "records_rejected": summary.records_rejected,
     }
     with storage.open_atomically(manifest_path(output, shard)) as stream:
-        stream.write(json.dumps(head).encode() + b"\n" + summary.to_bytes())
+        stream.write(storage.to_json(head).encode() + b"\n" + summary.to_bytes())
 
 
 def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics_hash: str) -> Summary | None:
@@ -291,7 +291,7 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
         return None
     try:
         head, _, rest = storage.read_bytes(path).partition(b"\n")
-        value = json.loads(head)
+        value = storage.from_json(head, path)
         wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
         if any(value.get(key) != expected for key, expected in wanted.items()):
             return None

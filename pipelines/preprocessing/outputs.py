@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from pipelines.preprocessing import manifests
@@ -90,7 +89,7 @@ def moments_path(config: JobConfig) -> str:
 
 def read_moments(path: str) -> dict[str, Moments]:
     """`Moments` by modality, as the pipeline leaves them at `path`."""
-    return {name: Moments.from_dict(value) for name, value in json.loads(storage.read_bytes(path)).items()}
+    return {name: Moments.from_dict(value) for name, value in storage.read_json(path).items()}
 
 
 def finish(config: JobConfig, started: float) -> dict[str, Any]:

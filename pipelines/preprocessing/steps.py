@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterable
 
 import apache_beam as beam
@@ -109,7 +108,7 @@ class FittedStatistics:
 def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
     """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`."""
     fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
-    storage.write_atomically(path, json.dumps({name: value.to_dict() for name, value in fitted.items()}).encode())
+    storage.write_text(path, storage.to_json({name: value.to_dict() for name, value in fitted.items()}))
     return FittedStatistics(statistics_hash(statistics), fitted)
 
 

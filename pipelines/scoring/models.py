@@ -8,7 +8,7 @@ from vcls_model.commands import UsageError
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.shards import resolve_schema
-from vcls_model.records.vocabulary import read_vocabulary
+from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
 
 # In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
@@ -90,5 +90,5 @@ def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[fl
         )
     if scored["split"] == "train":
         raise UsageError(f"{directory} holds scores of the training split: choose thresholds on --split=validate")
-    classes = read_vocabulary(storage.csv_text(storage.read_bytes(path)).read(), path, models[0].class_count)
+    classes = load_vocabulary(path, models[0].class_count)
     return tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes)

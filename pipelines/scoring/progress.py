@@ -1,6 +1,5 @@
 """Progress of a scoring job, read from small files that workers leave beside its state (works with every runner)."""
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ def note_shard(output: str, name: str, counts: dict[str, Any]) -> None:
     """Notes that the predictions of a shard are written. Only the progress line reads it: the manifests of the groups
     say what is committed."""
     with storage.open_atomically(storage.join(output, STATE, PROGRESS, f"{name}.json")) as stream:
-        stream.write(json.dumps({key: counts[key] for key in ("records_read", "records_rejected")}).encode())
+        stream.write(storage.to_json({key: counts[key] for key in ("records_read", "records_rejected")}).encode())
 
 
 def forget_notes(output: str) -> None:

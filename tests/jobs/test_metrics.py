@@ -257,7 +257,7 @@ def test_the_segment_task(tmp_path, rated_segments):
     ("ratings", "ranking", "message"),
     [
         ("v0:0,3,2\n", "3,v0:0", "0 or 1"),
-        ("v0:0,3,1\nv0:0,3,0\n", "3,v0:0", "rated a second time"),
+        ("v0:0,3,1\nv0:0,3,0\n", "3,v0:0", "rated twice"),
         ("v0:0,3\n", "3,v0:0", "expected 3 columns, got 2"),
         ("", "3,v0:0", "holds no rating"),
         ("v0:0,3,1\n", "4,v0:0", "ranks none of the pairs"),

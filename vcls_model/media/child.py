@@ -33,8 +33,8 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not write among the answers
     av.logging.set_level(None)
     cv2.setNumThreads(1)
-    memory = _Memory(int(sys.argv[1]))
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    memory = _Memory(int(sys.argv[1]))
     _send(answers, {"kind": "ready"})
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))

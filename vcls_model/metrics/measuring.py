@@ -1,7 +1,6 @@
 """Metrics of files of predictions and labels: the work of `python -m vcls_model.metrics`."""
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.reading import (
@@ -25,7 +25,7 @@ from vcls_model.metrics.reading import (
 from vcls_model.metrics.result import compute_result, to_json
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
-from vcls_model.records.vocabulary import ClassInfo, read_vocabulary, unnamed_classes
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
 Labels = Mapping[bytes, np.ndarray]
 Ratings = Mapping[bytes, Mapping[int, int]]
@@ -68,10 +68,9 @@ def measure(config: MeasureConfig) -> dict[str, Any]:
     classes = None
     if config.vocabulary:
         try:
-            text = Path(config.vocabulary).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read --vocabulary={config.vocabulary}: {error}") from None
-        classes = read_vocabulary(text, config.vocabulary, config.class_count)
+            classes = load_vocabulary(config.vocabulary, config.class_count)
+        except OSError as error:
+            raise UsageError(f"cannot read --vocabulary={config.vocabulary}: {error.strerror or error}") from None
     summary, files = _measure_segments(config, classes) if config.ratings else _measure_videos(config, classes)
     _write(Path(config.output), to_json(summary))
     if config.details:
@@ -107,7 +106,7 @@ def _measure_videos(
         if set(result.summary["slices"][feature]) == {NO_VALUE}:
             print(f"warning: no predicted video has a value of {feature} in {config.slices}", file=sys.stderr)
     files = result.to_files(classes or unnamed_classes(class_count), {"videos_without_labels": unlabelled})
-    return json.loads(files.pop("metrics.json")), files
+    return storage.from_json(files.pop("metrics.json"), "metrics.json"), files
 
 
 def _measure_segments(

@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
@@ -488,12 +488,4 @@ def _csv(header: list[str], rows: Any) -> bytes:
 
 def to_json(value: Any) -> bytes:
     """A file's content; NaN and infinities become null."""
-    return (json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return (storage.to_json(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.examples import Values
@@ -59,7 +59,7 @@ class Rejected:
 
     def to_json(self) -> bytes:
         """The record as one line of a dead-letter file, line break included."""
-        return json.dumps(vars(self), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        return storage.to_json(vars(self), ensure_ascii=False).encode() + b"\n"
 
 
 @dataclasses.dataclass

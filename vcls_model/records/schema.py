@@ -1,12 +1,12 @@
 """What an input record holds: its id, its labels and its modalities. Pure Python, so that it loads fast."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vcls_model.commands import UsageError, unknown_choice
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError, unknown_choice
 
 VECTOR = "vector"
 FRAMES = "frames"
@@ -219,8 +219,8 @@ def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
         return RecordSchema(**{**value, "modalities": modalities})
     except KeyError as error:
         raise UsageError(f"the schema lacks {error.args[0]!r}") from None
-    except TypeError as error:
-        raise UsageError(f"the schema has unknown or missing keys: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the schema has unknown or missing keys, or values of another type: {error}") from None
 
 
 def _video(name: str, id_feature: str, rgb: str, classes: int) -> RecordSchema:
@@ -270,12 +270,12 @@ def schema_by_name(name: str) -> RecordSchema:
     return BUILT_IN[name]
 
 
-def schema_from_json(text: str, origin: str) -> RecordSchema:
+def schema_from_json(text: bytes | str, origin: str) -> RecordSchema:
     """Parses a schema file's text; `origin` is its path, for the message."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"schema file {origin} is not JSON: {error}") from None
+        value = storage.from_json(text, f"schema file {origin}")
+    except JobError as error:
+        raise UsageError(str(error)) from None
     if not isinstance(value, dict):
         raise UsageError(f"schema file {origin} must hold one JSON object")
     return schema_from_dict(value)

@@ -90,7 +90,7 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return schema_from_json(read_bytes(name).decode("utf-8-sig"), name)
+        return schema_from_json(read_bytes(name), name)
     return schema_by_name(name)
 
 

@@ -6,13 +6,18 @@ import io
 import re
 from collections.abc import Sequence
 
-from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model import storage, tables
+from vcls_model.commands import JobError, UsageError
 
-_INDEX_COLUMNS = ("index", "label_id")
-_NAME_COLUMNS = ("name", "display_name")
-_MACHINE_ID_COLUMNS = ("knowledgegraphid", "mid")
 _VERTICAL_COLUMNS = ("vertical1", "vertical2", "vertical3")
+_COLUMNS = (
+    tables.Column("index", ("label_id",)),
+    tables.Column("name", ("display_name",), required=False),
+    tables.Column("mid", ("knowledgegraphid",), required=False),
+    *(tables.Column(name, required=False) for name in _VERTICAL_COLUMNS),
+    tables.Column("train_count", ("trainvideocount",), required=False),
+    tables.Column("best_threshold", required=False),
+)
 _MOST_CLASSES = 1_000_000
 
 
@@ -40,14 +45,14 @@ def unnamed_classes(class_count: int) -> list[ClassInfo]:
     return [ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> list[ClassInfo]:
+def read_vocabulary(content: str | bytes, origin: str, class_count: int | None = None) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
     Columns are identified by name, in any order and case; only the index is required. Indices may come in any order and
     leave gaps, which become unnamed classes.
 
     Args:
-        text: the file's content, with or without a byte order mark.
+        content: of the file; for its encoding and separator see `vcls_model.tables`.
         origin: its path, for messages.
         class_count: number of classes C that the vocabulary is for; by default its highest index + 1.
 
@@ -55,15 +60,19 @@ def read_vocabulary(text: str, origin: str, class_count: int | None = None) -> l
         C classes, by index.
 
     Raises:
-        UsageError: no header with an index column, an index that is not a number, occurs twice or lies outside
-            [0, C), or no class at all.
+        UsageError: it is not such a table, it has no column of indices, an index is not a whole number, occurs twice or
+            lies outside [0, C), or there is no class at all.
     """
+    data = content.encode() if isinstance(content, str) else content
     known: dict[int, ClassInfo] = {}
-    for line, row in _rows(text, origin):
-        info = _class_info(row, f"vocabulary {origin}, line {line}")
-        if info.index in known:
-            raise UsageError(f"vocabulary {origin}, line {line}: class {info.index} is listed twice")
-        known[info.index] = info
+    try:
+        for row in tables.read_csv(origin, _COLUMNS, others="ignore", data=data):
+            info = _class_info(row)
+            if info.index in known:
+                raise JobError(f"{row.where}: class {info.index} is listed twice")
+            known[info.index] = info
+    except JobError as error:
+        raise UsageError(f"vocabulary {error}") from None
     if not known:
         raise UsageError(f"vocabulary {origin} names no class")
     highest = max(known)
@@ -78,14 +87,18 @@ def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo
     """Reads a vocabulary file; see `read_vocabulary`.
 
     Raises:
-        UsageError: as there, or the file is not UTF-8.
+        UsageError: as there.
         OSError: there is no such file.
     """
-    try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"vocabulary {path} is not UTF-8: {error}") from None
-    return read_vocabulary(text, path, class_count)
+    return read_vocabulary(storage.read_bytes(path), path, class_count)
+
+
+def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
+    """The indices of the classes that have their name, without regard to case, in common with another."""
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        indices.setdefault(name.casefold(), []).append(index)
+    return {name: places for name, places in indices.items() if len(places) > 1}
 
 
 def check_same_classes(
@@ -147,37 +160,16 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
     return stream.getvalue()
 
 
-def _rows(text: str, origin: str) -> list[tuple[int, dict[str, str]]]:
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    try:
-        header = [column.strip().lower() for column in next(reader, [])]
-        if not any(column in _INDEX_COLUMNS for column in header):
-            raise UsageError(f"vocabulary {origin} has no column named index (columns: {', '.join(header) or 'none'})")
-        return [(reader.line_num, dict(zip(header, row, strict=False))) for row in reader if any(row)]
-    except csv.Error as error:
-        raise UsageError(f"vocabulary {origin}, line {reader.line_num}: {error}") from None
-
-
-def _class_info(row: dict[str, str], where: str) -> ClassInfo:
-    text = _first(row, _INDEX_COLUMNS)
-    try:
-        index = int(text)
-    except ValueError:
-        raise UsageError(f"{where}: the index {text!r} is not a number") from None
+def _class_info(row: tables.Row) -> ClassInfo:
+    index = tables.whole_number(row["index"], row.where, "the index of a class")
     if not 0 <= index < _MOST_CLASSES:
-        raise UsageError(f"{where}: the index {index} is outside [0, {_MOST_CLASSES})")
-    machine_id = _first(row, _MACHINE_ID_COLUMNS)
-    name = _first(row, _NAME_COLUMNS) or (f"class {index} ({machine_id})" if machine_id else f"class {index}")
-    verticals = tuple(value for value in (_first(row, (column,)) for column in _VERTICAL_COLUMNS) if value)
-    train_count = _first(row, ("train_count", "trainvideocount"))
-    threshold = _first(row, ("best_threshold",))
-    try:
-        return ClassInfo(
-            index, name, verticals, int(train_count) if train_count else None, float(threshold) if threshold else None
-        )
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _first(row: dict[str, str], columns: Sequence[str]) -> str:
-    return next((row[column].strip() for column in columns if row.get(column)), "")
+        raise JobError(f"{row.where}: the index {index} is outside [0, {_MOST_CLASSES})")
+    machine_id = row.get("mid")
+    name = row.get("name") or (f"class {index} ({machine_id})" if machine_id else f"class {index}")
+    verticals = tuple(value for value in (row.get(column) for column in _VERTICAL_COLUMNS) if value)
+    train_count = threshold = None
+    if row.get("train_count"):
+        train_count = tables.whole_number(row["train_count"], row.where, "a number of training videos")
+    if row.get("best_threshold"):
+        threshold = tables.number(row["best_threshold"], row.where, "a threshold")
+    return ClassInfo(index, name, verticals, train_count, threshold)

@@ -104,7 +104,7 @@ def read_exported_model(path: str) -> ExportedModel:
     info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
     class_count = int(info["class_count"])
     origin = storage.join(path, "labels.csv")
-    classes = read_vocabulary(storage.csv_text(labels_csv).read(), origin)
+    classes = read_vocabulary(labels_csv, origin)
     if len(classes) != class_count:
         raise UsageError(
             f"the vocabulary of {path} does not match the model: labels.csv has {len(classes)} classes, "

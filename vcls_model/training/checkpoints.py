@@ -1,7 +1,6 @@
 """Checkpoints: arrays and a few facts in one file, which is written whole or not at all."""
 
 import io
-import json
 import zipfile
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +27,7 @@ def save(path: str, arrays: dict[str, Sequence[Any]], facts: dict[str, Any]) -> 
     # numpy's format does not know bfloat16; float32 holds each of its values.
     flat = {name: value.astype(np.float32) if value.dtype.name == "bfloat16" else value for name, value in flat.items()}
     stream = io.BytesIO()
-    np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **flat)  # type: ignore[arg-type]
+    np.savez(stream, facts=np.frombuffer(storage.to_json(facts).encode(), np.uint8), **flat)  # type: ignore[arg-type]
     storage.write_atomically(path, stream.getvalue())
 
 
@@ -40,7 +39,7 @@ def load(path: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     """
     try:
         with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as data:
-            facts = json.loads(data["facts"].tobytes())
+            facts = storage.from_json(data["facts"].tobytes(), path)
             groups: dict[str, list[np.ndarray]] = {}
             for name in sorted(name for name in data.files if name != "facts"):
                 groups.setdefault(name.split("/", 1)[0], []).append(data[name])

@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.training.options import DISTRIBUTIONS, PRECISIONS, TrainOptions
 
@@ -86,4 +86,4 @@ class TrainConfig:
             del value["options"]["epochs"]  # only a cosine depends on where the run ends
         value["data_hash"] = data_info.get("config_hash")
         value["records"] = data_info.get("splits")
-        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(storage.to_json(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from vcls_model.input.dataset import decode_features
 from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
-from vcls_model.records.vocabulary import read_vocabulary, write_labels_csv
+from vcls_model.records.vocabulary import load_vocabulary, write_labels_csv
 from vcls_model.serving.combining import combined_in_graph
 from vcls_model.serving.export import save_module
 from vcls_model.serving.exported import load_saved_model, read_model_info
@@ -135,10 +135,7 @@ def join_members(
     validation = _validate(signatures["transformed"], members[0], data) if data is not None else Validation()
     class_count = members[0].info["class_count"]
     labels = storage.join(members[0].path, "labels.csv")
-    classes = [
-        dataclasses.replace(entry, best_threshold=None)
-        for entry in read_vocabulary(storage.read_text(labels), labels, class_count)
-    ]
+    classes = [dataclasses.replace(entry, best_threshold=None) for entry in load_vocabulary(labels, class_count)]
     storage.write_text(storage.join(output, "labels.csv"), write_labels_csv(classes, validation.thresholds))
     info = _describe(members, weights, combine, validation)
     storage.write_json(storage.join(output, "info.json"), info)

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.records.transformed import TransformedData
-from vcls_model.records.vocabulary import read_vocabulary, unnamed_classes, write_labels_csv
-from vcls_model.serving.export import ServingModule, TransformGraph, save_module, teaching_logits
+from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
+from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import Row
@@ -59,7 +59,7 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[Row], wall_s
 def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
     vocabulary = storage.join(data.directory, "labels.csv")
     classes = (
-        read_vocabulary(storage.read_text(vocabulary), vocabulary, data.class_count)
+        load_vocabulary(vocabulary, data.class_count)
         if storage.exists(vocabulary)
         else unnamed_classes(data.class_count)
     )
@@ -81,7 +81,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
         lambda features: model(features, training=False),
         data.schema,
         trainer.modalities,
-        TransformGraph(data.directory),
+        EmbeddedTransform(data.directory),
         [model],
         max_frames=read.max_frames,
         frames=read.evaluation_frames(),

@@ -26,7 +26,7 @@ from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
-from vcls_model.records.vocabulary import read_vocabulary
+from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.serving.export import transformed_signature
 from vcls_model.serving.exported import load_saved_model, read_model_info
 from vcls_model.training.config import TrainConfig
@@ -274,7 +274,7 @@ def class_names(directory: str, class_count: int) -> list[str] | None:
     path = storage.join(directory, "labels.csv")
     if not storage.exists(path):
         return None
-    return [entry.name for entry in read_vocabulary(storage.read_text(path), path, class_count)]
+    return [entry.name for entry in load_vocabulary(path, class_count)]
 
 
 def check_same_classes(what: str, directory: str, class_count: int, data: TransformedData, advice: str = "") -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.reporting.inputs.files import number_of, read_object, read_table
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
 
 
 def read_manifest(path: str, what: str) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def read_classes(path: str, class_count: int | None = None) -> list[ClassInfo]:
     if not storage.exists(file):
         return []
     try:
-        return read_vocabulary(storage.csv_text(storage.read_bytes(file)).read(), file, class_count)
-    except (UnicodeDecodeError, UsageError) as error:
+        return load_vocabulary(file, class_count)
+    except UsageError as error:
         raise JobError(str(error)) from None
 
 

@@ -1,12 +1,12 @@
 """How a run came about, read from its manifests: data, preprocessing, algorithm, training, scoring."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.tables import Table
+from vcls_model import storage
 
 Facts = list[tuple[str, str]]
 
@@ -33,7 +33,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     for key, entry in value.items():
         if isinstance(entry, Mapping):
             found += flatten(entry, f"{prefix}{key}.")
-        elif isinstance(entry, list) and len(json.dumps(entry)) > 300:
+        elif isinstance(entry, list) and len(storage.to_json(entry)) > 300:
             found.append((f"{prefix}{key}", f"{len(entry):,} entries"))
         elif entry is not None and entry != "":
             found.append((f"{prefix}{key}", _text(entry)))
@@ -51,7 +51,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list) and all(isinstance(entry, (str, int, float)) for entry in value):
         return ", ".join(_text(entry) for entry in value)
-    return json.dumps(value, ensure_ascii=False)
+    return storage.to_json(value, ensure_ascii=False)
 
 
 def _pick(source: Mapping[str, Any], named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """The compact data that the browser explores: every class's scores, curves and confusions."""
 
 import base64
-import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from pipelines.reporting.findings.comparison import ClassChanges
 from pipelines.reporting.findings.intervals import class_intervals
 from pipelines.reporting.inputs.scores import Scores
+from vcls_model import storage
 
 # Confused classes embedded for each class, each way.
 _CONFUSED_EACH = 6
@@ -16,7 +16,7 @@ _CONFUSED_EACH = 6
 
 def to_json(value: Any) -> str:
     """JSON that is safe inside a `<script>` element: no `<`, `>`, `&`, and none of JavaScript's line separators."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = storage.to_json(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

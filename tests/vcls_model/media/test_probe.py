@@ -188,7 +188,7 @@ def test_the_default_stream_is_the_one_that_players_show(tmp_path: Path) -> None
     assert facts.video is not None and facts.video.width == 160
 
 
-def test_encrypted_samples_are_told(tmp_path: Path) -> None:
+def test_encrypted_samples_are_refused_by_name(tmp_path: Path) -> None:
     key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb"}
     options = key | {"encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}
     path = make_clip(tmp_path / "secret.mp4", TIMES, container_options=options)

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, Sequence[Fraction], dict[str, Any]]] = {
     "open_groups_in_transport_stream": (".ts", NTSC, {"options": OPEN}),
     "gradual_refresh": (".ts", CONSTANT, {"options": {"g": "30", "x264-params": "intra-refresh=1"}}),
     "hevc": (".mp4", NTSC, {"codec": "libx265", "options": {"x265-params": f"keyint=25:{X265}"}}),
-    "hevc_layers": (".mp4", NTSC, {"codec": "libx265", "options": {"x265-params": f"temporal-layers=1:{X265}"}}),
+    "hevc_layers": (".mp4", NTSC, {"codec": "libx265", "options": {"x265-params": f"temporal-layers=2:{X265}"}}),
     "vp9": (".webm", NTSC, {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "g": "50"}}),
     "mpeg2": (".ts", CONSTANT, {"codec": "mpeg2video", "options": {"g": "15", "bf": "2", "b": "3M"}}),
     "mpeg4_in_avi": (".avi", CONSTANT, {"codec": "mpeg4", "options": {"g": "30", "bf": "2", "b": "2M"}}),

@@ -108,7 +108,7 @@ def test_a_slow_caller_does_not_use_up_the_deadline(clip: Path) -> None:
 
 
 def test_want_of_memory_costs_one_file(tmp_path: Path, clip: Path) -> None:
-    big = make_clip(tmp_path / "big.mp4", TIMES[:4], size=(1920, 1080), options={"preset": "ultrafast"})
+    big = make_clip(tmp_path / "big.mp4", TIMES[:2], size=(3840, 2160), options={"preset": "ultrafast"})
     with MediaReader(memory_bytes=8 * MIB) as reader:
         with pytest.raises(MediaError) as want:
             list(reader.read(str(big), Request()))

@@ -6,7 +6,7 @@ import numpy as np
 from vcls_model.metrics import catalogue
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.result import compute_result
-from vcls_model.training.loop import HISTORY_COLUMNS
+from vcls_model.training.history import HISTORY_COLUMNS
 
 
 def test_every_metric_of_the_catalogue_is_computed():

@@ -8,6 +8,7 @@ from vcls_model.records.vocabulary import (
     check_same_classes,
     load_vocabulary,
     read_vocabulary,
+    shared_names,
     unnamed_classes,
     write_labels_csv,
 )
@@ -51,14 +52,18 @@ def test_labels_csv_reads_back():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column named index"),
+        ("", "is empty"),
         ("name\nx\n", "no column named index"),
         ("index,name\n", "names no class"),
-        ("index,name\nx,a\n", "line 2: the index 'x' is not a number"),
+        ("index,name\nx,a\n", "v.csv, line 2: expected the index of a class, got 'x'"),
         ("index,name\n-1,a\n", "outside"),
         ("index,name\n0,a\n0,b\n", "line 3: class 0 is listed twice"),
         ("index\n99999999\n", "outside"),
-        ("index,name,train_count\n0,a,many\n", "line 2"),
+        ("index,name,train_count\n0,a,many\n", "line 2: expected a number of training videos, got 'many'"),
+        ("index,name,best_threshold\n0,a,nan\n", "line 2: expected a threshold, got 'nan'"),
+        ("index,name\n0.7,a\n", "line 2: expected the index of a class, got '0.7'"),
+        ("index,name\n0\n", "line 2: 1 cells in a table of 2 columns"),
+        ("index,label_id\n0,0\n", "'index' and 'label_id' both mean"),
     ],
 )
 def test_broken_vocabularies_name_the_line(text, message):
@@ -98,3 +103,12 @@ def test_the_same_classes() -> None:
         check_same_classes("a", ["cat", "cow"], "b", ["cat", "dog"])
     with pytest.raises(UsageError, match="class 0"):  # a name that only looks like a number
         check_same_classes("a", ["class 10"], "b", ["cat"])
+
+
+def test_indices_written_as_floats_and_other_separators() -> None:
+    assert [info.name for info in read_vocabulary("index;name\n0.0;no\n1.0;yes\n", "v.csv")] == ["no", "yes"]
+    assert [info.name for info in read_vocabulary("name\tindex\nno\t0\n".encode("utf-16"), "v.csv")] == ["no"]
+
+
+def test_names_that_classes_share() -> None:
+    assert shared_names(["Flash", "a", "flash", "b", "a"]) == {"flash": [0, 2], "a": [1, 4]}

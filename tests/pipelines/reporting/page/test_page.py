@@ -119,7 +119,7 @@ def test_the_approach_is_read_from_the_manifests(page: _Page):
         "dense",
         "5,139,222",
         "hidden units",
-        "1,024 values a video, float32",
+        "1,024 values per video, float32",
         "by a hash of the video id",
         "0.7, 0.2, 0.1",
         "bad_checksum",
@@ -203,7 +203,7 @@ def test_scores_of_rated_segments_have_a_section_of_their_own(tmp_path: Path, mo
     page = _Page(text)
     assert [section["id"] for section in page.all("section")][:4] == ["verdict", "segments", "changes", "classes"]
     section = text[text.index('<section id="segments">') : text.index('<section id="changes">')]
-    assert "6 pairs of a segment and a class, and found 3 of them" in section and "MAP@100,000" in section
+    assert "6 pairs of segment and class and confirmed 3 of them" in section and "MAP@100,000" in section
     # (1 + 2/3) / 2 and 1/2 now; before, in the opposite order, (1 + 2/3) / 2 and 1.
     assert '<p class="figure">0.667</p>' in section and '<p class="figure">\u22120.250</p>' in section
     rows = (tmp_path / "out" / "tables" / "segments.csv").read_text().splitlines()
