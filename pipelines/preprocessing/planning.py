@@ -8,7 +8,7 @@ from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, Tra
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import RecordSchema
-from vcls_model.records.shards import VOCABULARY_FILE, file_beside, resolve_schema, shards_of
+from vcls_model.records.shards import VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema, shards_of
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
@@ -110,6 +110,7 @@ def plan_schema(name: str, shards: Sequence[Shard]) -> RecordSchema:
     """
     if name != "auto":
         return resolve_schema(name, shards[0].path)
+    check_made_alike([shard.path for shard in shards])
     failure: UsageError | None = None
     for shard in [shard for shard in shards if shard.size_bytes][:_PROBED_SHARDS]:
         try:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.encoders.encoder import check_same_identity
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.shards import resolve_schema
@@ -31,6 +32,21 @@ def check_same_task(models: Sequence[ExportedModel]) -> None:
                 f"the models cannot be averaged: {first.path} takes {describe(first.schema.modalities)}, "
                 f"{other.path} takes {describe(other.schema.modalities)}"
             )
+        check_same_encoders(other.schema, other.path, first)
+
+
+def check_same_encoders(schema: RecordSchema, origin: str, model: ExportedModel) -> None:
+    """Raises `JobError` where records, or a model's data, were made by other encoders than those of the model's data.
+
+    Args:
+        schema: of the records; one that names no encoders says nothing.
+        origin: where it stands.
+        model: the model that is to score them.
+    """
+    for name, own in (model.schema.encoders or {}).items():
+        recorded = (schema.encoders or {}).get(name)
+        if recorded is not None:
+            check_same_identity(recorded, origin, own, name, model.path)
 
 
 def find_schema(name: str, shards: Sequence[str], model: ExportedModel) -> RecordSchema:
@@ -61,6 +77,7 @@ def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSch
             f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "
             f"the records ({records.name}) hold {describe(records.modalities)}"
         )
+    check_same_encoders(records, f"the input ({records.name})", model)
     return dataclasses.replace(records, modalities=model.schema.modalities, class_count=model.class_count)
 
 

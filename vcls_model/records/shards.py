@@ -100,6 +100,25 @@ def file_beside(shard: str, name: str) -> str | None:
     return path if exists(path) else None
 
 
+def check_made_alike(shards: Sequence[str]) -> None:
+    """Raises `UsageError` unless what lies beside shards in several directories is the same: encoders and classes."""
+    first: tuple[str, RecordSchema, bytes] | None = None
+    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
+        if not exists(directory + SCHEMA_FILE):
+            continue
+        schema = schema_from_json(read_bytes(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
+        listed = read_bytes(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
+        if first is None:
+            first = directory, schema, listed
+        elif (schema.modalities, schema.encoders) != (first[1].modalities, first[1].encoders):
+            raise UsageError(f"the records of {first[0]} and {directory} were made by different encoders")
+        elif listed != first[2]:
+            raise UsageError(
+                f"the records of {first[0]} and {directory} have different classes: extract both with the same "
+                "--vocabulary"
+            )
+
+
 def shards_of(pattern: str) -> str:
     """A glob of records as it is, and for a directory of records made from media the glob of its shards."""
     if not exists(join(pattern, SCHEMA_FILE)):
