@@ -1,5 +1,6 @@
 """The steps of the pipeline. The first decodes and encodes a file, the second joins the files of a shard."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,7 @@ def extract_file(file: MediaFile, embedder: Embedder, config: EmbeddingConfig) -
         embedded = embedder.embed(file.path, file.start, file.end)
     except MediaError as error:
         return Part(b"", reason=error.reason, message=error.message)
-    payload = record_of(config, file.id.encode(), file.labels, dict(file.context), embedded)
+    payload = record_of(config, os.fsencode(file.id), file.labels, dict(file.context), embedded)
     if len(payload) > MAX_RECORD_BYTES:
         message = f"{file.path!r} becomes a record of {len(payload):,} bytes; --max_seconds makes it shorter"
         return Part(b"", reason=errors.TOO_LARGE, message=message)

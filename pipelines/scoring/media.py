@@ -1,6 +1,7 @@
 """Scoring media files directly: the encoders of the model's data embed a file, and nothing of it is written."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from vcls_model.embedding import Embedder, EmbeddingConfig, record_of, recorded_
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sandbox import MIB
 from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
+from vcls_model.records.ids import printable_id
 from vcls_model.records.kernels.framing import HEADER_BYTES, length_at
 from vcls_model.serving.exported import ExportedModel
 
@@ -73,13 +75,13 @@ class MediaReader:
     def read_batches(self, path: str) -> Iterator[tuple[RawBatch, list[Rejected]]]:
         """The one batch of a file; the id of its record is the file's name without its suffix."""
         name = path.rpartition("/")[2]
-        video_id = name.rpartition(".")[0] or name
+        video_id = os.fsencode(name.rpartition(".")[0] or name)
         payload, rejected = b"", []
         try:
             embedded = self._embedder.embed(path)
-            payload = record_of(self._media, video_id.encode(), None, {}, embedded)
+            payload = record_of(self._media, video_id, None, {}, embedded)
         except MediaError as error:
-            rejected = [Rejected(path, 0, video_id, "media", error.reason, error.message)]
+            rejected = [Rejected(path, 0, printable_id(video_id), "media", error.reason, error.message)]
         place, length = np.zeros(1, np.int64), np.array([len(payload)], np.int64)
         here = slice(0, 0 if rejected else 1)
         batch, unusable = self._decoder.decode(

@@ -8,8 +8,8 @@ from vcls_model.commands import UsageError
 from vcls_model.encoders.encoder import check_same_identity
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import RecordSchema
-from vcls_model.records.shards import resolve_schema
-from vcls_model.records.vocabulary import load_vocabulary
+from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema
+from vcls_model.records.vocabulary import check_same_classes, load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
 
 # In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
@@ -59,10 +59,26 @@ def find_schema(name: str, shards: Sequence[str], model: ExportedModel) -> Recor
     """
     if name != "auto":
         return schema_for_scoring(resolve_schema(name, shards[0]), model)
+    check_made_alike(shards)
+    _check_vocabulary(shards[0], model)
     for path in shards:
         if path.endswith((".csv", ".csv.gz")) or any(chunk.starts.size for chunk in read_chunks(path)):
             return schema_for_scoring(resolve_schema(name, path), model)
     return schema_for_scoring(model.schema, model)
+
+
+def _check_vocabulary(shard: str, model: ExportedModel) -> None:
+    """Raises `UsageError` where the labels of records made from media count other classes than the model's."""
+    listed = file_beside(shard, VOCABULARY_FILE)
+    if listed is None or file_beside(shard, SCHEMA_FILE) is None:
+        return
+    check_same_classes(
+        f"the input ({listed})",
+        [info.name for info in load_vocabulary(listed)],
+        model.path,
+        [info.name for info in model.classes],
+        f": extract its labels with --vocabulary={storage.join(model.path, 'labels.csv')}",
+    )
 
 
 def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSchema:

@@ -112,7 +112,7 @@ def check_made_alike(shards: Sequence[str]) -> None:
             first = directory, schema, listed
         elif (schema.modalities, schema.encoders) != (first[1].modalities, first[1].encoders):
             raise UsageError(f"the records of {first[0]} and {directory} were made by different encoders")
-        elif listed != first[2]:
+        elif listed and first[2] and listed != first[2]:
             raise UsageError(
                 f"the records of {first[0]} and {directory} have different classes: extract both with the same "
                 "--vocabulary"
