@@ -22,6 +22,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "vcls-extract = pipelines.extract:command",
             "vcls-preprocess = pipelines.preprocess:command",
             "vcls-train = vcls_model.train:command",
             "vcls-score = pipelines.score:command",

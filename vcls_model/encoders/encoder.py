@@ -64,14 +64,31 @@ class EncoderInfo:
             recorded: what `as_json` once wrote.
             origin: where it stands, for the message.
         """
-        own = self.as_json()
-        for key in ("name", "version", "weights_sha256", "width", "range", "rounding", "input"):
-            if recorded.get(key) != own[key]:
-                raise JobError(
-                    f"{origin} was made by the {self.modality} encoder {recorded.get('name')!r} "
-                    f"(version {recorded.get('version')}, weights {str(recorded.get('weights_sha256'))[:12]}), not by "
-                    f"{self.name!r} (version {self.version}, weights {self.weights_sha256[:12]}): their {key} differ"
-                )
+        check_same_identity(recorded, origin, self.as_json(), self.modality)
+
+
+def check_same_identity(
+    recorded: Mapping[str, Any], origin: str, own: Mapping[str, Any], modality: str, owner: str = ""
+) -> None:
+    """Raises `JobError`, naming both, unless two encoders are the same.
+
+    Args:
+        recorded, own: what `EncoderInfo.as_json` wrote.
+        origin: where `recorded` stands, for the message.
+        modality: `picture`, `sound`, or a feature's name.
+        owner: what `own` belongs to, where that is not the command line.
+    """
+    for key in ("name", "version", "weights_sha256", "width", "range", "rounding", "input"):
+        if recorded.get(key) != own.get(key):
+            raise JobError(
+                f"{origin} was made by the {modality} encoder {_printed(recorded)}, not by {_printed(own)}"
+                f"{f', that of {owner}' if owner else ''}: their {key} differ"
+            )
+
+
+def _printed(identity: Mapping[str, Any]) -> str:
+    weights = str(identity.get("weights_sha256"))[:12]
+    return f"{identity.get('name')!r} (version {identity.get('version')}, weights {weights})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Row:
         target_seconds: the moment asked for, in seconds after the first presentation time.
         actual_seconds: the picture's own moment; None without pictures.
         picture: RGB, (size, size, 3), uint8; None where the file has no video (cover art is none).
-        sound: 0.96 s from `target_seconds` on, float32, (15360,), in [-1, 1]; None where the file has no sound.
+        sound: 0.975 s from `target_seconds` on, float32, (15600,), in [-1, 1]; None where the file has no sound.
     """
 
     index: int

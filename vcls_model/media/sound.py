@@ -9,8 +9,8 @@ import numpy as np
 from vcls_model.media.errors import ENCRYPTED, MediaError
 
 SAMPLE_RATE = 16_000
-PATCH_SECONDS = 0.96
-PATCH_SAMPLES = 15_360  # 0.96 s: what YAMNet and VGGish hear at a time
+PATCH_SECONDS = 0.975
+PATCH_SAMPLES = 15_600  # the 96 windows of 25 ms, one every 10 ms, that YAMNet and VGGish hear at a time
 _GAP_SAMPLES = 1_600  # 0.1 s: smaller differences between timestamps and samples are jitter of the container
 _MAX_GAP_SAMPLES = 3_600 * SAMPLE_RATE  # a longer silence is a broken timestamp
 _MAX_ERRORS = 64
@@ -70,7 +70,7 @@ class SoundReader:
         return self.decoded and self.end_time >= seconds
 
     def patch(self, seconds: float) -> np.ndarray:
-        """The 0.96 s from `seconds` on (container's clock): float32, (15360,), in [-1, 1]; silence where there is none.
+        """The 0.975 s from `seconds` on (container's clock): float32, (15600,), in [-1, 1]; silence beyond the sound.
 
         Patches must be asked for in increasing order of time: what lies before is forgotten.
         """

@@ -105,7 +105,7 @@ def test_rows_of_odd_files(odd: Path, name: str) -> None:
         assert row.target_seconds == row.index
         assert (row.picture is not None, row.sound is not None) == (has_pictures, has_sound)
         if row.sound is not None:
-            assert row.sound.shape == (15360,) and row.sound.dtype == np.float32 and np.abs(row.sound).max() <= 1
+            assert row.sound.shape == (15600,) and row.sound.dtype == np.float32 and np.abs(row.sound).max() <= 1
     if has_pictures and name != "derived_raw.h264":  # whose frames have no times to compare
         frames = decode_everything(odd / name)
         chosen = nearest_rows([time for time, _ in frames])
