@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vcls_model.commands import JobError
 from vcls_model.metrics import packing2
 
 _MAGIC = b"VCLSMET3"
@@ -23,7 +22,6 @@ _LEVEL = 3
 # Arrays are packed a piece at a time: the memory that this takes does not grow with the array.
 _PIECE_CELLS = 1 << 19
 _SIGNS_OF_DAMAGE = (
-    JobError,
     ArithmeticError,
     LookupError,
     MemoryError,
