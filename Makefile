@@ -36,6 +36,16 @@ demo: $(INSTALLED)  ## from the sample's records to a report, in under five minu
 	$(PY) -m pipelines.report --scores=$(DEMO)/scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
 	@echo "report: $(CURDIR)/$(DEMO)/report/report.html"
 
+.PHONY: demo-video
+demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under three minutes
+	$(PY) -m pipelines.extract --labels=sample/video/videos.csv --audio_encoder=none --output=$(DEMO)/video/records --overwrite
+	$(PY) -m pipelines.preprocess --input=$(DEMO)/video/records --split_ratios=0.6,0.2,0.2 --output=$(DEMO)/video/data --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/video/data --output=$(DEMO)/video/model --model=average --epochs=30 --overwrite
+	$(PY) -m pipelines.score --input=$(DEMO)/video/records --model=$(DEMO)/video/model --split=test --output=$(DEMO)/video/scores --overwrite
+	$(PY) -m pipelines.report --scores=$(DEMO)/video/scores --model=$(DEMO)/video/model --data=$(DEMO)/video/data --output=$(DEMO)/video/report --overwrite
+	$(PY) -m pipelines.score --input='sample/video/V_BIRD_*.mp4' --model=$(DEMO)/video/model --output=$(DEMO)/video/labels --overwrite
+	@echo "report: $(CURDIR)/$(DEMO)/video/report/report.html"
+
 .PHONY: test
 test: $(INSTALLED)  ## the tests
 	$(PY) -m pytest -n 2

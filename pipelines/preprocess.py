@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
+from pipelines.running.runners import add_runner_argument, check_runner, parse_arguments, pipeline_options
 from vcls_model.commands import Parser, main
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
     import apache_beam as beam
 
     from pipelines.preprocessing import steps
+    from pipelines.preprocessing.fitting import fit_graph
     from pipelines.preprocessing.outputs import moments_path, summary_path
-    from pipelines.preprocessing.transform.fitting import fit_graph
 
     transform = config.transform
     shards = (
@@ -121,14 +121,15 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.preprocessing import outputs, planning
+    from pipelines.preprocessing.fitting import graph_context
     from pipelines.preprocessing.progress import PreprocessProgress
-    from pipelines.preprocessing.transform.fitting import graph_context
     from pipelines.running.pipeline import running_pipeline
 
     config = planning.plan(args)
     if args.dry_run:
         print(planning.describe(config))
         return {"config": config.flags}
+    check_runner(options)  # before --overwrite deletes anything
     outputs.open_dataset(config)
     print(planning.describe(config), file=sys.stderr)
     progress = PreprocessProgress(config)

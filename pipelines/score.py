@@ -8,7 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
+from pipelines.running.runners import (
+    add_runner_argument,
+    check_runner,
+    parse_arguments,
+    pipeline_options,
+    worker_count,
+)
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
 from vcls_model.commands import Parser, main
 from vcls_model.records.splits import SPLITS
@@ -26,7 +32,13 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
     parser = Parser(prog="python -m pipelines.score", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--input", required=True, metavar="GLOB", help="shards of raw records; separate several globs by commas")
+    add(
+        "--input",
+        required=True,
+        metavar="GLOB",
+        help="shards of raw records, or media files where the model's data were made from such; separate several globs "
+        "by commas",
+    )
     add("--model", required=True, action="append", metavar="DIR", help="exported model; repeat to average several")
     add("--output", required=True, metavar="DIR", help="scores directory to write")
     add("--split", choices=SPLITS, help="score only the ids in this split of the model's dataset (default: all)")
@@ -87,6 +99,23 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="name of a scheduled run; only shards that are not yet in --output are scored, so repeated calls are safe",
     )
+    for medium in ("image", "audio"):
+        encoder_help = f"path of the {medium} encoder of the model's data, where it is not known by name"
+        add(f"--{medium}_encoder", metavar="PATH", help=f"{encoder_help} (media files only)")
+    add(
+        "--seconds_per_minute",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=f"time to wait for the decoder per minute of media (media files only) {_DEFAULT}",
+    )
+    add(
+        "--memory_mb",
+        type=int,
+        default=1024,
+        metavar="N",
+        help=f"memory that the decoder of a file may use, in MiB (media files only) {_DEFAULT}",
+    )
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--overwrite", action="store_true", help="replace what is in the output directory")
     add(
@@ -132,6 +161,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipelines.scoring.planning import make_plan
 
     plan = make_plan(args)
+    if not args.dry_run:
+        check_runner(options)  # before --overwrite deletes anything
     groups = plan.groups(open_scores(plan, dry_run=args.dry_run), worker_count(options))
     if args.dry_run:
         print(plan.describe(groups))

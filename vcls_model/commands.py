@@ -6,6 +6,7 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import atexit
 import difflib
+import io
 import logging
 import os
 import sys
@@ -72,6 +73,10 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     Programming errors keep their traceback: those are ours to fix.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files: no terminal or notebook's choice may stop a job
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _leave(_exit_code(run))
 

@@ -61,7 +61,8 @@ def _caching_in(folder: str) -> Iterator[None]:
 def _folder(package: str) -> str:
     """The directory for compiled code of the package's present sources: the first writable one of numba's places."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations, f"{package} is not a package"
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{package} is not a package")
     directory = Path(spec.submodule_search_locations[0])
     own = directory / "__pycache__"
     name = package.rpartition(".")[2]

@@ -130,6 +130,12 @@ def status(path: str) -> tuple[int, float] | None:
     return metadata.size_in_bytes, float(metadata.last_updated_in_seconds)
 
 
+def checksum(path: str) -> str:
+    """What the store itself says of the content of an object: a checksum or an entity tag."""
+    with _store(path) as store:
+        return str(store.checksum(path))
+
+
 def list_prefix(prefix: str) -> Iterator[tuple[str, int, float]]:
     """(path, size in bytes, time of modification in seconds) of every object whose name begins with `prefix`."""
     with _store(prefix) as store:

@@ -1,4 +1,4 @@
-"""Keeps what TensorFlow's libraries print while they load off the screen, where it hides what the jobs say."""
+"""Loads heavy libraries: what TensorFlow's print meanwhile stays off the screen, where it hides what the jobs say."""
 
 import contextlib
 import os
@@ -46,7 +46,18 @@ def quiet_start_up() -> Iterator[None]:
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for its devices, quietly: the GPU libraries complain where there is no GPU."""
+    import_matplotlib()  # as Keras will
     with quiet_start_up():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+
+
+def import_matplotlib() -> None:
+    """Imports matplotlib, whatever MPLBACKEND says: a notebook's backend may not be installed here."""
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError:
+        if os.environ.pop("MPLBACKEND", None) is None:
+            raise
+        import matplotlib  # noqa: F401

@@ -5,6 +5,7 @@ import Beam.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -21,6 +22,8 @@ from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
+# `content_digest` looks at so much of either end of a file: a tenth of a millisecond, and all of a small one.
+DIGESTED_BYTES = 128 << 10
 
 
 def _stores() -> ModuleType:
@@ -123,8 +126,8 @@ def remove_temporaries(directory: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text file atomically, as UTF-8."""
-    write_atomically(path, text.encode())
+    """Writes a text file atomically, as UTF-8; bytes of a path that are not UTF-8 become `\\udcff`, as in JSON."""
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def to_json(value: Any, **style: Any) -> str:
@@ -295,6 +298,24 @@ def size_of(path: str) -> int:
         return os.path.getsize(_local(path))
     except FileNotFoundError:
         return -1
+
+
+def content_digest(path: str) -> str:
+    """Identifies the content of an input at the price of a moment: what notices a file replaced by one of equal size.
+
+    On a disk it is a hash of the first and the last `DIGESTED_BYTES`, on an object store what the store says of the
+    object.
+    """
+    if is_object_store(path):
+        return str(_stores().checksum(path))
+    digest = hashlib.sha256()
+    with open(_local(path), "rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size  # 0 of a pipe, from which nothing may be taken
+        if size:
+            digest.update(stream.read(DIGESTED_BYTES))
+            stream.seek(max(0, size - DIGESTED_BYTES))
+            digest.update(stream.read(DIGESTED_BYTES))
+    return digest.hexdigest()[:32]
 
 
 def delete(path: str) -> None:

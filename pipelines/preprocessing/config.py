@@ -22,11 +22,7 @@ NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
 # Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
 FORMAT_VERSION = 2
-
-
-def is_affine(pca_dims: int, pool_frames: bool, normalise: str) -> bool:
-    """See `TransformConfig.is_affine`."""
-    return not pca_dims and not pool_frames and normalise != "l2"
+_PCA_FORMAT_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +30,10 @@ class Shard:
     """One input file.
 
     Attributes:
-        index, count: its place among the inputs of its kind, for the names of what is written.
-        path, size_bytes, modified_seconds: what it is and how it looked when the job began.
-        split: index into `SPLITS` when the inputs are given a split each, else None: the ids decide.
+        index, count: its place among the inputs of its split, for the names of the files written.
+        path: of the file.
+        size_bytes, modified_seconds: of the file when the job began; a changed file is processed again.
+        split: index into `SPLITS` where each input belongs to one split, else None: the ids decide.
     """
 
     index: int
@@ -73,7 +70,7 @@ class TransformConfig:
         normalise: one of `NORMALISATIONS`.
         pca_dims: keep this many whitened principal components of each modality (at most its width); 0: no PCA.
         pool_frames: add mean, standard deviation and top-5 mean over the frames as video-level features.
-        max_frames: frames beyond are cut.
+        max_frames: most frames kept per video.
         missing_modality: `"reject"` or `"fill"`.
         allow_unlabelled: keep records without labels.
     """
@@ -95,7 +92,7 @@ class TransformConfig:
     @functools.cached_property
     def hash(self) -> str:
         """Identifies the configuration: outputs made with another one are not reused."""
-        settings = {"format": FORMAT_VERSION, **self.to_dict()}
+        settings = {"format": _PCA_FORMAT_VERSION if self.pca_dims else FORMAT_VERSION, **self.to_dict()}
         if columns := [modality.columns for modality in self.schema.modalities if modality.columns]:
             settings["columns"] = columns  # what was read in another order of columns is read again
         text = storage.to_json(settings, sort_keys=True)
@@ -108,7 +105,7 @@ class TransformConfig:
     @property
     def is_affine(self) -> bool:
         """Whether each transformed value depends on one raw value alone: then shards need no TensorFlow."""
-        return is_affine(self.pca_dims, self.pool_frames, self.normalise)
+        return not self.pca_dims and not self.pool_frames and self.normalise != "l2"
 
     def code_range(self, modality: Modality) -> tuple[float, float]:
         """(scale, offset) of the codes that a frame-level modality is written in.

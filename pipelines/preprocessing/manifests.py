@@ -1,8 +1,8 @@
-"""What a job remembers of each shard, so that --resume does only what is missing.
+"""What a job stores about each shard, so that --resume processes unfinished shards only.
 
 `manifests/<shard>.statistics` holds the statistics of its training records, `manifests/<shard>.manifest`, written last,
 says that its outputs are complete and what they contain. Both begin with a line of JSON that names the input as it was
-and the configuration: when either has changed, the shard is done anew.
+and the configuration: when either has changed, the shard is processed again.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from vcls_model.records.splits import SPLITS
 DIRECTORY = "manifests"
 STATISTICS_SUFFIX, MANIFEST_SUFFIX = ".statistics", ".manifest"
 MOST_LABELS_SHOWN = 64
-# Pairs of labels kept, at the least, before equal ones are added up.
+# Pairs of labels that are collected, at least, before equal ones are added up.
 _PAIRS_WAITING = 1 << 18
 _SAMPLED = "sampled"
 
 
 class PairCounts:
-    """How often pairs of classes occur together; a pair one < two of C classes has the code one * C + two."""
+    """How often pairs of classes occur together; the code of a pair one < two of C classes is one * C + two."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -38,7 +38,7 @@ class PairCounts:
         """Adds counts, int64 (N,) each."""
         self._parts.append((codes, counts))
         self._waiting += len(codes)
-        # Adding up takes time in proportion to what is there: so not before that has doubled.
+        # Adding up takes time in proportion to all pairs so far, so wait until their number has doubled.
         if self._waiting > max(_PAIRS_WAITING, len(self._parts[0][0])):
             self.arrays()
 
@@ -102,12 +102,12 @@ class Summary:
 
     @property
     def records_read(self) -> int:
-        """Records found, usable or not."""
+        """Records in the input, usable or not."""
         return self.records_written + self.records_rejected
 
     @property
     def records_written(self) -> int:
-        """Records in the transformed data set."""
+        """Records in the transformed dataset."""
         return int(self.written.sum())
 
     @property
@@ -198,17 +198,17 @@ def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def statistics_path(output: str, shard: Shard) -> str:
-    """Where the statistics of a shard are kept."""
+    """Where the statistics of a shard are stored."""
     return storage.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
 
 
 def manifest_path(output: str, shard: Shard) -> str:
-    """Where the record of a finished shard is kept."""
+    """Where the manifest of a finished shard is stored."""
     return storage.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
 
 
 def dead_letter_path(output: str, shard: Shard) -> str:
-    """Where the rejected records of a shard are listed; there is no file when there are none."""
+    """Where the rejected records of a shard are listed; without any there is no file."""
     return storage.join(output, "dead_letter", f"{shard.name}.jsonl")
 
 
@@ -222,29 +222,41 @@ def _identity(shard: Shard, config: TransformConfig) -> dict[str, Any]:
     }
 
 
-def save_statistics(output: str, shard: Shard, config: TransformConfig, meter: ShardMeter) -> None:
-    """Keeps the statistics of a shard: one line that identifies it, then the sums."""
-    header = storage.to_json(_identity(shard, config)).encode() + b"\n"
+def _is_about(head: Any, shard: Shard, identity: dict[str, Any]) -> bool:
+    """Whether the first line of a stored file is about the input as it is now, and this configuration."""
+    if not isinstance(head, dict) or any(head.get(key) != value for key, value in identity.items()):
+        return False
+    # Manifests of 0.1 hold no digest.
+    return "digest" not in head or head["digest"] == storage.content_digest(shard.path)
+
+
+def save_statistics(output: str, shard: Shard, config: TransformConfig, digest: str, meter: ShardMeter) -> None:
+    """Stores the statistics of a shard: one line that identifies it, then the sums.
+
+    Args:
+        digest: the `storage.content_digest` of the input when it was read.
+    """
+    header = storage.to_json({**_identity(shard, config), "digest": digest}).encode() + b"\n"
     with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
 
 def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: RecordSchema) -> ShardMeter | None:
-    """The statistics kept of a shard, or None when there are none for this input and configuration."""
+    """The stored statistics of a shard, or None without any for this input and configuration."""
     path = statistics_path(output, shard)
     if not storage.exists(path):
         return None
     header, _, data = storage.read_bytes(path).partition(b"\n")
     try:
-        if storage.from_json(header, path) != _identity(shard, config):
+        if not _is_about(storage.from_json(header, path), shard, _identity(shard, config)):
             return None
         return ShardMeter.from_bytes(data, schema)
-    except (JobError, ValueError, KeyError):  # a damaged file is the same as none
+    except (JobError, ValueError, KeyError):  # a damaged file, or one of another version, counts as none
         return None
 
 
 def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> None:
-    """Removes what is kept of a shard unless it is about this input and configuration."""
+    """Deletes what is stored about a shard unless it belongs to this input and configuration."""
     wanted = _identity(shard, config)
     for path in (statistics_path(output, shard), manifest_path(output, shard)):
         if not storage.exists(path):
@@ -266,15 +278,23 @@ def count_records(output: str, name: str) -> tuple[int, int]:
 
 
 def save_manifest(
-    output: str, shard: Shard, config: TransformConfig, statistics_hash: str, sizes: dict[str, int], summary: Summary
+    output: str,
+    shard: Shard,
+    config: TransformConfig,
+    digest: str,
+    statistics_hash: str,
+    sizes: dict[str, int],
+    summary: Summary,
 ) -> None:
     """Records that a shard is done: a line that says of what, with which result, then the whole summary.
 
     Args:
+        digest: the `storage.content_digest` of the input when it was read.
         sizes: bytes of each file written, by path below `output`.
     """
     head = {
         **_identity(shard, config),
+        "digest": digest,
         "statistics_hash": statistics_hash,
         "outputs": sizes,
         "records_written": summary.records_written,
@@ -292,11 +312,10 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
     try:
         head, _, rest = storage.read_bytes(path).partition(b"\n")
         value = storage.from_json(head, path)
-        wanted = {**_identity(shard, config), "statistics_hash": statistics_hash}
-        if any(value.get(key) != expected for key, expected in wanted.items()):
+        if not _is_about(value, shard, {**_identity(shard, config), "statistics_hash": statistics_hash}):
             return None
         if any(storage.size_of(storage.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
         return Summary.from_bytes(rest)
-    except (ValueError, KeyError, TypeError):  # a damaged file is the same as none
+    except (ValueError, KeyError, TypeError):  # a damaged file, or one of another version, counts as none
         return None

@@ -46,7 +46,7 @@ def open_dataset(config: JobConfig) -> None:
         config.output,
         f"{manifests.DIRECTORY}/{_SETTINGS}",
         {
-            "input": hashlib.sha256("\n".join(paths).encode()).hexdigest(),
+            "input": hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest(),
             "files": len(paths),
             **config.transform.to_dict(),
         },
@@ -112,10 +112,10 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     _check(config, summary)
     counts = summary.class_counts[0].tolist()
     labels = write_labels_csv([dataclasses.replace(info, train_count=counts[info.index]) for info in config.classes])
-    storage.write_atomically(storage.join(config.output, "labels.csv"), labels.encode())
+    storage.write_text(storage.join(config.output, "labels.csv"), labels)
     info = make_info(config, summary, features, started)
     card = render_card(config, info, summary, features)
-    storage.write_atomically(storage.join(config.output, "data_card.html"), card.encode())
+    storage.write_text(storage.join(config.output, "data_card.html"), card)
     storage.write_json(storage.join(config.output, "info.json"), info)
     return info
 

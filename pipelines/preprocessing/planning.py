@@ -8,7 +8,7 @@ from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, Tra
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import RecordSchema
-from vcls_model.records.shards import resolve_schema
+from vcls_model.records.shards import VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema, shards_of
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
@@ -29,7 +29,8 @@ def plan(args: argparse.Namespace) -> JobConfig:
     schema = plan_schema(args.schema, shards)
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
-    classes = plan_classes(args.vocabulary, schema)
+    vocabulary = args.vocabulary or (schema.encoders and file_beside(shards[0].path, VOCABULARY_FILE)) or None
+    classes = plan_classes(vocabulary, schema)
     return JobConfig(
         output=storage.absolute(args.output),
         shards=shards,
@@ -44,7 +45,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
             missing_modality=args.missing_modality,
             allow_unlabelled=args.allow_unlabelled,
         ),
-        vocabulary=args.vocabulary,
+        vocabulary=vocabulary,
         max_rejected_fraction=args.max_rejected_fraction,
         flags={name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS},
         resume=args.resume,
@@ -94,7 +95,7 @@ def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:
 
 
 def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
-    files = storage.list_files(pattern)
+    files = storage.list_files(shards_of(pattern))
     return tuple(
         Shard(index, len(files), storage.absolute(path), size, modified, split)
         for index, (path, size, modified) in enumerate(files)
@@ -109,6 +110,7 @@ def plan_schema(name: str, shards: Sequence[Shard]) -> RecordSchema:
     """
     if name != "auto":
         return resolve_schema(name, shards[0].path)
+    check_made_alike([shard.path for shard in shards])
     failure: UsageError | None = None
     for shard in [shard for shard in shards if shard.size_bytes][:_PROBED_SHARDS]:
         try:

@@ -1,4 +1,4 @@
-"""How far a preprocess job is, whatever runs the pipeline: the manifests on the output tell."""
+"""Progress of a preprocess job, read from its manifests (works with every runner)."""
 
 import time
 
@@ -9,7 +9,7 @@ from vcls_model import storage
 
 
 class PreprocessProgress:
-    """What is done of a job, as its manifests tell."""
+    """Counts what is done of a job by its manifests."""
 
     def __init__(self, config: JobConfig) -> None:
         self._output = config.output
@@ -26,7 +26,7 @@ class PreprocessProgress:
         self._records_before = self._records
 
     def look(self) -> None:
-        """Takes in the manifests written since the last look."""
+        """Reads the manifests written since the last call."""
         names = storage.list_names(storage.join(self._output, manifests.DIRECTORY))
         self._measured.update(self._sizes.keys() & {name.removesuffix(manifests.STATISTICS_SUFFIX) for name in names})
         done = self._sizes.keys() & {name.removesuffix(manifests.MANIFEST_SUFFIX) for name in names}
@@ -41,7 +41,7 @@ class PreprocessProgress:
         return sum(self._sizes[name] for name in measured) + sum(self._sizes[name] for name in self._transformed)
 
     def line(self) -> str:
-        """Shards done of all, records a second, rejected so far, time left."""
+        """Shards done of all, records per second, records rejected so far, time left."""
         seconds = max(time.monotonic() - self._started, 1e-3)
         count = len(self._sizes)
         if not self._transformed and len(self._measured) < len(self._measurable):

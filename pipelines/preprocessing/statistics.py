@@ -139,7 +139,7 @@ class ShardMeter:
                 ]
 
     def add(self, batch: RawBatch, chosen: np.ndarray) -> None:
-        """Adds the chosen records (bool (B,)) of a batch; what was filled up does not count."""
+        """Adds the chosen records (bool (B,)) of a batch; modalities that were filled in do not count."""
         for name, values in batch.features.items():
             rows = chosen & ~batch.filled[name] if name in batch.filled else chosen
             arrays = self._arrays[name]
@@ -187,9 +187,9 @@ class ShardMeter:
 
     def statistics(self) -> Statistics:
         """The sums so far."""
-        found = empty_statistics(self._schema)
-        self.add_to(found)
-        return found
+        statistics = empty_statistics(self._schema)
+        self.add_to(statistics)
+        return statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,16 +236,16 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
             for total, squares in zip(sums.total, sums.squares, strict=True)
         ]
     )
-    found = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
+    raw = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
     if modality.kind != FRAMES:
-        return found
+        return raw
     codes = modality.quantisation
     return Moments(
         count,
-        codes.values(found.mean),
-        found.std * codes.scale,
-        codes.values(found.lowest),
-        codes.values(found.highest),
+        codes.values(raw.mean),
+        raw.std * codes.scale,
+        codes.values(raw.lowest),
+        codes.values(raw.highest),
     )
 
 
@@ -255,7 +255,7 @@ def _ratio(numerator: int, denominator: int, shift: int) -> float:
 
 
 def statistics_hash(statistics: Statistics) -> str:
-    """Identifies the statistics: shards transformed with other ones are not reused."""
+    """Identifies the statistics: shards transformed with others are not reused."""
     text = repr(
         [
             (name, sums.count, sums.exponent, sums.total, sums.squares, sums.lowest.tolist(), sums.highest.tolist())

@@ -21,7 +21,7 @@ from pipelines.preprocessing.statistics import (
     statistics_hash,
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
-from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.running.counters import inc_counter
 from vcls_model import storage
 from vcls_model.records import kernels
@@ -66,8 +66,9 @@ class MeasureShard(beam.DoFn):
             return
         meter = manifests.load_statistics(self._output, shard, self._config, self._config.schema)
         if meter is None:
+            digest = storage.content_digest(shard.path)
             meter = measure_shard(shard, self._config)
-            manifests.save_statistics(self._output, shard, self._config, meter)
+            manifests.save_statistics(self._output, shard, self._config, digest, meter)
             inc_counter(self, "shards_measured")
         yield meter
 
@@ -129,9 +130,9 @@ class TransformShard(beam.DoFn):
         self._config = config
         self._ready: tuple[str, AffineTransform] | None = None
 
-    def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | TransformGraph:
+    def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | BatchGraph:
         if graph_directory is not None:
-            return TransformGraph.load(graph_directory, self._config, fitted.identity)
+            return BatchGraph.load(graph_directory, self._config, fitted.identity)
         if self._ready is None or self._ready[0] != fitted.identity:
             self._ready = fitted.identity, AffineTransform.of(self._config, fitted.moments)
         return self._ready[1]
@@ -140,8 +141,9 @@ class TransformShard(beam.DoFn):
         summary = manifests.load_manifest(self._output, shard, self._config, fitted.identity)
         if summary is None:
             transform = self._transform(fitted, graph_directory)
+            digest = storage.content_digest(shard.path)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
-            manifests.save_manifest(self._output, shard, self._config, fitted.identity, sizes, summary)
+            manifests.save_manifest(self._output, shard, self._config, digest, fitted.identity, sizes, summary)
             inc_counter(self, "shards_transformed")
             inc_counter(self, "records_written", summary.records_written)
             for reason, count in summary.rejected.items():
@@ -174,7 +176,7 @@ def write_summary(summary: Summary, path: str) -> None:
 
 
 def transform_shard(
-    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | TransformGraph
+    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | BatchGraph
 ) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file per split and its dead letters.
 
@@ -221,9 +223,7 @@ class ShardTransformer:
         summary: of what was transformed so far.
     """
 
-    def __init__(
-        self, config: TransformConfig, transform: AffineTransform | TransformGraph, sampling: bool = True
-    ) -> None:
+    def __init__(self, config: TransformConfig, transform: AffineTransform | BatchGraph, sampling: bool = True) -> None:
         self._config = config
         self._transform = transform
         self._sampling = sampling

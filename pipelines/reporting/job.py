@@ -31,7 +31,6 @@ from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
 from vcls_model import __version__, storage
 from vcls_model.commands import JobError
-from vcls_model.serving.exported import read_model_info
 
 _DEAD_LETTERS_SHOWN = 20
 # The most confused pairs, of which it is counted how often their labels come together.
@@ -112,7 +111,7 @@ def write(report: Report, facts: dict[str, Any], config: ReportConfig, started: 
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.png"), figure.png)
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.svg"), figure.svg)
         storage.write_atomically(storage.join(output, "figures", f"{figure.name}.csv"), figure.numbers.to_csv())
-    content = report.html.encode()
+    content = report.html.encode(errors="backslashreplace")
     storage.write_atomically(storage.join(output, "report.html"), content)
     info = {
         "job": "report",
@@ -135,7 +134,12 @@ def _models(scores: Scores) -> list[Mapping[str, Any]]:
 
 def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
     models = _models(scores)
-    model = read_model_info(config.model) if config.model else dict(models[0].get("info") or {}) if models else {}
+    model = dict(models[0].get("info") or {}) if models else {}
+    if config.model:
+        # Loads the compiled kernels of the records, which no other part of a report needs.
+        from vcls_model.serving.exported import read_model_info
+
+        model = read_model_info(config.model)
     data: dict[str, Any] = {}
     if config.data:
         data = read_manifest(config.data, "the data directory")

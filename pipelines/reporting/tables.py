@@ -37,7 +37,7 @@ class Table:
             for cell, classes in zip(row, named, strict=True):
                 cells += [getattr(cell, "class_index", None), cell] if classes else [cell]
             writer.writerow(["" if _is_unknown(cell) else _plain(cell) for cell in cells])
-        return text.getvalue().encode()
+        return text.getvalue().encode(errors="backslashreplace")
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers only, so that it is set to the right."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pipelines.running.failures import explained_failures
 from pipelines.running.progress import Progress, shown_progress
 from pipelines.running.quiet import quiet_runner
-from pipelines.running.runners import check_runner
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -24,17 +23,16 @@ def running_pipeline(
     """An empty pipeline for the block to fill; it runs, and is waited for, when the block ends.
 
     Args:
-        options: Beam's; its runner is checked before anything starts.
+        options: Beam's; the caller has checked that its runner can be reached.
         output: the job's output directory, for messages.
         progress: shown while the pipeline runs.
         around: entered before the pipeline is made and left after it ran; its errors are explained like a worker's.
 
     Raises:
-        UsageError, JobError: the runner cannot be reached, or a worker failed for a reason that the user can act on.
+        UsageError, JobError: a worker failed for a reason that the user can act on.
     """
     import apache_beam as beam
 
-    check_runner(options)
     with (
         explained_failures(output),
         quiet_runner(),

@@ -1,5 +1,6 @@
 """A shard as a sequence of blocks: the records of one model call, decoded, with what was rejected on the way."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pipelines.scoring.config import ScoringConfig
+from pipelines.scoring.media import MediaReader
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
+from vcls_model import storage
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.decoding import Ratings
 from vcls_model.records.examples import Values
@@ -37,6 +40,7 @@ class Block:
         outside_split: number of records that belong to another split than the one asked for.
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
+        digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
         unknown_labels: number of labels, in the records read, that are none of the model's classes and were left out.
         contexts: the values, one per record, of each context feature by which metrics are broken down.
     """
@@ -52,6 +56,7 @@ class Block:
     outside_split: int
     ends_shard: bool = False
     ends_group: bool = False
+    digest: str = ""
     unknown_labels: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
@@ -71,34 +76,47 @@ class ScoredBlock:
 
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
-    for place, shard in enumerate(group.shards):
-        for batch, rejected in read_batches(
-            shard.path,
-            config.schema,
-            class_count=config.class_count,
-            batch_records=config.batch_size,
-            batch_bytes=FRAME_BATCH_BYTES if config.schema.has_frames else VIDEO_BATCH_BYTES,
-            max_frames=config.max_frames,
-            missing_modality=config.missing_modality,
-            require_labels=False,
-            drop_unknown_labels=True,
-            context_features=config.slice_by,
-        ):
-            yield make_block(group, shard, batch, rejected, config)
-        nothing = np.zeros(0, np.int64)
-        yield Block(
-            group.name,
-            shard,
-            [],
-            nothing,
-            {},
-            Labels(nothing, nothing, nothing.astype(bool)),
-            None,
-            [],
-            0,
-            ends_shard=True,
-            ends_group=place == len(group.shards) - 1,
-        )
+    with contextlib.ExitStack() as stack:
+        media = stack.enter_context(contextlib.closing(MediaReader(config))) if config.media else None
+        for place, shard in enumerate(group.shards):
+            digest = storage.content_digest(shard.path)
+            for batch, rejected in media.read_batches(shard.path) if media else _read_records(shard, config):
+                yield make_block(group, shard, batch, rejected, config)
+            yield _end_of_shard(group, shard, digest, ends_group=place == len(group.shards) - 1)
+
+
+def _read_records(shard: InputShard, config: ScoringConfig) -> Iterator[tuple[RawBatch, list[Rejected]]]:
+    return read_batches(
+        shard.path,
+        config.schema,
+        class_count=config.class_count,
+        batch_records=config.batch_size,
+        batch_bytes=FRAME_BATCH_BYTES if config.schema.has_frames else VIDEO_BATCH_BYTES,
+        max_frames=config.max_frames,
+        missing_modality=config.missing_modality,
+        require_labels=False,
+        drop_unknown_labels=True,
+        context_features=config.slice_by,
+    )
+
+
+def _end_of_shard(group: Group, shard: InputShard, digest: str, *, ends_group: bool) -> Block:
+    nothing = np.zeros(0, np.int64)
+    labels = Labels(nothing, nothing, nothing.astype(bool))
+    return Block(
+        group.name,
+        shard,
+        [],
+        nothing,
+        {},
+        labels,
+        None,
+        [],
+        0,
+        ends_shard=True,
+        ends_group=ends_group,
+        digest=digest,
+    )
 
 
 def make_block(

@@ -1,10 +1,13 @@
 """What a worker must know to score a shard."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SplitRatios
+
+if TYPE_CHECKING:
+    from vcls_model.embedding import EmbeddingConfig
 
 VIDEO_BATCH_RECORDS = 1024
 FRAME_BATCH_RECORDS = 64
@@ -35,6 +38,7 @@ class ScoringConfig:
         thresholds_given: `class_thresholds` are not the model's own.
         min_probability: classes below are left out of the predictions (metrics count all).
         slice_by: context features of the records, by whose values metrics are broken down.
+        media: how files become features, where the input is media files.
     """
 
     output: str
@@ -55,6 +59,7 @@ class ScoringConfig:
     thresholds_given: bool = False
     min_probability: float = 0
     slice_by: tuple[str, ...] = ()
+    media: "EmbeddingConfig | None" = None
 
     @property
     def class_count(self) -> int:

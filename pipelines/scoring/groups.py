@@ -10,39 +10,27 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.outputs import STATE, manifest_path
+from pipelines.scoring.layout import STATE, aggregate_name, manifest_path, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.kernels import BestRows
+from vcls_model.metrics.layout import TOP
+from vcls_model.metrics.ranking import NotANumberError, chosen_rows, joined, select_best
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.serving.combining import mean_of_models
-from vcls_model.serving.ranking import top_k
+from vcls_model.serving.ranking import first_k
 
 NAN_LOGITS = "nan_logits"
 # The table of counts is larger than the caches: adding this many rows at once takes half the time of a few hundred.
 UPDATE_ROWS = 2048
 # Packing an aggregate takes as much memory again: one thread at a time.
 _PACKING = threading.Lock()
-
-
-def aggregate_name(group: str, number: int) -> str:
-    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
-    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
-
-
-def segments_name(group: str) -> str:
-    """File name of a group's aggregate over rated segments."""
-    return f"{group}.segments.metrics"
-
-
-def slices_name(group: str, number: int) -> str:
-    """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
-    return f"{group}.slices{number}.metrics"
 
 
 class _Aggregate:
@@ -56,13 +44,16 @@ class _Aggregate:
         self._logits = np.empty((max(UPDATE_ROWS, config.batch_size), config.class_count), np.float32)
         self._labels: list[Labels] = []
         self._ids: list[bytes] = []
+        self._best: list[BestRows] = []
 
-    def add(self, logits: np.ndarray, labels: Labels, ids: Sequence[bytes]) -> None:
-        """Adds labelled videos; `logits` (B, C) are copied."""
+    def add(self, logits: np.ndarray, labels: Labels, ids: Sequence[bytes], best: BestRows | None) -> None:
+        """Adds labelled videos, with their best classes or with none in every call; `logits` (B, C) are copied."""
         if len(self._ids) + len(ids) > len(self._logits):
             self._flush()
         self._logits[len(self._ids) : len(self._ids) + len(ids)] = logits
         self._labels.append(labels)
+        if best is not None:
+            self._best.append(best)
         self._ids.extend(ids)
 
     def _flush(self) -> None:
@@ -72,8 +63,9 @@ class _Aggregate:
                 np.concatenate([each.values for each in self._labels]),
                 np.concatenate([each.lengths for each in self._labels]),
                 self._ids,
+                joined(self._best) if self._best else None,
             )
-        self._labels, self._ids = [], []
+        self._labels, self._ids, self._best = [], [], []
 
     def to_bytes(self) -> bytes:
         """The stored form of everything added; nothing can be added afterwards."""
@@ -134,7 +126,7 @@ class GroupScores:
             self._predictions.finish()
             self._predictions = None
             counts = dataclasses.asdict(self._counts)
-            self._shards.append({"path": block.shard.path, "size_bytes": block.shard.size_bytes, **counts})
+            self._shards.append({**dataclasses.asdict(block.shard), "digest": block.digest, **counts})
             note_shard(self._config.output, block.shard.name, counts)
             self._counts = _ShardCounts()
         return self._commit() if block.ends_group else None
@@ -145,8 +137,8 @@ class GroupScores:
         contexts = block.contexts
         combined = mean_of_models(models)
         try:
-            best = top_k(combined, self._config.top_k)
-        except ValueError:
+            best = self._select_best(combined, labels)
+        except NotANumberError:
             good = ~np.isnan(combined).any(axis=1)
             for row in np.flatnonzero(~good).tolist():
                 self._reject(
@@ -163,8 +155,8 @@ class GroupScores:
             ratings = ratings.select(good) if ratings else None
             contexts = {name: _select(values, good) for name, values in contexts.items()}
             combined, models = combined[good], [logits[good] for logits in models]
-            best = top_k(combined, self._config.top_k)
-        predictions.add(ids, *best, labels, combined)
+            best = self._select_best(combined, labels)
+        predictions.add(ids, *first_k(best, min(self._config.top_k, self._config.class_count)), labels, combined)
         self._counts.records_written += len(ids)
         if self._segments is not None and ratings is not None:
             self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.present)
@@ -176,16 +168,22 @@ class GroupScores:
             self._aggregates = [_Aggregate(self._config) for _ in range(1 if len(models) == 1 else 1 + len(models))]
         measured = [combined] if len(models) == 1 else [combined, *models]
         if not labelled.all():
-            measured = [logits[labelled] for logits in measured]
+            measured, best = [logits[labelled] for logits in measured], chosen_rows(best, labelled)
             ids, labels = _select(ids, labelled), labels.select(labelled)
             contexts = {name: _select(values, labelled) for name, values in contexts.items()}
         for slices in self._slices:
             try:
-                slices.update(measured[0], labels.values, labels.lengths, contexts[slices.feature])
+                slices.update(measured[0], labels.values, labels.lengths, contexts[slices.feature], best)
             except ValueError as error:
                 raise JobError(f"--slice_by={slices.feature}: {error}") from None
-        for aggregate, logits in zip(self._aggregates, measured, strict=True):
-            aggregate.add(logits, labels, ids)
+        # The first is what predictions are made of; the models of an average have best classes of their own.
+        for number, (aggregate, logits) in enumerate(zip(self._aggregates, measured, strict=True)):
+            aggregate.add(logits, labels, ids, best if number == 0 else None)
+
+    def _select_best(self, logits: np.ndarray, labels: Labels) -> BestRows:
+        """Enough of the best classes for the predictions and every metric."""
+        sizes = np.maximum(labels.lengths, max(self._config.top_k, TOP))
+        return select_best(np.ascontiguousarray(logits), np.minimum(sizes, self._config.class_count))
 
     def _reject(self, rejected: Rejected) -> None:
         self._rejected.append(rejected)

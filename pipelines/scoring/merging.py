@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.scoring.groups import aggregate_name, segments_name, slices_name
+from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
-from pipelines.scoring.outputs import STATE
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator
@@ -64,7 +63,11 @@ def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 totals[key] += shard.get(key, 0)  # the first release did not count unknown labels
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
-    assert totals["records_read"] == totals["records_written"] + totals["records_rejected"]
+    if totals["records_read"] != totals["records_written"] + totals["records_rejected"]:
+        raise JobError(
+            f"the manifests count {totals['records_read']} records read, but {totals['records_written']} written and "
+            f"{totals['records_rejected']} rejected: they are damaged; use --overwrite"
+        )
     return {**totals, "rejected_by_reason": dict(sorted(reasons.items())), "shards": len(seen)}
 
 
@@ -157,7 +160,8 @@ def write_metrics(
     contents: dict[str, bytes] = {}
     if segments:
         of_segments = merge_segments(output, manifests)
-        assert of_segments is not None
+        if of_segments is None:
+            raise JobError(f"{output} holds no counts of rated segments; use --overwrite")
         more["segments"], contents["segment_per_class.csv"] = of_segments.to_files(models[0].classes)
     contents |= result.to_files(models[0].classes, more)
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
@@ -169,7 +173,8 @@ def write_metrics(
     singles: list[MetricResult] = []
     for number in range(1, len(models) + 1):
         single = merge_aggregates(output, manifests, number)
-        assert single is not None
+        if single is None:
+            raise JobError(f"{output} holds no counts of model {number} of {len(models)}; use --overwrite")
         singles.append(compute_result(single))
     storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
     return Measured(result.summary, [single.summary for single in singles])

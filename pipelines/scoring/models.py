@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.encoders.encoder import check_same_identity
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import Modality, RecordSchema
-from vcls_model.records.shards import resolve_schema
-from vcls_model.records.vocabulary import load_vocabulary
+from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema
+from vcls_model.records.vocabulary import check_same_classes, load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
 
 # In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
@@ -31,6 +32,21 @@ def check_same_task(models: Sequence[ExportedModel]) -> None:
                 f"the models cannot be averaged: {first.path} takes {describe(first.schema.modalities)}, "
                 f"{other.path} takes {describe(other.schema.modalities)}"
             )
+        check_same_encoders(other.schema, other.path, first)
+
+
+def check_same_encoders(schema: RecordSchema, origin: str, model: ExportedModel) -> None:
+    """Raises `JobError` where records, or a model's data, were made by other encoders than those of the model's data.
+
+    Args:
+        schema: of the records; one that names no encoders says nothing.
+        origin: where it stands.
+        model: the model that is to score them.
+    """
+    for name, own in (model.schema.encoders or {}).items():
+        recorded = (schema.encoders or {}).get(name)
+        if recorded is not None:
+            check_same_identity(recorded, origin, own, name, model.path)
 
 
 def find_schema(name: str, shards: Sequence[str], model: ExportedModel) -> RecordSchema:
@@ -43,10 +59,26 @@ def find_schema(name: str, shards: Sequence[str], model: ExportedModel) -> Recor
     """
     if name != "auto":
         return schema_for_scoring(resolve_schema(name, shards[0]), model)
+    check_made_alike(shards)
+    _check_vocabulary(shards[0], model)
     for path in shards:
         if path.endswith((".csv", ".csv.gz")) or any(chunk.starts.size for chunk in read_chunks(path)):
             return schema_for_scoring(resolve_schema(name, path), model)
     return schema_for_scoring(model.schema, model)
+
+
+def _check_vocabulary(shard: str, model: ExportedModel) -> None:
+    """Raises `UsageError` where the labels of records made from media count other classes than the model's."""
+    listed = file_beside(shard, VOCABULARY_FILE)
+    if listed is None or file_beside(shard, SCHEMA_FILE) is None:
+        return
+    check_same_classes(
+        f"the input ({listed})",
+        [info.name for info in load_vocabulary(listed)],
+        model.path,
+        [info.name for info in model.classes],
+        f": extract its labels with --vocabulary={storage.join(model.path, 'labels.csv')}",
+    )
 
 
 def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSchema:
@@ -61,6 +93,7 @@ def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSch
             f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "
             f"the records ({records.name}) hold {describe(records.modalities)}" + _columns_text(model.schema, records)
         )
+    check_same_encoders(records, f"the input ({records.name})", model)
     # A model of the first release knows no names of columns: those of the first file are as good as any.
     modalities = tuple(
         modality if modality.columns else dataclasses.replace(modality, columns=held[modality.name].columns)

@@ -5,21 +5,21 @@ A group is done when its manifest, written last, is there.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.running import outputs
+from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTINGS, STATE
+from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.metrics.catalogue import describe
 from vcls_model.records.vocabulary import write_labels_csv
 
-STATE = "state"
-SETTINGS = "settings.json"
-MANIFEST_SUFFIX = ".manifest.json"
-PREDICTIONS = "predictions"
-LOGITS = "logits"
+# Shards whose content is compared at once with what was scored: each may be a request to an object store.
+_LOOKING = 16
 # The options behind the stored settings, for messages.
 _OPTIONS = {
     "models": "--model",
@@ -27,11 +27,6 @@ _OPTIONS = {
     "ratios": "the split of the model's data",
     "class_thresholds": "--thresholds",
 }
-
-
-def manifest_path(output: str, group: str) -> str:
-    """The file whose presence says that a group is done."""
-    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
 
 
 def read_manifests(output: str) -> list[dict[str, Any]]:
@@ -44,16 +39,31 @@ def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[dict[str,
     """The shards that no manifest lists.
 
     Raises:
-        UsageError: a shard has another size than when it was scored; its old share cannot be taken out of the metrics.
+        UsageError: a shard has changed since it was scored; its old share cannot be taken out of the metrics.
     """
-    done = {entry["path"]: entry["size_bytes"] for manifest in manifests for entry in manifest["shards"]}
-    for shard in shards:
-        if shard.path in done and done[shard.path] != shard.size_bytes:
-            raise UsageError(
-                f"{shard.path} has {shard.size_bytes} bytes but had {done[shard.path]} when it was "
-                "scored: score everything again with --overwrite, or name another output"
-            )
+    done = {entry["path"]: entry for manifest in manifests for entry in manifest["shards"]}
+    scored = [shard for shard in shards if shard.path in done]
+    with ThreadPoolExecutor(_LOOKING) as pool:
+        for shard, change in zip(scored, pool.map(_change, scored, [done[each.path] for each in scored]), strict=True):
+            if change:
+                raise UsageError(
+                    f"{shard.path} {change}: score everything again with --overwrite, or name another output"
+                )
     return [shard for shard in shards if shard.path not in done]
+
+
+def _change(shard: InputShard, entry: Mapping[str, Any]) -> str:
+    """What has happened to a shard since a manifest's `entry` was written; "" when it is as it was."""
+    if shard.size_bytes != entry["size_bytes"]:
+        return f"has {shard.size_bytes} bytes but had {entry['size_bytes']} when it was scored"
+    if "digest" not in entry:  # manifests of 0.1
+        return ""
+    if storage.content_digest(shard.path) != entry["digest"]:
+        return "holds other bytes than when it was scored"
+    whole = shard.size_bytes <= 2 * storage.DIGESTED_BYTES or storage.is_object_store(shard.path)
+    if not whole and shard.modified_seconds != entry["modified_seconds"]:
+        return "was written again since it was scored"
+    return ""
 
 
 def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:
@@ -110,8 +120,6 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     Raises:
         JobError: too many records were rejected, or stored results are damaged.
     """
-    from pipelines.scoring.merging import total_counts, write_metrics  # they import pyarrow and numba: not for --help
-
     config = plan.config
     manifests = read_manifests(config.output)
     counts = total_counts(manifests)

@@ -12,31 +12,37 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
-from pipelines.scoring.models import check_same_task, class_thresholds, find_schema
+from pipelines.scoring.media import plan_media
+from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.records.shards import shards_of
 from vcls_model.serving.exported import ExportedModel, read_exported_model
 
 # Some 100,000 video-level or 15,000 frame-level records: under a minute of work to lose, and long enough to hide the
 # half second that storing an aggregate takes.
 VIDEO_GROUP_BYTES = 512 << 20
 FRAME_GROUP_BYTES = 4 << 30
+# Some minutes of media.
+MEDIA_GROUP_BYTES = 64 << 20
 # Not worth dividing.
 SMALL_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class InputShard:
-    """One input file: where it is and how long it is, in bytes."""
+    """One input file: where it is, how long it is, in bytes, and when it was last written."""
 
     path: str
     size_bytes: int
+    modified_seconds: float = 0.0
 
     @property
     def name(self) -> str:
         """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
         base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
-        return f"{base}-{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
+        return f"{base}-{digest[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +76,10 @@ class Plan:
 
     def groups(self, shards: Sequence[InputShard], workers: int) -> list[Group]:
         """The groups in which `shards`, those that are still to be scored, are shared out among workers."""
-        frames = self.config.schema.has_frames
-        return plan_groups(shards, workers=workers, group_bytes=FRAME_GROUP_BYTES if frames else VIDEO_GROUP_BYTES)
+        group_bytes = FRAME_GROUP_BYTES if self.config.schema.has_frames else VIDEO_GROUP_BYTES
+        if self.config.media:
+            group_bytes = MEDIA_GROUP_BYTES
+        return plan_groups(shards, workers=workers, group_bytes=group_bytes)
 
     def describe(self, groups: Sequence[Group]) -> str:
         """The plan as text, for `--dry_run`."""
@@ -105,7 +113,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.split and any(model.split_ratios() != ratios for model in models):
         raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
     shards = list_shards(args.input)
-    schema = find_schema(args.schema, [shard.path for shard in shards], models[0])
+    paths = [shard.path for shard in shards]
+    media = plan_media(args, paths, models[0])
+    schema = schema_for_scoring(models[0].schema, models[0]) if media else find_schema(args.schema, paths, models[0])
     slice_by = tuple(name for name in args.slice_by.split(",") if name)
     if slice_by and schema.container == "csv":
         raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")
@@ -130,6 +140,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         run_id=args.run_id or "",
         min_probability=args.min_probability,
         slice_by=slice_by,
+        media=media,
     )
     return Plan(
         config,
@@ -165,7 +176,10 @@ def list_shards(pattern: str) -> list[InputShard]:
     Raises:
         UsageError: nothing matches.
     """
-    return [InputShard(storage.absolute(path), size) for path, size, _ in storage.list_files(pattern)]
+    return [
+        InputShard(storage.absolute(path), size, modified)
+        for path, size, modified in storage.list_files(shards_of(pattern))
+    ]
 
 
 def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int) -> list[Group]:
@@ -197,4 +211,4 @@ def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int)
 def _group(shards: Iterable[InputShard]) -> Group:
     shards = tuple(shards)
     text = "\n".join(f"{shard.path} {shard.size_bytes}" for shard in shards)
-    return Group(hashlib.sha256(text.encode()).hexdigest()[:16], shards)
+    return Group(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16], shards)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.scoring.outputs import LOGITS, PREDICTIONS
+from pipelines.scoring.layout import LOGITS, PREDICTIONS
 from vcls_model import storage
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.ids import printable_id

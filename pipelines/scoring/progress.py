@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.running.progress import clock
-from pipelines.scoring.outputs import STATE
+from pipelines.scoring.layout import STATE
 from pipelines.scoring.planning import Group
 from vcls_model import storage
 

@@ -13,7 +13,7 @@ from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.groups import GroupScores
 from pipelines.scoring.handler import ExportedModelHandler
-from pipelines.scoring.outputs import manifest_path
+from pipelines.scoring.layout import manifest_path
 from pipelines.scoring.planning import Group
 from vcls_model import storage
 

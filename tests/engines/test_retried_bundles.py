@@ -84,7 +84,7 @@ def test_half_files_are_removed_at_the_end_of_the_same_run(
 
 def test_score_leaves_out_a_committed_group(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker dies after the group was committed and before the runner hears of it: the retry reads nothing."""
-    from pipelines.scoring import outputs, planning
+    from pipelines.scoring import layout, planning
     from pipelines.scoring.steps import ScoreGroups
 
     model = write_model(tmp_path / "model")
@@ -101,11 +101,11 @@ def test_score_leaves_out_a_committed_group(records: Path, tmp_path: Path, monke
     info = score.run(flags)
     assert info["records_written"] == SHARDS * VIDEOS
     ((name, config),) = seen
-    manifest = json.loads(storage.read_bytes(outputs.manifest_path(str(output), name)))
+    manifest = json.loads(storage.read_bytes(layout.manifest_path(str(output), name)))
     group = planning.Group(
         name, tuple(planning.InputShard(entry["path"], entry["size_bytes"]) for entry in manifest["shards"])
     )
     assert len(group.shards) == SHARDS
     assert list(ScoreGroups(config).read_blocks(group)) == []
-    Path(outputs.manifest_path(str(output), name)).unlink()
+    Path(layout.manifest_path(str(output), name)).unlink()
     assert sum(len(block.ids) for (block,) in ScoreGroups(config).read_blocks(group)) == SHARDS * VIDEOS

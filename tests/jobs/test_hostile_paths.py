@@ -9,6 +9,7 @@ import pytest
 from pipelines import preprocess, report, score
 from tests.fixtures.scoring import make_videos, serialise, write_shard
 from vcls_model import train
+from vcls_model.commands import JobError, UsageError
 
 NAMES = ["out[1]", "*", "o?t 1\n", "-x", "ä,出"]
 NEIGHBOURS = ["out1", "x", "oat 1\n", "ä", "出"]
@@ -166,3 +167,75 @@ def test_an_output_that_is_a_link_to_a_directory_keeps_its_target(records: Path,
         [f"--input={records}/*.tfrecord", f"--output={tmp_path / 'out'}", "--overwrite", "--direct_num_workers=1"]
     )
     assert (tmp_path / "out").is_symlink() and (disk / "info.json").exists() and not (disk / "old.txt").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("command", ["preprocess", "score", "report", "train"])
+def test_overwrite_refuses_an_output_that_holds_an_input(
+    command: str, name: str, place: Path, model: Path, video_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that looks like a pattern is refused as any other, before anything is read, and nothing is deleted."""
+    monkeypatch.chdir(place)
+    inside = Path(name, "inside")
+    inside.mkdir(parents=True)
+    write_shard(inside / "a.tfrecord", [serialise(video) for video in make_videos(2, 0)])
+    shutil.copy(model / "info.json", inside / "info.json")
+    before = snapshot(place)
+    run, flags = {
+        "preprocess": (preprocess.run, [f"--input={inside}/*.tfrecord"]),
+        "score": (score.run, [f"--input={inside}/*.tfrecord", f"--model={model}"]),
+        "report": (report.run, [f"--scores={inside}"]),
+        "train": (train.run, [f"--data={video_data}", f"--init_from={place / inside}", "--quiet"]),
+    }[command]
+    with pytest.raises(UsageError):
+        run([*flags, f"--output={name}", "--overwrite"])
+    assert snapshot(place) == before
+
+
+def test_score_empties_its_output_alone(
+    place: Path, shards: Path, model: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.scoring.outputs import open_scores
+    from pipelines.scoring.planning import make_plan
+
+    monkeypatch.chdir(place)
+    for name in NAMES:
+        occupy(place / name, outside)
+        before = beside(place / name)
+        flags = [f"--input={shards}/*.tfrecord", f"--model={model}", f"--output={name}", "--overwrite"]
+        open_scores(make_plan(score.make_parser().parse_args(flags)), dry_run=False)
+        assert beside(place / name) == before and (outside / "precious").read_text() == "precious"
+        assert [str(path.relative_to(place / name)) for path in (place / name).rglob("*") if path.is_file()] == [
+            "state/settings.json"
+        ]
+
+
+def test_report_replaces_its_output_alone(
+    place: Path, scores_directory: Path, outside: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    for name in NAMES:
+        occupy(place / name, outside)
+        before = beside(place / name)
+        report.run([f"--scores={scores_directory}", f"--output={name}", "--overwrite"])
+        assert beside(place / name) == before and (outside / "precious").read_text() == "precious"
+        assert (place / name / "report.html").exists() and not (place / name / "train").exists()
+
+
+def test_training_empties_its_output_alone(
+    place: Path, video_data: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vcls_model.training.loop import Trainer
+
+    def fit(trainer: Trainer) -> None:
+        raise JobError("the work begins")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.chdir(place)
+    for name in NAMES:
+        occupy(place / name, outside)
+        before = beside(place / name)
+        with pytest.raises(JobError, match="the work begins"):
+            train.run([f"--data={video_data}", f"--output={name}", "--model=logistic", "--overwrite", "--quiet"])
+        assert beside(place / name) == before and (outside / "precious").read_text() == "precious"
+        assert not list((place / name).iterdir())

@@ -257,12 +257,12 @@ def test_the_segment_task(tmp_path, rated_segments):
     ("ratings", "ranking", "message"),
     [
         ("v0:0,3,2\n", "3,v0:0", "0 or 1"),
-        ("v0:0,3,1\nv0:0,3,0\n", "3,v0:0", "rated a second time"),
+        ("v0:0,3,1\nv0:0,3,0\n", "3,v0:0", "rated twice"),
         ("v0:0,3\n", "3,v0:0", "2 cells in a table of 3 columns"),
         ("", "3,v0:0", "holds no rating"),
         ("v0:0,3,1\n", "4,v0:0", "ranks none of the pairs"),
         ("v0:0,3,1\n", "3,v0:0 v0:0", "named twice"),
-        ("v0:0,3,1\n", "3,v0:0\n3,v0:5", "no line before has"),
+        ("v0:0,3,1\n", "3,v0:0\n3,v0:5", "no earlier line has"),
         ("v0:0,9,1\n", "3,v0:0", "rates class 9, but 5 classes"),
     ],
 )
@@ -335,8 +335,8 @@ def test_what_makes_metrics_other_than_they_seem_is_told(case, tmp_path, capsys)
             f"--slices={tmp_path / 'slices.csv'}",
         ]
     )
-    told = capsys.readouterr().err
-    assert "predictions name at most 20 of 30 classes" in told and "no video of the predictions has a value" in told
+    printed = capsys.readouterr().err
+    assert "predictions name at most 20 of 30 classes" in printed and "no predicted video has a value" in printed
     table = pq.read_table(tmp_path / "all.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(0, 3)]), tmp_path / "twice.parquet")
     run([f"--predictions={tmp_path / 'twice.parquet'}", f"--output={tmp_path / 'm.json'}"])

@@ -25,16 +25,17 @@ from tensorflow_transform import impl_helper
 
 from pipelines.preprocess import run
 from pipelines.preprocessing import manifests
-from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
+from pipelines.preprocessing.config import POOLS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.progress import PreprocessProgress
 from pipelines.preprocessing.statistics import Moments, ShardMeter
 from pipelines.preprocessing.transform import graph
-from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.running.progress import shown_progress
 from tests.conftest import ROOT
 from tests.fixtures.records import (
     FRAME,
+    MIXED,
     VIDEO,
     Video,
     bytes_feature,
@@ -284,12 +285,14 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: Path) -> None:
-    shard, config = Shard(0, 1, "in", 100, 5.0), TransformConfig(VIDEO, 10)
-    output = str(tmp_path)
+    source = tmp_path / "in"
+    source.write_bytes(b"records")
+    shard, config = Shard(0, 1, str(source), 100, 5.0), TransformConfig(VIDEO, 10)
+    output, digest = str(tmp_path), storage.content_digest(str(source))
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a").write_bytes(b"12345")
-    manifests.save_manifest(output, shard, config, "hash", {"train/a": 5}, Summary(shards=1))
-    manifests.save_statistics(output, shard, config, ShardMeter(VIDEO))
+    manifests.save_manifest(output, shard, config, digest, "hash", {"train/a": 5}, Summary(shards=1))
+    manifests.save_statistics(output, shard, config, digest, ShardMeter(VIDEO))
 
     def known(shard: Shard, config: TransformConfig, statistics: str = "hash") -> bool:
         return manifests.load_manifest(output, shard, config, statistics) is not None
@@ -316,6 +319,9 @@ def test_a_manifest_holds_for_one_input_configuration_and_statistics(tmp_path: P
         {"pca_dims": 2},
     ):
         assert not known(shard, dataclasses.replace(config, **changed))  # type: ignore[arg-type]
+    source.write_bytes(b"RECORDS")
+    assert not known(shard, config) and manifests.load_statistics(output, shard, config, VIDEO) is None
+    source.write_bytes(b"records")
     (tmp_path / "train" / "a").write_bytes(b"1234")
     assert not known(shard, config)
     manifests.forget_if_changed(output, dataclasses.replace(shard, size_bytes=101), config)
@@ -364,6 +370,65 @@ def test_pooled_features_are_numpys(frame_job) -> None:  # type: ignore[no-untyp
                 np.testing.assert_allclose(vector(example, f"{name}_std"), rows.std(axis=0), atol=1e-5)
                 top = np.sort(rows, axis=0)[::-1][:5].mean(axis=0)
                 np.testing.assert_allclose(vector(example, f"{name}_top5"), top, atol=1e-5)
+
+
+def test_frames_and_vectors_in_one_dataset(tmp_path: Path) -> None:
+    """By the kernels and by the graph: the vector once per video, and pooled features of frames alone."""
+    made = make_input(tmp_path, MIXED, shards=2)
+    by_id = {video.id: video for video in made}
+    job(tmp_path, "plain", "--max_frames=9")
+    info = job(tmp_path, "pooled", "--max_frames=9", "--pool_frames")
+    assert [(entry["name"], entry["kind"], entry["width"]) for entry in info["transformed"]] == [
+        ("rgb", "frames", 6),
+        ("audio", "frames", 3),
+        ("title", "vector", 4),
+        *((f"{name}_{pool}", "vector", width) for name, width in (("rgb", 6), ("audio", 3)) for pool in POOLS),
+    ]
+    titles = np.stack([video.values["title"] for video in made if split_of(video) == "train"]).astype(np.float64)
+    plain, pooled = outputs(tmp_path / "plain"), outputs(tmp_path / "pooled")
+    for split in SPLITS:
+        for one, other in zip(plain[split], pooled[split], strict=True):
+            features, more = one.features.feature, other.features.feature
+            assert set(features) == {"id", "labels", "num_frames", "rgb", "audio", "title"}
+            for name in ("id", "labels", "num_frames", "rgb", "audio"):
+                assert features[name] == more[name]
+            video = by_id[features["id"].bytes_list.value[0]]
+            expected = (video.values["title"] - titles.mean(axis=0)) / titles.std(axis=0)
+            for example in (one, other):
+                np.testing.assert_allclose(vector(example, "title"), expected, atol=1e-5)
+    rows = normalised_frames(made, "rgb")
+    for example in pooled["train"]:
+        mean = rows[example.features.feature["id"].bytes_list.value[0]].mean(axis=0)
+        np.testing.assert_allclose(vector(example, "rgb_mean"), mean, atol=1e-5)
+    graph = tft.TFTransformOutput(str(tmp_path / "plain"))
+    video = made[0]
+    raw = {
+        name: tf.constant([values if values.ndim == 1 else values[:9].tobytes()])
+        for name, values in video.values.items()
+    }
+    transformed = graph.transform_raw_features(raw, drop_unused_features=True)
+    written = next(
+        example.features.feature
+        for examples in plain.values()
+        for example in examples
+        if example.features.feature["id"].bytes_list.value[0] == video.id
+    )
+    assert transformed["rgb"].numpy()[0] == written["rgb"].bytes_list.value[0]
+    np.testing.assert_array_equal(transformed["title"][0], list(written["title"].float_list.value))
+
+
+def test_a_job_whose_manifests_are_of_an_older_format_is_resumed(video_job) -> None:  # type: ignore[no-untyped-def]
+    """Shards with stored arrays that cannot be read are done again, to the same bytes."""
+    directory, _, _ = video_job
+    output = directory / "older"
+    job(directory, "older")
+    for path in (output / "manifests").glob("0000[01]*"):
+        head, _, _ = path.read_bytes().partition(b"\n")
+        older = b'[["counts", "<i8", [2]], ["mean_rgb/total", "<f8", [6]]]\n' + bytes(64)
+        path.write_bytes(head + b"\n" + (b"{}\n" if path.suffix == ".manifest" else b"") + older)
+    (output / "info.json").unlink()
+    job(directory, "older", "--resume")
+    assert content(output) == content(directory / "out")
 
 
 @pytest.mark.parametrize("normalise", ["zscore", "minmax"])
@@ -720,7 +785,7 @@ def test_help_answers_at_once() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.preprocess", "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "all cores are used" in " ".join(done.stdout.split())
+    assert done.returncode == 0 and "uses all cores" in " ".join(done.stdout.split())
     assert time.monotonic() - started < 2 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
 
 
@@ -796,9 +861,9 @@ def test_graphs_are_loaded_once(video_job) -> None:  # type: ignore[no-untyped-d
     directory, _, _ = video_job
     path = str(directory / "out" / "transform_fn")
     config = TransformConfig(VIDEO, 10)
-    first = TransformGraph.load(path, config, "statistics")
-    assert TransformGraph.load(path, config, "statistics") is first
-    assert TransformGraph.load(path, config, "others") is not first
+    first = BatchGraph.load(path, config, "statistics")
+    assert BatchGraph.load(path, config, "statistics") is first
+    assert BatchGraph.load(path, config, "others") is not first
 
 
 def test_real_audioset(shared_data: Path, tmp_path: Path) -> None:

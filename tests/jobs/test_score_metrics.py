@@ -200,7 +200,7 @@ def test_thresholds_of_other_models_are_refused(
         score(pattern, f"--thresholds={tmp_path / 'train'}")
     score(pattern, output=tmp_path / "own")
     score(pattern, f"--thresholds={tmp_path / 'own'}", output=tmp_path / "again")
-    with pytest.raises(UsageError, match="other settings .class_thresholds"):
+    with pytest.raises(UsageError, match="other settings: --thresholds changed"):
         score(pattern, "--resume", output=tmp_path / "again")
 
 

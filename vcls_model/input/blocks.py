@@ -240,7 +240,8 @@ class ShardStream:
             extra += framed.tobytes()
         if extra:
             index[rewritten] = self._layout.index(np.frombuffer(extra, np.uint8), len(extra), True)[0]
-            assert index[:, kernels.CANONICAL].all(), "protocol buffers have written what the kernels do not read"
+            if not index[:, kernels.CANONICAL].all():
+                raise ShardError.about(self._path, "a record cannot be rewritten in the canonical encoding")
         return Piece(index, rewritten, bytes(extra))
 
     def close(self) -> None:

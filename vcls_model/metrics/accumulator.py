@@ -10,6 +10,7 @@ from vcls_model.metrics import kernels
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
 from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, FALSE_ALARMS, GROUPS, HITS, MISSES, TOP
 from vcls_model.metrics.packing import pack, unpack
+from vcls_model.metrics.ranking import NotANumberError, select_best_and_count, shortened, starts_of
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
 from vcls_model.records.splits import hashes_of_ids
 
@@ -123,7 +124,12 @@ class MetricAccumulator:
         self.examples: dict[str, list[Example]] = {kind: [] for kind in EXAMPLE_KINDS}
 
     def update(
-        self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray, ids: Sequence[bytes]
+        self,
+        logits: np.ndarray,
+        label_values: np.ndarray,
+        label_lengths: np.ndarray,
+        ids: Sequence[bytes],
+        best: kernels.BestRows | None = None,
     ) -> None:
         """Adds a batch of labelled videos. On an error nothing is added.
 
@@ -133,6 +139,8 @@ class MetricAccumulator:
                 twice for a video counts once.
             label_lengths: (B,) integers that add to n.
             ids: B video ids; they choose the video's bootstrap group and name it among the examples.
+            best: the best classes of these logits, where the caller has selected them already: of each video at least
+                20 (or C) and as many as it has labels.
 
         Raises:
             ValueError: a shape does not fit, a label lies outside [0, C), or a logit is NaN (the message names the
@@ -157,13 +165,20 @@ class MetricAccumulator:
         keyed = np.unique(np.repeat(np.arange(batch), lengths) * self.class_count + labels)
         rows, labels = np.divmod(keyed, self.class_count)
         lengths = np.bincount(rows, minlength=batch)
-        self._update(logits, labels, lengths, ids)
+        self._update(logits, labels, lengths, ids, best)
 
-    def _update(self, logits: np.ndarray, labels: np.ndarray, lengths: np.ndarray, ids: Sequence[bytes]) -> None:
+    def _update(
+        self,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        lengths: np.ndarray,
+        ids: Sequence[bytes],
+        selected: kernels.BestRows | None,
+    ) -> None:
         batch = lengths.size
         keep = min(TOP, self.class_count)
-        truth = kernels.LabelRows(labels, _starts(lengths))
-        best, predicted = self._select_best(logits, np.maximum(lengths, keep), ids)
+        truth = kernels.LabelRows(labels, starts_of(lengths))
+        best, predicted = self._best_of(logits, np.maximum(lengths, keep), ids, selected)
         hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
         hits, label_hits = kernels.mark_hits(truth, best, self.class_count)
@@ -199,17 +214,20 @@ class MetricAccumulator:
         ):
             self._add_examples(kind, chosen, sign, logits, truth, ids)
 
-    def _select_best(
-        self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes]
+    def _best_of(
+        self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes], selected: kernels.BestRows | None
     ) -> tuple[kernels.BestRows, np.ndarray]:
         """As many best classes of each row as `sizes` says, and (T, C) counts of the scores that reach a threshold."""
-        starts = _starts(sizes)
-        best = kernels.BestRows(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
-        predicted = np.zeros(self.predicted.shape, np.int32)
-        row, column = kernels.select_top(logits, starts, best.classes, best.logits, self._logit_thresholds, predicted)
-        if row >= 0:
-            raise ValueError(f"row {row} (id {ids[row]!r}), class {column}: the logit is NaN")
-        return best, predicted
+        if selected is not None:
+            predicted = np.zeros(self.predicted.shape, np.int32)
+            kernels.count_reached(logits, self._logit_thresholds, predicted)
+            return shortened(selected, sizes), predicted
+        try:
+            return select_best_and_count(logits, sizes, self._logit_thresholds)
+        except NotANumberError as error:
+            raise ValueError(
+                f"row {error.row} (id {ids[error.row]!r}), class {error.column}: the logit is NaN"
+            ) from None
 
     def _count_scores(self, logits: np.ndarray) -> None:
         for first in range(0, len(logits), _MOST_BEFORE_CARRY):
@@ -389,11 +407,6 @@ _COUNT_ARRAYS = (
     "group_labels",
 )
 _SPARSE = ("class_pairs", "pooled_pairs", "confused")
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """(B + 1,) where each of B parts of these lengths begins and the last one ends."""
-    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _trailing_zeros(values: np.ndarray) -> np.ndarray:

@@ -289,7 +289,7 @@ def _map_at_20(accumulator: MetricAccumulator, support: np.ndarray) -> tuple[flo
 
 
 def _certified(tied: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tied, np.maximum(lower - ROUNDING, 0), upper + ROUNDING
+    return np.clip(tied, 0, 1), np.clip(lower - ROUNDING, 0, 1), np.clip(upper + ROUNDING, 0, 1)
 
 
 def _resample(accumulator: MetricAccumulator, table: np.ndarray) -> dict[str, np.ndarray]:

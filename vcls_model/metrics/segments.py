@@ -129,7 +129,7 @@ class SegmentAccumulator:
         )
         seen = self.positives > 0
         ap = np.full((self.class_count, 3), np.nan)
-        ap[seen] = sums[seen] / self.positives[seen, None]
+        ap[seen] = np.clip(sums[seen] / self.positives[seen, None], 0, 1)  # a sum may be rounded above its count
         means = ap[seen].mean(axis=0).tolist() if seen.any() else [float("nan")] * 3
         return {
             "map_at_k": means[0],

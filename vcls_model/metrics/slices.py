@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from vcls_model.metrics import kernels
+from vcls_model.metrics.kernels import BestRows
 from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.packing import pack, unpack
+from vcls_model.metrics.ranking import select_best, shortened
 from vcls_model.metrics.sparse import ScoreSketch
 
 MOST_VALUES = 64
@@ -50,7 +52,12 @@ class SliceAccumulator:
         self.slices: dict[str, _Slice] = {}
 
     def update(
-        self, logits: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray, values: Sequence[str]
+        self,
+        logits: np.ndarray,
+        label_values: np.ndarray,
+        label_lengths: np.ndarray,
+        values: Sequence[str],
+        best: BestRows | None = None,
     ) -> None:
         """Adds a batch; arguments as for `MetricAccumulator.update`, with B feature values in place of ids.
 
@@ -79,18 +86,9 @@ class SliceAccumulator:
             else np.zeros(len(logits), np.int64)
         )
         keep = min(TOP, self.class_count)
-        starts = np.concatenate([[0], np.cumsum(np.maximum(counts, keep))])
-        top_class, top_logit = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        bad_row, bad_class = kernels.select_top(
-            logits,
-            starts,
-            top_class,
-            top_logit,
-            np.empty((0, self.class_count), np.float32),
-            np.empty((0, self.class_count), np.int32),
-        )
-        if bad_row >= 0:
-            raise ValueError(f"row {bad_row}, class {bad_class}: the logit is NaN")
+        sizes = np.maximum(counts, keep)
+        rows_best = select_best(logits, sizes) if best is None else shortened(best, sizes)
+        top_class, top_logit, starts = rows_best
         places = np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
         owners = np.repeat(np.arange(len(logits)), np.diff(starts))
         hits = np.isin(owners * self.class_count + top_class, np.fromiter(truth, np.int64, len(truth)))
@@ -172,7 +170,7 @@ class SliceAccumulator:
                 np.iinfo(np.int64).max // 2,
                 1,
             )[0]
-            gap = sums / state.labels if state.labels else np.full(3, np.nan)
+            gap = np.clip(sums / state.labels, 0, 1) if state.labels else np.full(3, np.nan)
             recall = sum(
                 count * (key & 0xFFFFFFFF) / (key >> 32)
                 for key, count in sorted(state.recall_counts.items())

@@ -12,6 +12,8 @@ VECTOR = "vector"
 FRAMES = "frames"
 # What schema files and manifests call the kinds under the key `level`.
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
+# What only schemas of records made from media have.
+_OF_MEDIA = ("encoders", "sampling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,8 @@ class RecordSchema:
         modalities: in the order in which they are written and fed to a model.
         class_count: number of classes C if the edition fixes it, else None (the vocabulary decides).
         segments: the records carry YouTube-8M segment ratings (`segment_start_times`, `segment_labels`, …).
+        encoders: of records made from media: by modality, the identity of the encoder (`EncoderInfo.as_json`).
+        sampling: of such records: `fps`, `mode` and `max_seconds`.
     """
 
     name: str
@@ -169,6 +173,8 @@ class RecordSchema:
     modalities: tuple[Modality, ...]
     class_count: int | None = None
     segments: bool = False
+    encoders: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, hash=False)
+    sampling: Mapping[str, Any] | None = dataclasses.field(default=None, kw_only=True, hash=False)
 
     def __post_init__(self) -> None:
         if self.container not in ("example", "sequence_example", "csv"):
@@ -205,7 +211,8 @@ class RecordSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `schema_from_dict` reads it back."""
-        return {**vars(self), "modalities": [modality.to_dict() for modality in self.modalities]}
+        fields = {key: value for key, value in vars(self).items() if key not in _OF_MEDIA or value is not None}
+        return {**fields, "modalities": [modality.to_dict() for modality in self.modalities]}
 
     def settings(self) -> dict[str, Any]:
         """`to_dict` with the keys of the first manifests, which --resume and `config_hash` compare."""

@@ -9,10 +9,12 @@ from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
-from vcls_model.storage import exists, read_bytes
+from vcls_model.storage import exists, join, read_bytes
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
+# Beside the shards of records made from media: their layout, and their classes.
+SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -79,13 +81,19 @@ def read_batches(
 
 
 def resolve_schema(name: str, shard: str) -> RecordSchema:
-    """The schema that `--schema` names: a built-in one, a schema file, or `auto`: recognised from `shard`.
+    """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
+
+    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
     """
     if name == "auto":
-        return detect_schema(shard)
+        beside = file_beside(shard, SCHEMA_FILE)
+        if beside is not None and not shard.endswith((".csv", ".csv.gz")):
+            name = beside
+        else:
+            return detect_schema(shard)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
@@ -106,6 +114,38 @@ def _with_columns(schema: RecordSchema, shard: str) -> RecordSchema:
     if more or (held.name, held.width) != (modality.name, modality.width):
         return schema  # the reader refuses the file, and says why
     return dataclasses.replace(schema, modalities=(held,))
+
+
+def file_beside(shard: str, name: str) -> str | None:
+    """The path of a file in the directory of `shard`; None if it is not there."""
+    path = shard[: shard.rfind("/") + 1] + name
+    return path if exists(path) else None
+
+
+def check_made_alike(shards: Sequence[str]) -> None:
+    """Raises `UsageError` unless what lies beside shards in several directories is the same: encoders and classes."""
+    first: tuple[str, RecordSchema, bytes] | None = None
+    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
+        if not exists(directory + SCHEMA_FILE):
+            continue
+        schema = schema_from_json(read_bytes(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
+        listed = read_bytes(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
+        if first is None:
+            first = directory, schema, listed
+        elif (schema.modalities, schema.encoders) != (first[1].modalities, first[1].encoders):
+            raise UsageError(f"the records of {first[0]} and {directory} were made by different encoders")
+        elif listed and first[2] and listed != first[2]:
+            raise UsageError(
+                f"the records of {first[0]} and {directory} have different classes: extract both with the same "
+                "--vocabulary"
+            )
+
+
+def shards_of(pattern: str) -> str:
+    """A glob of records as it is, and for a directory of records made from media the glob of its shards."""
+    if not exists(join(pattern, SCHEMA_FILE)):
+        return pattern
+    return join(pattern, "*.tfrecord")
 
 
 def detect_schema(path: str) -> RecordSchema:

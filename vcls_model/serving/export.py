@@ -64,7 +64,7 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
     return parsed
 
 
-class TransformGraph(tf.Module):
+class EmbeddedTransform(tf.Module):
     """The graph that tf.Transform wrote, from raw features to transformed ones.
 
     Args:
@@ -112,7 +112,7 @@ class ServingModule(tf.Module):
         logits: Callable[[Features], tf.Tensor],
         schema: RecordSchema,
         modalities: Sequence[TransformedModality],
-        transform: TransformGraph,
+        transform: EmbeddedTransform,
         tracked: Sequence[Any],
         *,
         max_frames: int = 300,

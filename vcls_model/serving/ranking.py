@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from vcls_model.metrics.kernels import select_top
+from vcls_model.metrics.kernels import BestRows
+from vcls_model.metrics.ranking import select_best
 
 
 def top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -18,19 +19,11 @@ def top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: a logit is NaN.
     """
-    rows, classes = logits.shape
-    k = min(k, classes)
-    indices = np.empty((rows, k), np.int32)
-    values = np.empty((rows, k), np.float32)
-    no_thresholds = np.empty((0, classes), np.float32)
-    row, _ = select_top(
-        np.ascontiguousarray(logits),
-        np.arange(rows + 1, dtype=np.int64) * k,
-        indices.reshape(-1),
-        values.reshape(-1),
-        no_thresholds,
-        no_thresholds.astype(np.int32),
-    )
-    if row >= 0:
-        raise ValueError("a logit is NaN")
-    return indices, values
+    k = min(k, logits.shape[1])
+    return first_k(select_best(np.ascontiguousarray(logits), np.full(len(logits), k)), k)
+
+
+def first_k(best: BestRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`top_k` of what has been selected already: of each row at least `k` classes."""
+    places = best.starts[:-1, np.newaxis] + np.arange(k)
+    return best.classes[places], best.logits[places]

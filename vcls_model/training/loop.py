@@ -28,6 +28,8 @@ from vcls_model.training.optimizers import make_optimizer
 from vcls_model.training.options import TrainOptions
 from vcls_model.training.step import Batch, BatchLoss, Teacher, TrainingStep
 
+# Where no terminal shows the progress of an epoch, a line is printed after so many seconds.
+_LINE_SECONDS = 30.0
 _SELECTED = history_column(SELECTION_METRIC)
 
 
@@ -48,6 +50,21 @@ class RunProgress:
     best_epoch: int = -1
     best_map: float = -1.0
     history: list[Row] = dataclasses.field(default_factory=list)
+
+
+class _ProgressLines:
+    """Stands in for Keras's progress bar where a pipe or a file takes the output: a line now and then, nothing else."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._shown = time.monotonic()
+
+    def update(self, step: int, values: Sequence[tuple[str, float]], finalize: bool = False) -> None:
+        """Prints a line if the last one is old enough."""
+        if time.monotonic() - self._shown >= _LINE_SECONDS:
+            self._shown = time.monotonic()
+            shown = "".join(f" - {name}: {value:.4f}" for name, value in values)
+            print(f"  step {step}/{self._steps}{shown}", flush=True)
 
 
 class Trainer:
@@ -266,10 +283,13 @@ class Trainer:
         return loss
 
     @contextlib.contextmanager
-    def _progress_bar(self) -> Iterator[keras.utils.Progbar | None]:
+    def _progress_bar(self) -> Iterator["keras.utils.Progbar | _ProgressLines | None"]:
         """An epoch's progress bar, or None when it is not to be printed; ends its line, also before an error."""
         if not self.verbose:
             yield None
+            return
+        if not sys.stdout.isatty():
+            yield _ProgressLines(self.steps)
             return
         try:
             yield keras.utils.Progbar(self.steps, stateful_metrics=["loss"], unit_name="step")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
-from vcls_model.serving.export import ServingModule, TransformGraph, save_module, teaching_logits
+from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import Row
@@ -81,7 +81,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
         lambda features: model(features, training=False),
         data.schema,
         trainer.modalities,
-        TransformGraph(data.directory),
+        EmbeddedTransform(data.directory),
         [model],
         max_frames=read.max_frames,
         frames=read.evaluation_frames(),

@@ -49,7 +49,8 @@ class AffineTransform:
     @classmethod
     def of(cls, config: TransformConfig, statistics: dict[str, Moments]) -> "AffineTransform":
         """From the statistics of the training records; `config` must be affine."""
-        assert config.is_affine
+        if not config.is_affine:
+            raise ValueError("the kernels know no transform but an affine one")
         affine, codes = {}, {}
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])

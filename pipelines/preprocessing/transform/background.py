@@ -7,9 +7,9 @@ it. Not one of `multiprocessing`, which would run a caller's script without a `_
 import contextlib
 import os
 import pickle
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ def graph_in_background(config: JobConfig, options: "PipelineOptions") -> Iterat
         yield
         write_transform(read_moments(moments_path(config)), config.transform, config.output)
         return
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # a graph is no work for a GPU
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # too little work for a GPU
     process = subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
@@ -71,11 +71,11 @@ def serve() -> None:
     import tensorflow_transform  # noqa: F401
 
     pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
-    parent = os.getppid()
     while not storage.exists(path):
-        if os.getppid() != parent:  # the job was killed
+        # The job closes its end once the pipeline is over, and the system does when the job is killed.
+        ended, _, _ = select.select([sys.stdin.buffer], [], [], pause)
+        if ended and not storage.exists(path):
             return
-        time.sleep(pause)
     write_transform(read_moments(path), config, output)
 
 

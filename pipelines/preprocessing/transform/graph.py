@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 TOP_FRAMES = 5
 # On how many raw vectors the kernels and the graph are compared; a divisor of the 256 codes.
 _PROBES = 64
+# Principal components that vary less than this fraction of the first are the rounding of float32.
+_LEAST_VARIANCE = 1e-10
 
 # (inputs: raw tensors by name) -> transformed tensors by name
 PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
-# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors
+# (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors; for PCA the mean
+# and what float32 has rounded off it
 FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
 
 
@@ -95,13 +98,19 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
     if config.pca_dims:
         width = config.width_of(modality)
         values = _all_frames(raw, modality) if modality.kind == FRAMES else raw
-        centre, _ = fit(modality, raw)
-        components = tft.pca(values, output_dim=width, dtype=tf.float32, name=f"{modality.name}_pca")
-        projected = tf.matmul(values - centre, components)
+        # In float32 the mean of values far from 0, and their squares even more, are rounded by more than some vary.
+        mean, remainder = fit(modality, raw)
+        components = tft.pca(tf.cast(values, tf.float64), width, tf.float64, name=f"{modality.name}_pca")
+        components = tf.cast(components, tf.float32)
+        projected = tf.cast(tf.matmul(values - mean - remainder, components), tf.float64)
         variance = tft.var(projected, reduce_instance_dims=False, name=f"{modality.name}_pca_variance")
         # A component without variance in training says nothing: leave it near 0 instead of blowing noise up.
-        scale = tf.sqrt(tf.maximum(variance, 1e-12))
-        return lambda rows: tf.matmul(rows - centre, components) / scale
+        largest = tf.reduce_max(variance)
+        rounding = tf.cast(tf.reduce_max(tf.abs(mean)), tf.float64) * 1e-7  # of float32 values so far from 0
+        varies = variance > tf.maximum(_LEAST_VARIANCE * largest, rounding * rounding)
+        scale = tf.sqrt(tf.where(varies, variance, tf.where(largest > 0, largest, tf.ones_like(largest))))
+        scale = tf.cast(scale, tf.float32)
+        return lambda rows: tf.matmul(rows - mean - remainder, components) / scale
     if config.normalise == "l2":
         return lambda rows: tf.math.l2_normalize(rows, axis=-1)
     location, factor = fit(modality, raw)
@@ -130,7 +139,8 @@ def _frame_outputs(
     import tensorflow as tf
 
     modalities = [modality for modality in config.schema.modalities if modality.name in raw]
-    features = [feature for feature in config.transformed() if feature.kind == FRAMES or config.pool_frames]
+    vectors = {modality.name for modality in config.schema.modalities} - set(raw)
+    features = [feature for feature in config.transformed() if feature.name not in vectors]
 
     def one_video(codes: dict[str, Any]) -> dict[str, Any]:
         outputs = {}
@@ -214,7 +224,7 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
             os.path.join(scratch, "transformed_metadata"),
         )
         if config.is_affine:
-            check_against_kernels(TransformGraph(config, module.transform_fn), config, statistics)
+            check_against_kernels(BatchGraph(config, module.transform_fn), config, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -224,8 +234,8 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
     return storage.join(output, "transform_fn")
 
 
-class TransformGraph:
-    """A transform graph, ready to run on batches. Saved ones: one a process, shared by its threads.
+class BatchGraph:
+    """A transform graph, ready to run on batches. A saved one is loaded once per process, for all its threads.
 
     Args:
         config: which operations.
@@ -233,14 +243,14 @@ class TransformGraph:
     """
 
     _lock = threading.Lock()
-    _loaded: dict[str, "TransformGraph"] = {}
+    _loaded: dict[str, "BatchGraph"] = {}
 
     def __init__(self, config: TransformConfig, function: PreprocessingFn) -> None:
         self._config = config
         self._function = function
 
     @classmethod
-    def saved(cls, directory: str, config: TransformConfig) -> "TransformGraph":
+    def saved(cls, directory: str, config: TransformConfig) -> "BatchGraph":
         """The graph that `directory` holds."""
         import tensorflow as tf
         import tensorflow_transform as tft
@@ -261,7 +271,7 @@ class TransformGraph:
         return cls(config, lambda inputs: concrete(**{"inputs": {name: inputs[name] for name in signature}}))
 
     @classmethod
-    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "TransformGraph":
+    def load(cls, directory: str, config: TransformConfig, statistics_hash: str) -> "BatchGraph":
         """The graph saved in `directory`, loaded once a process as long as it was made from the same statistics."""
         with cls._lock:
             key = f"{directory} {config.hash} {statistics_hash}"
@@ -286,7 +296,7 @@ class TransformGraph:
         return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}
 
 
-def check_against_kernels(graph: TransformGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
+def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
     """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for vectors.
 
     Raises:

@@ -13,7 +13,6 @@ from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.outputs import TEMPORARY
 from pipelines.preprocessing.reading import read_shard
 from pipelines.preprocessing.statistics import Moments
-from pipelines.preprocessing.transform.affine import affine_of
 from pipelines.preprocessing.transform.graph import FitAffine, make_preprocessing_fn, raw_feature_spec
 from vcls_model import storage
 from vcls_model.records.decoding import FrameBatch, RawBatch
@@ -39,24 +38,25 @@ def analysis_directories(config: JobConfig) -> Iterator[None]:
             storage.delete(storage.join(config.output, name))
 
 
-class SelectAffine(beam.PTransform):
+class SelectMean(beam.PTransform):
     """The analyzer that hands statistics, computed shard by shard elsewhere in the pipeline, to tf.Transform.
 
-    Input: batches of raw values, which it does not look at. Output: one float32 (2, D) array, see `affine_of`.
+    Input: batches of raw values, which it does not look at. Output: one float32 (2, D) array: the mean, and what
+    float32 has rounded off it.
     """
 
-    def __init__(self, statistics: beam.PCollection, normalise: str, modality: str) -> None:
+    def __init__(self, statistics: beam.PCollection, modality: str) -> None:
         super().__init__()
         self._statistics = statistics
-        self._normalise = normalise
         self._modality = modality
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return self._statistics | "Affine" >> beam.Map(_affine_of_one, self._normalise, self._modality)
+        return self._statistics | "Mean" >> beam.Map(_mean_in_two_parts, self._modality)
 
 
-def _affine_of_one(moments: Mapping[str, Moments], normalise: str, modality: str) -> np.ndarray:
-    return affine_of(normalise, moments[modality])
+def _mean_in_two_parts(moments: Mapping[str, Moments], modality: str) -> np.ndarray:
+    mean = moments[modality].mean.astype(np.float32)
+    return np.stack([mean, (moments[modality].mean - mean).astype(np.float32)])
 
 
 def graph_analyzer(statistics: beam.PCollection) -> FitAffine:
@@ -71,14 +71,14 @@ def graph_analyzer(statistics: beam.PCollection) -> FitAffine:
         import tensorflow_transform as tft
 
         # The raw values only tell tf.Transform what the analyzer depends on: the training shards were read before.
-        (affine,) = tft.experimental.ptransform_analyzer(
+        (mean,) = tft.experimental.ptransform_analyzer(
             [raw],
-            SelectAffine(statistics, "zscore", modality.name),
+            SelectMean(statistics, modality.name),
             [tf.float32],
             [[2, modality.width]],
-            name=f"{modality.name}_zscore",
+            name=f"{modality.name}_mean",
         )
-        return affine[0], affine[1]
+        return mean[0], mean[1]
 
     return fit
 

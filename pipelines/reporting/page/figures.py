@@ -2,13 +2,14 @@
 
 import base64
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from pipelines.pages.drawing import draw
+from pipelines.pages.plots import Histogram, plot_histogram
 from pipelines.reporting.findings.comparison import ClassChanges
 from pipelines.reporting.findings.confusion import class_confusion, vertical_confusion
 from pipelines.reporting.findings.groups import ClassGroup, frequency, size_groups, span
@@ -17,10 +18,6 @@ from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page import plots
 from pipelines.reporting.tables import Table, columns_table, pluralise, signed
 from vcls_model.metrics.catalogue import IN_HISTORY, history_column
-
-# Pixels an inch of the PNGs: a figure 4.8 inches wide gives 1,056 pixels, twice what the page shows.
-_PNG_DPI = 220
-
 
 # What the training job calls its columns, and what a reader does.
 _HISTORY_NAMES = {
@@ -56,21 +53,6 @@ class Figure:
     def data_uri(self) -> str:
         """The SVG as an address for `<img src>`."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
-
-
-def draw(plot: Callable[..., Any], data: Any, size: tuple[float, float]) -> tuple[bytes, bytes]:
-    """Draws on a figure of `size` inches and returns (SVG, PNG); the same data gives the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
-    with matplotlib.rc_context(plots.STYLE):
-        canvas = Canvas(figsize=size, layout="constrained")
-        plot(data, ax=canvas.subplots())
-        svg, png = io.BytesIO(), io.BytesIO()
-        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=_PNG_DPI)
-        canvas.set_layout_engine("none")  # the layout is computed; computing it again costs a third of the time
-        canvas.savefig(png, format="png", metadata={"Software": None}, dpi=_PNG_DPI)
-    return svg.getvalue(), png.getvalue()
 
 
 def _make(
@@ -273,7 +255,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
             f"The best threshold of the median class is {median:.2f}; {100 * below:.0f} % of the classes have one "
             f"below the {operating:g} in use."
         )
-        data_h = plots.Histogram(
+        data_h = Histogram(
             edges, count, "Best-F1 threshold (probability)", "Classes", marked=(operating, f"in use: {operating:g}")
         )
         found.append(
@@ -284,7 +266,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
                 + f" Chosen on the validation split; {pluralise(int(unchosen.sum()), 'class', 'classes')} without a "
                 "positive there keep 0.5 and are left out.",
                 alternative,
-                plots.plot_histogram,
+                plot_histogram,
                 data_h,
                 columns_table("best_thresholds", {"from": edges[:-1], "to": edges[1:], "classes": count}),
             )
@@ -326,7 +308,7 @@ def calibration_figures(scores: Scores) -> list[Figure]:
         "mean_probability": confidence,
         "share_right": accuracy,
     }
-    histogram = plots.Histogram(edges, count, "Predicted probability", "Predictions (log scale)", log=True)
+    histogram = Histogram(edges, count, "Predicted probability", "Predictions (log scale)", log=True)
     high = count[edges[:-1] >= 0.5 - 1e-9].sum() / count.sum()
     share = f"{100 * high:.2g} % of the predictions are {start:.2f} or more."
     return [
@@ -344,7 +326,7 @@ def calibration_figures(scores: Scores) -> list[Figure]:
             "Distribution of probabilities",
             f"{share} Over {whose}.",
             share,
-            plots.plot_histogram,
+            plot_histogram,
             histogram,
             columns_table("confidence", columns),
         ),
@@ -484,7 +466,7 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
 
 def prediction_figure(statistics: PredictionStatistics) -> Figure:
     """Distribution of the highest probability of each video."""
-    data = plots.Histogram(
+    data = Histogram(
         statistics.top_edges,
         statistics.top_count,
         "Highest probability of the video",
@@ -500,7 +482,7 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
         "Highest probability per video",
         text,
         text,
-        plots.plot_histogram,
+        plot_histogram,
         data,
         columns_table(
             "top_probability",

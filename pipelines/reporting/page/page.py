@@ -4,11 +4,11 @@ import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from pipelines.pages import templates
 from pipelines.reporting.findings.comparison import (
     Change,
     ClassChanges,
@@ -35,6 +35,7 @@ from pipelines.reporting.page.explorer import explorer_data, to_json
 from pipelines.reporting.page.figures import Figure
 from pipelines.reporting.tables import Table, number, probability, signed
 
+_PACKAGE = "pipelines.reporting.page"
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
 _EXAMPLES_SHOWN = 12
 _SEGMENT_CLASSES_SHOWN = 12
@@ -245,33 +246,22 @@ def _unlabelled(inputs: Inputs) -> Report:
     return Report(_render(inputs, context), drawn + training, tables, None)
 
 
-def _resource(name: str) -> str:
-    return (resources.files("pipelines.reporting.page") / "templates" / name).read_text("utf-8")
-
-
 def _render(inputs: Inputs, context: dict[str, Any]) -> str:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(_resource),
-    )
+    environment = templates.environment(_PACKAGE)
     environment.filters["number"] = number
     environment.filters["signed"] = signed
     environment.filters["probability"] = probability
     environment.tests["class_name"] = lambda value: isinstance(value, ClassName)
     # The page's policy admits this one script, by its hash, and nothing from a network.
-    script = _resource("report.js") if context["data_json"] else ""
+    script = templates.resource(_PACKAGE, "report.js") if context["data_json"] else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     manifests = {"Scores": inputs.scores.info, "Model": inputs.manifests.model, "Data": inputs.manifests.data}
     return environment.get_template("report.html").render(
         title=inputs.title,
         scores=inputs.scores,
-        style=Markup(_resource("report.css")),
+        style=Markup(templates.resource(_PACKAGE, "report.css")),
         script=Markup(script),
         script_hash=digest,
         recommendations=inputs.recommendations,

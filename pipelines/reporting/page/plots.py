@@ -6,50 +6,21 @@ has its own dash pattern, so that a figure reads in grey.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipelines.pages.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, BLACK, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#007A5A",
-    "#A8548A",
-    "#C98A00",
-    "#1B1F24",
-    "#8A9199",
-)
 _LINES: tuple[tuple[str, str | tuple[int, tuple[int, ...]]], ...] = (
     (VERMILION, (0, (1, 1))),
     (GREEN, (0, (4, 1, 1, 1))),
     (PURPLE, (0, (6, 2))),
     (ORANGE, (0, (3, 1, 1, 1, 1, 1))),
 )
-# Matplotlib settings for all figures of a report; text stays text in SVG.
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "sans-serif"],
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": BLACK,
-    "axes.titlesize": 10,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E7EB",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#3D444D",
-    "ytick.color": "#3D444D",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,32 +112,12 @@ class Series:
 
 
 @dataclasses.dataclass(frozen=True)
-class Histogram:
-    """Counts (N,) between edges (N + 1,); `marked` is a place on the axis to mark, with its text."""
-
-    edges: np.ndarray
-    count: np.ndarray
-    x_label: str
-    y_label: str
-    log: bool = False
-    marked: tuple[float, str] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Changes:
     """Average precision of classes (K,) before and after, and whether the change exceeds its interval (K,) bool."""
 
     before: np.ndarray
     after: np.ndarray
     exceeds: np.ndarray
-
-
-def _axes(ax: "Axes | None") -> "Axes":
-    if ax is not None:
-        return ax
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(4.8, 3.6), layout="constrained").subplots()
 
 
 def _unit_square(ax: "Axes", x_label: str, y_label: str) -> None:
@@ -206,7 +157,7 @@ def _legend(ax: "Axes") -> None:
 
 def plot_precision_recall(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
     """Precision over recall, with lines of equal F1 in the background."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     recall = np.linspace(0.001, 1, 400)
     for f1 in (0.2, 0.4, 0.6, 0.8):
         precision = f1 * recall / np.where(2 * recall > f1, 2 * recall - f1, np.nan)
@@ -220,7 +171,7 @@ def plot_precision_recall(data: CurveBundle, *, ax: "Axes | None" = None) -> "Ax
 
 def plot_roc(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
     """True over false positive rate; the diagonal is chance."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.8, zorder=0.5)
     _curves(data, ax)
     _unit_square(ax, "False positive rate", "True positive rate")
@@ -230,7 +181,7 @@ def plot_roc(data: CurveBundle, *, ax: "Axes | None" = None) -> "Axes":
 
 def plot_threshold_curves(data: ThresholdCurves, *, ax: "Axes | None" = None) -> "Axes":
     """Precision, recall and F1 against the one threshold used for all classes."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ax.axvline(data.operating, color=GREY, linewidth=0.9)
     ax.annotate(
         f"in use: {data.operating:g}",
@@ -255,7 +206,7 @@ def plot_threshold_curves(data: ThresholdCurves, *, ax: "Axes | None" = None) ->
 
 def plot_calibration(data: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     """Fraction of correct predictions against predicted probability; the diagonal is perfect calibration."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
     ax.annotate("honest", (0.9, 0.84), rotation=37, fontsize=8, color="#6B737C", ha="center")
     ax.plot(data.confidence, data.accuracy, color=BLUE, marker="o", markersize=4)
@@ -263,38 +214,9 @@ def plot_calibration(data: Calibration, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def plot_histogram(data: Histogram, *, ax: "Axes | None" = None) -> "Axes":
-    """Counts in bins."""
-    ax = _axes(ax)
-    ax.bar(
-        data.edges[:-1],
-        data.count,
-        width=np.diff(data.edges),
-        align="edge",
-        color=BLUE,
-        edgecolor="white",
-        linewidth=0.6,
-    )
-    ax.set(xlabel=data.x_label, ylabel=data.y_label, xlim=(data.edges[0], data.edges[-1]))
-    if data.log:
-        ax.set_yscale("log")
-    if data.marked:
-        ax.axvline(data.marked[0], color=BLACK, linewidth=1, linestyle=(0, (4, 2)))
-        ax.annotate(
-            data.marked[1],
-            (data.marked[0], 0.97),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="top",
-        )
-    return ax
-
-
 def plot_heat_map(data: HeatMap, *, ax: "Axes | None" = None) -> "Axes":
     """Shares of each row as shades (dark = much, also in grey); those of 1 % and more are written in their cell."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     size = len(data.row_labels)
     # The square root spreads the small shares, which are the confusions; the numbers carry the values.
     ax.pcolormesh(
@@ -332,7 +254,7 @@ def plot_heat_map(data: HeatMap, *, ax: "Axes | None" = None) -> "Axes":
 
 def plot_groups(data: GroupIntervals, *, ax: "Axes | None" = None) -> "Axes":
     """One dot with its interval per group of classes, the first group on top; the line is the mean of all classes."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     places = np.arange(len(data.names))
     ax.axvline(data.overall, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     ax.annotate(
@@ -356,7 +278,7 @@ def plot_groups(data: GroupIntervals, *, ax: "Axes | None" = None) -> "Axes":
 
 def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes":
     """Average precision of each class against its number of examples, and the mean of classes of like size."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ax.plot(
         data.count,
         data.ap,
@@ -372,6 +294,7 @@ def plot_score_by_size(data: ScoreBySize, *, ax: "Axes | None" = None) -> "Axes"
         data.group_mean, data.group_low, data.group_high, color=BLACK, linewidth=2.2, label="mean of similar classes"
     )
     ax.set_xscale("log")
+    plain_numbers(ax.xaxis)
     ax.set(xlabel=data.count_label, ylabel="Average precision", ylim=(-0.02, 1.02))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
@@ -381,7 +304,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
     """Lines over epochs or another sequence."""
     from matplotlib.ticker import MaxNLocator
 
-    ax = _axes(ax)
+    ax = new_axes(ax)
     styles = ((BLACK, "-", "o"), (BLUE, (0, (5, 2)), "s"), *((color, dashes, "^") for color, dashes in _LINES))
     for (label, values), (color, dashes, marker) in zip(data.lines, styles, strict=False):
         ax.plot(data.x, values, color=color, linestyle=dashes, marker=marker, markersize=3.5, label=label)
@@ -401,6 +324,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
     if data.log:
         ax.set_yscale("log")
+        plain_numbers(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.6)
     return ax
@@ -408,7 +332,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
 
 def plot_changes(data: Changes, *, ax: "Axes | None" = None) -> "Axes":
     """Average precision after against before: above the diagonal is better; filled = beyond the interval."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
     within = ~data.exceeds
     better, worse = data.exceeds & (data.after > data.before), data.exceeds & (data.after < data.before)

@@ -19,6 +19,8 @@ def test_no_name_or_alias_is_used_twice() -> None:
     names = [name for runner in runners.RUNNERS for name in (runner.name.lower(), *runner.aliases)]
     assert len(names) == len(set(names))
     assert all(name == name.lower() for name in names)
+    # Options know Beam's name alone: `runner_of` could not tell two runners of one name apart.
+    assert len({runner.beam_name for runner in runners.RUNNERS}) == len(runners.RUNNERS)
 
 
 @pytest.mark.parametrize("name", ["DirectRunner", "direct", "FLINK", "flinkrunner", "dataflow", "portable"])
@@ -28,10 +30,8 @@ def test_names_in_any_case_and_aliases_are_accepted(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["spark", "SparkRunner", "InteractiveRunner"])
 def test_other_runners_are_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(
-        UsageError,
-        match=rf"unknown runner '{name}'.*known: Dataflow, DirectRunner, FlinkRunner, PortableRunner",
-    ):
+    known = ", ".join(sorted(runner.name for runner in runners.RUNNERS))
+    with pytest.raises(UsageError, match=rf"unknown runner '{name}'.*known: {known}"):
         options(name)
 
 
@@ -77,7 +77,7 @@ def test_a_new_runner_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
         check=unreachable,
         failures=(("NewMasterLost", "the master was lost"),),
     )
-    monkeypatch.setattr(runners, "RUNNERS", (*runners.RUNNERS, added))
+    monkeypatch.setattr(runners, "RUNNERS", (added, *runners.RUNNERS))
     parser = argparse.ArgumentParser()
     runners.add_runner_argument(parser)
     assert "NewRunner (a cluster of its own)" in " ".join(parser.format_help().split())

@@ -12,7 +12,8 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipelines.running.runners import _FN_API_RUNNER
+from pipelines.running.runners import pipeline_options
+from pipelines.score import make_parser
 from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.handler import ExportedModelHandler
@@ -51,7 +52,7 @@ def groups(shards: Path) -> list[Group]:
 
 
 def pipeline() -> TestPipeline:
-    return TestPipeline(runner=_FN_API_RUNNER, argv=["--direct_num_workers=1"])
+    return TestPipeline(options=pipeline_options(make_parser(), "DirectRunner", ["--direct_num_workers=1"]))
 
 
 def expected_logits(videos: Sequence[Video]) -> np.ndarray:

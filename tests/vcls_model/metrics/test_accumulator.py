@@ -189,3 +189,30 @@ def test_reference_predictions(shared_data):
     assert (binned.per_class["ap_lower"][chosen] <= data["ap"]).all()
     assert (data["ap"] <= binned.per_class["ap_upper"][chosen]).all()
     assert binned.summary["gap_at_20"] == result.summary["gap_at_20"]
+
+
+def test_best_classes_that_the_caller_selected_change_nothing() -> None:
+    from vcls_model.metrics.ranking import chosen_rows, joined, select_best
+
+    rng = np.random.default_rng(5)
+    logits = rng.normal(-4, 2, (50, 60)).astype(np.float32)
+    labels = [rng.choice(60, rng.integers(0, 30), replace=False) for _ in range(50)]
+    lengths = np.array([row.size for row in labels])
+    ids = [b"v%d" % row for row in range(50)]
+    alone, shared = MetricAccumulator(60), MetricAccumulator(60)
+    alone.update(logits, np.concatenate(labels), lengths, ids)
+    best = select_best(logits, np.maximum(lengths, 33))
+    first = np.arange(50) < 20
+    best = joined([chosen_rows(best, first), chosen_rows(best, ~first)])
+    shared.update(logits, np.concatenate(labels), lengths, ids, best)
+    assert shared.to_bytes() == alone.to_bytes()
+
+
+def test_too_few_best_classes_are_refused() -> None:
+    from vcls_model.metrics.ranking import select_best
+
+    logits = np.zeros((2, 40), np.float32)
+    with pytest.raises(ValueError, match="10 best classes of a row, but 20 are needed"):
+        MetricAccumulator(40).update(
+            logits, np.array([1, 2]), np.array([1, 1]), [b"a", b"b"], select_best(logits, np.full(2, 10))
+        )

@@ -12,7 +12,7 @@ from vcls_model.models import build_model, resolve_hyperparameters
 from vcls_model.models.label_directions import KEY_POWER, RIDGES, TOLERATED, LabelDirections, find_label_directions
 from vcls_model.models.neighbour_memory import remember
 from vcls_model.models.video_vectors import joined_vectors
-from vcls_model.records.schema import Modality
+from vcls_model.records.schema import FRAMES, Modality
 
 VIDEO = (Modality("sight", 6, "vector", "float32"), Modality("sound", 3, "vector", "float32"))
 CLASSES = 4
@@ -104,7 +104,7 @@ def test_few_videos_do_not_make_noise_look_strong() -> None:
 
 def test_frames_count_by_their_mean() -> None:
     inputs, labels = make_videos(40)
-    framed = tuple(Modality(one.name, one.width, "frame", "uint8") for one in VIDEO)
+    framed = tuple(Modality(one.name, one.width, FRAMES, "uint8") for one in VIDEO)
     # Every video's vector as the mean of two frames, then one of padding that must not count.
     sequences = {name: np.stack([values + 1, values - 1, values + 9], axis=1) for name, values in inputs.items()}
     sequences["num_frames"] = np.full(40, 2)
@@ -167,7 +167,7 @@ def test_models_project_and_compare_neighbours_by_it(name: str, tmp_path: Path) 
     inputs, labels = make_videos(12)
     modalities = VIDEO
     if name != "wide":
-        modalities = tuple(Modality(one.name, one.width, "frame", "uint8") for one in VIDEO)
+        modalities = tuple(Modality(one.name, one.width, FRAMES, "uint8") for one in VIDEO)
         inputs = {
             **{key: np.stack([values, values], axis=1) for key, values in inputs.items()},
             "num_frames": np.full(12, 2, np.int32),

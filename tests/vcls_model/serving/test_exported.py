@@ -70,7 +70,7 @@ def export(
 
     from vcls_model.records.schema import FRAMES
     from vcls_model.records.transformed import TransformedModality
-    from vcls_model.serving.export import ServingModule, TransformGraph, save_module
+    from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module
 
     rng = np.random.default_rng(1)
     kernels = {each.name: rng.normal(size=(each.width, 7)).astype(np.float32) for each in schema.modalities}
@@ -90,7 +90,7 @@ def export(
             total += values @ tf.constant(kernels[each.name])
         return total
 
-    transform = TransformGraph(str(graph)) if isinstance(graph, Path) else graph
+    transform = EmbeddedTransform(str(graph)) if isinstance(graph, Path) else graph
     module = ServingModule(logits, schema, modalities, transform, [], max_frames=max_frames, frames=frames)
     save_module(module, module.signatures(), str(output))
     return kernels

@@ -15,7 +15,7 @@ from vcls_model.metrics.kernels.precision import (
     harmonic,
     tied_terms,
 )
-from vcls_model.metrics.kernels.ranking import select_top
+from vcls_model.metrics.kernels.ranking import count_reached, select_top
 
 __all__ = [
     "GROUPS_OF_COUNTS",
@@ -42,6 +42,7 @@ __all__ = [
     "resampled_precisions",
     "restore_counts",
     "score_keys",
+    "count_reached",
     "select_top",
     "tied_terms",
     "unpack_low_bits",

@@ -23,7 +23,7 @@ class LabelRows(NamedTuple):
 
 
 class BestRows(NamedTuple):
-    """BestRows classes of B videos in descending order of score, laid out as in `LabelRows`; no fewer than labels.
+    """The best classes of B videos in descending order of score, laid out as in `LabelRows`; no fewer than labels.
 
     Attributes:
         classes: (m,) int32.

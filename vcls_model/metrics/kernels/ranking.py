@@ -52,6 +52,14 @@ def _count_reached(row, thresholds, predicted):
 
 
 @njit
+def count_reached(logits, thresholds, predicted):
+    """Adds to `predicted` (T, C) int32 how many rows of `logits` (B, C) reach each of the (T, C) `thresholds`."""
+    for r in range(logits.shape[0]):
+        for t in range(thresholds.shape[0]):
+            _count_reached(logits[r], thresholds[t], predicted[t])
+
+
+@njit
 def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
     """Each row's best scores in descending order, ties to the lower class index; in the same pass, while the row is
     in cache, how many scores of each class reach its thresholds.

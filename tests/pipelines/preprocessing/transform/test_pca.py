@@ -11,7 +11,7 @@ from apache_beam.testing.util import assert_that
 
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.steps import MeasureShard, MergeStatistics, finish_statistics, moments_of
-from pipelines.preprocessing.transform.graph import TransformGraph
+from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.preprocessing.transform.pca import FitTransform, ReadTrainingBatches
 from tests.fixtures.records import MIXED, VIDEO
 from tests.pipelines.preprocessing.test_steps import RUNNER, shard_of, training_values
@@ -53,7 +53,7 @@ def test_fit_transform_whitens_the_training_records(tmp_path: Path, schema: Reco
         transform_fn = shards | beam.ParDo(ReadTrainingBatches(config)) | FitTransform(config, statistics)
         transform_fn | tft_beam.WriteTransformFn(str(tmp_path / "fitted"))
         assert_that(transform_fn[0], lambda elements: None if len(elements) == 1 else pytest.fail(str(elements)))
-    graph = TransformGraph.saved(str(tmp_path / "fitted" / "transform_fn"), config)
+    graph = BatchGraph.saved(str(tmp_path / "fitted" / "transform_fn"), config)
     training = [video for video in made if split_of(video.id, SplitRatios()) == 0]
     outputs = graph(
         {

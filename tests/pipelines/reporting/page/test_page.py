@@ -1,6 +1,8 @@
 """The page as text: self-contained, escaped, small, with an alternative for every picture."""
 
 import base64
+import csv
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -16,6 +18,7 @@ from pipelines.reporting.page.explorer import explorer_data, to_json
 from tests.fixtures.scores import EVIL, add_segments, write_predictions, write_scores
 from tests.fixtures.scores import write_info as write_score_info
 from vcls_model.commands import JobError
+from vcls_model.metrics.catalogue import IN_HISTORY, METRICS, history_column
 
 
 class _Page(html.parser.HTMLParser):
@@ -93,6 +96,20 @@ def test_every_picture_has_words(page: _Page):
         assert image["src"] and image["src"].startswith("data:image/svg+xml;base64,")
 
 
+def test_every_metric_of_the_catalogue_is_shown(page: _Page, report_directory: Path):
+    with (report_directory / "tables" / "headline.csv").open(encoding="utf-8", newline="") as table:
+        assert [row["metric"] for row in csv.DictReader(table)] == [metric.key for metric in METRICS]
+    assert [metric.title for metric in METRICS if metric.title not in page.visible] == []
+    assert [metric.meaning for metric in METRICS if metric.meaning not in page.visible] == []
+
+
+def test_every_metric_of_the_history_is_drawn(scores_directory: Path):
+    history = {history_column(metric.key): np.array([0.25, 0.5]) for metric in IN_HISTORY}
+    scores = dataclasses.replace(read_scores(str(scores_directory)), history=history)
+    (figure,) = figures.training_figures(scores)
+    assert list(figure.numbers.columns) == ["epoch", *history]
+
+
 def test_sections_come_in_the_order_of_a_decision(page: _Page):
     order = [section["id"] for section in page.all("section")]
     assert order == [
@@ -119,7 +136,7 @@ def test_the_approach_is_read_from_the_manifests(page: _Page):
         "dense",
         "5,139,222",
         "hidden units",
-        "1,024 values a video, float32",
+        "1,024 values per video, float32",
         "by a hash of the video id",
         "0.7, 0.2, 0.1",
         "bad_checksum",
@@ -203,7 +220,7 @@ def test_scores_of_rated_segments_have_a_section_of_their_own(tmp_path: Path, mo
     page = _Page(text)
     assert [section["id"] for section in page.all("section")][:4] == ["verdict", "segments", "changes", "classes"]
     section = text[text.index('<section id="segments">') : text.index('<section id="changes">')]
-    assert "6 pairs of a segment and a class, and found 3 of them" in section and "MAP@100,000" in section
+    assert "6 pairs of segment and class and confirmed 3 of them" in section and "MAP@100,000" in section
     # (1 + 2/3) / 2 and 1/2 now; before, in the opposite order, (1 + 2/3) / 2 and 1.
     assert '<p class="figure">0.667</p>' in section and '<p class="figure">\u22120.250</p>' in section
     rows = (tmp_path / "out" / "tables" / "segments.csv").read_text().splitlines()

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipelines.pages.plots import Histogram, plot_histogram
 from pipelines.reporting.page import plots
 
 GRID = np.linspace(0, 1, 11)
@@ -17,8 +18,8 @@ CASES: list[tuple[Any, Any]] = [
     (plots.plot_threshold_curves, plots.ThresholdCurves(GRID, GRID, 1 - GRID, GRID / 2, GRID / 3, 0.5)),
     (plots.plot_calibration, plots.Calibration(GRID, GRID[:-1], GRID[:-1] ** 2, np.arange(10))),
     (
-        plots.plot_histogram,
-        plots.Histogram(GRID, np.arange(1, 11), "Probability", "Classes", log=True, marked=(0.5, "here")),
+        plot_histogram,
+        Histogram(GRID, np.arange(1, 11), "Probability", "Classes", log=True, marked=(0.5, "here")),
     ),
     (plots.plot_heat_map, plots.HeatMap(["a (1)", "b (2)"], ["a", "b"], np.array([[0.9, 0.1], [np.nan, np.nan]]))),
     (plots.plot_groups, plots.GroupIntervals(["a", "b"], GRID[3:5], GRID[2:4], GRID[5:7], ["1", "2"], "Mean AP", 0.4)),

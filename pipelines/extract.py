@@ -1,0 +1,141 @@
+"""Extract features from video and sound files: many files, with labels, to YouTube-8M frame-level records.
+
+python -m pipelines.extract --input='videos/*.mp4' --labels=videos.csv --output=records
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
+from vcls_model.commands import Parser, main
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from pipelines.extracting.config import ExtractConfig, MediaShard
+
+_DEFAULT = "(default: %(default)s)"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags; all others go to Beam."""
+    parser = Parser(
+        prog="python -m pipelines.extract",
+        description=__doc__.split("\n")[0],
+        epilog="Other flags are Beam's. On this machine, one thread per core takes a file at a time; "
+        "--direct_num_workers=N changes the number of threads.",
+    )
+    add = parser.add_argument
+    add("--input", metavar="GLOB", help="video and sound files; may be left out where a CSV names them")
+    add(
+        "--labels",
+        metavar="CSV",
+        help="CSV with the columns path, labels (names or indices, separated by ;) and, where needed, id, start and "
+        "end (seconds); further columns are stored with each record; or folders: the folder of a file is its label",
+    )
+    add("--vocabulary", metavar="CSV", help="list of the classes (default: the labels that occur, by name)")
+    add("--output", required=True, metavar="DIR", help="directory to write the records to")
+    add(
+        "--image_encoder",
+        default="efficientnet-lite2",
+        metavar="NAME",
+        help=f"encoder of the pictures: a name, the path of a model, or none {_DEFAULT}",
+    )
+    add(
+        "--audio_encoder",
+        default="yamnet",
+        metavar="NAME",
+        help=f"encoder of the sound: a name, the path of a model, or none {_DEFAULT}",
+    )
+    add("--fps", type=float, default=1.0, metavar="N", help=f"rows per second of media {_DEFAULT}")
+    add("--max_seconds", type=float, metavar="S", help="read at most the first S seconds per file (default: all)")
+    add(
+        "--sampling",
+        default="exact",
+        metavar="MODE",
+        help=f"exact (the nearest frame) or keyframes (the nearest key frame, faster) {_DEFAULT}",
+    )
+    add("--level", default="frame", metavar="LEVEL", help=f"frame (a row per moment) or video (their mean) {_DEFAULT}")
+    add(
+        "--seconds_per_minute",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=f"time to wait for the decoder per minute of media before the file is given up {_DEFAULT}",
+    )
+    add(
+        "--memory_mb",
+        type=int,
+        default=1024,
+        metavar="N",
+        help=f"memory that the decoder of a file may use, in MiB {_DEFAULT}",
+    )
+    add(
+        "--max_rejected_fraction",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help=f"fail if a larger fraction of the files cannot be used {_DEFAULT}",
+    )
+    add("--resume", action="store_true", help="continue an interrupted run: only unfinished files are processed")
+    add("--overwrite", action="store_true", help="replace the output directory")
+    add("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
+    add_runner_argument(parser)
+    return parser
+
+
+def build_pipeline(pipeline: "beam.Pipeline", shards: "Sequence[MediaShard]", config: "ExtractConfig") -> None:
+    """Adds the job to `pipeline`: extract every file of `shards`, then join the files of each shard."""
+    import apache_beam as beam
+
+    from pipelines.extracting.steps import AssembleShard, ExtractFile
+
+    files = [(shard.index, place) for shard in shards for place in range(len(shard.files))]
+    (
+        pipeline
+        | "ListFiles" >> beam.Create(files, reshuffle=False)
+        | "SpreadFiles" >> beam.Reshuffle()
+        | "ExtractFiles" >> beam.ParDo(ExtractFile(config)).with_output_types(tuple[int, int])
+        | "GroupByShard" >> beam.GroupByKey()
+        | "AssembleShards" >> beam.ParDo(AssembleShard(config))
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the job; returns the content of its `info.json` (of the plan, with --dry_run).
+
+    Raises:
+        UsageError: a flag is wrong, or the input cannot be used.
+        JobError: too many files were rejected, or the output cannot be written.
+    """
+    started = time.monotonic()
+    parser = make_parser()
+    args, beam_argv = parse_arguments(parser, argv)
+    options = pipeline_options(parser, args.runner, beam_argv)
+
+    from pipelines.extracting import outputs, planning
+    from pipelines.extracting.progress import ExtractProgress
+    from pipelines.running.pipeline import running_pipeline
+
+    config = planning.plan(args)
+    if args.dry_run:
+        print(planning.describe(config))
+        return {"config": config.flags}
+    shards = outputs.open_records(config)
+    print(planning.describe(config), file=sys.stderr)
+    if shards:
+        with running_pipeline(options, config.output, ExtractProgress(config)) as pipeline:
+            build_pipeline(pipeline, shards, config)
+    return outputs.finish(config, started)
+
+
+def command() -> NoReturn:
+    """The console script."""
+    main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,189 @@
+"""The labels of media files: of a CSV, or of the folders that the files lie in."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+
+from vcls_model import storage, tables
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
+from vcls_model.tables import Column
+
+FOLDERS = "folders"
+_PATH = Column("path", ("file", "filename", "video"))
+_LABELS = Column("labels", ("label",), required=False)
+_OPTIONAL = tuple(Column(name, required=False) for name in ("id", "start", "end"))
+_MOST_CLASSES = 1_000_000
+_WHOLE = re.compile(r"\d+")
+
+File = tuple[str, int, float]  # path, bytes, time of the last change
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file, or a segment of one, as its owner describes it.
+
+    Attributes:
+        file: path, size and time; size -1 where it does not exist.
+        id: of the video.
+        labels: names or indices as they were written; None: not known.
+        where: what describes it, for messages.
+        context, start, end: see `MediaFile`.
+    """
+
+    file: File
+    id: str
+    labels: tuple[str, ...] | None
+    where: str
+    context: tuple[tuple[str, str], ...] = ()
+    start: float = 0.0
+    end: float | None = None
+
+
+def stem(path: str) -> str:
+    """A path without the suffix of its last part: `a/b.c.mp4` -> `a/b.c`."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
+
+
+def unlabelled(files: Sequence[File]) -> list[Entry]:
+    """An entry per file, called after the file."""
+    return [Entry(file, stem(file[0]).rpartition("/")[2], None, file[0]) for file in files]
+
+
+def by_folder(files: Sequence[File]) -> list[Entry]:
+    """An entry per file, labelled with the name of its folder and called `folder/file`."""
+    entries = []
+    for file in files:
+        parts = stem(file[0]).split("/")
+        entries.append(Entry(file, "/".join(parts[-2:]), (parts[-2],), file[0]))
+    return entries
+
+
+def of_table(path: str, files: Sequence[File] | None, reserved: Sequence[str]) -> list[Entry]:
+    """An entry per row of a CSV; its paths count from the CSV's own folder, or else from the working directory.
+
+    Args:
+        path: of the CSV.
+        files: what --input matches; None: the rows name the files.
+        reserved: names that no further column may have.
+
+    Raises:
+        UsageError: the table cannot be read, or no row belongs to one of the files.
+    """
+    known = {storage.absolute(file[0]): file for file in files} if files is not None else None
+    entries, unmatched = [], []
+    try:
+        further = _further_columns(path, reserved)
+        for row in tables.read_csv(path, [_PATH, _LABELS, *_OPTIONAL, *further], others="ignore"):
+            if not row["path"]:
+                raise JobError(f"{row.where}: the path is empty")
+            file = _file_of(path, row["path"], known)
+            if file is None:
+                unmatched.append(row["path"])
+                continue
+            start = tables.number(row.get("start"), row.where, "seconds") if row.get("start") else 0.0
+            end = tables.number(row.get("end"), row.where, "seconds") if row.get("end") else None
+            if start < 0 or (end is not None and end <= start):
+                raise JobError(f"{row.where}: start must be 0 or more and end after it, got {start:g} and {end}")
+            labels = tuple(part.strip() for part in row.get("labels").split(";") if part.strip())
+            segment = f":{start:g}" if row.get("start") else ""
+            entries.append(
+                Entry(
+                    file,
+                    row.get("id") or stem(row["path"].replace("\\", "/")) + segment,
+                    labels or None,
+                    row.where,
+                    tuple((column.name, row.get(column.name)) for column in further),
+                    start,
+                    end,
+                )
+            )
+    except JobError as error:
+        raise tables.as_usage_error(error) from None
+    _report_unmatched(path, entries, unmatched, known)
+    return entries
+
+
+def _further_columns(path: str, reserved: Sequence[str]) -> list[Column]:
+    own = {heading for column in (_PATH, _LABELS, *_OPTIONAL) for heading in column.headings}
+    names = [name for name in tables.read_header(path).names if name.lower() not in own and not tables.is_counter(name)]
+    for name in names:
+        if name in reserved:
+            raise JobError(f"{path}: the records have a feature {name!r} of their own: give the column another name")
+    return [Column(name) for name in names]
+
+
+def _file_of(table: str, name: str, known: dict[str, File] | None) -> File | None:
+    """The file that a row names; None where --input does not match it."""
+    if storage.is_object_store(name):
+        places = [name]
+    else:
+        places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
+        places = [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
+    if known is not None:
+        return next((known[place] for place in places if place in known), None)
+    for place in places:
+        if storage.size_of(place) >= 0:
+            return storage.list_files(place)[0]
+    return places[0], -1, 0.0
+
+
+def _report_unmatched(path: str, entries: list[Entry], unmatched: list[str], known: dict[str, File] | None) -> None:
+    if known is None:
+        if not entries:
+            raise UsageError(f"{path} has no rows: it must name a file per row")
+        return
+    if not entries:
+        first = next(iter(known), "none")
+        raise UsageError(
+            f"no row of {path} names a file that --input matches ({unmatched[0] if unmatched else 'it has no rows'} "
+            f"beside {first}); its paths count from its own folder"
+        )
+    if unmatched:
+        print(
+            f"warning: {len(unmatched):,} rows of {path} name files that --input does not match, {unmatched[0]} "
+            "the first: left out",
+            file=sys.stderr,
+        )
+    described = {storage.absolute(entry.file[0]) for entry in entries}
+    if alone := [place for place in known if place not in described]:
+        print(f"warning: {len(alone):,} files have no row in {path}, {alone[0]} the first: left out", file=sys.stderr)
+
+
+def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list[ClassInfo], list[tuple[int, ...]]]:
+    """The classes, and the class indices of each entry, ascending (none for an entry without labels).
+
+    With a vocabulary a label is one of its names, or else an index. Without, whole numbers throughout are indices;
+    otherwise labels are names, and the classes stand in alphabetical order.
+
+    Raises:
+        UsageError: a label is not in the vocabulary.
+    """
+    names = sorted({label for entry in entries for label in entry.labels or ()})
+    if vocabulary is not None:
+        if not storage.exists(vocabulary):
+            raise UsageError(f"vocabulary {vocabulary} does not exist")
+        classes = load_vocabulary(vocabulary)
+    elif names and all(_WHOLE.fullmatch(name) for name in names):
+        highest = max(map(int, names))
+        if highest >= _MOST_CLASSES:
+            raise UsageError(f"label {highest} is outside [0, {_MOST_CLASSES}): list the classes with --vocabulary")
+        classes = unnamed_classes(highest + 1)
+    else:
+        classes = [ClassInfo(index, name) for index, name in enumerate(names)]
+    indices = {info.name: info.index for info in reversed(classes)}
+    labels = []
+    for entry in entries:
+        own = {_index(label, indices, len(classes), entry.where, vocabulary) for label in entry.labels or ()}
+        labels.append(tuple(sorted(own)))
+    return classes, labels
+
+
+def _index(label: str, indices: dict[str, int], count: int, where: str, vocabulary: str | None) -> int:
+    if label in indices:
+        return indices[label]
+    if _WHOLE.fullmatch(label) and int(label) < count:
+        return int(label)
+    raise UsageError(f"{where}: {vocabulary} has no class {label!r} ({count} classes)")

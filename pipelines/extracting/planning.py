@@ -1,0 +1,151 @@
+"""Planning an extract job: the files, their labels and the shards, before a pipeline exists."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
+from pipelines.extracting.labels import FOLDERS, Entry, File, by_folder, index_labels, of_table, unlabelled
+from vcls_model import storage
+from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
+from vcls_model.media.sandbox import MIB
+
+MODES = ("exact", "keyframes")
+_NONE = "none"
+# Shards are planned before a file is opened: a second of media is taken to have so many bytes.
+_VIDEO_BYTES_PER_SECOND = 125_000
+_SOUND_BYTES_PER_SECOND = 20_000
+_SOUND_SUFFIXES = {".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
+_SHARD_BYTES = 64 << 20
+_SHARD_FILES = 4096
+_NOT_SETTINGS = ("dry_run", "resume", "overwrite")
+
+
+def plan(args: argparse.Namespace) -> ExtractConfig:
+    """Checks the command line against the input.
+
+    Raises:
+        UsageError: a flag is out of range or contradicts another one or the input.
+        JobError: the weights of an encoder are not installed.
+    """
+    _check_flags(args)
+    embedding = EmbeddingConfig.of(
+        None if args.image_encoder == _NONE else args.image_encoder,
+        None if args.audio_encoder == _NONE else args.audio_encoder,
+        fps=args.fps,
+        max_seconds=args.max_seconds,
+        mode=args.sampling,
+        level=args.level,
+        seconds_per_minute=args.seconds_per_minute,
+        memory_bytes=args.memory_mb * MIB,
+    )
+    try:
+        embedding.request()
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+    entries = plan_entries(args.input, args.labels, embedding)
+    classes, labels = index_labels(entries, args.vocabulary)
+    files = [
+        MediaFile(
+            storage.absolute(entry.file[0]),
+            *entry.file[1:],
+            entry.id,
+            own if entry.labels else None,
+            entry.context,
+            entry.start,
+            entry.end,
+        )
+        for entry, own in zip(entries, labels, strict=True)
+    ]
+    return ExtractConfig(
+        output=storage.absolute(args.output),
+        shards=plan_shards(files, embedding),
+        embedding=embedding,
+        classes=tuple(classes),
+        labels=args.labels,
+        vocabulary=args.vocabulary,
+        max_rejected_fraction=args.max_rejected_fraction,
+        flags={name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS},
+        resume=args.resume,
+        overwrite=args.overwrite,
+    )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.sampling not in MODES:
+        raise unknown_choice("sampling", args.sampling, MODES)
+    if args.level not in LEVELS:
+        raise unknown_choice("level", args.level, LEVELS)
+    if not args.seconds_per_minute > 0:
+        raise UsageError(f"--seconds_per_minute must be positive, got {args.seconds_per_minute}")
+    if args.memory_mb < 64:
+        raise UsageError(f"--memory_mb must be at least 64, got {args.memory_mb}")
+    if not 0 <= args.max_rejected_fraction <= 1:
+        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+
+
+def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingConfig) -> list[Entry]:
+    """What is to be extracted, in the order of the CSV or of the paths.
+
+    Raises:
+        UsageError: nothing is, or two records would have the same id.
+    """
+    files: list[File] | None = storage.list_files(pattern) if pattern else None
+    if labels is not None and labels != FOLDERS:
+        if not storage.exists(labels):
+            raise UsageError(f"--labels={labels}: there is no such file; name a CSV, or {FOLDERS}")
+        entries = of_table(labels, files, [ID, LABELS, *(embedding.name_of(each[0]) for each in embedding.encoders)])
+    elif files is None:
+        raise UsageError("name the media files with --input, or in the column path of a CSV with --labels=CSV")
+    else:
+        absolute = [(storage.absolute(path), size, modified) for path, size, modified in files]
+        entries = by_folder(absolute) if labels == FOLDERS else unlabelled(absolute)
+    seen: dict[str, str] = {}
+    for entry in entries:
+        if (other := seen.setdefault(entry.id, entry.where)) != entry.where:
+            raise UsageError(
+                f"{other} and {entry.where} would have the same id {entry.id!r}: give each an id of its own, in the "
+                "column id of a CSV with --labels=CSV"
+            )
+    return entries
+
+
+def plan_shards(files: Sequence[MediaFile], embedding: EmbeddingConfig) -> tuple[MediaShard, ...]:
+    """Divides the files into shards of about 64 MB, by their sizes alone: so no worker changes what a shard holds."""
+    row_bytes = sum(info.width for _, _, info in embedding.encoders)
+    groups: list[list[MediaFile]] = []
+    filled = 0.0
+    for file in files:
+        rows = _seconds(file, embedding) * embedding.fps if embedding.level == "frame" else 4
+        if not groups or filled + rows * row_bytes > _SHARD_BYTES or len(groups[-1]) == _SHARD_FILES:
+            groups.append([])
+            filled = 0.0
+        groups[-1].append(file)
+        filled += rows * row_bytes
+    return tuple(MediaShard(index, len(groups), tuple(group)) for index, group in enumerate(groups))
+
+
+def _seconds(file: MediaFile, embedding: EmbeddingConfig) -> float:
+    """A guess at the length of a file, from its size."""
+    sound = os.path.splitext(file.path)[1].lower() in _SOUND_SUFFIXES
+    seconds = file.size_bytes / (_SOUND_BYTES_PER_SECOND if sound else _VIDEO_BYTES_PER_SECOND) - file.start
+    limits = [file.end - file.start if file.end is not None else None, embedding.max_seconds]
+    return max(1.0, min([seconds, *(limit for limit in limits if limit is not None)]))
+
+
+def describe(config: ExtractConfig) -> str:
+    """The plan, for `--dry_run` and the start of a run."""
+    embedding = config.embedding
+    size = sum(max(file.size_bytes, 0) for shard in config.shards for file in shard.files)
+    encoders = ", ".join(
+        f"{embedding.name_of(medium)} by {info.name} ({info.width})" for medium, _, info in embedding.encoders
+    )
+    labelled = sum(file.labels is not None for shard in config.shards for file in shard.files)
+    length = f" of at most {embedding.max_seconds:g} s" if embedding.max_seconds else ""
+    return (
+        f"{config.file_count:,} files{length}, {size / 1e6:,.1f} MB, {labelled:,} with labels of "
+        f"{len(config.classes):,} classes\n"
+        f"{encoders}; {embedding.fps:g} per second, {embedding.mode}; {embedding.level} level; "
+        f"{len(config.shards)} shards; output: {config.output}"
+    )

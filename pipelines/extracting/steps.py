@@ -1,0 +1,68 @@
+"""The steps of the pipeline. The first decodes and encodes a file, the second joins the files of a shard."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.extracting.config import ExtractConfig, MediaFile
+from pipelines.extracting.manifests import Part, ShardSummary, assemble, load_part, load_summary, save_part
+from pipelines.running.counters import inc_counter
+from vcls_model.embedding import Embedder, EmbeddingConfig, record_of
+from vcls_model.media import errors
+from vcls_model.media.errors import MediaError
+from vcls_model.records.framing import frame_record
+from vcls_model.records.kernels.framing import MAX_RECORD_BYTES
+
+
+def extract_file(file: MediaFile, embedder: Embedder, config: EmbeddingConfig) -> Part:
+    """One file as a framed record, or the reason why there is none."""
+    if file.size_bytes < 0:
+        return Part(b"", reason=errors.NOT_FOUND, message=f"{file.path!r} does not exist")
+    try:
+        embedded = embedder.embed(file.path, file.start, file.end)
+    except MediaError as error:
+        return Part(b"", reason=error.reason, message=error.message)
+    payload = record_of(config, os.fsencode(file.id), file.labels, dict(file.context), embedded)
+    if len(payload) > MAX_RECORD_BYTES:
+        message = f"{file.path!r} becomes a record of {len(payload):,} bytes; --max_seconds makes it shorter"
+        return Part(b"", reason=errors.TOO_LARGE, message=message)
+    return Part(frame_record(payload), embedded.rows, embedded.seconds, embedded.reason, embedded.message)
+
+
+class ExtractFile(beam.DoFn):
+    """(index of a shard, place of a file in it) -> the same, once the file's part is stored."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self._config = config
+        self._embedder: Embedder | None = None
+
+    def process(self, element: tuple[int, int]) -> Iterable[tuple[int, int]]:
+        shard, place = self._config.shards[element[0]], element[1]
+        if load_part(self._config, shard, place) is None:
+            if self._embedder is None:
+                self._embedder = Embedder(self._config.embedding)
+            part = extract_file(shard.files[place], self._embedder, self._config.embedding)
+            save_part(self._config, shard, place, part)
+            inc_counter(self, "records_written" if part.record else f"rejected_{part.reason}")
+            inc_counter(self, "rows", part.rows)
+        yield element
+
+    def teardown(self) -> None:
+        """Ends the decoding process."""
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
+
+
+class AssembleShard(beam.DoFn):
+    """(index of a shard, its places) -> its `ShardSummary`, once it is written."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self._config = config
+
+    def process(self, element: tuple[int, Iterable[Any]]) -> Iterable[ShardSummary]:
+        shard = self._config.shards[element[0]]
+        # A bundle that is retried finds the parts gone and the shard there.
+        yield load_summary(self._config, shard) or assemble(self._config, shard)

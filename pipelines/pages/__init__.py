@@ -1,0 +1,1 @@
+"""What the pages that jobs write share: how figures look, and how templates are rendered."""

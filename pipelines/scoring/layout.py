@@ -1,0 +1,29 @@
+"""Names of the files in a scores directory."""
+
+from vcls_model import storage
+
+STATE = "state"
+SETTINGS = "settings.json"
+MANIFEST_SUFFIX = ".manifest.json"
+PREDICTIONS = "predictions"
+LOGITS = "logits"
+
+
+def manifest_path(output: str, group: str) -> str:
+    """The file whose presence says that a group is done."""
+    return storage.join(output, STATE, group + MANIFEST_SUFFIX)
+
+
+def aggregate_name(group: str, number: int) -> str:
+    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
+    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
+
+
+def segments_name(group: str) -> str:
+    """File name of a group's aggregate over rated segments."""
+    return f"{group}.segments.metrics"
+
+
+def slices_name(group: str, number: int) -> str:
+    """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
+    return f"{group}.slices{number}.metrics"

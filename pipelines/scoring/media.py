@@ -1,0 +1,98 @@
+"""Scoring media files directly: the encoders of the model's data embed a file, and nothing of it is written."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipelines.scoring.config import ScoringConfig
+from vcls_model import storage
+from vcls_model.commands import UsageError
+from vcls_model.embedding import Embedder, EmbeddingConfig, record_of, recorded_config
+from vcls_model.media.errors import MediaError
+from vcls_model.media.sandbox import MIB
+from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
+from vcls_model.records.ids import printable_id
+from vcls_model.records.kernels.framing import HEADER_BYTES, length_at
+from vcls_model.serving.exported import ExportedModel
+
+_RECORDS = (".tfrecord", ".tfrecords", ".csv", ".gz")
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+_SOUNDS = (".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+
+
+def plan_media(args: argparse.Namespace, paths: Sequence[str], model: ExportedModel) -> EmbeddingConfig | None:
+    """How the input becomes features, where it is media files; None where it is records.
+
+    Raises:
+        UsageError: the model does not take records made from media, or the input is of both kinds.
+        JobError: an encoder of the model's data is not at hand, see `recorded_config`.
+    """
+    kinds = {_is_media(path, model) for path in paths}
+    if len(kinds) > 1:
+        raise UsageError(f"--input={args.input} matches records and media files: score them in two runs")
+    if kinds != {True}:
+        return None
+    return recorded_config(
+        model.schema,
+        model.path,
+        args.image_encoder,
+        args.audio_encoder,
+        seconds_per_minute=args.seconds_per_minute,
+        memory_bytes=args.memory_mb * MIB,
+    )
+
+
+def _is_media(path: str, model: ExportedModel) -> bool:
+    name = path.lower()
+    if name.endswith(_RECORDS):
+        return False
+    return name.endswith(_VIDEOS + _SOUNDS) or (bool(model.schema.encoders) and not _begins_as_records(path))
+
+
+def _begins_as_records(path: str) -> bool:
+    """Whether a file is empty, gzip, or begins with the header of a TFRecord."""
+    with storage.open_for_reading(path) as stream:
+        head = stream.read(HEADER_BYTES)
+    if len(head) < HEADER_BYTES:
+        return True
+    return head[:2] == b"\x1f\x8b" or bool(length_at(np.frombuffer(head, np.uint8), 0) >= 0)
+
+
+class MediaReader:
+    """Reads media files as `read_batches` reads shards: a batch of one record, or what was rejected."""
+
+    def __init__(self, config: ScoringConfig) -> None:
+        assert config.media is not None
+        self._media = config.media
+        self._embedder = Embedder(config.media)
+        options = RecordOptions(
+            config.class_count,
+            config.max_frames,
+            config.missing_modality == "fill",
+            require_labels=False,
+            context_features=config.slice_by,
+        )
+        self._decoder = Decoder(config.schema, options)
+
+    def read_batches(self, path: str) -> Iterator[tuple[RawBatch, list[Rejected]]]:
+        """The one batch of a file; the id of its record is the file's name without its suffix."""
+        name = path.rpartition("/")[2]
+        video_id = os.fsencode(name.rpartition(".")[0] or name)
+        payload, rejected = b"", []
+        try:
+            embedded = self._embedder.embed(path)
+            payload = record_of(self._media, video_id, None, {}, embedded)
+        except MediaError as error:
+            rejected = [Rejected(path, 0, printable_id(video_id), "media", error.reason, error.message)]
+        place, length = np.zeros(1, np.int64), np.array([len(payload)], np.int64)
+        here = slice(0, 0 if rejected else 1)
+        batch, unusable = self._decoder.decode(
+            path, np.frombuffer(payload, np.uint8), place[here], length[here], place[here]
+        )
+        yield batch, rejected + unusable
+
+    def close(self) -> None:
+        """Ends the decoding process."""
+        self._embedder.close()

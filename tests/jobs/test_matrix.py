@@ -1,0 +1,268 @@
+"""Every command with every one of its inputs, named in every hostile way, and damaged in every common way.
+
+A new command or flag is a row of `NAMED` or `READ`, a new kind of name or damage an entry of `NAMES` or `DAMAGES`.
+Cells stop where the work would begin: at `--dry_run` or at the plan.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.scores import write_scores
+from tests.fixtures.scoring import make_videos, serialise, write_shard
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import schema_by_name
+
+NAMES = {
+    "brackets": "[D_DATA]",
+    "star": "a*",
+    "two stars": "**",
+    "question mark": "w?x",
+    "comma": "a,b",
+    "braces": "{a,b}",
+    "spaces": " s p ",
+    "newline": "a\nb",
+    "dash": "-x",
+    "unicode": "ä出",
+    "quotes": 'it\'s "so"',
+    "percent": "%41#x=1&y",
+    "not UTF-8": os.fsdecode(b"\xff\xfe"),
+    "200 characters": "n" * 200,
+    "tilde": "~",
+    "dollar": "$HOME",
+    "backslash": "a\\[b",
+}
+
+DAMAGES: dict[str, bytes | None] = {
+    "absent": None,
+    "empty": b"",
+    "zeros": bytes(300),
+    "an error page": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>\n",
+    "bytes of no text": bytes(range(256)) * 4,
+    "cut JSON": b'{"schema": {"name":',
+}
+
+Flags = Mapping[str, str]
+
+
+def preprocess(flags: Flags, text: Callable[[], str]) -> Any:
+    from pipelines.preprocess import run
+
+    run([f"--{name}={value}" for name, value in flags.items()] + ["--dry_run"])
+    return text().split("output:")[0]
+
+
+def score(flags: Flags, text: Callable[[], str]) -> Any:
+    from pipelines.score import run
+
+    return run([f"--{name}={value}" for name, value in flags.items()] + ["--dry_run"])
+
+
+def metrics(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.metrics.__main__ import run
+
+    return run([f"--{name}={value}" for name, value in flags.items()])
+
+
+def report(flags: Flags, text: Callable[[], str]) -> Any:
+    from pipelines.report import run
+
+    return run([f"--{name}={value}" for name, value in flags.items()])["recommendations"]
+
+
+def train(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.train import make_plan, parse_config
+
+    plan = make_plan(parse_config([f"--{name}={value}" for name, value in flags.items()]))
+    return plan.data.records, plan.modalities
+
+
+def initialised(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.train import make_plan, make_trainer, parse_config
+
+    make_trainer(make_plan(parse_config([f"--{name}={value}" for name, value in flags.items()])))
+
+
+def tune(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.tune import open_output, parse_tune_config
+
+    open_output(parse_tune_config([f"--{name}={value}" for name, value in flags.items()]))
+
+
+def ensemble(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.ensemble import run
+
+    run(["--model={model}".format(**flags), *(f"--{name}={value}" for name, value in flags.items())])
+
+
+COMMANDS = {
+    "preprocess": preprocess,
+    "score": score,
+    "metrics": metrics,
+    "report": report,
+    "train": train,
+    "train from a model": initialised,
+    "tune": tune,
+    "ensemble": ensemble,
+}
+
+# (command, flag) whose path gets every name of NAMES.
+NAMED = [
+    ("preprocess", "input"),
+    ("preprocess", "vocabulary"),
+    ("preprocess", "schema"),
+    ("preprocess", "output"),
+    ("score", "input"),
+    ("score", "model"),
+    ("score", "thresholds"),
+    ("score", "output"),
+    ("metrics", "predictions"),
+    ("metrics", "labels"),
+    ("metrics", "vocabulary"),
+    ("metrics", "output"),
+    ("metrics", "details"),
+    ("report", "scores"),
+    ("report", "output"),
+    ("train", "data"),
+    ("train", "output"),
+    ("tune", "data"),
+]
+# (command, flag) whose file, or whose directory's info.json, gets every damage of DAMAGES.
+READ = [
+    ("preprocess", "input"),
+    ("preprocess", "vocabulary"),
+    ("preprocess", "schema"),
+    ("score", "input"),
+    ("score", "model"),
+    ("score", "thresholds"),
+    ("metrics", "predictions"),
+    ("metrics", "labels"),
+    ("metrics", "vocabulary"),
+    ("report", "scores"),
+    ("train", "data"),
+    ("train from a model", "init_from"),
+    ("tune", "data"),
+    ("ensemble", "model"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Path) -> dict[str, dict[str, Path]]:
+    """Sound inputs: a file or a directory for each flag of each command, under plain names."""
+    root = tmp_path_factory.mktemp("world")
+    write_shard(root / "records" / "v0.tfrecord", [serialise(video) for video in make_videos(20, 0)])
+    (root / "vocabulary.csv").write_text("Index,Name\n" + "".join(f"{index},c{index}\n" for index in range(30)))
+    schema = {**schema_by_name("yt8m-video").to_dict(), "class_count": 30}
+    (root / "schema.json").write_text(json.dumps(schema))
+    (root / "predictions.csv").write_text("VideoId,LabelConfidencePairs\na,1 0.9 0 0.2\nb,0 0.8 2 0.1\n")
+    (root / "labels.csv").write_text("id,labels\na,1\nb,2\n")
+    write_scores(root / "scores", videos=60, class_count=12)
+    shutil.copytree(model, root / "thresholds")
+    (root / "thresholds" / "thresholds.csv").write_bytes((model / "labels.csv").read_bytes())
+    records, vocabulary = root / "records", root / "vocabulary.csv"
+    return {
+        "preprocess": {"input": records, "vocabulary": vocabulary, "schema": root / "schema.json"},
+        "score": {"input": records, "model": model},
+        "metrics": {
+            "predictions": root / "predictions.csv",
+            "labels": root / "labels.csv",
+            "vocabulary": vocabulary,
+        },
+        "report": {"scores": root / "scores"},
+        "train": {"data": video_data},
+        "train from a model": {"data": video_data, "init_from": model},
+        "tune": {"data": video_data},
+        "ensemble": {"model": model},
+    }
+
+
+EXTRA = {"tune": {"search": "hidden_units=choice:8,16"}, "metrics": {"class_count": "30"}}
+OUTPUT = {"metrics": "metrics.json"}
+
+
+def flags_of(command: str, paths: Mapping[str, Path], output: Path) -> dict[str, str]:
+    flags = {flag: f"{path}/*.tfrecord" if flag == "input" else str(path) for flag, path in paths.items()}
+    return {**flags, "output": str(output / OUTPUT.get(command, "out")), **EXTRA.get(command, {})}
+
+
+def placed(source: Path, directory: Path, name: str) -> Path:
+    """A copy of an input below `directory`, whose own name, or for a file whose directory's, is `name`."""
+    target = directory / name
+    if source.is_dir():
+        return Path(shutil.copytree(source, target))
+    target.mkdir()
+    return Path(shutil.copy(source, target / source.name))
+
+
+@pytest.fixture(scope="module")
+def plain(world: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each command makes of its inputs under plain names; filled when first asked for."""
+    return {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("command", "flag"), NAMED, ids=lambda value: value)
+def test_a_path_is_a_path_whatever_its_name(
+    command: str,
+    flag: str,
+    name: str,
+    world: dict[str, dict[str, Path]],
+    plain: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    undrawn: None,
+) -> None:
+    call, paths = COMMANDS[command], dict(world[command])
+    if flag == "thresholds":
+        paths["thresholds"] = paths["model"].parent / "x"
+        paths["thresholds"] = world["preprocess"]["vocabulary"].parent / "thresholds"
+
+    def text() -> str:
+        return capsys.readouterr().out
+
+    key = f"{command} {flag == 'thresholds'}"
+    if key not in plain:
+        plain[key] = call(flags_of(command, paths, tmp_path / "plain"), text)
+    place = tmp_path / "place"
+    place.mkdir()
+    if flag in paths:
+        paths[flag] = placed(paths[flag], place, NAMES[name])
+    flags = flags_of(command, paths, tmp_path / "made")
+    if flag == "output":
+        flags["output"] = str(place / NAMES[name] / OUTPUT.get(command, ""))
+    elif flag == "details":
+        flags["details"] = str(place / NAMES[name])
+    assert call(flags, text) == plain[key]
+    assert set(os.listdir(place)) <= {NAMES[name]}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("command", "flag"), READ, ids=lambda value: value)
+def test_a_damaged_input_is_one_line_that_names_it(
+    command: str,
+    flag: str,
+    damage: str,
+    world: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    undrawn: None,
+) -> None:
+    content, paths = DAMAGES[damage], dict(world[command])
+    source = paths.get(flag, world["preprocess"]["vocabulary"].parent / flag)
+    paths[flag] = copy = placed(source, tmp_path, "damaged")
+    if copy.is_dir():
+        copy /= "v0.tfrecord" if flag == "input" else "thresholds.csv" if flag == "thresholds" else "info.json"
+    copy.unlink()
+    if content is not None:
+        copy.write_bytes(content)
+    with pytest.raises((UsageError, JobError, OSError)) as raised:
+        COMMANDS[command](flags_of(command, paths, tmp_path / "made"), lambda: capsys.readouterr().out)
+    message = str(raised.value)
+    assert "damaged" in message and "\n" not in message, message
+    if isinstance(raised.value, OSError):  # the command line prints these as one line
+        assert raised.value.filename and raised.value.strerror

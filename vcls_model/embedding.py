@@ -1,0 +1,348 @@
+"""A media file as the features of a record: decoded in a child process, encoded row by row as the rows come.
+
+    config = EmbeddingConfig.of("efficientnet-lite2", "yamnet")
+    with Embedder(config) as embedder:
+        embedded = embedder.embed("clip.mp4")
+    payload = record_of(config, b"clip", [3], {}, embedded)
+
+The job that writes records and the one that scores media files both go this way, so that a model sees in one what it
+was trained on in the other.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vcls_model import storage
+from vcls_model.commands import JobError, UsageError
+from vcls_model.encoders import Encoder, EncoderInfo, PictureInput, SoundInput, encoder_info, load_encoder
+from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.media import errors
+from vcls_model.media.convert import PictureFormat
+from vcls_model.media.errors import MediaError
+from vcls_model.media.rows import Request
+from vcls_model.media.sampling import Sampling
+from vcls_model.media.sandbox import MIB, MediaReader
+from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.records.examples import (
+    Feature,
+    bytes_feature,
+    float_feature,
+    int64_feature,
+    write_example,
+    write_sequence_example,
+)
+from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema
+
+ID, LABELS = "id", "labels"
+LEVELS = ("frame", "video")
+# Names of the two modalities at each level, as YouTube-8M has them.
+_NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
+# The one range whose codes a schema can describe in a convention other than `midpoint`.
+_YOUTUBE8M_RANGE = (-2.0, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """Everything that the features of a file depend on, apart from the file. Small and picklable.
+
+    Attributes:
+        encoders: by medium (`picture`, `sound`) the name or absolute path of an encoder, and its identity.
+        fps: rows per second.
+        max_seconds: length of a file, or of its segment, that is read at most; None: all of it.
+        mode: `exact` or `keyframes`, see `Sampling`.
+        level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
+        seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
+    """
+
+    encoders: tuple[tuple[Medium, str, EncoderInfo], ...]
+    fps: float = 1.0
+    max_seconds: float | None = None
+    mode: str = "exact"
+    level: str = "frame"
+    seconds_per_minute: float = 60.0
+    memory_bytes: int = 1024 * MIB
+
+    @classmethod
+    def of(cls, image_encoder: str | None, audio_encoder: str | None, **options: Any) -> "EmbeddingConfig":
+        """The configuration for two encoders, each a name, a path or None.
+
+        Raises:
+            UsageError: there is no such encoder, or it cannot be used here.
+            JobError: the weights of a known encoder are not installed.
+        """
+        encoders: list[tuple[Medium, str, EncoderInfo]] = []
+        for medium, name in (("picture", image_encoder), ("sound", audio_encoder)):
+            if name is not None:
+                info = encoder_info(name, medium)  # type: ignore[arg-type]
+                _check_usable(info)
+                # Workers may have another working directory.
+                place = os.path.abspath(name) if os.path.exists(name) else name
+                encoders.append((info.modality, place, info))
+        if not encoders:
+            raise UsageError("without --image_encoder and --audio_encoder there is nothing to extract")
+        return cls(tuple(encoders), **options)
+
+    def name_of(self, medium: Medium) -> str:
+        """The modality that a medium becomes: `rgb`, `audio`, `mean_rgb` or `mean_audio`."""
+        return _NAMES[self.level][medium]
+
+    def schema(self, class_count: int | None = None) -> RecordSchema:
+        """The layout of the records, which also names their encoders and their sampling."""
+        modalities = []
+        for medium, _, info in self.encoders:
+            name = self.name_of(medium)
+            if self.level == "video":
+                modalities.append(Modality(name, info.width, VECTOR, "float32"))
+            else:
+                codes = info.value_range if info.rounding == "midpoint" else None
+                modalities.append(Modality(name, info.width, FRAMES, "uint8", range=codes))
+        return RecordSchema(
+            f"media-{self.level}",
+            "sequence_example" if self.level == "frame" else "example",
+            ID,
+            LABELS,
+            tuple(modalities),
+            class_count,
+            encoders={self.name_of(medium): info.as_json() for medium, _, info in self.encoders},
+            sampling={"fps": self.fps, "mode": self.mode, "max_seconds": self.max_seconds},
+        )
+
+    def request(self, start: float = 0.0, end: float | None = None) -> Request:
+        """What to read of a file.
+
+        Raises:
+            ValueError: the segment is empty, or another number is out of range.
+        """
+        inputs = {medium: info.input for medium, _, info in self.encoders}
+        pictures = inputs.get("picture")
+        picture_format = None
+        if pictures is not None:
+            assert isinstance(pictures, PictureInput)
+            picture_format = PictureFormat(pictures.size, pictures.crop, pictures.resize)
+        sampling = Sampling(self.fps, start, end, self.max_seconds, self.mode)
+        return Request(picture_format, "sound" in inputs, sampling)
+
+
+def _check_usable(info: EncoderInfo) -> None:
+    if info.rounding != "midpoint" and info.value_range != _YOUTUBE8M_RANGE:
+        raise UsageError(
+            f"encoder {info.name!r}: codes that are {info.rounding} are understood for the range [-2, 2] alone; "
+            'give its description "rounding": "midpoint"'
+        )
+    if isinstance(info.input, SoundInput) and info.input.samples > PATCH_SAMPLES:
+        raise UsageError(
+            f"encoder {info.name!r} hears {info.input.samples:,} samples at a time; records have room for "
+            f"{PATCH_SAMPLES:,} ({PATCH_SAMPLES / 16_000:g} s)"
+        )
+
+
+def recorded_config(
+    schema: RecordSchema, origin: str, image_encoder: str | None = None, audio_encoder: str | None = None, **costs: Any
+) -> EmbeddingConfig:
+    """The configuration that made the records of a schema, to treat other files in the same way.
+
+    Args:
+        schema: of records made from media.
+        origin: where it stands, for messages.
+        image_encoder, audio_encoder: paths of encoders that are not known by name.
+        costs: `seconds_per_minute`, `memory_bytes`.
+
+    Raises:
+        UsageError: the records were not made from media.
+        JobError: an encoder is not the recorded one, or has no known name and no path was given.
+    """
+    if not schema.encoders or not schema.sampling:
+        raise UsageError(
+            f"{origin} takes records that no encoder of this project made ({schema.name}): give it such records"
+        )
+    level = "frame" if schema.has_frames else "video"
+    chosen: dict[str, str | None] = {}
+    for medium, given, flag in (
+        ("picture", image_encoder, "--image_encoder"),
+        ("sound", audio_encoder, "--audio_encoder"),
+    ):
+        recorded = schema.encoders.get(_NAMES[level][medium])
+        if recorded is None:
+            if given is not None:
+                raise UsageError(f"{origin} was made without a {medium} encoder: leave {flag} out")
+            chosen[medium] = None
+            continue
+        name = given or str(recorded.get("name"))
+        try:
+            info = encoder_info(name, medium)  # type: ignore[arg-type]
+        except UsageError:
+            if given is not None:
+                raise
+            message = f"{origin} was made by the {medium} encoder {name!r}: give its path by {flag}=PATH"
+            raise JobError(message) from None
+        info.check_same(recorded, origin)
+        chosen[medium] = name
+    sampling = schema.sampling
+    return EmbeddingConfig.of(
+        chosen["picture"],
+        chosen["sound"],
+        fps=sampling["fps"],
+        mode=sampling["mode"],
+        max_seconds=sampling["max_seconds"],
+        level=level,
+        **costs,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """The features of one file.
+
+    Attributes:
+        rows: moments that were read.
+        seconds: length of the presentation as far as it was read.
+        features: by modality, the codes of each row, or the mean of all, float32 (D,). Sound or pictures that a file
+            does not have are absent.
+        reason, message: None, or a reason of `vcls_model.media.errors` and a sentence on what could not be read.
+    """
+
+    rows: int
+    seconds: float
+    features: Mapping[str, list[bytes] | np.ndarray]
+    reason: str | None = None
+    message: str | None = None
+
+
+class Embedder:
+    """Embeds one file after the other; owns a decoding process and shares the encoders of its own process."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        self._config = config
+        self._reader = MediaReader(config.seconds_per_minute, config.memory_bytes)
+
+    def embed(self, path: str, start: float = 0.0, end: float | None = None) -> Embedded:
+        """The features of a file or of the segment from `start` to `end`, in seconds after its first moment.
+
+        Raises:
+            MediaError: the file has no rows, or could not be decoded to its end within its limits.
+        """
+        try:
+            request = self._config.request(start, end)
+        except ValueError as error:
+            raise MediaError(errors.OUT_OF_RANGE, f"{path!r}: {error}") from None
+        with local_file(path) as local:
+            try:
+                return self._embed(local, request)
+            except MediaError as error:
+                if local != path:
+                    raise MediaError(error.reason, error.message.replace(repr(local), repr(path))) from error
+                raise
+
+    def _embed(self, path: str, request: Request) -> Embedded:
+        gathered = [_Gathered(self._config, medium, name, info) for medium, name, info in self._config.encoders]
+        with self._reader.read(path, request) as rows:
+            for row in rows:
+                for each in gathered:
+                    each.add(row.picture if each.medium == "picture" else row.sound)
+        outcome = rows.outcome
+        assert outcome is not None
+        if not outcome.rows:
+            raise MediaError(errors.EMPTY, f"{path!r} has no moment in the part that was asked for")
+        features = {self._config.name_of(each.medium): each.result() for each in gathered if each.count}
+        return Embedded(outcome.rows, outcome.seconds, features, outcome.reason, outcome.message)
+
+    def close(self) -> None:
+        """Ends the decoding process."""
+        self._reader.close()
+
+    def __enter__(self) -> "Embedder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Gathered:
+    """The rows of one medium so far: their codes, or their sum."""
+
+    def __init__(self, config: EmbeddingConfig, medium: Medium, name: str, info: EncoderInfo) -> None:
+        self.medium = medium
+        self.count = 0
+        self._encoder = _loaded(name, info)
+        self._codes: list[bytes] | None = [] if config.level == "frame" else None
+        self._total = np.zeros(info.width)
+
+    def add(self, content: np.ndarray | None) -> None:
+        """Encodes a picture or a patch of sound, each by itself; None: the file has none."""
+        if content is None:
+            return
+        if self.medium == "sound":
+            content = content[: self._encoder.info.input.row_shape[0]]
+        self.count += 1
+        if self._codes is not None:
+            self._codes.append(self._encoder.encode_codes(content[None])[0].tobytes())
+        else:
+            self._total += self._encoder.encode(content[None])[0]
+
+    def result(self) -> list[bytes] | np.ndarray:
+        """The codes of each row, or their mean."""
+        return self._codes if self._codes is not None else (self._total / self.count).astype(np.float32)
+
+
+_ENCODERS: dict[str, Encoder] = {}
+_LOADING = threading.Lock()
+
+
+def _loaded(name: str, info: EncoderInfo) -> Encoder:
+    """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan."""
+    with _LOADING:
+        key = f"{name} {info.weights_sha256}"
+        if key not in _ENCODERS:
+            encoder = load_encoder(name, info.modality)
+            encoder.info.check_same(info.as_json(), "the plan of this job")
+            _ENCODERS[key] = encoder
+        return _ENCODERS[key]
+
+
+@contextlib.contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """A path at which a decoder finds the file: that of a copy while the block runs, if it is on an object store."""
+    if not storage.is_object_store(path):
+        yield path.removeprefix("file://")
+        return
+    with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
+        copy = os.path.join(scratch, "media" + os.path.splitext(path)[1][:16])
+        with storage.open_for_reading(path) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        yield copy
+
+
+def record_of(
+    config: EmbeddingConfig,
+    video_id: bytes,
+    labels: Sequence[int] | None,
+    context: Mapping[str, str],
+    embedded: Embedded,
+) -> bytes:
+    """A serialized record in the layout of `config.schema()`.
+
+    Args:
+        config: that the features were made with.
+        video_id: of the video.
+        labels: class indices; None where they are not known.
+        context: further features of the video; text without content is left out.
+        embedded: its features.
+    """
+    features: dict[str, Feature] = {ID: bytes_feature(video_id)}
+    if labels is not None:
+        features[LABELS] = int64_feature(labels)
+    features.update({name: bytes_feature(text.encode()) for name, text in context.items() if text})
+    if config.level == "frame":
+        rows = {name: values for name, values in embedded.features.items() if isinstance(values, list)}
+        return write_sequence_example(features, rows)
+    for name, values in embedded.features.items():
+        features[name] = float_feature(np.asarray(values))
+    return write_example(features)

@@ -1,0 +1,119 @@
+"""The process in which files are decoded: reads requests from standard input, writes rows to standard output.
+
+Run by `vcls_model.media.sandbox` as `python -m vcls_model.media.child MEMORY_BYTES`. A request is a length (4 bytes)
+and a pickled `(path, Request)`; it comes from the parent, which is trusted. Answers are a length, JSON and the bytes
+that the JSON announces; they come from a process that a file may have taken over, and are checked by the parent.
+"""
+
+import dataclasses
+import json
+import os
+import pickle
+import resource
+import struct
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+import av
+import cv2
+
+from vcls_model.media import errors
+from vcls_model.media.errors import MediaError
+from vcls_model.media.probe import Limits, probe
+from vcls_model.media.rows import Request, RowReader
+
+_LENGTH = struct.Struct("<I")
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a library that prints must not write among the answers
+    av.logging.set_level(None)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    memory = _Memory(int(sys.argv[1]))
+    _send(answers, {"kind": "ready"})
+    while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
+        path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
+        try:
+            outcome = _answer(answers, path, request)
+            if outcome is not None and outcome["reason"] == errors.DAMAGED and memory.scarce():
+                raise MemoryError
+            _send(answers, {"kind": "outcome", "outcome": outcome})
+        except MediaError as error:
+            scarce = error.reason == errors.DAMAGED and memory.scarce()
+            refusal = _out_of_memory(path) if scarce else error
+            _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
+        except MemoryError:
+            refusal = _out_of_memory(path)
+            _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
+        except BrokenPipeError:
+            return
+        except Exception as error:  # whatever a file provokes costs that file, with its name, and not the worker
+            message = f"{path!r}: {type(error).__name__}: {error}"
+            _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
+
+
+class _Memory:
+    """Lets the address space grow by so many bytes from here on; allocations beyond fail."""
+
+    def __init__(self, allowed: int) -> None:
+        with open("/proc/self/statm") as statm:
+            used = int(statm.read().split()[0]) * resource.getpagesize()
+        self._scarce = used + allowed * 3 // 4
+        resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
+
+    def scarce(self) -> bool:
+        """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""
+        with open("/proc/self/status") as status:
+            peak = next(line for line in status if line.startswith("VmPeak:"))
+        return int(peak.split()[1]) * 1024 > self._scarce
+
+
+def _out_of_memory(path: str) -> MediaError:
+    return MediaError(errors.MEMORY, f"{path!r} needs more memory than the decoder may have")
+
+
+def _leave_with_parent(parent: int) -> None:
+    """Ends this process when its parent is gone, even while a decoder hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str, Any] | None:
+    """Sends facts and rows; returns the outcome, or None where limits alone ask for nothing but facts."""
+    if isinstance(request, Limits):
+        _send(answers, {"kind": "facts", "facts": probe(path, request).to_dict()})
+        return None
+    with RowReader(path, request) as reader:
+        _send(answers, {"kind": "facts", "facts": reader.facts.to_dict()})
+        for row in reader:
+            picture, sound = row.picture, row.sound
+            content = [array.tobytes() for array in (picture, sound) if array is not None]
+            head = {
+                "kind": "row",
+                "index": row.index,
+                "target": row.target_seconds,
+                "actual": row.actual_seconds,
+                "picture": picture is not None,
+                "sound": sound is not None,
+            }
+            _send(answers, head, *content)
+        assert reader.outcome is not None
+        return dataclasses.asdict(reader.outcome)
+
+
+def _send(answers: BinaryIO, head: dict[str, Any], *content: bytes) -> None:
+    line = json.dumps(head).encode()
+    for part in (_LENGTH.pack(len(line)) + line, *content):
+        view = memoryview(part)
+        while view:
+            view = view[answers.write(view) :]
+
+
+if __name__ == "__main__":
+    main()

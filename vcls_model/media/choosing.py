@@ -1,0 +1,112 @@
+"""What all ways of choosing frames share: the packets, the decoder, the clock, and decoding everything."""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from vcls_model.media.decoder import Decoder, refers_to_others
+from vcls_model.media.packets import Group, GroupReader
+from vcls_model.media.probe import OpenMedia
+from vcls_model.media.sampling import Chosen, Clock, Picker, Sampling
+
+
+class FalseKeyError(Exception):
+    """A packet that the container calls a key frame's is none."""
+
+
+class Chooser:
+    """Chooses the nearest frame for each row by decoding every packet; others do less.
+
+    Attributes:
+        clock: knows the first presentation time once the first frame is chosen.
+        reader, decoder, picker: the stages that packets and frames pass.
+        substituted: rows whose own frame was missing or damaged, so that they hold another.
+        end: the latest presentation time met, in the stream's units.
+        gap: the time between that frame and the one before.
+    """
+
+    def __init__(self, media: OpenMedia, sampling: Sampling) -> None:
+        self._media = media
+        self._sampling = sampling
+        self.start()
+        self.clock = Clock(sampling, Fraction(self._stream.time_base))
+        self.picker = Picker(self.clock, media.limits.max_seconds)
+        self.substituted = 0
+        self.end: int | None = None
+        self.gap = 0
+        self._opened: Group | None = None
+        self._expected: set[int] | None = None
+
+    def start(self) -> None:
+        """Reads and decodes from the container's beginning."""
+        self._stream: Any = self._media.video
+        self.reader = GroupReader(self._media.container, self._stream)
+        self.decoder = Decoder(self._stream, self._media.limits.max_pixels)
+
+    def choose(self) -> Iterator[Chosen]:
+        """The nearest frame for each row, in order."""
+        groups = iter(self.reader)
+        first = next(groups, None)
+        if first is not None:
+            self.decoder.orders_times = self.has_no_times(first)
+            yield from self.choose_from_all(itertools.chain((first,), groups))
+
+    def choose_from_all(self, groups: Iterator[Group]) -> Iterator[Chosen]:
+        """Decodes every packet without a break."""
+        group = None
+        for group in groups:
+            yield from self.decode_all(group)
+            if self.picker.done:
+                return
+            self.note_end(group)
+        if group is not None:
+            yield from self.feed(self.decoder.drain(), group)
+            self.note_end(group)
+        yield from self.picker.finish()
+
+    def decode_all(self, group: Group) -> Iterator[Chosen]:
+        """Decodes a whole group and lets all its frames come by; some remain in the decoder."""
+        for packet in group.packets:
+            if self.picker.done:
+                return
+            yield from self.feed(self.decoder.feed(packet), group)
+
+    def feed(self, frames: Iterator[Any], group: Group) -> Iterator[Chosen]:
+        """Lets frames come by; counts the rows that get another frame than the expected ones."""
+        for frame in frames:
+            for chosen in self.picker.feed(self.time_of(frame, group), frame):
+                self.substituted += self._expected is not None and chosen.time not in self._expected
+                yield chosen
+
+    def time_of(self, frame: Any, group: Group) -> int:
+        """A frame's time; raises `FalseKeyError` where it should have opened the group but refers to others."""
+        time = self.decoder.time_of(frame) + group.shift
+        if group is self._opened and time == group.key_time and refers_to_others(frame):
+            raise FalseKeyError
+        return time
+
+    def has_no_times(self, group: Group) -> bool:
+        """Whether packets do not tell when frames are shown: no times, or those of an order that is not shown.
+
+        AVI, for one, has a time per packet, as if frames were shown in the order in which they are decoded.
+        """
+        if group.timeless:
+            return True
+        pts = [packet.pts for packet in group.packets]
+        if not self._stream.codec_context.has_b_frames or len(pts) < 3 or pts != sorted(pts):
+            return False
+        frames = itertools.chain(*(self.decoder.feed(packet) for packet in group.packets), self.decoder.drain())
+        shown = [frame.pts for frame in frames if frame.pts is not None]
+        self.decoder.total_errors = 0
+        self.decoder.reset()
+        return shown != sorted(shown)
+
+    def note_end(self, group: Group) -> None:
+        """Keeps the latest presentation time."""
+        times = group.times
+        if group.timeless or self.decoder.orders_times:
+            times = [] if self.picker.last_time is None else [self.picker.last_time]
+        if times:
+            earlier = times[-2] if len(times) > 1 else self.end if self.end is not None else times[-1]
+            self.gap, self.end = times[-1] - earlier or self.gap, times[-1]

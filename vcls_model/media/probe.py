@@ -1,0 +1,325 @@
+"""Opens a media file safely and says what it holds: the streams that a player would show, and their facts.
+
+FFmpeg would follow a playlist to any address it names, guess a protocol from a file name, and probe for as long as the
+file likes. Here only containers of audio and video are opened, by named protocols, within bounds.
+"""
+
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Discard
+
+from vcls_model.media import errors
+from vcls_model.media.errors import MediaError
+
+# Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
+# sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,av1,avi,caf,cavsvideo,dirac,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flv,gif,gxf,h261,h263,h264,"
+    "hevc,ivf,live_flv,loas,m4v,matroska,mjpeg,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,oma,rm,smjpeg,tak,"
+    "truehd,tta,vc1,vvc,w64,wav,wtv,wv,xwma,yuv4mpegpipe,amrnb,amrwb"
+)
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_ATTACHED_PICTURE, _TIMED_THUMBNAILS = 0x400, 0x800
+_ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for.
+
+    Attributes:
+        max_pixels: width x height of a coded frame (default: 8K, 7,680 x 4,320).
+        max_streams: streams in the container.
+        max_frames: frames that the header may promise.
+        max_seconds: length of the presentation; a longer one is refused where it is reached, whatever its header says.
+        protocols: FFmpeg protocols that may be used. A local file needs `file`; `http` would let a path be an address.
+    """
+
+    max_pixels: int = 7680 * 4320
+    max_streams: int = 64
+    max_frames: int = 24 * 3600 * 240
+    max_seconds: float = 24 * 3600.0
+    protocols: tuple[str, ...] = ("file", "pipe")
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """The video stream that a player shows.
+
+    Attributes:
+        codec: FFmpeg's name of the codec, such as h264.
+        width, height: coded size in pixels, before rotation.
+        sample_aspect_ratio: width of a pixel over its height.
+        frame_rate: average frames per second, None where the header has none.
+        frames_promised: frames in the header, 0 where it has none. Never a basis for the number of rows.
+        seconds_promised: duration in the header, None where it has none.
+    """
+
+    index: int
+    codec: str
+    pixel_format: str | None
+    width: int
+    height: int
+    sample_aspect_ratio: Fraction
+    frame_rate: Fraction | None
+    frames_promised: int
+    seconds_promised: float | None
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """The audio stream that a player plays with the video; `sample_rate` in Hz."""
+
+    index: int
+    codec: str
+    sample_rate: int
+    channels: int
+    seconds_promised: float | None
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """A file's container and the streams that count; None where it has none of that kind."""
+
+    container: str
+    seconds_promised: float | None
+    video: VideoFacts | None
+    audio: AudioFacts | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; fractions as text."""
+        facts = asdict(self)
+        if facts["video"]:
+            for name in ("sample_aspect_ratio", "frame_rate"):
+                value = facts["video"][name]
+                facts["video"][name] = None if value is None else str(value)
+        return facts
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> "MediaFacts":
+        """The facts that `to_dict` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        video = dict(facts["video"]) if facts["video"] else None
+        if video:
+            video["sample_aspect_ratio"] = Fraction(video["sample_aspect_ratio"])
+            video["frame_rate"] = Fraction(video["frame_rate"]) if video["frame_rate"] else None
+        return cls(
+            container=facts["container"],
+            seconds_promised=facts["seconds_promised"],
+            video=VideoFacts(**video) if video else None,
+            audio=AudioFacts(**facts["audio"]) if facts["audio"] else None,
+        )
+
+
+@dataclass
+class OpenMedia:
+    """An open container with its chosen streams; a context manager that closes it."""
+
+    path: str
+    limits: Limits
+    container: Any
+    video: Any | None
+    audio: Any | None
+    facts: MediaFacts
+
+    def reopen(self) -> None:
+        """Starts again at the beginning, with a new container; raises `MediaError`."""
+        self.container.close()
+        again = open_media(self.path, self.limits)
+        self.container, self.video, self.audio = again.container, again.video, again.audio
+
+    def __enter__(self) -> "OpenMedia":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+
+def probe(path: str, limits: Limits | None = None) -> MediaFacts:
+    """The facts of a media file, from its header and first packets; raises `MediaError`."""
+    with open_media(path, limits) as media:
+        return media.facts
+
+
+def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
+    """Opens a media file and chooses its streams.
+
+    Args:
+        path: a local file, whatever its name (leading dashes, newlines, any script, bytes that are not UTF-8), or an
+            address whose scheme is among `limits.protocols`.
+        limits: bounds, by default `Limits()`.
+
+    Raises:
+        MediaError: not_found, unreadable, empty, forbidden_protocol, unknown_format, truncated, too_large,
+            unsupported_codec, or no_video_stream where there is neither video nor audio.
+    """
+    limits = limits or Limits()
+    address = _address(path, limits)
+    try:
+        container = av.open(
+            address,
+            metadata_errors="replace",
+            options={
+                "protocol_whitelist": ",".join(limits.protocols),
+                "format_whitelist": CONTAINERS,
+                "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
+                "max_pixels": str(limits.max_pixels),
+            },
+        )
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise _unopened(path, error) from error
+    except (OSError, ValueError) as error:
+        raise MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}") from error
+    try:
+        return _choose(container, path, limits)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _address(path: str, limits: Limits) -> str:
+    """What FFmpeg opens: a local file by `file:` and its absolute path, so that no name is taken for a protocol."""
+    scheme = _SCHEME.match(path)
+    if scheme and not os.path.exists(path):
+        if scheme.group(1).lower() not in limits.protocols:
+            allowed = ", ".join(limits.protocols)
+            raise MediaError(errors.FORBIDDEN_PROTOCOL, f"{path!r}: protocol {scheme.group(1)} is not among {allowed}")
+        return path
+    try:
+        status = os.stat(path)
+        mode = status.st_mode
+        readable = os.access(path, os.R_OK)
+    except ValueError as error:
+        raise MediaError(errors.NOT_FOUND, f"{path!r} is not a file name: {error}") from error
+    except OSError as error:
+        reason = errors.NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else errors.UNREADABLE
+        raise MediaError(reason, f"{path!r}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise MediaError(errors.UNREADABLE, f"{path!r} is not a regular file")
+    if not readable:
+        raise MediaError(errors.UNREADABLE, f"there is no permission to read {path!r}")
+    if not status.st_size:
+        raise MediaError(errors.EMPTY, f"{path!r} has 0 bytes")
+    return "file:" + os.path.abspath(path)
+
+
+def _unopened(path: str, error: Exception) -> MediaError:
+    """Why FFmpeg would not open an existing file, judged by how the file begins."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")
+    if _begins_like_media(head):
+        message = f"{path!r} begins like a media file, but its header is incomplete or damaged; copy or record it again"
+        return MediaError(errors.TRUNCATED, message)
+    return MediaError(errors.UNKNOWN_FORMAT, f"{path!r} is not audio or video in a known container")
+
+
+def _begins_like_media(head: bytes) -> bool:
+    return (
+        head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp")
+        or head.startswith(
+            (b"\x1a\x45\xdf\xa3", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75")
+        )
+        or (head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WAVE"))
+    )
+
+
+def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
+    """Checks bounds, picks the default streams and closes the tap of all others."""
+    if len(container.streams) > limits.max_streams:
+        raise MediaError(
+            errors.TOO_LARGE, f"{path!r} has {len(container.streams)} streams, more than {limits.max_streams}"
+        )
+    video = _default_video(container)
+    audio = _best(container, "audio", video)
+    if audio is not None and audio.codec_context is None:
+        audio = None
+    if video is None and audio is None:
+        undecodable = sorted({stream.type for stream in container.streams if stream.type in ("video", "audio")})
+        if any(not _is_picture_attached(stream) for stream in container.streams if stream.type in undecodable):
+            raise MediaError(
+                errors.UNSUPPORTED_CODEC, f"{path!r}: there is no decoder for its {' and '.join(undecodable)}"
+            )
+        raise MediaError(errors.NO_VIDEO_STREAM, f"{path!r} holds neither video nor audio")
+    for stream in container.streams:
+        if stream is not video and stream is not audio:
+            stream.discard = Discard.all
+    facts = MediaFacts(
+        container=container.format.name,
+        seconds_promised=container.duration / av.time_base if container.duration and container.duration > 0 else None,
+        video=_video_facts(video, path, limits) if video is not None else None,
+        audio=_audio_facts(audio) if audio is not None else None,
+    )
+    return OpenMedia(path, limits, container, video, audio, facts)
+
+
+def _is_picture_attached(stream: Any) -> bool:
+    """Whether a video stream is cover art or thumbnails, which players do not play."""
+    return stream.type == "video" and bool(int(stream.disposition) & (_ATTACHED_PICTURE | _TIMED_THUMBNAILS))
+
+
+def _best(container: Any, kind: str, related: Any | None) -> Any | None:
+    """The stream that FFmpeg's players choose (default disposition, then frames and bit rate)."""
+    return container.streams.best(kind, related=related) if related is not None else container.streams.best(kind)
+
+
+def _default_video(container: Any) -> Any | None:
+    candidates = [
+        stream
+        for stream in container.streams.video
+        if not _is_picture_attached(stream) and stream.codec_context is not None
+    ]
+    best = _best(container, "video", None)
+    if best in candidates:
+        return best
+    # The best by FFmpeg's own rule is cover art or has no decoder: the largest default stream of the rest.
+    return max(candidates, key=lambda s: (int(s.disposition) & 1, s.width * s.height, -s.index), default=None)
+
+
+def _seconds(stream: Any) -> float | None:
+    if not stream.duration or stream.duration < 0 or not stream.time_base:
+        return None
+    return float(stream.duration * stream.time_base)
+
+
+def _video_facts(stream: Any, path: str, limits: Limits) -> VideoFacts:
+    pixels = stream.width * stream.height
+    if pixels > limits.max_pixels:
+        message = f"{path!r}: {stream.width} x {stream.height} pixels are more than {limits.max_pixels:,}"
+        raise MediaError(errors.TOO_LARGE, message)
+    if stream.frames > limits.max_frames:
+        message = f"{path!r}: its header promises {stream.frames:,} frames, more than {limits.max_frames:,}"
+        raise MediaError(errors.TOO_LARGE, message)
+    ratio = stream.sample_aspect_ratio
+    pixel_format = stream.codec_context.format
+    return VideoFacts(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        pixel_format=pixel_format.name if pixel_format else None,
+        width=stream.width,
+        height=stream.height,
+        sample_aspect_ratio=Fraction(ratio) if ratio and ratio > 0 else Fraction(1),
+        frame_rate=stream.average_rate or stream.guessed_rate or None,
+        frames_promised=stream.frames,
+        seconds_promised=_seconds(stream),
+    )
+
+
+def _audio_facts(stream: Any) -> AudioFacts:
+    context = stream.codec_context
+    return AudioFacts(stream.index, context.name, context.sample_rate, context.channels, _seconds(stream))
+
+
+def is_encrypted(stream: Any) -> bool:
+    """Whether a stream's header declares its samples encrypted: FFmpeg would decode noise from them, or nothing."""
+    tag = stream.codec_context.codec_tag if stream.codec_context else ""
+    return str(tag).lower() in _ENCRYPTED_TAGS or "enc_key_id" in stream.metadata
