@@ -381,7 +381,10 @@ def open_parquet(path: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(io.BytesIO(storage.read_bytes(path)) if storage.is_object_store(path) else path)
+        # A stream, not the path: Arrow takes no path that is not UTF-8.
+        return pq.ParquetFile(
+            io.BytesIO(storage.read_bytes(path)) if storage.is_object_store(path) else storage.open_for_reading(path)
+        )
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise JobError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:300]}") from None
 

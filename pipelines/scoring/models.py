@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from pipelines.scoring.layout import SETTINGS, STATE
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.encoders.encoder import check_same_identity
@@ -136,7 +137,10 @@ def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[fl
         raise UsageError(f"--thresholds={directory} is not a finished scores directory: it has no info.json")
     if not storage.exists(path):
         raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
-    scored = storage.read_json(storage.join(directory, "state", "settings.json"))
+    settings = storage.join(directory, STATE, SETTINGS)
+    scored = storage.read_json(settings) if storage.exists(settings) else None
+    if not isinstance(scored, dict) or not {"models", "split"} <= scored.keys():
+        raise UsageError(f"--thresholds={directory} is not a scores directory: {settings} is missing or damaged")
     if sorted(scored["models"]) != sorted(model.identity for model in models):
         raise UsageError(
             f"the thresholds in {directory} were chosen for other models than {models[0].path}"

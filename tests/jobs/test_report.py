@@ -195,11 +195,15 @@ def _edit_json(path: Path, **values: object) -> None:
         pytest.param(lambda path: _edit_json(path / "info.json", training={}), "is a model, not a scores", id="model"),
         pytest.param(lambda path: _edit_json(path / "info.json", statistics={}), "is a transformed dataset", id="data"),
         pytest.param(lambda path: shutil.rmtree(path), "there is no scores directory", id="absent"),
-        pytest.param(lambda path: (path / "curves.npz").write_bytes(b"PK"), "curves.npz cannot be read", id="npz"),
-        pytest.param(lambda path: (path / "per_class.csv").write_bytes(b"index\xff"), "is not a CSV", id="encoding"),
+        pytest.param(
+            lambda path: (path / "curves.npz").write_bytes(b"PK"), "curves.npz is not an npz.*score again", id="npz"
+        ),
+        pytest.param(
+            lambda path: (path / "per_class.csv").write_bytes(b"index\xff"), "per_class.csv is not UTF-8", id="encoding"
+        ),
         pytest.param(
             lambda path: (path / "predictions" / "shard-0.parquet").write_bytes(b"PAR"),
-            "not a Parquet file",
+            "cannot be read as Parquet",
             id="parquet",
         ),
     ],
