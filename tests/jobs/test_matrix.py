@@ -199,8 +199,7 @@ def placed(source: Path, directory: Path, name: str) -> Path:
     return Path(shutil.copy(source, target / source.name))
 
 
-@pytest.fixture(autouse=True)
-def lenient_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def make_terminal_lenient() -> None:
     """What `commands.main` does: a stream shows the escape of a character that it cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -224,6 +223,7 @@ def test_a_path_is_a_path_whatever_its_name(
     capsys: pytest.CaptureFixture[str],
     undrawn: None,
 ) -> None:
+    make_terminal_lenient()
     call, paths = COMMANDS[command], dict(world[command])
     if flag == "thresholds":
         paths["thresholds"] = paths["model"].parent / "x"
