@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
+from pipelines.running.runners import add_runner_argument, check_runner, parse_arguments, pipeline_options
 from vcls_model.commands import Parser, main
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if args.dry_run:
         print(planning.describe(config))
         return {"config": config.flags}
+    check_runner(options)  # before --overwrite deletes anything
     shards = outputs.open_records(config)
     print(planning.describe(config), file=sys.stderr)
     if shards:
