@@ -336,7 +336,7 @@ def test_what_makes_metrics_other_than_they_seem_is_told(case, tmp_path, capsys)
         ]
     )
     printed = capsys.readouterr().err
-    assert "predictions name at most 20 of 30 classes" in printed and "no predicted video has a value" in printed
+    assert "predictions name at most 20 of 30 classes" in printed and "0 of them are" in printed
     table = pq.read_table(tmp_path / "all.parquet")
     pq.write_table(pa.concat_tables([table, table.slice(0, 3)]), tmp_path / "twice.parquet")
     run([f"--predictions={tmp_path / 'twice.parquet'}", f"--output={tmp_path / 'm.json'}"])

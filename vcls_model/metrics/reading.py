@@ -139,7 +139,7 @@ def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
             raise JobError(f"{row.where}: expected a rating of 0 or 1, got {row['rating']!r}")
         of_segment = ratings.setdefault(row["segment"].encode(), {})
         if index in of_segment:
-            raise JobError(f"{row.where}: class {index} of {row['segment']} is rated a second time")
+            raise JobError(f"{row.where}: class {index} of {row['segment']} is rated twice")
         of_segment[index] = rating
     if not ratings:
         raise JobError(f"{path} holds no rating")
@@ -163,7 +163,7 @@ def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     for row in tables.read_csv(str(path), (_CLASS, _SEGMENTS)):
         index = _class_index(row["class"], row.where)
         if index in seen:
-            raise JobError(f"{row.where}: expected a class that no line before has, got {index}")
+            raise JobError(f"{row.where}: expected a class that no earlier line has, got {index}")
         seen.add(index)
         segments = [segment.encode() for segment in row["segments"].split()]
         if len(set(segments)) != len(segments):

@@ -492,8 +492,8 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
 
 
 def _short(text: str, length: int) -> str:
-    """Cuts a label for a figure; `$` would start a formula there."""
+    """Cuts a label for a figure."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     text = f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with _
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return text.replace("$", r"\$")
+    return text

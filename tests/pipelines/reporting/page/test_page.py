@@ -224,9 +224,9 @@ def test_scores_of_rated_segments_have_a_section_of_their_own(tmp_path: Path, mo
     # (1 + 2/3) / 2 and 1/2 now; before, in the opposite order, (1 + 2/3) / 2 and 1.
     assert '<p class="figure">0.667</p>' in section and '<p class="figure">\u22120.250</p>' in section
     rows = (tmp_path / "out" / "tables" / "segments.csv").read_text().splitlines()
-    assert rows[0] == "Class,Rated,Positives,AP@K" and len(rows) == 3
+    assert rows[0] == "index,Class,Rated,Positives,AP@K" and len(rows) == 3
     assert float(rows[1].rsplit(",", 1)[1]) == pytest.approx((1 + 2 / 3) / 2, abs=1e-5)
-    assert rows[2] == "Thing 5,2,1,0.5"
+    assert rows[2] == "5,Thing 5,2,1,0.5"
     cards = text[text.index('<div class="cards">') : text.index('<ul class="checks">')]
     assert cards.index("MAP@100,000") < cards.index("GAP@20") and '<p class="figure">0.667</p>' in cards
     assert "every other figure counts a class that nobody was asked about as absent" in " ".join(text.split())
