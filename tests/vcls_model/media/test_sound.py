@@ -130,7 +130,7 @@ def test_stereo_is_averaged_and_surround_does_not_clip(tmp_path: Path) -> None:
     assert full[0].sound is not None and np.abs(full[0].sound - 0.9).max() < 1e-3
 
 
-@pytest.mark.parametrize(("seconds", "rows"), [(0.1, 1), (1.0, 1), (1.4, 1), (1.5, 2), (2.48, 3), (5.0, 5)])
+@pytest.mark.parametrize(("seconds", "rows"), [(0.1, 1), (1.0, 1), (1.4, 1), (1.5, 2), (2.48, 2), (2.49, 3), (5.0, 5)])
 def test_sound_alone_has_a_row_for_every_half_patch(tmp_path: Path, seconds: float, rows: int) -> None:
     tone = np.full((1, int(seconds * RATE)), 0.5, np.float32)
     got = read(write_wav(tmp_path / "tone.wav", tone, RATE, "mono"))
