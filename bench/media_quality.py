@@ -14,8 +14,11 @@ fraction whose best class is right, the reference, and the folds; then a line wi
 """
 
 import argparse
+import contextlib
 import csv
+import importlib
 import json
+import os
 import statistics
 import sys
 from collections import defaultdict
@@ -23,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from project_commands import SHARED_DATA, run_command
+from project_commands import SHARED_DATA
 
 MEDIA = SHARED_DATA / "media"
 OUTPUT = Path(__file__).resolve().parent.parent / "bench_output" / "media_quality"
@@ -54,6 +57,13 @@ def sound_files() -> list[File]:
     """The sounds, in their published folds."""
     with open(MEDIA / "sounds.csv", newline="") as stream:
         return [(MEDIA / row["path"], row["labels"], int(row["fold"]) - 1) for row in csv.DictReader(stream)]
+
+
+def run_command(module: str, *arguments: str) -> None:
+    """Runs a command of the project in this process: thirty imports of TensorFlow would take longer than the work."""
+    print(f"python -m {module} {' '.join(arguments)}", file=sys.stderr, flush=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        importlib.import_module(module).run(arguments)
 
 
 def extract(files: list[File], directory: Path, *flags: str) -> None:
@@ -158,6 +168,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="for records and models (default: %(default)s)")
     args = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not MEDIA.is_dir():
         print(f"skipped: the clips and sounds are not beside this checkout ({MEDIA})", file=sys.stderr)
         return
