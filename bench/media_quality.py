@@ -118,7 +118,7 @@ def accuracies(directory: Path, model: str, epochs: int) -> list[float]:
             "--overwrite",
         )
         metrics: dict[str, Any] = json.loads((work / "scores" / "metrics.json").read_text())
-        found.append(float(metrics["summary"]["hit_at_1"]))
+        found.append(float(metrics["hit_at_1"]))
     return found
 
 

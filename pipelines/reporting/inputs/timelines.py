@@ -77,9 +77,8 @@ class PictureSheet:
 
 def can_judge(model: ExportedModel) -> bool:
     """Whether the model's data were made from media, by encoders that need no path."""
-    return bool(model.schema.encoders) and all(
-        recorded.get("name") in ENCODERS for recorded in model.schema.encoders.values()
-    )
+    encoders = model.schema.encoders
+    return bool(encoders) and all(recorded.get("name") in ENCODERS for recorded in (encoders or {}).values())
 
 
 def read_timelines(
