@@ -19,6 +19,7 @@ from vcls_model.training.config import TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import Row
 from vcls_model.training.loop import Trainer
+from vcls_model.training.recipes import recipe_values
 
 
 def versions() -> dict[str, str]:
@@ -129,6 +130,7 @@ def _describe(
             "rate_scales": [list(scale) for scale in config.rate_scales],
             "teachers": list(config.teachers),
             "class_prior": config.class_prior,
+            "recipe": {"values": recipe_values(config), "notes": list(config.recipe_notes)},
             "devices": trainer.replicas,
         },
         "data": {
