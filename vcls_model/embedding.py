@@ -12,7 +12,6 @@ was trained on in the other.
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -315,8 +314,7 @@ def local_file(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
         copy = os.path.join(scratch, "media" + os.path.splitext(path)[1][:16])
-        with storage.open_for_reading(path) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        storage.copy_to_disk(path, copy)
         yield copy
 
 
