@@ -117,6 +117,9 @@ class MediaFacts:
         )
 
 
+_INDEXED = frozenset({"mp4", "matroska"})
+
+
 @dataclass
 class OpenMedia:
     """An open container with its chosen streams; a context manager that closes it."""
@@ -127,6 +130,11 @@ class OpenMedia:
     video: Any | None
     audio: Any | None
     facts: MediaFacts
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the container has an index by which a moment is found, and times that only go forward."""
+        return bool(_INDEXED & set(self.facts.container.split(",")))
 
     def reopen(self) -> None:
         """Starts again at the beginning, with a new container; raises `MediaError`."""
