@@ -13,7 +13,6 @@ import collections
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -355,8 +354,7 @@ def local_file(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
         copy = os.path.join(scratch, "media" + os.path.splitext(path)[1][:16])
-        with storage.open_for_reading(path) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        storage.copy_to_disk(path, copy)
         yield copy
 
 

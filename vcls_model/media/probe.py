@@ -16,6 +16,7 @@ from av.stream import Discard
 
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
+from vcls_model.storage import open_for_reading
 
 # Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
 # sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
@@ -221,7 +222,7 @@ def _address(path: str, limits: Limits) -> str:
 def _unopened(path: str, error: Exception) -> MediaError:
     """Why FFmpeg would not open an existing file, judged by how the file begins."""
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             head = file.read(4096)
     except OSError:
         return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")
