@@ -46,6 +46,10 @@ demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under
 	$(PY) -m pipelines.score --input='sample/video/V_BIRD_*.mp4' --model=$(DEMO)/video/model --output=$(DEMO)/video/labels --overwrite
 	@echo "report: $(CURDIR)/$(DEMO)/video/report/report.html"
 
+.PHONY: demo-live
+demo-live: $(INSTALLED)  ## the live page with a clip of the sample playing; with CI=1 a screenshot, then it stops
+	$(PY) -m deploy.live.demo $(DEMO)/live
+
 .PHONY: test
 test: $(INSTALLED)  ## the tests
 	$(PY) -m pytest -n 2
