@@ -90,7 +90,7 @@ export class Timeline {
         legend: { live: false },
         cursor: { y: false, drag: { x: false, y: false } },
         axes: [
-          { ...axis, size: 26, values: (_, values) => values.map(clock) },
+          { ...axis, size: 26, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600], values: (_, values) => values.map(clock) },
           { ...axis, size: 44, values: (_, values) => values.map((value) => `${Math.round(value * 100)} %`) },
         ],
         series: [
