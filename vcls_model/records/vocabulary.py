@@ -127,6 +127,15 @@ def check_same_classes(
             raise UsageError(f"{what} and {other} have different classes: {difference}{advice}")
 
 
+def write_vocabulary_csv(classes: Sequence[ClassInfo]) -> str:
+    """The text of vocabulary.csv: index, name, vertical1 ... 3."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["index", "name", *_VERTICAL_COLUMNS])
+    writer.writerows([info.index, info.name, *_three_verticals(info)] for info in classes)
+    return stream.getvalue()
+
+
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
     """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count.
 
@@ -147,17 +156,20 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"])
     for info, threshold in zip(classes, chosen, strict=True):
-        verticals = (*info.verticals, "", "", "")[:3]
         writer.writerow(
             [
                 info.index,
                 info.name,
-                *verticals,
+                *_three_verticals(info),
                 "" if threshold is None else repr(threshold),
                 "" if info.train_count is None else info.train_count,
             ]
         )
     return stream.getvalue()
+
+
+def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
+    return (*info.verticals, "", "", "")[:3]
 
 
 def _class_info(row: tables.Row) -> ClassInfo:
