@@ -60,7 +60,7 @@ def _begins_as_records(path: str) -> bool:
     return head[:2] == b"\x1f\x8b" or bool(length_at(np.frombuffer(head, np.uint8), 0) >= 0)
 
 
-class MediaReader:
+class MediaRecordReader:
     """Reads media files as `read_batches` reads shards: a batch of one record, or what was rejected."""
 
     def __init__(self, config: ScoringConfig) -> None:

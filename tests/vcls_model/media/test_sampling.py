@@ -11,7 +11,7 @@ import pytest
 from tests.vcls_model.media.clips import make_clip, number_of
 from tests.vcls_model.media.oracle import nearest_rows
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request, Row, RowReader
+from vcls_model.media.rows import MediaRow, Request, RowReader
 from vcls_model.media.sampling import Sampling
 
 CONSTANT = [Fraction(n, 30) for n in range(150)]
@@ -58,12 +58,12 @@ def clip(directory: Path, name: str) -> tuple[Path, Sequence[Fraction]]:
     return path if path.exists() else make_clip(path, times, **options), times
 
 
-def read(path: Path, **sampling: Any) -> list[Row]:
+def read(path: Path, **sampling: Any) -> list[MediaRow]:
     with RowReader(str(path), Request(sound=False, sampling=Sampling(**sampling))) as reader:
         return list(reader)
 
 
-def numbers(rows: list[Row]) -> list[int]:
+def numbers(rows: list[MediaRow]) -> list[int]:
     return [number_of(row.picture) for row in rows if row.picture is not None]
 
 
