@@ -638,8 +638,3 @@ def _holds_anything(directory: str) -> bool:
     if is_object_store(directory):
         return bool(_stores().holds_anything(directory))
     return bool(_listdir(directory))
-
-
-def csv_text(data: bytes) -> io.StringIO:
-    """Decodes a CSV, with or without a byte-order mark, for `csv.reader`."""
-    return io.StringIO(data.decode("utf-8-sig"), newline="")
