@@ -48,7 +48,7 @@ demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under
 
 .PHONY: test
 test: $(INSTALLED)  ## the tests
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist=worksteal
 
 .PHONY: test-slow
 test-slow: $(INSTALLED)  ## the tests that take more than half a minute each
