@@ -134,13 +134,13 @@ class EmbeddingConfig:
 def _check_usable(info: EncoderInfo) -> None:
     if info.rounding != "midpoint" and info.value_range != _YOUTUBE8M_RANGE:
         raise UsageError(
-            f"encoder {info.name!r}: codes that are {info.rounding} are understood for the range [-2, 2] alone; "
-            'give its description "rounding": "midpoint"'
+            f"encoder {info.name!r}: rounding {info.rounding!r} is supported for the range [-2, 2] only; "
+            'set "rounding": "midpoint" in its description'
         )
     if isinstance(info.input, SoundInput) and info.input.samples > PATCH_SAMPLES:
         raise UsageError(
-            f"encoder {info.name!r} hears {info.input.samples:,} samples at a time; records have room for "
-            f"{PATCH_SAMPLES:,} ({PATCH_SAMPLES / 16_000:g} s)"
+            f"encoder {info.name!r} takes {info.input.samples:,} samples at a time, but a row of a record covers "
+            f"{PATCH_SAMPLES:,} at most ({PATCH_SAMPLES / 16_000:g} s)"
         )
 
 
@@ -161,7 +161,8 @@ def recorded_config(
     """
     if not schema.encoders or not schema.sampling:
         raise UsageError(
-            f"{origin} takes records that no encoder of this project made ({schema.name}): give it such records"
+            f"{origin} was trained on records ({schema.name}) that were not made from media files: "
+            "score records of that kind"
         )
     level = "frame" if schema.has_frames else "video"
     chosen: dict[str, str | None] = {}

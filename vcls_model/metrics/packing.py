@@ -39,7 +39,7 @@ def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndar
     Args:
         header: small; written with sorted keys.
         arrays: any shape and integer type; written sorted by name. They take the fewest bytes when neighbours along
-            the last axis are alike. Of several arrays of a shape their sum is written, in the type of the first.
+            the last axis are similar. Of several arrays of a shape their sum is written, in the type of the first.
     """
     codec = pa.Codec("zstd", compression_level=_LEVEL)
     parts, entries = [], []

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -472,13 +472,13 @@ def _mean_rows(values: np.ndarray) -> np.ndarray:
     return _divide(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def _cells(values: np.ndarray) -> list[Any]:
+def _cells(values: np.ndarray) -> list[object]:
     if values.dtype.kind == "f":
         return ["" if math.isnan(value) else f"{value:.6g}" for value in values.tolist()]
     return values.tolist()
 
 
-def _csv(header: list[str], rows: Any) -> bytes:
+def _csv(header: list[str], rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
