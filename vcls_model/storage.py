@@ -23,7 +23,7 @@ from vcls_model.commands import JobError, UsageError
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
 # `content_digest` looks at so much of either end of a file: a tenth of a millisecond, and all of a small one.
-DIGESTED_BYTES = 128 << 10
+DIGESTED_BYTES = 16 << 10
 
 
 def _stores() -> ModuleType:
