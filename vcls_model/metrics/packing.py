@@ -88,7 +88,7 @@ def _read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.nda
     codec = pa.Codec("zstd")
     arrays = {}
     for name, kind, shape, pieces in entries:
-        array = np.empty(shape, np.dtype(kind))
+        array = np.empty(shape, packing2.cell_type(kind))
         flat = array.reshape(-1)
         for number, (bytes_unpacked, bytes_packed) in enumerate(pieces):
             piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]
