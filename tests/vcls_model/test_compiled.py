@@ -26,7 +26,7 @@ import json, os, sys, tempfile
 import numba
 import vcls_model.compiled
 
-numba.njit(abs)(-1)  # the compiler is ready
+numba.njit(lambda value: -value)(1)  # the compiler is ready
 for line in sys.stdin:
     asked = json.loads(line)
     if os.fork() == 0:
