@@ -204,7 +204,7 @@ def write_info(output: str, info: Mapping[str, Any]) -> None:
 
 
 def delete_info(output: str) -> None:
-    """Before a job changes a finished directory: until its end it is not finished."""
+    """Before a job continues in a finished directory, once nothing can refuse it: until its end it is not finished."""
     storage.delete(storage.join(output, INFO_FILE))
 
 

@@ -85,7 +85,10 @@ def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:
         inputs=[*(shard.path for shard in plan.shards), *config.model_paths],
         dry_run=dry_run,
     )
-    return remaining_shards(plan.shards, read_manifests(config.output) if plan.resume else [])
+    remaining = remaining_shards(plan.shards, read_manifests(config.output) if plan.resume else [])
+    if not dry_run:
+        outputs.delete_info(config.output)
+    return remaining
 
 
 def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
