@@ -105,11 +105,11 @@ def run_way(way: str, paths: list[Path], warm: Path, processes: int, threads: in
         feeder.join()
     ended = time.perf_counter()
     spent = sum(_processor(worker.pid) - before for worker, before in zip(workers, usage, strict=True))
+    if len(answers) < len(paths) or not all(answers.values()):
+        raise RuntimeError(f"{way}: a worker died")
     peaks = [_peaks(worker.pid) for worker in workers]
     for worker in workers:
         worker.communicate()
-    if len(answers) < len(paths) or not all(answers.values()):
-        raise RuntimeError(f"{way}: a worker died")
     files = {path: answer[1] for path, answer in answers.items()}
     return Measured(ended - started, ended - begun, files, spent, peaks)
 
@@ -153,10 +153,14 @@ def kind_of(path: str) -> str:
     return "real_clips" if stem.startswith("V_") else stem
 
 
+def with_sound(paths: list[Path]) -> list[Path]:
+    """The made files: real clips have no sound."""
+    return [path for path in paths if kind_of(str(path)) != "real_clips"]
+
+
 def compare(paths: list[Path], warm: Path, rounds: int, peer_rounds: int) -> dict[str, list[Measured]]:
     """All ways over all files, two processes of one thread each; peers also as one process with all threads."""
     results: dict[str, list[Measured]] = {}
-    seconds = sum(map(duration, paths))
     for number in range(max(rounds, peer_rounds)):
         for way in (*PEERS, "d", "d_sound", "exact", "keyframes", "exact_sound", "parts", "parts_keyframes"):
             if number >= (peer_rounds if way in PEERS else rounds):
@@ -166,9 +170,11 @@ def compare(paths: list[Path], warm: Path, rounds: int, peer_rounds: int) -> dic
             if way in (*PEERS, "d") and number < peer_rounds:
                 cases.append((f"{way}_alone", 1, 2))
             for name, processes, threads in cases:
-                measured = run_way(name.removesuffix("_alone"), paths, warm, processes, threads)
+                taken = with_sound(paths) if way.endswith("_sound") else paths
+                measured = run_way(name.removesuffix("_alone"), taken, warm, processes, threads)
                 results.setdefault(name, []).append(measured)
-                print(f"round {number + 1}: {name} {seconds / measured.wall:.1f}", file=sys.stderr, flush=True)
+                rate = sum(map(duration, taken)) / measured.wall
+                print(f"round {number + 1}: {name} {rate:.1f}", file=sys.stderr, flush=True)
     return results
 
 
@@ -177,7 +183,8 @@ def report(paths: list[Path], results: dict[str, list[Measured]]) -> None:
     lengths = {str(path): duration(path) for path in paths}
     seconds = sum(lengths.values())
     rates = {
-        name: seconds / statistics.median(measured.wall for measured in rounds) for name, rounds in results.items()
+        name: sum(lengths[path] for path in rounds[0].files) / statistics.median(each.wall for each in rounds)
+        for name, rounds in results.items()
     }
     line("extract_files", f"{len(paths)} files, {seconds:.0f} s of video")
     for way in (*PEERS, "d"):

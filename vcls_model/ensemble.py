@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model import storage
-from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all, unknown_choice
 from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
 from vcls_model.models.recipes import ENSEMBLES
 from vcls_model.records.schema import FRAMES
@@ -42,7 +42,7 @@ class EnsembleConfig:
         output: directory of the ensemble.
         data: transformed dataset on whose validation split the thresholds are chosen; empty leaves them out.
         combine: what is averaged: `probability` or `logit`.
-        weights: one positive number per member; they are scaled to add to 1. Empty weighs all alike.
+        weights: one positive number per member; they are scaled to add to 1. Empty gives all the same weight.
         overwrite: replace what the output directory holds.
         recipe: `best` trains the members first, `none` joins models that exist.
         resume: continue with members that are not finished.
@@ -93,17 +93,33 @@ def make_parser() -> Parser:
         prog="python -m vcls_model.ensemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", action="append", default=[], help="directory of an exported model (repeat it, two or more)")
+    add("--model", action="append", default=[], metavar="DIR", help="exported model; give two or more")
     add(
         "--recipe",
         default="none",
-        help="best: train the members on --data; none: join those of --model (default: %(default)s)",
+        metavar="NAME",
+        help=f"best: train the members on --data; none: join those of --model {DEFAULT}",
     )
     add("--resume", action="store_true", help="continue an interrupted --recipe=best")
-    add("--output", required=True, help="directory for the ensemble")
-    add("--data", default="", help="transformed dataset on whose validation split the thresholds are chosen")
-    add("--combine", default="probability", help=f"one of {', '.join(COMBINATIONS)} (default: %(default)s)")
-    add("--weights", default="", help="one weight per model, for example 2,1,1 (default: equal weights)")
+    add("--output", required=True, metavar="DIR", help="directory for the ensemble")
+    add(
+        "--data",
+        default="",
+        metavar="DIR",
+        help="transformed dataset on whose validation split the thresholds are chosen",
+    )
+    add(
+        "--combine",
+        default="probability",
+        metavar="NAME",
+        help=f"what is averaged: one of {', '.join(COMBINATIONS)} {DEFAULT}",
+    )
+    add(
+        "--weights",
+        default="",
+        metavar="X,...",
+        help="one weight per model, for example 2,1,1 (default: equal weights)",
+    )
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
     return parser
 

@@ -235,9 +235,14 @@ def local_copy(directory: str) -> Iterator[str]:
                 raise JobError(f"{path!r} cannot be copied to a disk: its name has an empty part, '.' or '..'")
             local = os.path.join(scratch, *parts)
             os.makedirs(os.path.dirname(local), exist_ok=True)
-            with open_for_reading(path) as source, open(local, "wb") as target:
-                shutil.copyfileobj(source, target, 8 << 20)
+            copy_to_disk(path, local)
         yield scratch
+
+
+def copy_to_disk(path: str, local: str) -> None:
+    """Copies a file, wherever it is, to a local path, for a program that only knows disks."""
+    with open_for_reading(path) as source, open(local, "wb") as target:
+        shutil.copyfileobj(source, target, 8 << 20)
 
 
 @contextlib.contextmanager
@@ -269,11 +274,12 @@ def replace_directory(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def plain_name(directory: str) -> Iterator[str]:
-    """A path of a local directory, on this machine, without the characters that TensorFlow reads as a pattern.
+    """A path of a local directory, on this machine, that TensorFlow takes as it is: UTF-8, and no pattern.
 
     That of a symbolic link, if need be, which lasts as long as the block. Addresses of object stores stay as they are.
     """
-    if is_object_store(directory) or not any(character in directory for character in _PATTERN_CHARACTERS + "\\"):
+    plain = not is_pattern(directory) and "\\" not in directory
+    if is_object_store(directory) or (plain and os.fsencode(directory).decode(errors="replace") == directory):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
@@ -395,11 +401,12 @@ def _expand_several(parts: Sequence[str]) -> list[_File]:
 def _no_match(path: str) -> UsageError:
     if not is_object_store(path) and os.path.isdir(_local(path)):
         return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*.tfrecord')!r}")
-    hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if _is_pattern(path) else ""
+    hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if is_pattern(path) else ""
     return UsageError(f"no file matches {path!r}{hint}")
 
 
-def _is_pattern(part: str) -> bool:
+def is_pattern(part: str) -> bool:
+    """Whether a path, or a part of one, holds a character that a pattern gives a meaning to."""
     return any(character in part for character in _PATTERN_CHARACTERS)
 
 
@@ -410,7 +417,7 @@ def _expand(path: str) -> list[_File]:
     path = _local(path)
     if _is_file(path):
         return [_described(path)]
-    if not _is_pattern(path):
+    if not is_pattern(path):
         return []
     root = "/" if path.startswith("/") else ""
     return [_described(file) for file in _expand_local(root, path.strip("/").split("/"))]
@@ -429,7 +436,7 @@ def _expand_local(directory: str, parts: Sequence[str]) -> Iterator[str]:
     """Files below `directory` ("" is the working directory) that match the parts of a pattern."""
     first, *rest = parts
     path = os.path.join(directory, first)
-    if os.path.lexists(path) or not _is_pattern(first):
+    if os.path.lexists(path) or not is_pattern(first):
         if rest and os.path.isdir(path):
             yield from _expand_local(path, rest)
         elif not rest and _is_file(path):
@@ -469,14 +476,14 @@ def _walk(directory: str, parts: Sequence[str]) -> Iterator[str]:
 
 def _expand_objects(path: str) -> list[_File]:
     stores = _stores()
-    if not _is_pattern(path):
+    if not is_pattern(path):
         status = stores.status(path)
         return [] if status is None else [(path, *status)]
     scheme, _, rest = path.partition("://")
     base, *parts = rest.split("/")
     base = f"{scheme}://{base}/"
     # Directories that exist are names; to ask costs a listing, so only those that look like a pattern are asked about.
-    while len(parts) > 1 and (not _is_pattern(parts[0]) or stores.holds_anything(base + parts[0])):
+    while len(parts) > 1 and (not is_pattern(parts[0]) or stores.holds_anything(base + parts[0])):
         base += parts.pop(0) + "/"
     start = re.match(r"[^*?[]*", parts[0])
     files = list(stores.list_prefix(base + (start.group() if start else "")))
@@ -638,8 +645,3 @@ def _holds_anything(directory: str) -> bool:
     if is_object_store(directory):
         return bool(_stores().holds_anything(directory))
     return bool(_listdir(directory))
-
-
-def csv_text(data: bytes) -> io.StringIO:
-    """Decodes a CSV, with or without a byte-order mark, for `csv.reader`."""
-    return io.StringIO(data.decode("utf-8-sig"), newline="")

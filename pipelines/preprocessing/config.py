@@ -120,11 +120,11 @@ class TransformConfig:
             return REQUANTISE_SCALE, REQUANTISE_OFFSET
         if self.normalise == "minmax":
             return 1 / 255, 0.0
-        scale, offset = modality.quantisation
+        scale, offset = modality.quantisation  # of float32 frames by their range, see `planning.plan`
         return scale, offset
 
     def transformed(self) -> list[TransformedModality]:
-        """The features of a transformed record besides `id`, `labels` and `num_frames`."""
+        """The features of a transformed record, other than `id`, `labels` and `num_frames`."""
         features = []
         for modality in self.schema.modalities:
             width = self.width_of(modality)

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.preprocessing.exact_sums import ExactSums
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import Modality, RecordSchema
 
 # Sums of float32 values and of their squares are whole numbers of 2**-298.
 _FLOAT_EXPONENT = -320
@@ -94,7 +94,7 @@ class ModalitySums:
     def empty(cls, modality: Modality) -> "ModalitySums":
         """The sums of no values."""
         width = modality.width
-        kind, exponent = (CodeSums, 0) if modality.kind == FRAMES else (ExactSums, _FLOAT_EXPONENT)
+        kind, exponent = (CodeSums, 0) if modality.coded else (ExactSums, _FLOAT_EXPONENT)
         return cls(0, kind(width), kind(width), np.full(width, np.inf), np.full(width, -np.inf), exponent)
 
     @property
@@ -152,8 +152,9 @@ class ShardMeter:
         self._schema = schema
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._counts = dict.fromkeys((modality.name for modality in schema.modalities), 0)
+        self._of_floats = {modality.name for modality in schema.modalities if not modality.coded}
         for modality in schema.modalities:
-            if modality.kind == FRAMES:
+            if modality.coded:
                 width = modality.width
                 self._arrays[modality.name] = [
                     np.zeros(width, np.int64),
@@ -174,7 +175,11 @@ class ShardMeter:
         for name, values in batch.features.items():
             rows = chosen & ~batch.filled[name] if name in batch.filled else chosen
             arrays = self._arrays[name]
-            if isinstance(values, FrameBatch):
+            if isinstance(values, FrameBatch) and name in self._of_floats:
+                frames = values.select(rows).floats()
+                kernels.add_float_moments(frames, np.ones(len(frames), np.bool_), *arrays)
+                self._counts[name] += len(frames)
+            elif isinstance(values, FrameBatch):
                 kernels.add_code_moments(values.buffer, values.begins, values.strides, values.lengths, rows, *arrays)
                 self._counts[name] += int(values.lengths[rows].sum())
             else:
@@ -268,7 +273,7 @@ def moments(sums: ModalitySums, modality: Modality) -> Moments:
         ]
     )
     raw = Moments(count, mean, np.sqrt(variance), sums.lowest, sums.highest)
-    if modality.kind != FRAMES:
+    if not modality.coded:
         return raw
     codes = modality.quantisation
     return Moments(

@@ -1,15 +1,13 @@
 """The end of a scoring run: stored aggregates become metrics, one at a time, so that memory does not grow with them."""
 
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
@@ -32,6 +30,8 @@ class Measured:
     models: Sequence[dict[str, Any]] = ()
 
 
+# A sum of counts that workers stored: `from_bytes` reads one, `merge` adds another to it.
+_Aggregate = TypeVar("_Aggregate", MetricAccumulator, SegmentAccumulator, SliceAccumulator)
 _COUNTS = (
     "records_read",
     "records_written",
@@ -104,14 +104,16 @@ def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Seq
             )
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
+        if merged is None:
+            raise JobError(f"{output} holds no counts for --slice_by={feature}; use --overwrite")
         slices[feature] = merged.result()
         if set(slices[feature]) == {NO_VALUE}:
             print(f"warning: --slice_by={feature}: no labelled record has such a feature", file=sys.stderr)
     return slices
 
 
-def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
-    merged = None
+def _merge(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
+    merged: _Aggregate | None = None
     for name in names:
         if merged is None:
             merged = _stored(output, name, kind)
@@ -120,7 +122,7 @@ def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
     return merged
 
 
-def _stored(output: str, name: str, kind: type[Any]) -> Any:
+def _stored(output: str, name: str, kind: type[_Aggregate]) -> _Aggregate:
     path = storage.join(output, STATE, name)
     try:
         return kind.from_bytes(storage.read_bytes(path))
@@ -182,10 +184,9 @@ def write_metrics(
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:
     """Average precision of each class (a row) by each model alone (a column); empty for a class without positives."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", *names])
     columns = [result.per_class["ap"].tolist() for result in results]
-    for index, row in enumerate(zip(*columns, strict=True)):
-        writer.writerow([index, *("" if value != value else repr(value) for value in row)])
-    return text.getvalue().encode()
+    rows = (
+        [index, *("" if value != value else repr(value) for value in row)]
+        for index, row in enumerate(zip(*columns, strict=True))
+    )
+    return tables.write_csv(["index", *names], rows).encode()

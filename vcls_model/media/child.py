@@ -6,7 +6,6 @@ that the JSON announces; they come from a process that a file may have taken ove
 """
 
 import dataclasses
-import json
 import os
 import pickle
 import resource
@@ -14,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
@@ -23,6 +23,7 @@ from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, probe
 from vcls_model.media.rows import Request, RowReader
+from vcls_model.storage import to_json
 
 _LENGTH = struct.Struct("<I")
 
@@ -33,8 +34,8 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not write among the answers
     av.logging.set_level(None)
     cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-    memory = _Memory(int(sys.argv[1]))
+    threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    memory = MemoryLimit(int(sys.argv[1]))
     _send(answers, {"kind": "ready"})
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
@@ -57,19 +58,18 @@ def main() -> None:
             _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
 
 
-class _Memory:
+class MemoryLimit:
     """Lets the address space grow by so many bytes from here on; allocations beyond fail."""
 
     def __init__(self, allowed: int) -> None:
-        with open("/proc/self/statm") as statm:
-            used = int(statm.read().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         self._scarce = used + allowed * 3 // 4
         resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
 
     def scarce(self) -> bool:
         """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""
-        with open("/proc/self/status") as status:
-            peak = next(line for line in status if line.startswith("VmPeak:"))
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmPeak:"))
         return int(peak.split()[1]) * 1024 > self._scarce
 
 
@@ -77,7 +77,7 @@ def _out_of_memory(path: str) -> MediaError:
     return MediaError(errors.MEMORY, f"{path!r} needs more memory than the decoder may have")
 
 
-def _leave_with_parent(parent: int) -> None:
+def leave_with_parent(parent: int) -> None:
     """Ends this process when its parent is gone, even while a decoder hangs."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -108,7 +108,7 @@ def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str
 
 
 def _send(answers: BinaryIO, head: dict[str, Any], *content: bytes) -> None:
-    line = json.dumps(head).encode()
+    line = to_json(head).encode()
     for part in (_LENGTH.pack(len(line)) + line, *content):
         view = memoryview(part)
         while view:

@@ -16,6 +16,7 @@ from av.stream import Discard
 
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
+from vcls_model.storage import open_for_reading
 
 # Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
 # sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
@@ -39,6 +40,7 @@ class Limits:
         max_frames: frames that the header may promise.
         max_seconds: length of the presentation; a longer one is refused where it is reached, whatever its header says.
         protocols: FFmpeg protocols that may be used. A local file needs `file`; `http` would let a path be an address.
+        containers: FFmpeg demuxers that may be used, see `CONTAINERS`.
     """
 
     max_pixels: int = 7680 * 4320
@@ -46,6 +48,7 @@ class Limits:
     max_frames: int = 24 * 3600 * 240
     max_seconds: float = 24 * 3600.0
     protocols: tuple[str, ...] = ("file", "pipe")
+    containers: str = CONTAINERS
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
             metadata_errors="replace",
             options={
                 "protocol_whitelist": ",".join(limits.protocols),
-                "format_whitelist": CONTAINERS,
+                "format_whitelist": limits.containers,
                 "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
                 "max_pixels": str(limits.max_pixels),
             },
@@ -221,7 +224,7 @@ def _address(path: str, limits: Limits) -> str:
 def _unopened(path: str, error: Exception) -> MediaError:
     """Why FFmpeg would not open an existing file, judged by how the file begins."""
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             head = file.read(4096)
     except OSError:
         return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")

@@ -10,7 +10,6 @@ pipe that holds a few, so the child waits where the caller is slow. Only the tim
 the deadline.
 """
 
-import json
 import os
 import pickle
 import select
@@ -27,11 +26,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, MediaFacts
-from vcls_model.media.rows import Outcome, Request, Row
+from vcls_model.media.rows import MediaRow, Outcome, Request
 from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.storage import from_json
 
 _LENGTH = struct.Struct("<I")
 _MAX_HEAD_BYTES = 1 << 20
@@ -129,7 +130,7 @@ class MediaReader:
         try:
             if pipe.head()["kind"] != "ready":
                 raise _Garbled("no greeting")
-        except (_TooLate, _Ended, _Garbled) as error:
+        except (_TooLate, _Ended, _Garbled, JobError) as error:
             complaint = self._last_complaint()
             self.close()
             raise RuntimeError(f"the decoding process cannot start: {complaint or error!r}") from error
@@ -173,7 +174,7 @@ class MediaRows:
             self._reader.close()
         self._reader._busy = False
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[MediaRow]:
         """Rows in order; raises `MediaError` where there are none, or no more because decoding had to be ended."""
         if self._ended:
             return
@@ -205,12 +206,12 @@ class MediaRows:
             ) from error
         except (_Ended, BrokenPipeError) as error:
             raise self._ended_early(count) from error
-        except (_Garbled, KeyError, TypeError, ValueError) as error:
+        except (_Garbled, JobError, KeyError, TypeError, ValueError) as error:
             raise self._died(errors.CRASHED, f"made the decoder answer nonsense ({error})", count) from error
         finally:
             self.close()
 
-    def _row(self, head: dict[str, Any], pipe: "_Pipe") -> Row:
+    def _row(self, head: dict[str, Any], pipe: "_Pipe") -> MediaRow:
         """A row from its announcement and the bytes behind it, whose number follows from the request alone."""
         picture = sound = None
         if head["picture"]:
@@ -221,7 +222,9 @@ class MediaRows:
         if head["sound"]:
             sound = np.frombuffer(pipe.read(PATCH_SAMPLES * 4), np.float32)
         actual = head["actual"]
-        return Row(int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound)
+        return MediaRow(
+            int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound
+        )
 
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":
@@ -242,7 +245,7 @@ class MediaRows:
         status = _status(process) if process is not None else 0
         complaint = self._reader._last_complaint()
         if status == -signal.SIGKILL:
-            return self._died(errors.MEMORY, "had its decoder killed, most likely for want of memory", count)
+            return self._died(errors.MEMORY, "had its decoder killed, most likely for lack of memory", count)
         if "MemoryError" in complaint or "bad_alloc" in complaint:
             return self._died(errors.MEMORY, "needs more memory than the decoder may have", count)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
@@ -293,7 +296,7 @@ class _Pipe:
         length = _LENGTH.unpack(self.read(_LENGTH.size))[0]
         if length > _MAX_HEAD_BYTES:
             raise _Garbled(f"an announcement of {length} bytes")
-        head = json.loads(bytes(self.read(length)))
+        head = from_json(bytes(self.read(length)), "an announcement of the decoder")
         if not isinstance(head, dict) or "kind" not in head:
             raise _Garbled("an announcement without a kind")
         return head

@@ -1,15 +1,14 @@
 """From the counts of a `MetricAccumulator` to figures, curves and files."""
 
-import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
@@ -472,18 +471,14 @@ def _mean_rows(values: np.ndarray) -> np.ndarray:
     return _divide(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def _cells(values: np.ndarray) -> list[Any]:
+def _cells(values: np.ndarray) -> list[object]:
     if values.dtype.kind == "f":
         return ["" if math.isnan(value) else f"{value:.6g}" for value in values.tolist()]
     return values.tolist()
 
 
-def _csv(header: list[str], rows: Any) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> bytes:
+    return tables.write_csv(header, rows).encode()
 
 
 def to_json(value: Any) -> bytes:

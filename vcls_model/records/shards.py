@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vcls_model.commands import UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
-from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
-from vcls_model.storage import exists, join, read_bytes
+from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
+from vcls_model.storage import exists, join, read_bytes, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -30,7 +31,6 @@ def read_batches(
     missing_modality: str = "reject",
     require_labels: bool = True,
     drop_unknown_labels: bool = False,
-    keep_payloads: bool = False,
     context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
@@ -50,7 +50,6 @@ def read_batches(
         require_labels: reject records without labels.
         drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
             reject the record.
-        keep_payloads: also hand over the serialized records.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
     options = RecordOptions(
@@ -73,17 +72,16 @@ def read_batches(
         ]
         offsets = chunk.offsets
         for part in in_batches(chunk.starts, batch_records) or [slice(0, 0)]:
-            batch, unusable = decoder.decode(
-                path, chunk.buffer, chunk.starts[part], chunk.lengths[part], offsets[part], keep_payloads=keep_payloads
-            )
+            batch, unusable = decoder.decode(path, chunk.buffer, chunk.starts[part], chunk.lengths[part], offsets[part])
             yield batch, rejected + unusable
             rejected = []
 
 
-def resolve_schema(name: str, shard: str) -> RecordSchema:
+def resolve_schema(name: str, shard: str, known: RecordSchema | None = None) -> RecordSchema:
     """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
 
-    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records.
+    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records: `known`, or
+    a built-in one.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
@@ -93,7 +91,7 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
         if beside is not None and not shard.endswith((".csv", ".csv.gz")):
             name = beside
         else:
-            return detect_schema(shard)
+            return detect_schema(shard, known)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
@@ -148,37 +146,84 @@ def shards_of(pattern: str) -> str:
     return join(pattern, "*.tfrecord")
 
 
-def detect_schema(path: str) -> RecordSchema:
-    """Recognises the layout of a shard from its first records.
+def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
+    """Recognises the layout of a shard from its first records: `known`, or a built-in one.
 
     Raises:
-        UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features.
+        UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features, and
+            a schema file that describes them.
     """
     if path.endswith((".csv", ".csv.gz")):
         from vcls_model.records.csv_rows import csv_schema
 
         return csv_schema(path)
     first: examples.Record | None = None
+    layouts = [*BUILT_IN.values(), *([known] if known is not None and known.container != "csv" else [])]
+    layouts.reverse()  # the segment layout before the frame layout that it extends
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
         except examples.ExampleError:
             continue
         first = first or record
-        for schema in reversed(BUILT_IN.values()):  # the segment layout before the frame layout that it extends
+        for schema in layouts:
             if _fits(record, schema):
-                return schema
+                return _as_written(record, schema)
     if first is None:
         raise UsageError(f"{path} holds no readable record: name the layout with --schema, or check the input")
     # No record has every modality: perhaps all lack one (--missing_modality=fill).
-    for schema in reversed(BUILT_IN.values()):
+    for schema in layouts:
         if _fits(first, schema, partly=True):
-            return schema
+            return _as_written(first, schema)
     features = ", ".join(sorted({*first.features, *(f"{name} (frames)" for name in first.feature_lists)}))
     raise UsageError(
-        f"the records of {path} fit no built-in schema; they hold: {features}. "
-        "Describe them in a schema file and name it with --schema"
+        f"the records of {path} fit no built-in schema; they hold: {features}. Describe them in a schema file and name "
+        f"it with --schema, for example {_described(first)}"
     )
+
+
+def _as_written(record: examples.Record, schema: RecordSchema) -> RecordSchema:
+    """A layout whose frames are numbers where those of the record are, as MediaPipe writes them, instead of codes."""
+    modalities = tuple(
+        dataclasses.replace(modality, encoding="float32", range=None)
+        if modality.coded and any(frame.kind == "float" for frame in record.feature_lists.get(modality.source, ())[:1])
+        else modality
+        for modality in schema.modalities
+    )
+    return schema if modalities == schema.modalities else dataclasses.replace(schema, modalities=modalities)
+
+
+def _described(record: examples.Record) -> str:
+    """A schema file for records like this one, as text; what the record does not tell is …."""
+    modalities: list[dict[str, Any]] = []
+    for name, frames in sorted(record.feature_lists.items()):
+        for frame in frames[:1]:
+            values = frame.values
+            width = len(bytes(values[0])) if frame.kind == "bytes" and len(values) else len(values)
+            if frame.kind in ("bytes", "float") and width:
+                modalities.append(_entry(name, width, FRAMES, "uint8" if frame.kind == "bytes" else "float32"))
+    for name, feature in sorted(record.features.items()):
+        if feature.kind == "float" and len(feature.values) > 1:
+            modalities.append(_entry(name, len(feature.values), VECTOR, "float32"))
+    kinds = {name: feature.kind for name, feature in sorted(record.features.items())}
+    texts, numbers = ([name for name, kind in kinds.items() if kind == own] for own in ("bytes", "int64"))
+    return to_json(
+        {
+            "name": "own",
+            "container": "sequence_example" if record.feature_lists else "example",
+            "id_feature": next((name for name in texts if "id" in name.lower()), texts[0] if texts else "…"),
+            "labels_feature": next((name for name in numbers if "label" in name.lower()), "labels"),
+            "modalities": modalities,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _entry(name: str, width: int, kind: str, encoding: str) -> dict[str, Any]:
+    """A modality's entry in a schema file."""
+    own = name.partition("/")[0].lower() or "frames"
+    renamed = {"name": own, "feature": name} if "/" in name else {"name": name}
+    return {**renamed, "width": width, "kind": kind, "encoding": encoding}
 
 
 def _first_payloads(path: str) -> Iterator[bytes]:
@@ -198,6 +243,6 @@ def _fits(record: examples.Record, schema: RecordSchema, partly: bool = False) -
         return False
     lists = schema.container == "sequence_example"
     return (any if partly else all)(
-        modality.name in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
+        modality.source in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
         for modality in schema.modalities
     )

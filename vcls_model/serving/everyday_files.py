@@ -1,11 +1,10 @@
 """Labels of media files without training: a file's own and those of its seconds, as a table, CSV and JSON."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import Any
 
+from vcls_model import tables
 from vcls_model.embedding import Embedded, Embedder, EmbeddingConfig
 from vcls_model.serving.everyday import SEEN_OR_HEARD, Everyday, Label, Medium, Probabilities
 
@@ -65,13 +64,12 @@ def label_file(path: str, everyday: Everyday, embedder: Embedder, config: Embedd
 
 def to_csv(files: Sequence[Labelled]) -> str:
     """path, medium, index, label, probability: a row per label, the most probable first."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "medium", "index", "label", "probability"])
-    for labelled in files:
-        for label in labelled.labels:
-            writer.writerow([labelled.path, label.medium, label.index, label.name, f"{label.probability:.6f}"])
-    return stream.getvalue()
+    rows = (
+        (labelled.path, label.medium, label.index, label.name, f"{label.probability:.6f}")
+        for labelled in files
+        for label in labelled.labels
+    )
+    return tables.write_csv(("path", "medium", "index", "label", "probability"), rows)
 
 
 def to_json(files: Sequence[Labelled]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import itertools
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -493,11 +495,14 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
 
 
 def _short(text: str, length: int) -> str:
-    """Cuts a label for a figure."""
+    """Cuts a label for a figure to a width of so many Latin letters; a wide character (CJK, emoji) takes two."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     text = f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with _
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return text
+    widths = [0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text]
+    if sum(widths) <= length:
+        return text
+    kept = next(place for place, end in enumerate(itertools.accumulate(widths)) if end > length - 1)
+    return text[:kept] + "…"
 
 
 def timeline_figures(scores: Scores, timelines: Sequence[Timeline]) -> list[Figure]:
