@@ -35,7 +35,7 @@ def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path
         ("learning_rate", "must be like"),
         ("learning_rate=lg:1:2", "did you mean 'log'"),
         ("learning_rate=log:0:2", "positive"),
-        ("learning_rate=float:2:1", "rise"),
+        ("learning_rate=float:2:1", "increase"),
         ("learning_rat=choice:1:2", "did you mean --learning_rate"),
         ("dropout=choice:0.1:1.5", "dropout must lie in"),
         ("class_prior=choice:true:perhaps", "must be true or false"),

@@ -381,7 +381,7 @@ def test_help_shows_the_recipe(capsys: Any) -> None:
         with pytest.raises(SystemExit):
             parse_config([*flags, "--help"])
         text = " ".join(capsys.readouterr().out.split())
-        assert f"videos per step, over all devices {expected}" in text
+        assert f"videos per step, on all devices together {expected}" in text
 
 
 def test_dense_trains_as_it_did_before_there_were_recipes(video_data: Path, tmp_path: Path) -> None:
