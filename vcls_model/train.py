@@ -11,6 +11,7 @@ from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
+from vcls_model.training.recipes import fit_config, keep_pretrained, misfits, recipe_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -46,9 +47,14 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         JobError: the data, a checkpoint or another model cannot be used, or the loss stops being finite.
     """
     plan = make_plan(parse_config(argv))
+    config = plan.config
     reads_frames = any(modality.kind == FRAMES for modality in plan.modalities)
-    for sentence in ineffective_flags(argv, reads_frames=reads_frames):
+    sentences = ineffective_flags(argv, reads_frames=reads_frames, epochs=config.options.epochs)
+    for sentence in [*sentences, *misfits(config, plan.data)]:
         print(f"warning: {sentence}", file=sys.stderr)
+    if config.recipe and config.verbose:
+        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:")
+        print(recipe_text(config), flush=True)
     return train(plan)
 
 
@@ -62,13 +68,17 @@ def make_plan(config: TrainConfig) -> TrainPlan:
 
     from vcls_model import storage
     from vcls_model.records.transformed import open_transformed
-    from vcls_model.training.devices import make_strategy, worker_number
+    from vcls_model.serving.exported import read_model_info
+    from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
 
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
+    if config.init_from:
+        config = keep_pretrained(config, read_model_info(config.init_from, ("model",)))
+    config = fit_config(config, data, names, bfloat16=computes_in_bfloat16())
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
         storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
@@ -79,7 +89,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         if info.get("config_hash") != config.fingerprint(data.info):
             raise UsageError(
                 f"--resume: {config.output} holds a model trained with other options or other data; "
-                "repeat its flags, or start again with --overwrite"
+                "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
             )
         if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
             done = info

@@ -16,6 +16,7 @@ from vcls_model.training.config import TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
+from vcls_model.training.recipes import recipe_values
 from vcls_model.versions import versions_of
 
 # Whose versions the info.json of a model holds.
@@ -119,6 +120,7 @@ def _describe(
             "rate_scales": [list(scale) for scale in config.rate_scales],
             "teachers": list(config.teachers),
             "class_prior": config.class_prior,
+            "recipe": {"values": recipe_values(config), "notes": list(config.recipe_notes)},
             "devices": trainer.replicas,
         },
         "data": {
