@@ -13,6 +13,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+# What stands for a number in help texts.
+_METAVARS = {int: "N", float: "X"}
+# Ends the help of a flag that has a default.
+DEFAULT = "(default: %(default)s)"
+
 
 class UsageError(Exception):
     """The command line asks for something impossible: exit 2, message only."""
@@ -24,6 +29,12 @@ class JobError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `UsageError` instead of printing its usage and exiting."""
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            if action.metavar is None and action.type in _METAVARS:
+                action.metavar = _METAVARS[action.type]
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")

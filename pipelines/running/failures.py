@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pipelines.running.runners import RUNNERS
 from vcls_model.commands import JobError, UsageError
 
-# Errors of the file system that the user must mend, by number, as the text of a worker's traceback has them.
+# Errors of the file system that the user must correct, by number, as the text of a worker's traceback has them.
 _OS_ERRORS = {
     "28": "the disk is full",
     "122": "the disk quota is used up",
@@ -28,7 +28,7 @@ _FAILURES = (
 
 @contextlib.contextmanager
 def explained_failures(output: str) -> Iterator[None]:
-    """Turns a worker's error that the user can mend into a `UsageError` or `JobError`; others pass through.
+    """Turns a worker's error that the user can correct into a `UsageError` or `JobError`; others pass through.
 
     Args:
         output: the job's output directory, for the message.
