@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vcls_model.commands import JobError, UsageError, main
+from vcls_model.commands import JobError, main
 from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
-from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
+from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
 from vcls_model.training.recipes import fit_config, keep_pretrained, misfits, recipe_text
 
@@ -82,18 +82,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
         storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
-    done = None
-    path = storage.join(config.output, "info.json")
-    if config.resume and storage.exists(path):
-        info = storage.read_json(path)
-        if info.get("config_hash") != config.fingerprint(data.info):
-            raise UsageError(
-                f"--resume: {config.output} holds a model trained with other options or other data; "
-                "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
-            )
-        if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
-            done = info
-    return TrainPlan(config, strategy, data, modalities, done)
+    from vcls_model.training.outputs import finished_run
+
+    return TrainPlan(config, strategy, data, modalities, finished_run(config, data))
 
 
 def train(plan: TrainPlan) -> dict[str, Any]:

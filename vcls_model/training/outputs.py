@@ -9,10 +9,11 @@ from typing import Any
 import keras
 
 from vcls_model import storage
+from vcls_model.commands import UsageError
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
-from vcls_model.training.config import TrainConfig
+from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
@@ -21,6 +22,25 @@ from vcls_model.versions import versions_of
 
 # Whose versions the info.json of a model holds.
 PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] | None:
+    """The `info.json` of a finished run that `--resume` has nothing to add to, or None.
+
+    Raises:
+        UsageError: the output directory holds a model of other options or data.
+    """
+    path = storage.join(config.output, "info.json")
+    if not config.resume or not storage.exists(path):
+        return None
+    info: dict[str, Any] = storage.read_json(path)
+    if info.get("config_hash") != config.fingerprint(data.info):
+        raise UsageError(
+            f"--resume: {config.output} holds a model trained with other options or other data; "
+            "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
+        )
+    same_length = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)
+    return info if same_length else None
 
 
 def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], wall_seconds: float) -> dict[str, Any]:
