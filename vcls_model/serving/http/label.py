@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from vcls_model import storage
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits
@@ -108,7 +109,7 @@ class _Work:
             most, private = settings.most_media_bytes, settings.private_addresses
             await asyncio.to_thread(fetch, url, self._path, most, _FETCH_SECONDS, private)
             return
-        with open(self._path, "wb") as file:
+        with storage.open_atomically(self._path) as file:
             async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
                 await asyncio.to_thread(file.write, chunk)
         if not os.path.getsize(self._path):
