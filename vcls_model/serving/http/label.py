@@ -22,7 +22,7 @@ from vcls_model.serving.http.bodies import RefusedError, body_chunks, parse_json
 from vcls_model.serving.http.fetching import fetch
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.formats import FORMATS, MEDIA_TYPES, to_csv, to_video_intelligence, to_webvtt
-from vcls_model.serving.live.labelling import FileLabeller, MediaLabels, Progress
+from vcls_model.serving.live.labelling import FileLabeller, FileProgress, MediaLabels
 from vcls_model.serving.live.queues import OverloadedError
 from vcls_model.serving.live.stream import Features
 
@@ -115,7 +115,7 @@ class _Work:
         if not os.path.getsize(self._path):
             raise RefusedError(400, "the body is empty: send a media file")
 
-    async def steps(self) -> AsyncIterator[Progress | MediaLabels | RefusedError]:
+    async def steps(self) -> AsyncIterator[FileProgress | MediaLabels | RefusedError]:
         """Progress, and at last the labels or why there are none."""
         steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running = asyncio.get_running_loop().run_in_executor(None, self._label, steps)
@@ -133,7 +133,7 @@ class _Work:
     async def lines(self) -> AsyncIterator[bytes]:
         """The steps as lines of JSON."""
         async for step in self.steps():
-            if isinstance(step, Progress):
+            if isinstance(step, FileProgress):
                 yield orjson.dumps({"progress": vars(step)}) + b"\n"
             elif isinstance(step, RefusedError):
                 yield orjson.dumps({"error": str(step)}) + b"\n"
