@@ -17,7 +17,7 @@ from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.outputs import moments_path, read_moments
 from pipelines.preprocessing.transform.graph import write_transform
 from vcls_model import storage
-from vcls_model.quiet import start_tensorflow
+from vcls_model.quiet import quiet_start_up
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -67,9 +67,7 @@ def serve() -> None:
 
         FileSystems.set_options(PipelineOptions.from_dictionary(flags))
 
-    start_tensorflow()
-    import tensorflow_transform  # noqa: F401
-
+    _import_transform()
     pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
     while not storage.exists(path):
         # The job closes its end once the pipeline is over, and the system does when the job is killed.
@@ -77,6 +75,21 @@ def serve() -> None:
         if ended and not storage.exists(path):
             return
     write_transform(read_moments(path), config, output)
+
+
+def _import_transform() -> None:
+    """Imports TensorFlow and tf.Transform without Keras and scikit-learn, which the graph does not use.
+
+    TensorFlow imports Keras for its optimizers and does without where that fails. The figure that keeps this is in
+    docs/BENCHMARKS.md ("0.1.0 and today"): a third of the process's time.
+    """
+    absent = ("keras.src.optimizers", "sklearn")
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail at once
+    with quiet_start_up():
+        import tensorflow_transform  # noqa: F401
+    for name in absent:
+        del sys.modules[name]
 
 
 if __name__ == "__main__":
