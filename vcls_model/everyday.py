@@ -13,14 +13,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vcls_model.commands import JobError, Parser, UsageError, main, parse_all
+from vcls_model.commands import DEFAULT, JobError, Parser, UsageError, main, parse_all
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
 
 if TYPE_CHECKING:
     from vcls_model.embedding import EmbeddingConfig
     from vcls_model.serving.everyday import Everyday
     from vcls_model.serving.everyday_files import Labelled
 
-_DEFAULT = "(default: %(default)s)"
 _TABLES = (".csv", ".json")
 
 
@@ -43,7 +43,7 @@ class EverydayConfig:
     top: int = 5
     fps: float = 1.0
     max_seconds: float | None = None
-    image_encoder: str = "efficientnet-lite2"
+    image_encoder: str = DEFAULT_IMAGE_ENCODER
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -63,14 +63,14 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="video and sound files, or patterns such as 'videos/*.mp4'")
     add("--output", default="", metavar="PATH", help="file.csv or file.json for the labels; without files: a directory")
-    add("--top", type=int, default=5, metavar="N", help=f"labels per file, of pictures and of sound each {_DEFAULT}")
-    add("--fps", type=float, default=1.0, metavar="N", help=f"moments per second {_DEFAULT}")
+    add("--top", type=int, default=5, metavar="N", help=f"labels per file, of pictures and of sound each {DEFAULT}")
+    add("--fps", type=float, default=1.0, metavar="N", help=f"moments per second {DEFAULT}")
     add("--max_seconds", type=float, metavar="S", help="read at most the first S seconds per file (default: all)")
     add(
         "--image_encoder",
-        default="efficientnet-lite2",
+        default=DEFAULT_IMAGE_ENCODER,
         metavar="NAME",
-        help=f"efficientnet-lite2, or the faster efficientnet-lite0 {_DEFAULT}",
+        help=f"efficientnet-lite2, or the faster efficientnet-lite0 {DEFAULT}",
     )
     add("--overwrite", action="store_true", help="replace the contents of the model's directory")
     return parser
@@ -86,7 +86,6 @@ def run(argv: Sequence[str] | None = None) -> "list[Labelled]":
     config = EverydayConfig(**vars(parse_all(make_parser(), argv)))
     from vcls_model import storage
     from vcls_model.embedding import Embedder, EmbeddingConfig
-    from vcls_model.encoders import DEFAULT_AUDIO_ENCODER
     from vcls_model.media.errors import MediaError
     from vcls_model.serving.everyday import Everyday
     from vcls_model.serving.everyday_files import label_file, to_csv, to_json

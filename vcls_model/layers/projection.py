@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vcls_model.layers.constants import add_constants
 from vcls_model.layers.masking import PACKAGE
 
 
@@ -56,17 +57,7 @@ class LabelProjection(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         size = input_shape[-1]
         shapes = {"mean": (size,), "directions": (size, self.width), "strengths": (self.width,)}
-        weights = []
-        for (name, shape), given in zip(shapes.items(), self._initial, strict=True):
-            if given is not None and given.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {given.shape}")
-            weight = self.add_weight(
-                shape=shape, dtype="float32", initializer="zeros", trainable=False, autocast=False, name=name
-            )
-            if given is not None:
-                weight.assign(given)
-            weights.append(weight)
-        self.mean, self.directions, self.strengths = weights
+        self.mean, self.directions, self.strengths = add_constants(self, shapes, self._initial)
 
     def call(self, inputs: Any) -> Any:
         values = ops.cast(inputs, "float32")

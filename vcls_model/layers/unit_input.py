@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vcls_model.layers.constants import add_constants
 from vcls_model.layers.masking import PACKAGE
 
 _inputs_are_raw: contextvars.ContextVar[bool] = contextvars.ContextVar("inputs_are_raw", default=True)
@@ -53,17 +54,8 @@ class UnitInput(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         shape = (input_shape[-1],)
-        weights = []
-        for name, given in zip(("location", "spread"), self._initial, strict=True):
-            if given is not None and given.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {given.shape}")
-            weight = self.add_weight(
-                shape=shape, dtype="float32", initializer="zeros", trainable=False, autocast=False, name=name
-            )
-            if given is not None:
-                weight.assign(given)
-            weights.append(weight)
-        self.location, self.spread = weights
+        shapes = {"location": shape, "spread": shape}
+        self.location, self.spread = add_constants(self, shapes, self._initial)
 
     def call(self, inputs: Any) -> Any:
         if not _inputs_are_raw.get():

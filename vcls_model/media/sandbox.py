@@ -21,13 +21,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from vcls_model.commands import JobError
 from vcls_model.media import errors
+from vcls_model.media.children import end_child, start_child
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, MediaFacts
 from vcls_model.media.rows import MediaRow, Outcome, Request
@@ -89,11 +89,7 @@ class MediaReader:
         """Ends the child."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            end_child(process)
         if self._complaints is not None:
             self._complaints.close()
             self._complaints = None
@@ -109,22 +105,8 @@ class MediaReader:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "vcls_model.media.child", str(self.memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            bufsize=0,
-            env=environment,
-        )
+        self._process = start_child("vcls_model.media.child", str(self.memory_bytes), stderr=self._complaints)
         _enlarge(self._process.stdout)
         pipe = _Pipe(self._process, _START_SECONDS)
         try:

@@ -9,12 +9,11 @@ import os
 import select
 import struct
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
+from vcls_model.media.children import end_child, start_child
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
 from vcls_model.storage import to_json
@@ -50,21 +49,9 @@ class StillDecoder:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vcls_model.media.still_child",
-                str(self.memory_bytes),
-                str(self.max_pixels),
-                to_json(dataclasses.asdict(self.picture_format)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        picture_format = to_json(dataclasses.asdict(self.picture_format))
+        self._process = start_child(
+            "vcls_model.media.still_child", str(self.memory_bytes), str(self.max_pixels), picture_format
         )
         try:
             self._read(1, time.monotonic() + _START_SECONDS)
@@ -101,11 +88,7 @@ class StillDecoder:
         """Ends the child."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            end_child(process)
 
     def _write(self, content: bytes, deadline: float) -> None:
         assert self._process is not None and self._process.stdin is not None

@@ -3,15 +3,15 @@
 import argparse
 import os
 
-_DEFAULT = "(default: %(default)s)"
+from vcls_model.commands import DEFAULT
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds them, but for those that say which model labels, and how."""
     add = parser.add_argument
     add("--name", metavar="NAME", help="of the model in addresses (default: that of its directory)")
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help=f"address to listen on {_DEFAULT}")
-    add("--port", type=int, default=8501, metavar="N", help=f"port; 0 takes a free one {_DEFAULT}")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help=f"address to listen on {DEFAULT}")
+    add("--port", type=int, default=8501, metavar="N", help=f"port; 0 takes a free one {DEFAULT}")
     add(
         "--token",
         default=os.environ.get("VCLS_TOKEN"),
@@ -21,10 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--allow_host", action="append", default=[], metavar="NAME", help="another Host to answer to on loopback")
     add("--allow_origin", action="append", default=[], metavar="URL", help="origin whose pages may use the service")
     add("--allow_private_urls", action="store_true", help="let POST /label fetch from addresses that are not public")
-    add("--streams", type=int, default=64, metavar="N", help=f"live streams open at once, at most {_DEFAULT}")
+    add("--streams", type=int, default=64, metavar="N", help=f"live streams open at once, at most {DEFAULT}")
     add("--encoder_threads", type=int, default=0, metavar="N", help="frames encoded at once (default: one per core)")
-    add("--media_mb", type=int, default=1024, metavar="MB", help=f"largest file for POST /label {_DEFAULT}")
-    add("--media_seconds", type=float, default=3600.0, metavar="S", help=f"longest file for POST /label {_DEFAULT}")
+    add("--media_mb", type=int, default=1024, metavar="MB", help=f"largest file for POST /label {DEFAULT}")
+    add("--media_seconds", type=float, default=3600.0, metavar="S", help=f"longest file for POST /label {DEFAULT}")
     add(
         "--source",
         action="append",

@@ -3,13 +3,11 @@
 import argparse
 from typing import Any
 
-from vcls_model.commands import UsageError
+from vcls_model.commands import DEFAULT, UsageError
 from vcls_model.media.sandbox import MIB
 from vcls_model.serving.live.engine import EngineOptions
 from vcls_model.serving.live.everyday import EverydayModel
 from vcls_model.serving.live.models import LiveModel, ServedModel
-
-_DEFAULT = "(default: %(default)s)"
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,30 +20,30 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--image_encoder", metavar="PATH", help="picture encoder of the model's data, where it has no known name")
     add("--audio_encoder", metavar="PATH", help="sound encoder of the model's data, where it has no known name")
-    add("--window", type=float, default=10.0, metavar="S", help=f"seconds that the labels of now cover {_DEFAULT}")
-    add("--hold", type=float, default=2.0, metavar="S", help=f"seconds that a label must last to come or go {_DEFAULT}")
+    add("--window", type=float, default=10.0, metavar="S", help=f"seconds that the labels of now cover {DEFAULT}")
+    add("--hold", type=float, default=2.0, metavar="S", help=f"seconds that a label must last to come or go {DEFAULT}")
     add(
         "--hysteresis",
         type=float,
         default=1.0,
         metavar="X",
-        help=f"logits below its threshold at which a label goes {_DEFAULT}",
+        help=f"logits below its threshold at which a label goes {DEFAULT}",
     )
     add(
         "--threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help=f"for models that chose none for their classes {_DEFAULT}",
+        help=f"for models that chose none for their classes {DEFAULT}",
     )
     add(
         "--seconds_per_minute",
         type=float,
         default=60.0,
         metavar="S",
-        help=f"a minute of media may take this long to decode {_DEFAULT}",
+        help=f"a minute of media may take this long to decode {DEFAULT}",
     )
-    add("--memory_mb", type=int, default=1024, metavar="MB", help=f"memory that decoding may take {_DEFAULT}")
+    add("--memory_mb", type=int, default=1024, metavar="MB", help=f"memory that decoding may take {DEFAULT}")
 
 
 def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
