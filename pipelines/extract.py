@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.flags import add_decoder_flags, add_job_flags
+from pipelines.running.flags import add_job_flags
 from pipelines.running.runners import add_runner_argument, check_runner, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, main
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
+from vcls_model.media.flags import add_decoder_flags
 
 if TYPE_CHECKING:
     import apache_beam as beam

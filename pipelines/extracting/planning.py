@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
 from pipelines.extracting.labels import FOLDERS, Entry, File, by_folder, index_labels, of_table, unlabelled
-from pipelines.running.flags import check_decoder_flags, check_job_flags
+from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
+from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
 

@@ -2,9 +2,10 @@
 
 import argparse
 
-from pipelines.running.flags import add_decoder_flags, add_job_flags
+from pipelines.running.flags import add_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
 from vcls_model.commands import DEFAULT
+from vcls_model.media.flags import add_decoder_flags
 from vcls_model.records.splits import SPLITS
 
 

@@ -11,12 +11,13 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.running.flags import check_decoder_flags, check_job_flags
+from pipelines.running.flags import check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
 from pipelines.scoring.media import plan_media
 from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.media.flags import check_decoder_flags
 from vcls_model.records.shards import shards_of
 from vcls_model.serving.exported import ExportedModel, read_exported_model
 

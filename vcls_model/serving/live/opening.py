@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from vcls_model.commands import DEFAULT, UsageError
+from vcls_model.media.flags import add_decoder_flags, check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.serving.live.engine import EngineOptions
 from vcls_model.serving.live.everyday import EverydayModel
@@ -36,14 +37,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help=f"for models that chose none for their classes {DEFAULT}",
     )
-    add(
-        "--seconds_per_minute",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help=f"a minute of media may take this long to decode {DEFAULT}",
-    )
-    add("--memory_mb", type=int, default=1024, metavar="MB", help=f"memory that decoding may take {DEFAULT}")
+    add_decoder_flags(parser)
 
 
 def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
@@ -57,6 +51,7 @@ def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
     for name in ("hold", "hysteresis"):
         if not getattr(args, name) >= 0:
             raise UsageError(f"--{name} must be at least 0, got {getattr(args, name):g}")
+    check_decoder_flags(args)
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold:g}")
     return EngineOptions(args.window, args.hold, args.hysteresis, args.threshold, **more)
