@@ -61,10 +61,12 @@ setup(
         "pillow>=10,<14",
         "protobuf>=4.25,<7",
         "pyarrow>=18",
+        "pydantic>=2.9,<3",
         "scikit-learn>=1.5,<2",
         "tensorflow>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",
         "tfx-bsl>=1.21,<1.22",
+        "typing-extensions>=4.12",
     ],
     extras_require={
         "aws": ["boto3>=1.35,<2"],

@@ -9,9 +9,18 @@ import difflib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
+
+# Seconds that a job has to end by itself after SIGTERM.
+_ENDING_SECONDS = 5.0
+_GO_ON = (
+    "What was finished stays: the same command goes on with --resume, or begins again with --overwrite where there is "
+    "no --resume"
+)
 
 
 class UsageError(Exception):
@@ -78,6 +87,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
 
 
@@ -91,14 +101,40 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if not error.filename or not error.strerror:
+        if error.errno is None:  # raised by a library for reasons of its own
             raise
-        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        print(f"error: {os_error_text(error)}. {_GO_ON}", file=sys.stderr)
         return 1
+    except _Terminated:
+        print(f"terminated. {_GO_ON}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume continues", file=sys.stderr)
+        print(f"interrupted. {_GO_ON}", file=sys.stderr)
         return 130
     return 0
+
+
+def os_error_text(error: OSError) -> str:
+    """What happened, and to which file where the system says so: `/data/a: No space left on device`."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    # Workers' threads may finish what they are at, which whoever asked will not wait for.
+    late = threading.Timer(_ENDING_SECONDS, _leave_now)
+    late.daemon = True
+    late.start()
+    raise _Terminated
+
+
+def _leave_now() -> None:
+    print(f"terminated. {_GO_ON}", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _leave(status: int) -> NoReturn:

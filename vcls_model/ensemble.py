@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
 from vcls_model.records.transformed import TransformedData, open_transformed
+from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class EnsembleConfig:
         combine: what is averaged: `probability` or `logit`.
         weights: one positive number per member; they are scaled to add to 1. Empty weighs all alike.
         overwrite: replace what the output directory holds.
+        trust_model: members may have any operations.
     """
 
     models: tuple[str, ...]
@@ -39,6 +41,7 @@ class EnsembleConfig:
     combine: str = "probability"
     weights: tuple[float, ...] = ()
     overwrite: bool = False
+    trust_model: bool = False
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
@@ -78,6 +81,7 @@ def make_parser() -> Parser:
     add("--combine", default="probability", help=f"one of {', '.join(COMBINATIONS)} (default: %(default)s)")
     add("--weights", default="", help="one weight per model, for example 2,1,1 (default: equal weights)")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
+    add_trust_argument(parser)
     return parser
 
 
@@ -92,7 +96,9 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
         weights = tuple(float(part) for part in args.weights.split(",") if args.weights)
     except ValueError:
         raise UsageError(f"--weights must be numbers like 2,1,1, got {args.weights!r}") from None
-    return EnsembleConfig(tuple(args.model), args.output, args.data, args.combine, weights, args.overwrite)
+    return EnsembleConfig(
+        tuple(args.model), args.output, args.data, args.combine, weights, args.overwrite, args.trust_model
+    )
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:
@@ -110,7 +116,7 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
 
     inputs = [*config.models, config.data]
     storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
-    members = load_members(config.models)
+    members = load_members(config.models, trusted=config.trust_model)
     data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
@@ -124,10 +130,12 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         UsageError: a member is not an exported model, or they do not fit each other or the data.
     """
     plan = make_plan(parse_config(argv))
+    from vcls_model.locks import locked_output
     from vcls_model.training.joining import join_members
 
     config = plan.config
-    return join_members(plan.members, plan.data, config.output, config.weights, config.combine, config.overwrite)
+    with locked_output(config.output, "ensemble", take_over=config.overwrite):
+        return join_members(plan.members, plan.data, config.output, config.weights, config.combine, config.overwrite)
 
 
 if __name__ == "__main__":

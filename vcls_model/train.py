@@ -4,12 +4,13 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vcls_model.commands import JobError, UsageError, main
+from vcls_model.commands import JobError, main
 from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
-from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
+from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
 
 if TYPE_CHECKING:
@@ -63,26 +64,19 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     from vcls_model import storage
     from vcls_model.records.transformed import open_transformed
     from vcls_model.training.devices import make_strategy, worker_number
+    from vcls_model.training.outputs import finished_run
+    from vcls_model.training.starting_points import refuse_training_programs
 
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
+    refuse_training_programs(config)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
         storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
-    done = None
-    path = storage.join(config.output, "info.json")
-    if config.resume and storage.exists(path):
-        info = storage.read_json(path)
-        if info.get("config_hash") != config.fingerprint(data.info):
-            raise UsageError(
-                f"--resume: {config.output} holds a model trained with other options or other data; "
-                "repeat its flags, or start again with --overwrite"
-            )
-        if all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS):
-            done = info
+    done = finished_run(config, data) if config.resume else None
     return TrainPlan(config, strategy, data, modalities, done)
 
 
@@ -92,25 +86,30 @@ def train(plan: TrainPlan) -> dict[str, Any]:
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.training.devices import worker_count
+    from vcls_model.locks import locked_output
+    from vcls_model.training.devices import worker_count, worker_number
     from vcls_model.training.outputs import export
 
     config = plan.config
     if plan.done is not None:
         return plan.done
+    lock: AbstractContextManager[None] = nullcontext()
+    if worker_number(plan.strategy) == 0:
+        lock = locked_output(config.output, "train", take_over=config.resume or config.overwrite)
     started = time.monotonic()
     keras.utils.set_random_seed(config.options.read.seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
-        trainer = make_trainer(plan)
-        if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.empty_directory(config.output)
-        if config.resume and not trainer.restore_last() and config.verbose:
-            print("no checkpoint to continue from: starting at the beginning")
-        history = trainer.fit()
-        return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
+        with lock:
+            trainer = make_trainer(plan)
+            if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
+                storage.empty_directory(config.output)
+            if config.resume and not trainer.restore_last() and config.verbose:
+                print("no checkpoint to continue from: starting at the beginning")
+            history = trainer.fit()
+            return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if worker_count(plan.strategy) == 1:
             raise

@@ -20,6 +20,8 @@ from pipelines.running.outputs import (
 )
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.records.identity import dataset_identity
+from vcls_model.records.shards import TRANSFORMED_FILE
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.vocabulary import write_labels_csv
 
@@ -116,6 +118,11 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     info = make_info(config, summary, features, started)
     card = render_card(config, info, summary, features)
     storage.write_text(storage.join(config.output, "data_card.html"), card)
+    for split in SPLITS:
+        storage.write_json(
+            storage.join(config.output, split, TRANSFORMED_FILE),
+            {"made_by": "pipelines.preprocess", "split": split, "identity": info["identity"]},
+        )
     storage.write_json(storage.join(config.output, "info.json"), info)
     return info
 
@@ -141,7 +148,7 @@ def _check(config: JobConfig, summary: Summary) -> None:
 def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], started: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
-    return {
+    info = {
         **info_head(summary.records_written, summary.rejected, started),
         "notes": dict(sorted(summary.notes.items())),
         "splits": {
@@ -169,6 +176,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         "input": {"files": len(config.shards), "empty_files": summary.shards_empty, "bytes": summary.bytes_read},
         "output_bytes": summary.bytes_written,
     }
+    return {**info, "identity": dataset_identity(info, summary.content)}
 
 
 def table(summary: Summary) -> str:

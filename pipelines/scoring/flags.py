@@ -4,6 +4,7 @@ import argparse
 
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
 from vcls_model.records.splits import SPLITS
+from vcls_model.saved_models import add_trust_argument
 
 _DEFAULT = "(default: %(default)s)"
 
@@ -95,6 +96,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"memory that the decoder of a file may use, in MiB (media files only) {_DEFAULT}",
     )
+    add_trust_argument(parser)
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--overwrite", action="store_true", help="replace what is in the output directory")
     add(

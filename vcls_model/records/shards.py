@@ -9,12 +9,15 @@ from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
-from vcls_model.storage import exists, join, read_bytes
+from vcls_model.records.splits import SPLITS
+from vcls_model.storage import exists, join, read_bytes, read_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
 # Beside the shards of records made from media: their layout, and their classes.
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
+# Beside transformed shards, which only such a file tells from raw ones; no pattern matches it.
+TRANSFORMED_FILE = ".transformed.json"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -80,10 +83,11 @@ def read_batches(
             rejected = []
 
 
-def resolve_schema(name: str, shard: str) -> RecordSchema:
+def resolve_schema(name: str, shard: str, own: RecordSchema | None = None) -> RecordSchema:
     """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
 
-    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records.
+    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records, trying
+    first `own`, the layout of a model's records.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
@@ -93,7 +97,7 @@ def resolve_schema(name: str, shard: str) -> RecordSchema:
         if beside is not None and not shard.endswith((".csv", ".csv.gz")):
             name = beside
         else:
-            return detect_schema(shard)
+            return detect_schema(shard, own)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
@@ -122,6 +126,29 @@ def file_beside(shard: str, name: str) -> str | None:
     return path if exists(path) else None
 
 
+def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
+    """Raises `UsageError` where shards lie in a split of a transformed dataset: normalised twice, they make no sense.
+
+    Args:
+        shards: paths of the input files.
+        what_to_name: what the command reads instead, for the message.
+    """
+    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
+        marked = exists(directory + TRANSFORMED_FILE)
+        # Datasets of the first release have no such file: their info.json, in the directory above, tells.
+        split = directory.rstrip("/").rpartition("/")[2]
+        above = directory.rstrip("/").rpartition("/")[0]
+        info_path = join(above, "info.json")
+        if not marked and split in SPLITS and exists(info_path):
+            info = read_json(info_path)
+            marked = isinstance(info, dict) and "transformed" in info and "splits" in info
+        if marked:
+            raise UsageError(
+                f"{directory} holds records that preprocess has transformed already: {what_to_name} (--split=test of "
+                "score selects the records of a split among the raw ones)"
+            )
+
+
 def check_made_alike(shards: Sequence[str]) -> None:
     """Raises `UsageError` unless what lies beside shards in several directories is the same: encoders and classes."""
     first: tuple[str, RecordSchema, bytes] | None = None
@@ -148,8 +175,8 @@ def shards_of(pattern: str) -> str:
     return join(pattern, "*.tfrecord")
 
 
-def detect_schema(path: str) -> RecordSchema:
-    """Recognises the layout of a shard from its first records.
+def detect_schema(path: str, own: RecordSchema | None = None) -> RecordSchema:
+    """Recognises the layout of a shard from its first records: `own`, where that is not built in, or a built-in one.
 
     Raises:
         UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features.
@@ -159,19 +186,22 @@ def detect_schema(path: str) -> RecordSchema:
 
         return csv_schema(path)
     first: examples.Record | None = None
+    known = list(reversed(BUILT_IN.values()))  # the segment layout before the frame layout that it extends
+    if own is not None and own.name not in BUILT_IN and own.container != "csv":
+        known.insert(0, own)
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
         except examples.ExampleError:
             continue
         first = first or record
-        for schema in reversed(BUILT_IN.values()):  # the segment layout before the frame layout that it extends
+        for schema in known:
             if _fits(record, schema):
                 return schema
     if first is None:
         raise UsageError(f"{path} holds no readable record: name the layout with --schema, or check the input")
     # No record has every modality: perhaps all lack one (--missing_modality=fill).
-    for schema in reversed(BUILT_IN.values()):
+    for schema in known:
         if _fits(first, schema, partly=True):
             return schema
     features = ", ".join(sorted({*first.features, *(f"{name} (frames)" for name in first.feature_lists)}))

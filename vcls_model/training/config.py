@@ -25,6 +25,7 @@ class TrainConfig:
         options: how to fit.
         resume: continue what is in `output`.
         overwrite: replace what is in `output`.
+        trust_model: teachers and the transform graph may have any operations.
         precision: dtype policy of the layers.
         distribution: `auto`, `none`, `mirrored` or `multi_worker`.
         devices: devices to mirror over.
@@ -45,6 +46,7 @@ class TrainConfig:
     options: TrainOptions
     resume: bool = False
     overwrite: bool = False
+    trust_model: bool = False
     precision: str = "float32"
     distribution: str = "auto"
     devices: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ class TrainConfig:
             data_info: the `info.json` of the dataset.
         """
         value = dataclasses.asdict(self)
-        for name in ("data", "output", "resume", "overwrite", "verbose", "distribution", "devices"):
+        for name in ("data", "output", "resume", "overwrite", "trust_model", "verbose", "distribution", "devices"):
             del value[name]
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]  # a run that continues may change them

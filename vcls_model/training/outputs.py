@@ -12,10 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from vcls_model import storage
+from vcls_model.commands import UsageError
+from vcls_model.records.identity import trained_on
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
-from vcls_model.training.config import TrainConfig
+from vcls_model.states import ModelInfo, read_state
+from vcls_model.training.checkpoints import check_same_data
+from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import Row
 from vcls_model.training.loop import Trainer
@@ -54,6 +58,28 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[Row], wall_s
         chosen = f"mean of epochs {averaged}" if averaged else f"best epoch {trainer.progress.best_epoch}"
         print(f"{chosen}: validation {validation.headline()}; model in {config.output}", flush=True)
     return info
+
+
+def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] | None:
+    """The `info.json` of a finished run that `--resume` has nothing to add to; None where there is something to do.
+
+    Raises:
+        UsageError: the run had other options, or was on other data.
+    """
+    path = storage.join(config.output, "info.json")
+    if not storage.exists(path):
+        return None
+    info: dict[str, Any] = dict(read_state(path, ModelInfo))
+    if "options" not in info.get("training", {}):
+        raise UsageError(f"--resume: {path} does not say how the model was trained; start again with --overwrite")
+    if info.get("config_hash") != config.fingerprint(data.info):
+        raise UsageError(
+            f"--resume: {config.output} holds a model trained with other options or other data; "
+            "repeat its flags, or start again with --overwrite"
+        )
+    check_same_data(f"the model in {config.output}", trained_on(info), data)
+    same = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)
+    return info if same else None
 
 
 def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
@@ -137,6 +163,7 @@ def _describe(
                 key: data.info.get(key)
                 for key in ("splits", "records_read", "records_written", "records_rejected", "config_hash", "versions")
             },
+            "identity": data.identity,
         },
         "config_hash": config.fingerprint(data.info),
         "versions": versions(),
