@@ -42,8 +42,9 @@ demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under
 	$(PY) -m pipelines.preprocess --input=$(DEMO)/video/records --split_ratios=0.6,0.2,0.2 --output=$(DEMO)/video/data --overwrite
 	$(PY) -m vcls_model.train --data=$(DEMO)/video/data --output=$(DEMO)/video/model --model=average --epochs=30 --overwrite
 	$(PY) -m pipelines.score --input=$(DEMO)/video/records --model=$(DEMO)/video/model --split=test --output=$(DEMO)/video/scores --overwrite
-	$(PY) -m pipelines.report --scores=$(DEMO)/video/scores --model=$(DEMO)/video/model --data=$(DEMO)/video/data --output=$(DEMO)/video/report --overwrite
+	$(PY) -m pipelines.report --scores=$(DEMO)/video/scores --model=$(DEMO)/video/model --data=$(DEMO)/video/data --media='sample/video/*.mp4' --output=$(DEMO)/video/report --overwrite
 	$(PY) -m pipelines.score --input='sample/video/V_BIRD_*.mp4' --model=$(DEMO)/video/model --output=$(DEMO)/video/labels --overwrite
+	$(PY) -m vcls_model.everyday sample/video/V_HELICOPTER_012.mp4
 	@echo "report: $(CURDIR)/$(DEMO)/video/report/report.html"
 
 .PHONY: test

@@ -79,6 +79,7 @@ setup(
             "gcp-storage-emulator>=2024.8",
             "google-crc32c>=1.6,<2",
             "hypothesis>=6.100,<7",
+            "imageio-ffmpeg>=0.6,<1",
             "import-linter>=2.5,<3",
             "keras-tuner>=1.4,<2",
             "moto[s3,server]>=5,<6",

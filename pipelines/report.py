@@ -21,6 +21,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="exported model directory (default: the manifest kept with the scores)")
     parser.add_argument("--data", help="transformed dataset directory, for its counts and settings")
     parser.add_argument(
+        "--media",
+        metavar="GLOB",
+        help="video and sound files of the scored videos, to show pictures of the examples and what the model says "
+        "over time (default: the files that were scored, where they were media)",
+    )
+    parser.add_argument(
         "--baseline", help="scores directory of a previous run with the same vocabulary, to compare with"
     )
     parser.add_argument(

@@ -9,13 +9,14 @@ The job that writes records and the one that scores media files both go this way
 was trained on in the other.
 """
 
+import collections
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,11 @@ from vcls_model.encoders.encoder import Modality as Medium
 from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request
+from vcls_model.media.rows import Request, Row
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.media.split import SplitReader
 from vcls_model.records.examples import (
     Feature,
     bytes_feature,
@@ -60,6 +62,8 @@ class EmbeddingConfig:
         mode: `exact` or `keyframes`, see `Sampling`.
         level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
+        file_count: files that are read at a time, at most: fewer than a machine's cores share these. No feature depends
+            on it.
     """
 
     encoders: tuple[tuple[Medium, str, EncoderInfo], ...]
@@ -69,6 +73,7 @@ class EmbeddingConfig:
     level: str = "frame"
     seconds_per_minute: float = 60.0
     memory_bytes: int = 1024 * MIB
+    file_count: int = 1 << 20
 
     @classmethod
     def of(cls, image_encoder: str | None, audio_encoder: str | None, **options: Any) -> "EmbeddingConfig":
@@ -153,7 +158,7 @@ def recorded_config(
         schema: of records made from media.
         origin: where it stands, for messages.
         image_encoder, audio_encoder: paths of encoders that are not known by name.
-        costs: `seconds_per_minute`, `memory_bytes`.
+        costs: `seconds_per_minute`, `memory_bytes`, `file_count`.
 
     Raises:
         UsageError: the records were not made from media.
@@ -217,11 +222,17 @@ class Embedded:
 
 
 class Embedder:
-    """Embeds one file after the other; owns a decoding process and shares the encoders of its own process."""
+    """Embeds one file after the other; owns decoding processes and shares the encoders of its own process."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self._config = config
-        self._reader = MediaReader(config.seconds_per_minute, config.memory_bytes)
+        self._cores = max(1, len(os.sched_getaffinity(0)) // max(1, config.file_count))
+        limits = config.seconds_per_minute, config.memory_bytes
+        self._reader: MediaReader | SplitReader
+        if self._cores > 1:
+            self._reader = SplitReader(self._cores, seconds_per_minute=limits[0], memory_bytes=limits[1])
+        else:
+            self._reader = MediaReader(*limits)
 
     def embed(self, path: str, start: float = 0.0, end: float | None = None) -> Embedded:
         """The features of a file or of the segment from `start` to `end`, in seconds after its first moment.
@@ -244,9 +255,12 @@ class Embedder:
     def _embed(self, path: str, request: Request) -> Embedded:
         gathered = [_Gathered(self._config, medium, name, info) for medium, name, info in self._config.encoders]
         with self._reader.read(path, request) as rows:
-            for row in rows:
-                for each in gathered:
-                    each.add(row.picture if each.medium == "picture" else row.sound)
+            if self._cores > 1:
+                _encode_together(rows, gathered, self._cores)
+            else:
+                for row in rows:
+                    for each in gathered:
+                        each.take(each.encoded(row))
         outcome = rows.outcome
         assert outcome is not None
         if not outcome.rows:
@@ -265,6 +279,23 @@ class Embedder:
         self.close()
 
 
+def _encode_together(rows: Iterable[Row], gathered: "Sequence[_Gathered]", threads: int) -> None:
+    """Encodes several rows at a time and takes them in order; a few are under way, whatever the length of the file."""
+    under_way: collections.deque[list[Future[np.ndarray | None]]] = collections.deque()
+
+    def take_first() -> None:
+        for each, future in zip(gathered, under_way.popleft(), strict=True):
+            each.take(future.result())
+
+    with ThreadPoolExecutor(threads) as pool:
+        for row in rows:
+            under_way.append([pool.submit(each.encoded, row) for each in gathered])
+            if len(under_way) > 2 * threads:
+                take_first()
+        while under_way:
+            take_first()
+
+
 class _Gathered:
     """The rows of one medium so far: their codes, or their sum."""
 
@@ -275,17 +306,25 @@ class _Gathered:
         self._codes: list[bytes] | None = [] if config.level == "frame" else None
         self._total = np.zeros(info.width)
 
-    def add(self, content: np.ndarray | None) -> None:
-        """Encodes a picture or a patch of sound, each by itself; None: the file has none."""
+    def encoded(self, row: Row) -> np.ndarray | None:
+        """The codes, or the features, of a row's picture or sound, by itself; None where the file has none."""
+        content = row.picture if self.medium == "picture" else row.sound
         if content is None:
-            return
+            return None
         if self.medium == "sound":
             content = content[: self._encoder.info.input.row_shape[0]]
+        encode = self._encoder.encode if self._codes is None else self._encoder.encode_codes
+        return encode(content[None])[0]
+
+    def take(self, encoded: np.ndarray | None) -> None:
+        """The next row, in order."""
+        if encoded is None:
+            return
         self.count += 1
         if self._codes is not None:
-            self._codes.append(self._encoder.encode_codes(content[None])[0].tobytes())
+            self._codes.append(encoded.tobytes())
         else:
-            self._total += self._encoder.encode(content[None])[0]
+            self._total += encoded
 
     def result(self) -> list[bytes] | np.ndarray:
         """The codes of each row, or their mean."""
@@ -315,8 +354,7 @@ def local_file(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
         copy = os.path.join(scratch, "media" + os.path.splitext(path)[1][:16])
-        with storage.open_for_reading(path) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        storage.copy_to_disk(path, copy)
         yield copy
 
 

@@ -26,7 +26,7 @@ _SPOOL_BYTES = 64 << 20
 # The lock of a job that writes to a directory, see `locks`: no part of what the directory holds.
 LOCK_NAME = ".vcls-lock"
 # `content_digest` looks at so much of either end of a file: a tenth of a millisecond, and all of a small one.
-DIGESTED_BYTES = 128 << 10
+DIGESTED_BYTES = 16 << 10
 
 
 def _stores() -> ModuleType:
@@ -238,9 +238,14 @@ def local_copy(directory: str) -> Iterator[str]:
                 raise JobError(f"{path!r} cannot be copied to a disk: its name has an empty part, '.' or '..'")
             local = os.path.join(scratch, *parts)
             os.makedirs(os.path.dirname(local), exist_ok=True)
-            with open_for_reading(path) as source, open(local, "wb") as target:
-                shutil.copyfileobj(source, target, 8 << 20)
+            copy_to_disk(path, local)
         yield scratch
+
+
+def copy_to_disk(path: str, local: str) -> None:
+    """Copies a file, wherever it is, to a local path, for a program that only knows disks."""
+    with open_for_reading(path) as source, open(local, "wb") as target:
+        shutil.copyfileobj(source, target, 8 << 20)
 
 
 @contextlib.contextmanager
@@ -272,11 +277,12 @@ def replace_directory(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def plain_name(directory: str) -> Iterator[str]:
-    """A path of a local directory, on this machine, without the characters that TensorFlow reads as a pattern.
+    """A path of a local directory, on this machine, that TensorFlow takes as it is: UTF-8, and no pattern.
 
     That of a symbolic link, if need be, which lasts as long as the block. Addresses of object stores stay as they are.
     """
-    if is_object_store(directory) or not any(character in directory for character in _PATTERN_CHARACTERS + "\\"):
+    plain = not is_pattern(directory) and "\\" not in directory
+    if is_object_store(directory) or (plain and os.fsencode(directory).decode(errors="replace") == directory):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="vcls-") as scratch:
@@ -422,11 +428,12 @@ def _expand_several(parts: Sequence[str]) -> list[_File]:
 def _no_match(path: str) -> UsageError:
     if not is_object_store(path) and os.path.isdir(_local(path)):
         return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*.tfrecord')!r}")
-    hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if _is_pattern(path) else ""
+    hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if is_pattern(path) else ""
     return UsageError(f"no file matches {path!r}{hint}")
 
 
-def _is_pattern(part: str) -> bool:
+def is_pattern(part: str) -> bool:
+    """Whether a path, or a part of one, holds a character that a pattern gives a meaning to."""
     return any(character in part for character in _PATTERN_CHARACTERS)
 
 
@@ -437,7 +444,7 @@ def _expand(path: str) -> list[_File]:
     path = _local(path)
     if _is_file(path):
         return [_described(path)]
-    if not _is_pattern(path):
+    if not is_pattern(path):
         return []
     root = "/" if path.startswith("/") else ""
     return [_described(file) for file in _expand_local(root, path.strip("/").split("/"))]
@@ -456,7 +463,7 @@ def _expand_local(directory: str, parts: Sequence[str]) -> Iterator[str]:
     """Files below `directory` ("" is the working directory) that match the parts of a pattern."""
     first, *rest = parts
     path = os.path.join(directory, first)
-    if os.path.lexists(path) or not _is_pattern(first):
+    if os.path.lexists(path) or not is_pattern(first):
         if rest and os.path.isdir(path):
             yield from _expand_local(path, rest)
         elif not rest and _is_file(path):
@@ -496,14 +503,14 @@ def _walk(directory: str, parts: Sequence[str]) -> Iterator[str]:
 
 def _expand_objects(path: str) -> list[_File]:
     stores = _stores()
-    if not _is_pattern(path):
+    if not is_pattern(path):
         status = stores.status(path)
         return [] if status is None else [(path, *status)]
     scheme, _, rest = path.partition("://")
     base, *parts = rest.split("/")
     base = f"{scheme}://{base}/"
     # Directories that exist are names; to ask costs a listing, so only those that look like a pattern are asked about.
-    while len(parts) > 1 and (not _is_pattern(parts[0]) or stores.holds_anything(base + parts[0])):
+    while len(parts) > 1 and (not is_pattern(parts[0]) or stores.holds_anything(base + parts[0])):
         base += parts.pop(0) + "/"
     start = re.match(r"[^*?[]*", parts[0])
     files = list(stores.list_prefix(base + (start.group() if start else "")))
@@ -666,8 +673,3 @@ def holds_anything(directory: str) -> bool:
     if is_object_store(directory):
         return bool(_stores().holds_anything(directory))
     return any(name != LOCK_NAME for name in _listdir(directory))
-
-
-def csv_text(data: bytes) -> io.StringIO:
-    """Decodes a CSV, with or without a byte-order mark, for `csv.reader`."""
-    return io.StringIO(data.decode("utf-8-sig"), newline="")

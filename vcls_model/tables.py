@@ -13,7 +13,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def parse_header(line: str, path: str, encoding: str = "utf-8", *, fold_case: bo
 
 def _split(line: str, separator: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+        return split_line(line, separator)
     except csv.Error:
         return []
 
@@ -268,6 +268,25 @@ def read_csv(
             raise JobError(f"{path}, line {line + 1}: {error}") from None
         except UnicodeDecodeError as error:
             raise JobError(not_utf8(path, line + 1, error)) from None
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """The cells of one line of a CSV.
+
+    Raises:
+        csv.Error: its quotes do not fit.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+
+
+def write_csv(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """The one way in which this project writes a CSV: RFC 4180 with commas and a heading line; lines end in LF."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def not_utf8(path: str, line: int, error: UnicodeDecodeError) -> str:

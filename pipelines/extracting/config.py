@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.embedding import EmbeddingConfig
 from vcls_model.records.vocabulary import ClassInfo
 
@@ -57,7 +57,7 @@ class MediaShard:
     @functools.cached_property
     def digest(self) -> str:
         """Identifies the files, as they looked when the job began."""
-        text = json.dumps([dataclasses.astuple(file) for file in self.files])
+        text = storage.to_json([dataclasses.astuple(file) for file in self.files])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -98,11 +98,11 @@ class ExtractConfig:
         inputs = [[file.path, file.id, file.labels, file.context, file.start, file.end] for file in self._files()]
         return {
             "format": FORMAT_VERSION,
-            "input": hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
+            "input": hashlib.sha256(storage.to_json(inputs).encode()).hexdigest(),
             "files": len(inputs),
             "shards": len(self.shards),
             "schema": self.embedding.schema(len(self.classes) or None).to_dict(),
-            "classes": hashlib.sha256(json.dumps([info.name for info in self.classes]).encode()).hexdigest(),
+            "classes": hashlib.sha256(storage.to_json([info.name for info in self.classes]).encode()).hexdigest(),
         }
 
     def _files(self) -> list[MediaFile]:
@@ -112,4 +112,4 @@ class ExtractConfig:
     def hash(self) -> str:
         """Identifies what a file is made into: stored parts made with another configuration are not reused."""
         settings = {"format": FORMAT_VERSION, "schema": self.embedding.schema().to_dict()}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(storage.to_json(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -159,7 +159,7 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
     otherwise labels are names, and the classes stand in alphabetical order.
 
     Raises:
-        UsageError: a label is not in the vocabulary.
+        UsageError: a label is not in the vocabulary, or names several of its classes.
     """
     names = sorted({label for entry in entries for label in entry.labels or ()})
     if vocabulary is not None:
@@ -173,7 +173,9 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
         classes = unnamed_classes(highest + 1)
     else:
         classes = [ClassInfo(index, name) for index, name in enumerate(names)]
-    indices = {info.name: info.index for info in reversed(classes)}
+    indices: dict[str, list[int]] = {}
+    for info in classes:
+        indices.setdefault(info.name, []).append(info.index)
     labels = []
     for entry in entries:
         own = {_index(label, indices, len(classes), entry.where, vocabulary) for label in entry.labels or ()}
@@ -181,9 +183,14 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
     return classes, labels
 
 
-def _index(label: str, indices: dict[str, int], count: int, where: str, vocabulary: str | None) -> int:
+def _index(label: str, indices: dict[str, list[int]], count: int, where: str, vocabulary: str | None) -> int:
     if label in indices:
-        return indices[label]
+        if len(indices[label]) > 1:
+            raise UsageError(
+                f"{where}: {vocabulary} has several classes {label!r}: write one of the indices "
+                f"{', '.join(map(str, indices[label]))} instead"
+            )
+        return indices[label][0]
     if _WHOLE.fullmatch(label) and int(label) < count:
         return int(label)
     raise UsageError(f"{where}: {vocabulary} has no class {label!r} ({count} classes)")

@@ -6,13 +6,13 @@ framed record, if there is one. When all files of a shard are finished, their re
 """
 
 import dataclasses
-import json
 from collections import Counter
 from typing import Any
 
 from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
 from pipelines.running.outputs import DEAD_LETTER
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.records.decoding import Rejected
 
 STATE, PARTS = "state", "parts"
@@ -39,15 +39,15 @@ class Part:
     def to_bytes(self, identity: list[Any]) -> bytes:
         """The content of a part file."""
         head = {key: value for key, value in vars(self).items() if key != "record"}
-        return json.dumps({"of": identity, "bytes": len(self.record), **head}).encode() + b"\n" + self.record
+        return storage.to_json({"of": identity, "bytes": len(self.record), **head}).encode() + b"\n" + self.record
 
     @classmethod
     def from_bytes(cls, data: bytes, identity: list[Any]) -> "Part | None":
         """Reads what `to_bytes` wrote; None when it is damaged or of something else."""
         line, _, record = data.partition(b"\n")
         try:
-            head = json.loads(line)
-        except ValueError:
+            head = storage.from_json(line, "a part")
+        except JobError:
             return None
         if not isinstance(head, dict) or head.pop("of", None) != identity or head.pop("bytes", None) != len(record):
             return None
@@ -82,7 +82,8 @@ def part_path(config: ExtractConfig, shard: MediaShard, place: int) -> str:
 
 def part_identity(config: ExtractConfig, file: MediaFile) -> list[Any]:
     """What a part was made of: it is done again when that has changed."""
-    return json.loads(json.dumps([config.hash, *dataclasses.astuple(file)]))  # type: ignore[no-any-return]
+    as_tuple = [config.hash, *dataclasses.astuple(file)]
+    return storage.from_json(storage.to_json(as_tuple), "the identity of a part")  # type: ignore[no-any-return]
 
 
 def load_part(config: ExtractConfig, shard: MediaShard, place: int) -> Part | None:
@@ -156,10 +157,10 @@ def load_summary(config: ExtractConfig, shard: MediaShard) -> ShardSummary | Non
     if not storage.exists(path):
         return None
     try:
-        manifest = json.loads(storage.read_bytes(path))
+        manifest = storage.read_json(path)
         if manifest.pop("of") != shard.digest or manifest.pop("config_hash") != config.hash:
             return None
         summary = ShardSummary(**manifest)
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged file is the same as none
+    except (JobError, ValueError, KeyError, TypeError, AttributeError):  # a damaged file is the same as none
         return None
     return summary if storage.size_of(shard_path(config, shard)) == summary.bytes else None

@@ -1,7 +1,5 @@
 """The directory that an extract job writes: opening it, and what is written once the pipeline ran."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,7 +16,7 @@ from pipelines.running.outputs import (
     open_output,
     reasons_text,
 )
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE
 from vcls_model.records.vocabulary import ClassInfo
@@ -65,11 +63,8 @@ def open_records(config: ExtractConfig) -> list[MediaShard]:
 
 def vocabulary_csv(classes: Iterable[ClassInfo]) -> str:
     """The text of `vocabulary.csv`: index, name, vertical1 … 3."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["index", "name", "vertical1", "vertical2", "vertical3"])
-    writer.writerows([info.index, info.name, *(*info.verticals, "", "", "")[:3]] for info in classes)
-    return stream.getvalue()
+    rows = [(info.index, info.name, *(*info.verticals, "", "", "")[:3]) for info in classes]
+    return tables.write_csv(("index", "name", "vertical1", "vertical2", "vertical3"), rows)
 
 
 def finish(config: ExtractConfig, started: float) -> dict[str, Any]:

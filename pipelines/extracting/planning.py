@@ -1,7 +1,7 @@
 """Planning an extract job: the files, their labels and the shards, before a pipeline exists."""
 
 import argparse
-import os
+import dataclasses
 from collections.abc import Sequence
 
 from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
@@ -10,6 +10,7 @@ from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
 from vcls_model.media.sandbox import MIB
+from vcls_model.media.suffixes import SOUND_SUFFIXES
 from vcls_model.saved_models import refuse_encoder_programs
 
 MODES = ("exact", "keyframes")
@@ -17,7 +18,6 @@ _NONE = "none"
 # Shards are planned before a file is opened: a second of media is taken to have so many bytes.
 _VIDEO_BYTES_PER_SECOND = 125_000
 _SOUND_BYTES_PER_SECOND = 20_000
-_SOUND_SUFFIXES = {".aac", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wma"}
 _SHARD_BYTES = 64 << 20
 _SHARD_FILES = 4096
 _NOT_SETTINGS = ("dry_run", "resume", "overwrite")
@@ -63,7 +63,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
     return ExtractConfig(
         output=storage.absolute(args.output),
         shards=plan_shards(files, embedding),
-        embedding=embedding,
+        embedding=dataclasses.replace(embedding, file_count=len(files)),
         classes=tuple(classes),
         labels=args.labels,
         vocabulary=args.vocabulary,
@@ -130,7 +130,7 @@ def plan_shards(files: Sequence[MediaFile], embedding: EmbeddingConfig) -> tuple
 
 def _seconds(file: MediaFile, embedding: EmbeddingConfig) -> float:
     """A guess at the length of a file, from its size."""
-    sound = os.path.splitext(file.path)[1].lower() in _SOUND_SUFFIXES
+    sound = file.path.lower().endswith(SOUND_SUFFIXES)
     seconds = file.size_bytes / (_SOUND_BYTES_PER_SECOND if sound else _VIDEO_BYTES_PER_SECOND) - file.start
     limits = [file.end - file.start if file.end is not None else None, embedding.max_seconds]
     return max(1.0, min([seconds, *(limit for limit in limits if limit is not None)]))

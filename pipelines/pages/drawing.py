@@ -68,27 +68,18 @@ def plain_numbers(axis: "Axis") -> None:
     axis.set_minor_formatter(LogFormatter())
 
 
-def draw_svg(plot: Callable[..., Any], data: Any, size: tuple[float, float]) -> bytes:
-    """Draws `plot(data, ax=...)` on a figure of `size` inches, as SVG; the same data gives the same bytes."""
-    return _with_fonts(plot, data, size, png=False)[0]
-
-
 def draw(plot: Callable[..., Any], data: Any, size: tuple[float, float]) -> tuple[bytes, bytes]:
-    """`draw_svg`, and the same figure as PNG."""
-    return _with_fonts(plot, data, size, png=True)
-
-
-def _with_fonts(plot: Callable[..., Any], data: Any, size: tuple[float, float], *, png: bool) -> tuple[bytes, bytes]:
+    """Draws `plot(data, ax=...)` on a figure of `size` inches, as SVG and PNG; the same data gives the same bytes."""
     import_matplotlib()
-    svg, picture, missing = _drawn(plot, data, size, [], png)
+    svg, png, missing = _drawn(plot, data, size, [])
     if missing and (families := fonts.families_with(missing)):
-        svg, picture, missing = _drawn(plot, data, size, families, png)
+        svg, png, missing = _drawn(plot, data, size, families)
     fonts.report_missing(missing)
-    return svg, picture
+    return svg, png
 
 
 def _drawn(
-    plot: Callable[..., Any], data: Any, size: tuple[float, float], families: Sequence[str], with_png: bool
+    plot: Callable[..., Any], data: Any, size: tuple[float, float], families: Sequence[str]
 ) -> tuple[bytes, bytes, set[str]]:
     """(SVG, PNG, the characters that no font had), with more font families to look for characters in."""
     import matplotlib
@@ -101,9 +92,8 @@ def _drawn(
         plot(data, ax=figure.subplots())
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, dpi=_PNG_DPI)
-        if with_png:
-            figure.set_layout_engine("none")  # the layout is computed; computing it again costs a third of the time
-            figure.savefig(png, format="png", metadata={"Software": None}, dpi=_PNG_DPI)
+        figure.set_layout_engine("none")  # the layout is computed; computing it again costs a third of the time
+        figure.savefig(png, format="png", metadata={"Software": None}, dpi=_PNG_DPI)
     for warning in caught:
         if not fonts.missing_characters([warning]):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -1,16 +1,13 @@
 """The data card: one self-contained HTML page about a transformed dataset."""
 
-import base64
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.pages.drawing import draw_svg
-from pipelines.pages.plots import Histogram, plot_histogram
 from pipelines.pages.templates import environment
-from pipelines.preprocessing.card_plots import ClassRanks, Spread, plot_ranking, plot_spread
+from pipelines.preprocessing.charts import Axis, band_chart, bar_chart, line_chart
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
 from pipelines.preprocessing.statistics import Moments
@@ -19,28 +16,15 @@ from vcls_model.records.splits import SPLITS
 _FREQUENT = 15
 _PAIRS = 15
 _FRAME_BIN = 10
-_SIZE = (5.2, 2.6)  # inches
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A drawn chart.
-
-    Attributes:
-        title, caption: as printed.
-        alternative: what a reader who cannot see it must know.
-        svg: the picture.
-    """
+    """A chart with its words: title, caption, and the picture as an SVG element."""
 
     title: str
+    svg: str
     caption: str
-    alternative: str
-    svg: bytes
-
-    @property
-    def data_uri(self) -> str:
-        """The SVG as an address for `<img src>`."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +81,21 @@ def label_charts(summary: Summary) -> list[Chart]:
     counts = counts[counts > 0]
     charts = []
     if len(counts) > 1:
+        # A long tail has thousands of equal neighbours: a few hundred points draw the same line.
+        shown = np.unique(np.geomspace(1, len(counts), 400).astype(int))
         charts.append(
             Chart(
                 "Label frequency",
+                line_chart(
+                    Axis("Rank of the class, most frequent first", 1, len(counts), log=True),
+                    Axis("Videos", 1, float(counts[0]) * 1.1, log=True),
+                    shown.tolist(),
+                    counts[shown - 1].tolist(),
+                    f"Videos per class on two logarithmic axes, from {counts[0]:,} down to {counts[-1]:,}",
+                ),
                 f"{len(counts):,} of {summary.class_counts.shape[1]:,} classes occur. The most frequent is on "
                 f"{counts[0]:,} videos, the median class on {int(np.median(counts)):,}; "
                 f"{int((counts < 10).sum()):,} classes are on fewer than 10.",
-                f"Videos per class on two logarithmic axes, from {counts[0]:,} down to {counts[-1]:,}",
-                draw_svg(plot_ranking, ClassRanks(counts), _SIZE),
             )
         )
     per_video = summary.label_counts
@@ -112,13 +103,18 @@ def label_charts(summary: Summary) -> list[Chart]:
         last = int(np.flatnonzero(per_video)[-1])
         mean = float(np.average(np.arange(len(per_video)), weights=per_video))
         more = f" The last bar counts {MOST_LABELS_SHOWN} and more." if last == MOST_LABELS_SHOWN else ""
-        bars = Histogram(np.arange(last + 2) - 0.5, per_video[: last + 1], "Labels", "Videos")
         charts.append(
             Chart(
                 "Labels per video",
+                bar_chart(
+                    Axis("Labels", -0.5, last + 0.5),
+                    Axis("Videos", 0, float(per_video.max()) * 1.05),
+                    [index - 0.5 for index in range(last + 1)],
+                    [index + 0.5 for index in range(last + 1)],
+                    per_video[: last + 1].tolist(),
+                    f"Videos by number of labels, mean {mean:.2f}",
+                ),
                 f"{mean:.2f} labels per video on average, at most {last}.{more}",
-                f"Videos by number of labels, mean {mean:.2f}",
-                draw_svg(plot_histogram, bars, _SIZE),
             )
         )
     return charts
@@ -140,9 +136,15 @@ def frame_charts(summary: Summary) -> list[Chart]:
     return [
         Chart(
             "Frames per video",
+            bar_chart(
+                Axis("Frames (one per second)", 0, float(len(counts))),
+                Axis("Videos", 0, float(bins.max()) * 1.05),
+                edges[:-1].tolist(),
+                edges[1:].tolist(),
+                bins.tolist(),
+                f"Videos by number of frames, mean {mean:.0f}",
+            ),
             f"{mean:.0f} frames on average.{cut}",
-            f"Videos by number of frames, mean {mean:.0f}",
-            draw_svg(plot_histogram, Histogram(edges, bins, "Frames (one per second)", "Videos"), _SIZE),
         )
     ]
 
@@ -152,26 +154,33 @@ def feature_charts(config: JobConfig, summary: Summary, features: dict[str, Mome
     charts = []
     for name, moments in features.items():
         if moments.count:
-            spread = Spread(moments.mean, moments.std)
-            charts.append(_feature_chart(f"{name}, before", spread, f"All {moments.count:,} training vectors."))
+            all_of_them = f"All {moments.count:,} training vectors."
+            charts.append(_feature_chart(f"{name}, before", moments.mean, moments.std, all_of_them))
     for feature in config.transform.transformed():
         count, total, squares = summary.sampled.get(feature.name, (np.zeros(1), np.zeros(0), np.zeros(0)))
         if count[0]:
             mean = total / count[0]
-            spread = Spread(mean, np.sqrt(np.maximum(squares / count[0] - mean * mean, 0)))
+            std = np.sqrt(np.maximum(squares / count[0] - mean * mean, 0))
             sample = f"A sample of {int(count[0]):,} training vectors as written."
-            charts.append(_feature_chart(f"{feature.name}, after", spread, sample))
+            charts.append(_feature_chart(f"{feature.name}, after", mean, std, sample))
     return charts
 
 
-def _feature_chart(title: str, spread: Spread, words: str) -> Chart:
-    mean, std = spread.mean, spread.std
+def _feature_chart(title: str, mean: np.ndarray, std: np.ndarray, words: str) -> Chart:
+    low, high = float((mean - std).min()), float((mean + std).max())
+    margin = 0.05 * (high - low) or 1.0
     return Chart(
         title,
+        band_chart(
+            Axis("Dimension", 0, float(max(len(mean) - 1, 1))),
+            Axis("Value", low - margin, high + margin),
+            list(range(len(mean))),
+            mean.tolist(),
+            std.tolist(),
+            f"Mean and standard deviation of each of {len(mean)} dimensions of {title}",
+        ),
         f"Line: mean; band: one standard deviation either way. {words} Means from {mean.min():.3g} to "
         f"{mean.max():.3g}, standard deviations from {std.min():.3g} to {std.max():.3g}.",
-        f"Mean and standard deviation of each of {len(mean)} dimensions of {title}",
-        draw_svg(plot_spread, spread, _SIZE),
     )
 
 

@@ -120,7 +120,7 @@ class TransformConfig:
             return REQUANTISE_SCALE, REQUANTISE_OFFSET
         if self.normalise == "minmax":
             return 1 / 255, 0.0
-        scale, offset = modality.quantisation
+        scale, offset = modality.quantisation  # of float32 frames by their range, see `planning.plan`
         return scale, offset
 
     def transformed(self) -> list[TransformedModality]:

@@ -8,6 +8,8 @@ and the configuration: when either has changed, the shard is processed again.
 import dataclasses
 import io
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ MOST_LABELS_SHOWN = 64
 # Pairs of labels that are collected, at least, before equal ones are added up.
 _PAIRS_WAITING = 1 << 18
 _SAMPLED = "sampled"
+_IDS = "ids"
+_READERS = 16
 
 
 class PairCounts:
@@ -86,6 +90,8 @@ class Summary:
         pairs: videos that carry both of two classes.
         sampled: by transformed feature: values looked at, their sum and their sum of squares, (D,) each.
         content: the sum of `content_sum` over the shards; None where a shard was done before there was one.
+        ids: of one shard, by split: hashes of the ids of its records, uint64, of segments those of their videos, each
+            once. They do not add up: `count_repeated_ids` compares those of all shards. () where they are not known.
     """
 
     shards: int = 0
@@ -101,6 +107,7 @@ class Summary:
     pairs: PairCounts = dataclasses.field(default_factory=PairCounts)
     sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     content: int | None = 0
+    ids: tuple[np.ndarray, ...] = ()
 
     @property
     def records_read(self) -> int:
@@ -160,6 +167,7 @@ class Summary:
             "pairs": codes,
             "pair_counts": counts,
         }
+        arrays.update({f"{_IDS}{split}": hashes for split, hashes in enumerate(self.ids)})
         for name, parts in self.sampled.items():
             arrays.update({f"{_SAMPLED}{place}/{name}": part for place, part in enumerate(parts)})
         return storage.to_json(head).encode() + b"\n" + arrays_to_bytes(arrays)
@@ -195,6 +203,43 @@ class Summary:
         )
         summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
         return summary
+
+
+def _ids(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """`Summary.ids`, which manifests of the first release lack."""
+    return tuple(arrays[f"{_IDS}{split}"] for split in range(len(SPLITS)) if f"{_IDS}{split}" in arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedIds:
+    """Ids that come more than once.
+
+    Attributes:
+        repeated: records whose id another record had before; of segments, videos that several shards hold.
+        in_several_splits: ids that more than one split holds.
+    """
+
+    repeated: int
+    in_several_splits: int
+
+
+def count_repeated_ids(output: str, shards: Sequence[Shard]) -> RepeatedIds:
+    """Compares the ids of all records, whose hashes the manifests of the finished shards hold: 8 bytes each.
+
+    Shards that the first release finished do not count: their manifests hold no hashes.
+    """
+
+    def of_shard(shard: Shard) -> tuple[np.ndarray, ...]:
+        return _ids(arrays_from_bytes(storage.read_bytes(manifest_path(output, shard)).split(b"\n", 2)[2]))
+
+    none = np.zeros(0, np.uint64)
+    # Threads, for the sake of object stores, where reading one of them is waiting for an answer.
+    with ThreadPoolExecutor(_READERS) as readers:
+        known = [ids for ids in readers.map(of_shard, shards) if ids]
+    by_split = [np.concatenate([none, *parts]) for parts in zip(*known, strict=True)]
+    distinct = [np.unique(hashes) for hashes in by_split]
+    _, times = np.unique(np.concatenate([none, *distinct]), return_counts=True)
+    return RepeatedIds(sum(map(len, by_split)) - len(times), int(np.count_nonzero(times > 1)))
 
 
 def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from typing import Any
 
 from pipelines.preprocessing import manifests
@@ -112,6 +113,7 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, manifests.DIRECTORY))
     print(table(summary))
     _check(config, summary)
+    summary.notes.update(_repeated_ids(config))
     counts = summary.class_counts[0].tolist()
     labels = write_labels_csv([dataclasses.replace(info, train_count=counts[info.index]) for info in config.classes])
     storage.write_text(storage.join(config.output, "labels.csv"), labels)
@@ -125,6 +127,24 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
         )
     storage.write_json(storage.join(config.output, "info.json"), info)
     return info
+
+
+def _repeated_ids(config: JobConfig) -> dict[str, int]:
+    """Warns of ids that come more than once; returns their numbers for `info.json`, where there are any."""
+    ids = manifests.count_repeated_ids(config.output, config.shards)
+    if ids.repeated:
+        print(
+            f"warning: {ids.repeated:,} records have the id of another one; each counts. Is a file there twice?",
+            file=sys.stderr,
+        )
+    if ids.in_several_splits:
+        print(
+            f"warning: {ids.in_several_splits:,} ids are in more than one of --train_input, --validate_input and "
+            "--test_input: figures measured on them say how well the model remembers",
+            file=sys.stderr,
+        )
+    counts = {"ids_repeated": ids.repeated, "ids_in_several_splits": ids.in_several_splits}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _check(config: JobConfig, summary: Summary) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.records.schema import RecordSchema
+from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.shards import (
     VOCABULARY_FILE,
     check_made_alike,
@@ -37,6 +37,10 @@ def plan(args: argparse.Namespace) -> JobConfig:
     schema = plan_schema(args.schema, shards)
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
+    _check_float_frames(schema, args.normalise)
+    if args.pca_dims and storage.is_object_store(args.output) and storage.is_pattern(args.output):
+        # On a disk a link stands in for it; tf.Transform's analysis would read this one as a pattern.
+        raise UsageError(f"--pca_dims: --output={args.output} must not hold any of * ? [ on an object store")
     vocabulary = args.vocabulary or (schema.encoders and file_beside(shards[0].path, VOCABULARY_FILE)) or None
     classes = plan_classes(vocabulary, schema)
     return JobConfig(
@@ -75,6 +79,15 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError("--pca_dims whitens and so replaces --normalise: leave that at zscore")
     if not 0 <= args.max_rejected_fraction <= 1:
         raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+
+
+def _check_float_frames(schema: RecordSchema, normalise: str) -> None:
+    unknown = [each.name for each in schema.modalities if each.kind == FRAMES and not each.coded and not each.range]
+    if normalise == "none" and unknown:
+        raise UsageError(
+            f"--normalise=none: frames are written as one byte per value, which needs the range of {unknown[0]!r}: "
+            'add "range": [lowest, highest] to the schema, or normalise'
+        )
 
 
 def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:

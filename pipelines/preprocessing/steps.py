@@ -175,7 +175,8 @@ class TransformShard(beam.DoFn):
             inc_counter(self, "records_written", summary.records_written)
             for reason, count in summary.rejected.items():
                 inc_counter(self, f"rejected_{reason}", count)
-        yield summary
+        # Hashes stay where they are: in the manifest, and not in what workers send each other.
+        yield dataclasses.replace(summary, ids=())
 
 
 class MergeSummaries(beam.CombineFn):
@@ -228,13 +229,13 @@ def transform_shard(
                 streams[split].write(data.data)
                 sizes[name] += data.size
                 checksums[name] = kernels.crc32c(data, 0, data.size, checksums[name])
+    summary = transformer.finish()
     dead_letter = manifests.dead_letter_path(output, shard)
     if dead_letters:
         with storage.open_atomically(dead_letter) as stream:
             stream.write(dead_letters)
     elif storage.exists(dead_letter):  # of an earlier run with another input or other flags
         storage.delete(dead_letter)
-    summary = transformer.summary
     summary.shards = 1
     summary.shards_empty = int(summary.records_read == 0)
     summary.bytes_read = shard.size_bytes
@@ -259,6 +260,9 @@ class ShardTransformer:
         self._transform = transform
         self._sampling = sampling
         self._frames = config.schema.has_frames
+        modalities = config.schema.modalities
+        self._float_frames = {each.name for each in modalities if each.kind == FRAMES and not each.coded}
+        self._hashes: list[list[np.ndarray]] = [[] for _ in SPLITS]
         self.summary = Summary(
             class_counts=np.zeros((len(SPLITS), config.class_count), np.int64),
             frame_counts=np.zeros(config.max_frames + 1 if self._frames else 0, np.int64),
@@ -274,6 +278,13 @@ class ShardTransformer:
         self._count(batch, splits, columns)
         return encode_by_split(columns, splits)
 
+    def finish(self) -> Summary:
+        """What was transformed, with the hashes of its ids."""
+        hashes = [np.concatenate([np.zeros(0, np.uint64), *parts]) for parts in self._hashes]
+        # Several segments of a video are several records.
+        self.summary.ids = tuple(map(np.unique, hashes) if self._config.schema.segments else hashes)
+        return self.summary
+
     def _columns(self, batch: RawBatch) -> dict[str, Column]:
         columns: dict[str, Column] = {
             "id": batch.id_column,
@@ -281,7 +292,7 @@ class ShardTransformer:
         }
         if isinstance(self._transform, AffineTransform):
             for name, values in batch.features.items():
-                columns[name] = _affine_column(values, name, self._transform)
+                columns[name] = _affine_column(values, name, self._transform, name in self._float_frames)
         else:
             transformed = self._transform({name: _graph_input(values) for name, values in batch.features.items()})
             for feature in self._config.transformed():
@@ -310,6 +321,11 @@ class ShardTransformer:
             assert isinstance(frames, IntegerColumn)
             summary.frame_counts += np.bincount(frames.values, minlength=len(summary.frame_counts))
         self._count_pairs(batch)
+        ids = batch.split_id_column
+        hashes = np.empty(len(batch), np.uint64)
+        kernels.hash_bytes(ids.data, ids.begins, ids.lengths, hashes)
+        for split, parts in enumerate(self._hashes):
+            parts.append(hashes[splits == split])
         if self._sampling and not summary.sampled:
             self._sample(columns, np.flatnonzero(splits == 0)[:_SAMPLED_RECORDS])
 
@@ -360,7 +376,13 @@ def _codes_of(column: Column, chosen: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate(rows) if rows else np.zeros((0, width), np.uint8)
 
 
-def _affine_column(values: np.ndarray | FrameBatch, name: str, transform: AffineTransform) -> Column:
+def _affine_column(
+    values: np.ndarray | FrameBatch, name: str, transform: AffineTransform, float_frames: bool
+) -> Column:
+    if isinstance(values, FrameBatch) and float_frames:
+        codes = transform.codes[name](values.floats())
+        lengths = values.lengths * codes.shape[1]
+        return BytesColumn(codes.reshape(-1), np.cumsum(lengths) - lengths, lengths)
     if isinstance(values, FrameBatch):
         return CodesColumn(values.buffer, values.begins, values.strides, values.lengths, transform.codes[name])
     return AffineColumn(values, *transform.affine[name])

@@ -17,6 +17,7 @@ class ReportConfig:
         output: directory to write.
         model: exported model directory, or None for the manifest kept with the scores.
         data: transformed dataset directory, or None.
+        media: pattern of the media files of the scored videos, or None.
         baseline: scores directory of a previous run, or None.
         requirements: values that metrics must reach.
         classes: names or indices of the classes whose curves are drawn; () chooses them.
@@ -29,6 +30,7 @@ class ReportConfig:
     output: str
     model: str | None
     data: str | None
+    media: str | None
     baseline: str | None
     requirements: tuple[Requirement, ...]
     classes: tuple[str, ...]
@@ -51,6 +53,7 @@ def plan(args: argparse.Namespace) -> ReportConfig:
         args.output,
         args.model,
         args.data,
+        args.media,
         args.baseline,
         tuple(Requirement.parse(text) for text in args.require),
         classes,

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipelines.reporting.inputs.manifests import (
     read_manifest,
     train_counts,
 )
+from pipelines.reporting.inputs.media import Timeline, scored_media
 from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
@@ -34,6 +36,8 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity, differences, trained_on
 
 _DEAD_LETTERS_SHOWN = 20
+_TIMELINES, _TIMELINE_CLASSES, _TIMELINE_PICTURES = 4, 5, 10
+_SHEET_PICTURES = 4
 # The most confused pairs, of which it is counted how often their labels come together.
 _PAIRS_COUNTED = 200
 
@@ -70,6 +74,7 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
         statistics = predictions.prediction_statistics(
             config.scores, scores.class_count, float(scores.info.get("threshold", 0.5))
         )
+    timelines, sheets = _media(scores, config)
     report = page.assemble(
         Inputs(
             scores,
@@ -82,6 +87,8 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
             statistics,
             read_dead_letters(config.scores, _DEAD_LETTERS_SHOWN),
             config.title or _title(scores, manifests),
+            timelines,
+            sheets,
         )
     )
     return report, {
@@ -91,6 +98,29 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
         "verdict": {"state": report.verdict.state, "title": report.verdict.title} if report.verdict else None,
         "recommendations": [entry.kind for entry in recommended],
     }
+
+
+def _media(scores: Scores, config: ReportConfig) -> tuple[list[Timeline], dict[str, list[np.ndarray]]]:
+    """Timelines of a few videos and pictures of all examples, as far as their files are at hand."""
+    files = scored_media(config.media, dict(scores.info.get("config") or {}))
+    if files is None:
+        return [], {}
+    # Loads decoders, encoders and compiled kernels, which no other report needs.
+    from pipelines.reporting.inputs.timelines import PictureSheet, read_timelines
+
+    shown = [entry.video_id for entries in scores.examples.values() for entry in entries[: page.EXAMPLES_SHOWN]]
+    # One of each kind of example in turn: a hit, a miss, a false positive.
+    turns = zip_longest(*([entry.video_id for entry in entries] for entries in scores.examples.values()))
+    alternating = [video_id for turn in turns for video_id in turn if video_id is not None] or files.video_ids()
+    chosen = [video_id for video_id in dict.fromkeys(alternating) if files.find(video_id)][:_TIMELINES]
+    models = [str(entry.get("path") or "") for entry in _models(scores)]
+    directory = config.model or (models[0] if len(models) == 1 and storage.exists(models[0]) else "")
+    with PictureSheet(files) as sheet:
+        sheets = {video_id: sheet.pictures(video_id, _SHEET_PICTURES) for video_id in dict.fromkeys(shown)}
+        timelines = []
+        if directory:
+            timelines = list(read_timelines(directory, files, chosen, _TIMELINE_CLASSES, sheet, _TIMELINE_PICTURES))
+    return timelines, sheets
 
 
 def _counts(scores: Scores) -> dict[str, Any]:

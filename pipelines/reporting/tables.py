@@ -1,8 +1,6 @@
 """Tables of the report: one object that is shown on the page and saved as CSV."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 
 from pipelines.reporting.inputs.scores import ClassName
 from vcls_model import spreadsheets
+from vcls_model.tables import write_csv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +29,13 @@ class Table:
         header: list[str] = []
         for column, classes in zip(self.columns, named, strict=True):
             header += [_index_heading(column), column] if classes else [column]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
+        rows = []
         for row in self.rows:
             cells: list[Any] = []
             for cell, classes in zip(row, named, strict=True):
                 cells += [getattr(cell, "class_index", None), cell] if classes else [cell]
-            writer.writerow(["" if _is_unknown(cell) else _safe(_plain(cell)) for cell in cells])
-        return text.getvalue().encode(errors="backslashreplace")
+            rows.append(["" if _is_unknown(cell) else _safe(_plain(cell)) for cell in cells])
+        return write_csv(header, rows).encode(errors="backslashreplace")
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers only, so that it is set to the right."""

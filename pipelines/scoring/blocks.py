@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.running.inputs import check_unchanged
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.media import MediaReader
+from pipelines.scoring.media import MediaRecords
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
 from vcls_model import storage
@@ -78,7 +78,7 @@ class ScoredBlock:
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
     """All blocks of a group, shard by shard; each shard ends with a block that holds no records."""
     with contextlib.ExitStack() as stack:
-        media = stack.enter_context(contextlib.closing(MediaReader(config))) if config.media else None
+        media = stack.enter_context(contextlib.closing(MediaRecords(config))) if config.media else None
         for place, shard in enumerate(group.shards):
             digest = storage.content_digest(shard.path)
             for batch, rejected in media.read_batches(shard.path) if media else _read_records(shard, config):

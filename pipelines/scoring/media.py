@@ -12,14 +12,13 @@ from vcls_model.commands import UsageError
 from vcls_model.embedding import Embedder, EmbeddingConfig, record_of, recorded_config
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sandbox import MIB
+from vcls_model.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.records.kernels.framing import HEADER_BYTES, length_at
 from vcls_model.serving.exported import ExportedModel
 
 _RECORDS = (".tfrecord", ".tfrecords", ".csv", ".gz")
-_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
-_SOUNDS = (".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 
 
 def plan_media(args: argparse.Namespace, paths: Sequence[str], model: ExportedModel) -> EmbeddingConfig | None:
@@ -41,6 +40,7 @@ def plan_media(args: argparse.Namespace, paths: Sequence[str], model: ExportedMo
         args.audio_encoder,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
+        file_count=len(paths),
     )
 
 
@@ -48,7 +48,9 @@ def _is_media(path: str, model: ExportedModel) -> bool:
     name = path.lower()
     if name.endswith(_RECORDS):
         return False
-    return name.endswith(_VIDEOS + _SOUNDS) or (bool(model.schema.encoders) and not _begins_as_records(path))
+    return name.endswith(VIDEO_SUFFIXES + SOUND_SUFFIXES) or (
+        bool(model.schema.encoders) and not _begins_as_records(path)
+    )
 
 
 def _begins_as_records(path: str) -> bool:
@@ -60,7 +62,7 @@ def _begins_as_records(path: str) -> bool:
     return head[:2] == b"\x1f\x8b" or bool(length_at(np.frombuffer(head, np.uint8), 0) >= 0)
 
 
-class MediaReader:
+class MediaRecords:
     """Reads media files as `read_batches` reads shards: a batch of one record, or what was rejected."""
 
     def __init__(self, config: ScoringConfig) -> None:

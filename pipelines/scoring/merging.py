@@ -1,15 +1,13 @@
 """The end of a scoring run: stored aggregates become metrics, one at a time, so that memory does not grow with them."""
 
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
@@ -183,10 +181,9 @@ def write_metrics(
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:
     """Average precision of each class (a row) by each model alone (a column); empty for a class without positives."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", *names])
     columns = [result.per_class["ap"].tolist() for result in results]
-    for index, row in enumerate(zip(*columns, strict=True)):
-        writer.writerow([index, *("" if value != value else repr(value) for value in row)])
-    return text.getvalue().encode()
+    rows = (
+        [index, *("" if value != value else repr(value) for value in row)]
+        for index, row in enumerate(zip(*columns, strict=True))
+    )
+    return tables.write_csv(["index", *names], rows).encode()

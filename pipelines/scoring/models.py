@@ -98,7 +98,11 @@ def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSch
     check_same_encoders(records, f"the input ({records.name})", model)
     # A model of the first release knows no names of columns: those of the first file are as good as any.
     modalities = tuple(
-        modality if modality.columns else dataclasses.replace(modality, columns=held[modality.name].columns)
+        dataclasses.replace(
+            modality,
+            columns=modality.columns or held[modality.name].columns,
+            feature=held[modality.name].feature,
+        )
         for modality in model.schema.modalities
     )
     return dataclasses.replace(records, modalities=modalities, class_count=model.class_count)
@@ -108,7 +112,8 @@ def _fits(held: Modality | None, taken: Modality) -> bool:
     """Whether records hold what a model takes; columns of the same names may stand in any order."""
     if held is None or (held.columns and taken.columns and _sorted(held.columns) != _sorted(taken.columns)):
         return False
-    return dataclasses.replace(held, columns=None) == dataclasses.replace(taken, columns=None)
+    neither = {"columns": None, "feature": None}
+    return dataclasses.replace(held, **neither) == dataclasses.replace(taken, **neither)  # type: ignore[arg-type]
 
 
 def _columns_text(taken: RecordSchema, held: RecordSchema) -> str:

@@ -1,6 +1,5 @@
 """Predictions as files: Parquet or the Kaggle CSV, and the full logits."""
 
-import csv
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.scoring.layout import LOGITS, PREDICTIONS
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.ids import printable_id
 
@@ -175,9 +174,7 @@ def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
 
 def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
     """The Kaggle submission format: `VideoId,LabelConfidencePairs`, pairs `class confidence` separated by blanks."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["VideoId", "LabelConfidencePairs"])
+    rows = []
     for block in blocks:
         for video_id, indices, probabilities, kept in zip(
             block.ids, block.indices.tolist(), block.probabilities.tolist(), block.kept.tolist(), strict=True
@@ -186,8 +183,8 @@ def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
                 f"{index} {probability:.6f}"
                 for index, probability in zip(indices[:kept], probabilities[:kept], strict=True)
             )
-            writer.writerow([printable_id(video_id), pairs])
-    return text.getvalue().encode()
+            rows.append((printable_id(video_id), pairs))
+    return tables.write_csv(("VideoId", "LabelConfidencePairs"), rows).encode()
 
 
 def logit_bytes(blocks: Sequence[tuple[Sequence[bytes], np.ndarray]]) -> bytes:

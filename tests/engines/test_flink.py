@@ -20,9 +20,11 @@ import pytest
 
 from deploy.flink.cluster import FlinkCluster, resident_bytes
 from deploy.flink.install import is_installed
-from pipelines import preprocess, score
+from pipelines import extract, preprocess, score
+from pipelines.extracting import planning as extract_planning
 from pipelines.scoring import planning
 from tests.conftest import ROOT
+from tests.fixtures.media import colour_clip, write_encoders
 from tests.fixtures.scoring import write_model
 from vcls_model.commands import JobError
 from vcls_model.records import examples
@@ -217,6 +219,31 @@ def test_score_gives_the_same_scores(
         [f"--input={videos}/*.tfrecord", f"--model={model}", f"--output={tmp_path / 'out'}", *two_machines.beam_flags()]
     )
     assert_same_scores(tmp_path / "out", scored)
+
+
+def test_extract_writes_the_same_bytes(
+    two_machines: FlinkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_planning, "_SHARD_FILES", 9)
+    encoders, media = write_encoders(tmp_path), tmp_path / "media"
+    media.mkdir()
+    for number in range(39):
+        colour_clip(media / f"clip{number:02d}.mp4", 2 + number % 3, first=number, sound=number % 5 == 0)
+    (media / "broken.mp4").write_bytes(b"this is text" * 100)
+    flags = [f"--input={media}/*.mp4", *encoders.flags, "--max_rejected_fraction=0.1"]
+    extract.run([*flags, f"--output={tmp_path / 'expected'}"])
+    info = extract.run([*flags, f"--output={tmp_path / 'out'}", *two_machines.beam_flags()])
+    assert (info["records_written"], info["records_rejected"], info["shards"]) == (39, 1, 5)
+    written, expected = (
+        {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.is_file() and path.name not in ("info.json", "settings.json")
+        }
+        for root in (tmp_path / "out", tmp_path / "expected")
+    )
+    assert sum(name.endswith(".tfrecord") for name in expected) == 5
+    assert written == expected
 
 
 def test_preprocess_survives_a_lost_machine(

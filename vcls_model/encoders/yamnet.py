@@ -4,8 +4,6 @@ Plakal and Ellis, github.com/tensorflow/models, research/audioset/yamnet. The fe
 frequency before the classifier; they are not negative.
 """
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from vcls_model.encoders.network import Convolution, Network, fold
 from vcls_model.encoders.running import Device, ready_network
 from vcls_model.encoders.sounds import MEL_BANDS, PATCH_FRAMES, SoundInput
 from vcls_model.encoders.weights import WeightPackage
+from vcls_model.tables import Column, read_csv
 
 NAME = "yamnet"
 _WIDTH = 1024
@@ -97,7 +96,7 @@ def read_variables() -> Variables:
 
 
 def _head(variables: Variables) -> Head:
-    rows = list(csv.DictReader(io.StringIO(PACKAGE.path(_CLASSES).read_text(encoding="utf-8"))))
+    rows = read_csv(str(PACKAGE.path(_CLASSES)), (Column("display_name"),), others="ignore")
     return Head(
         name="audioset",
         encoder=NAME,

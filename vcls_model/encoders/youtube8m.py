@@ -4,10 +4,10 @@ Their files are not ours to ship: the user downloads them (docs/ENCODERS.md says
 encoder together. The codes follow what wrote YouTube-8M's records: pictures are rounded, sound is truncated.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.encoders.custom import description_path, read_description
 from vcls_model.encoders.projection import Projection, vggish_projection, youtube8m_projection
@@ -88,6 +88,6 @@ def _describe(model: Path, description: dict[str, Any], projection: Projection) 
     beside = description_path(model)
     file = beside.with_name(beside.stem + "_pca.npz")
     projection.save(file)
-    beside.write_text(json.dumps({**description, "projection": file.name}, indent=2) + "\n", encoding="utf-8")
+    storage.write_json(str(beside), {**description, "projection": file.name})
     read_description(model)
     return model

@@ -145,7 +145,7 @@ class _RemoteFile:
     def __init__(self, path: str) -> None:
         import tensorflow as tf
 
-        self._file = tf.io.gfile.GFile(path, "rb")
+        self._file = tf.io.gfile.GFile(path, "rb")  # one file by its name: no pattern is expanded
 
     def read_into(self, target: np.ndarray) -> int:
         data = self._file.read(len(target))

@@ -6,7 +6,6 @@ that the JSON announces; they come from a process that a file may have taken ove
 """
 
 import dataclasses
-import json
 import os
 import pickle
 import resource
@@ -14,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
@@ -23,6 +23,7 @@ from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, probe
 from vcls_model.media.rows import Request, RowReader
+from vcls_model.storage import to_json
 
 _LENGTH = struct.Struct("<I")
 
@@ -61,15 +62,14 @@ class _Memory:
     """Lets the address space grow by so many bytes from here on; allocations beyond fail."""
 
     def __init__(self, allowed: int) -> None:
-        with open("/proc/self/statm") as statm:
-            used = int(statm.read().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         self._scarce = used + allowed * 3 // 4
         resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
 
     def scarce(self) -> bool:
         """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""
-        with open("/proc/self/status") as status:
-            peak = next(line for line in status if line.startswith("VmPeak:"))
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = next(line for line in lines if line.startswith("VmPeak:"))
         return int(peak.split()[1]) * 1024 > self._scarce
 
 
@@ -108,7 +108,7 @@ def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str
 
 
 def _send(answers: BinaryIO, head: dict[str, Any], *content: bytes) -> None:
-    line = json.dumps(head).encode()
+    line = to_json(head).encode()
     for part in (_LENGTH.pack(len(line)) + line, *content):
         view = memoryview(part)
         while view:

@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import av
+
 from vcls_model.media.decoder import Decoder, refers_to_others
 from vcls_model.media.packets import Group, GroupReader
 from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Clock, Picker, Sampling
+
+SEEK_MARGIN_SECONDS = 1
 
 
 class FalseKeyError(Exception):
@@ -43,6 +47,34 @@ class Chooser:
         self._stream: Any = self._media.video
         self.reader = GroupReader(self._media.container, self._stream)
         self.decoder = Decoder(self._stream, self._media.limits.max_pixels)
+
+    def skip_to_segment(self, first: Group, following: Group | None) -> Iterator[Group] | None:
+        """The groups from shortly before the first row on, where a container's index leads there; None elsewhere.
+
+        Args:
+            first, following: the groups at the beginning of the stream, which are not those that are asked for.
+        """
+        if not self._media.seekable or following is None or self.clock.origin is None:
+            return None
+        margin = max(SEEK_MARGIN_SECONDS / self._stream.time_base, 2 * self.decoder.step)
+        target = int(self.clock.due(0) - margin)
+        if following.key_time is None or target <= following.key_time or first.shift or following.shift:
+            return None
+        try:
+            self._media.container.seek(target, stream=self._stream)
+        except av.error.FFmpegError:
+            return self._from_start()
+        groups = iter(self.reader)
+        group = next(groups, None)
+        if group is None or not group.opens or group.key_time is None or group.key_time > target:
+            return self._from_start()
+        return itertools.chain((group,), groups)
+
+    def _from_start(self) -> Iterator[Group]:
+        """All groups, after an index has led astray."""
+        self._media.reopen()
+        self.start()
+        return iter(self.reader)
 
     def choose(self) -> Iterator[Chosen]:
         """The nearest frame for each row, in order."""

@@ -66,6 +66,10 @@ class ExactChooser(Chooser):
         carried = not group.opens or bool(group.leading)  # what can be decoded first is not known from packets
         if not carried and group.times:
             self.clock.origin = group.times[0]
+            if (further := self.skip_to_segment(group, following)) is not None:
+                groups = further
+                group, following = next(groups, None), next(groups, None)
+                carried = group is not None and bool(group.leading)
         while group is not None and not self.picker.done:
             plan = self._plan(group, following, previous)
             entangled = following is not None and (not following.opens or plan.leading)

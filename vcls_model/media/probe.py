@@ -16,6 +16,7 @@ from av.stream import Discard
 
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
+from vcls_model.storage import open_for_reading
 
 # Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
 # sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
@@ -116,6 +117,9 @@ class MediaFacts:
         )
 
 
+_INDEXED = frozenset({"mp4", "matroska"})
+
+
 @dataclass
 class OpenMedia:
     """An open container with its chosen streams; a context manager that closes it."""
@@ -126,6 +130,11 @@ class OpenMedia:
     video: Any | None
     audio: Any | None
     facts: MediaFacts
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the container has an index by which a moment is found, and times that only go forward."""
+        return bool(_INDEXED & set(self.facts.container.split(",")))
 
     def reopen(self) -> None:
         """Starts again at the beginning, with a new container; raises `MediaError`."""
@@ -213,7 +222,7 @@ def _address(path: str, limits: Limits) -> str:
 def _unopened(path: str, error: Exception) -> MediaError:
     """Why FFmpeg would not open an existing file, judged by how the file begins."""
     try:
-        with open(path, "rb") as file:
+        with open_for_reading(path) as file:
             head = file.read(4096)
     except OSError:
         return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")

@@ -160,6 +160,8 @@ class RowReader:
         for picture in pictures:
             patch = None
             if sound is not None and sound.start() is not None:
+                if not self._count and self._media.seekable:
+                    sound.skip_to(pictures.origin_seconds + picture.target_seconds)
                 patch = sound.patch(pictures.origin_seconds + picture.target_seconds)
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.target_seconds))
             yield Row(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
@@ -178,6 +180,8 @@ class RowReader:
         if origin is None:
             raise self._nothing("sound", sound.errors, self.facts.audio)
         sampling = self.request.sampling
+        if self._media.seekable:
+            sound.skip_to(origin + sampling.start)
         for row in itertools.count():
             target = float(sampling.seconds(row))
             # The last patch may lack its second half; the first may be shorter, or short clips would have no row.

@@ -10,7 +10,6 @@ pipe that holds a few, so the child waits where the caller is slow. Only the tim
 the deadline.
 """
 
-import json
 import os
 import pickle
 import select
@@ -27,11 +26,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, MediaFacts
 from vcls_model.media.rows import Outcome, Request, Row
 from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.storage import from_json
 
 _LENGTH = struct.Struct("<I")
 _MAX_HEAD_BYTES = 1 << 20
@@ -129,7 +130,7 @@ class MediaReader:
         try:
             if pipe.head()["kind"] != "ready":
                 raise _Garbled("no greeting")
-        except (_TooLate, _Ended, _Garbled) as error:
+        except (_TooLate, _Ended, _Garbled, JobError) as error:
             complaint = self._last_complaint()
             self.close()
             raise RuntimeError(f"the decoding process cannot start: {complaint or error!r}") from error
@@ -205,7 +206,7 @@ class MediaRows:
             ) from error
         except (_Ended, BrokenPipeError) as error:
             raise self._ended_early(count) from error
-        except (_Garbled, KeyError, TypeError, ValueError) as error:
+        except (_Garbled, JobError, KeyError, TypeError, ValueError) as error:
             raise self._died(errors.CRASHED, f"made the decoder answer nonsense ({error})", count) from error
         finally:
             self.close()
@@ -293,7 +294,7 @@ class _Pipe:
         length = _LENGTH.unpack(self.read(_LENGTH.size))[0]
         if length > _MAX_HEAD_BYTES:
             raise _Garbled(f"an announcement of {length} bytes")
-        head = json.loads(bytes(self.read(length)))
+        head = from_json(bytes(self.read(length)), "an announcement of the decoder")
         if not isinstance(head, dict) or "kind" not in head:
             raise _Garbled("an announcement without a kind")
         return head

@@ -1,5 +1,6 @@
 """A file's sound as patches of 16 kHz mono, aligned with the clock of its pictures."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ PATCH_SAMPLES = 15_600  # the 96 windows of 25 ms, one every 10 ms, that YAMNet 
 _GAP_SAMPLES = 1_600  # 0.1 s: smaller differences between timestamps and samples are jitter of the container
 _MAX_GAP_SAMPLES = 3_600 * SAMPLE_RATE  # a longer silence is a broken timestamp
 _MAX_ERRORS = 64
+_SETTLE_SECONDS = 3.0
 _WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0}
 
 
@@ -48,6 +50,7 @@ class SoundReader:
         self._cursor: float | None = None  # position after the last frame, in samples at 16 kHz
         self._shift = 0.0  # what to add to timestamps, in samples, since a clock was set
         self._ended = False
+        self._skipped = False  # whether the position of the next block is not that of the last one's end
 
     @property
     def decoded(self) -> bool:
@@ -62,6 +65,31 @@ class SoundReader:
         while self.first_time is None and not self._ended:
             self._advance()
         return self.first_time
+
+    def skip_to(self, seconds: float) -> None:
+        """Passes over the sound before `seconds` on the container's clock by the container's index.
+
+        Decoding begins a little earlier, for the decoder to find its feet. Call it before the first patch is asked for.
+        """
+        begin = seconds - _SETTLE_SECONDS
+        if self.start() is None or begin <= self.end_time:
+            return
+        self._seek(int(begin / self._stream.time_base))
+        while self._skipped and not self._ended:
+            self._advance()
+        if self._skipped or self._kept_from > begin * SAMPLE_RATE:  # the index has led astray
+            self._seek(0)
+
+    def _seek(self, time: int) -> None:
+        """Goes on from a time in the stream's units, or shortly before."""
+        with contextlib.suppress(av.error.FFmpegError):  # it stays where it is, which `skip_to` finds out
+            self._container.seek(time, stream=self._stream)
+        self._stream.codec_context.flush_buffers()
+        self._gathered, self._gathered_samples = [], 0
+        self._kind = self._template = self._cursor = None
+        self._kept = np.zeros(0, np.float32)
+        self._blocks = self._decode()
+        self._skipped, self._ended = True, False
 
     def reaches(self, seconds: float) -> bool:
         """Whether there is sound at or after `seconds` on the container's clock."""
@@ -91,9 +119,11 @@ class SoundReader:
         if block is None:
             self._ended = True
             return
-        if self.first_time is None and len(block):
+        if (self.first_time is None or self._skipped) and len(block):
             self._kept_from = self._start_position
-            self.first_time = self._kept_from / SAMPLE_RATE
+            self._skipped = False
+            if self.first_time is None:
+                self.first_time = self._kept_from / SAMPLE_RATE
         if self._kept_from + len(self._kept) + len(block) < self._floor:  # all of it is before what is asked for
             self._kept_from += len(self._kept) + len(block)
             self._kept = self._kept[:0]

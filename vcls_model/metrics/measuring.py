@@ -25,6 +25,7 @@ from vcls_model.metrics.reading import (
 from vcls_model.metrics.result import compute_result, to_json
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
+from vcls_model.records.ids import printable_id
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
 # More classes than this are not inferred from an index: one wrong number would cost all memory.
@@ -88,7 +89,9 @@ def _measure_videos(
     """The content of metrics.json, and the other files by name."""
     predictions = Path(config.predictions)
     labels = read_labels(Path(config.labels)) if config.labels else None
-    class_count = len(classes) if classes else config.class_count or _count_classes(predictions, labels)
+    class_count = (
+        len(classes) if classes else config.class_count or _count_classes(predictions, labels, str(config.labels))
+    )
     accumulator = MetricAccumulator(class_count, threshold=config.threshold)
     feature, value_of = read_slices(Path(config.slices)) if config.slices else ("", {})
     slices = SliceAccumulator(class_count, feature) if config.slices else None
@@ -96,7 +99,7 @@ def _measure_videos(
     named = 0
     hashes: list[np.ndarray] = []
     for batch in read_predictions(predictions):
-        batch.check(class_count)
+        batch.check(class_count, config.predictions)
         rows = batch.logits if batch.indices is None else batch.indices
         named = max([named, *map(len, rows)])
         hashes.append(np.fromiter(map(hash, batch.ids), np.int64, len(batch.ids)))
@@ -121,7 +124,7 @@ def _measure_segments(
     assert config.ratings is not None
     predictions, ratings = Path(config.predictions), read_ratings(Path(config.ratings))
     highest = max(index for of_segment in ratings.values() for index in of_segment)
-    class_count = len(classes) if classes else config.class_count or _class_count(highest)
+    class_count = len(classes) if classes else config.class_count or _class_count(highest, config.ratings)
     if highest >= class_count:
         raise JobError(f"{config.ratings} rates class {highest}, but {class_count} classes are expected")
     accumulator = SegmentAccumulator(class_count)
@@ -208,18 +211,18 @@ def _warn(hashes: Sequence[np.ndarray], named: int, class_count: int) -> None:
         )
 
 
-def _count_classes(path: Path, labels: Labels | None) -> int:
-    highest = max((batch.highest_class() for batch in read_predictions(path)), default=-1)
-    highest = max([highest, *(int(row.max()) for row in (labels or {}).values() if row is not None and row.size)])
-    if highest < 0:
+def _count_classes(path: Path, labels: Labels | None, labels_path: str) -> int:
+    predicted = max((batch.highest_class() for batch in read_predictions(path)), default=-1)
+    labelled = max((int(row.max()) for row in (labels or {}).values() if row is not None and row.size), default=-1)
+    if max(predicted, labelled) < 0:
         raise JobError(f"{path} holds no prediction")
-    return _class_count(highest)
+    return max(_class_count(predicted, str(path)), _class_count(labelled, labels_path))
 
 
-def _class_count(highest: int) -> int:
+def _class_count(highest: int, path: str) -> int:
     """The number of classes that the highest index implies, unless that looks like a mistake."""
     if highest >= _MOST_CLASSES_IMPLIED:
-        raise JobError(f"class {highest} occurs: if there are that many classes, say so with --class_count")
+        raise JobError(f"{path}: class {highest} occurs: if there are that many classes, say so with --class_count")
     return highest + 1
 
 
@@ -237,7 +240,7 @@ class _Joined:
     def __init__(
         self, config: MeasureConfig, labels: Labels | None, value_of: Mapping[bytes, str], class_count: int
     ) -> None:
-        self._config = config
+        self.config = config
         self._class_count = class_count
         self.labels = labels
         self.value_of = value_of
@@ -269,13 +272,13 @@ class _Joined:
         """Says how many ids joined and how many did not."""
         if self.labels is not None:
             nulls = sum(row is None for row in self.labels.values())
-            self._say(str(self._config.labels), "labels", len(self._of_labels), len(self.labels))
+            self._say(str(self.config.labels), "labels", len(self._of_labels), len(self.labels))
             if nulls:
-                print(f"{self._config.labels}: {nulls:,} null labels count as unknown", file=sys.stderr)
-        if self._config.slices:
-            self._say(self._config.slices, "values", len(self._of_values), len(self.value_of))
+                print(f"{self.config.labels}: {nulls:,} null labels count as unknown", file=sys.stderr)
+        if self.config.slices:
+            self._say(self.config.slices, "values", len(self._of_values), len(self.value_of))
             if not self._of_values:
-                print(f"warning: no video of the predictions has a value in {self._config.slices}", file=sys.stderr)
+                print(f"warning: no video of the predictions has a value in {self.config.slices}", file=sys.stderr)
         if self.unknown_labels:
             print(
                 f"warning: {self.unknown_labels:,} labels are none of the {self._class_count:,} classes and were left "
@@ -293,11 +296,14 @@ class _Joined:
 
 def _no_labels(config: MeasureConfig, joined: _Joined) -> str:
     if config.labels is None:
-        return f"none of the {joined.unlabelled} predictions has labels; pass them with --labels=FILE"
+        return (
+            f"none of the {joined.unlabelled} predictions of {config.predictions} has labels; "
+            "pass them with --labels=FILE"
+        )
     listed, predicted = (next(iter(ids), b"").decode("utf-8", "backslashreplace") for ids in _some_ids(config, joined))
     return (
-        f"{config.labels} has labels of none of the {joined.unlabelled} predictions; ids there look like {listed!r}, "
-        f"those of the predictions like {predicted!r}"
+        f"{config.labels} has labels of none of the {joined.unlabelled} predictions of {config.predictions}; ids there "
+        f"look like {listed!r}, those of the predictions like {predicted!r}"
     )
 
 
@@ -317,10 +323,13 @@ def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch:
         logits, ids = batch.dense(accumulator.class_count)[rows], [batch.ids[row] for row in rows]
         flat, lengths = np.concatenate(values), np.array([value.size for value in values])
         accumulator.update(logits, flat, lengths, ids)
-        if slices is not None:
-            slices.update(logits, flat, lengths, [joined.value_of.get(video_id, NO_VALUE) for video_id in ids])
     except ValueError as error:
-        raise JobError(f"predictions from {batch.ids[0]!r} on: {error}") from None
+        raise JobError(f"{joined.config.predictions}, from {printable_id(batch.ids[0])} on: {error}") from None
+    if slices is not None:
+        try:
+            slices.update(logits, flat, lengths, [joined.value_of.get(video_id, NO_VALUE) for video_id in ids])
+        except ValueError as error:
+            raise JobError(f"{joined.config.slices}: {error}") from None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -77,7 +77,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         view, position = memoryview(data), 16 + size
         if zlib.crc32(view[12:]) != checksum:
             raise ValueError("its checksum is wrong")
-        head = json.loads(data[16:position])
+        head = json.loads(data[16:position])  # infinities again
         read = _read_arrays if data[:8] == _MAGIC else packing2.read_arrays
         return head["header"], read(head["arrays"], view[position:])
     except _SIGNS_OF_DAMAGE as error:

@@ -47,11 +47,11 @@ class Predictions:
         rows = [*self.indices, *(row for row in self.labels or [] if row is not None)]
         return max((int(row.max()) for row in rows if row.size), default=-1)
 
-    def check(self, class_count: int) -> None:
+    def check(self, class_count: int, path: str) -> None:
         """Raises `JobError` when a class index is not below C, or dense scores have another number of classes."""
         highest = dataclasses.replace(self, labels=None).highest_class()
         if highest >= class_count or (self.indices is None and highest + 1 != class_count):
-            raise JobError(f"the predictions have {highest + 1} classes, but {class_count} are expected")
+            raise JobError(f"{path}: the predictions have {highest + 1} classes, but {class_count} are expected")
 
     def dense(self, class_count: int) -> np.ndarray:
         """(B, C) float32 logits; a class that the file leaves out gets -infinity, probability 0."""

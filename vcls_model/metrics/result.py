@@ -1,6 +1,5 @@
 """From the counts of a `MetricAccumulator` to figures, curves and files."""
 
-import csv
 import dataclasses
 import io
 import math
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
@@ -479,11 +478,7 @@ def _cells(values: np.ndarray) -> list[Any]:
 
 
 def _csv(header: list[str], rows: Any) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return tables.write_csv(header, rows).encode()
 
 
 def to_json(value: Any) -> bytes:

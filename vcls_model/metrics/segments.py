@@ -1,13 +1,12 @@
 """The segment task of the 2019 YouTube-8M challenge: mean average precision over rated (segment, class) pairs."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vcls_model import tables
 from vcls_model.metrics import kernels
 from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.sparse import ScoreSketch
@@ -146,11 +145,11 @@ class SegmentAccumulator:
         """The entry `segments` of metrics.json, and segment_per_class.csv: index, name, rated, positives, ap_at_k."""
         summary = self.result()
         precisions = summary.pop("ap").tolist()
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["index", "name", "rated", "positives", "ap_at_k"])
-        for entry, rated, positives, ap in zip(
-            classes, self.rated.tolist(), self.positives.tolist(), precisions, strict=True
-        ):
-            writer.writerow([entry.index, entry.name, rated, positives, "" if ap != ap else f"{ap:.6g}"])
-        return {key: None if value != value else value for key, value in summary.items()}, text.getvalue().encode()
+        rows = [
+            (entry.index, entry.name, rated, positives, "" if ap != ap else f"{ap:.6g}")
+            for entry, rated, positives, ap in zip(
+                classes, self.rated.tolist(), self.positives.tolist(), precisions, strict=True
+            )
+        ]
+        text = tables.write_csv(("index", "name", "rated", "positives", "ap_at_k"), rows)
+        return {key: None if value != value else value for key, value in summary.items()}, text.encode()

@@ -3,7 +3,7 @@
 Columns called `mean_rgb_0` … `mean_rgb_1023` make a modality `mean_rgb`; columns not numbered like that make one
 modality `features`, whose schema keeps their names. Columns are matched by name, never by position. Rows are parsed in
 blocks by pyarrow; a block with any irregular row goes through a slow, careful reader, so that a bad row costs that row.
-A quoted cell must not contain a line break.
+A quoted cell should not contain a line break: beside an irregular row, both halves of its row are rejected.
 """
 
 import codecs
@@ -180,7 +180,8 @@ def _modalities(names: Sequence[str], columns: Sequence[int]) -> dict[str, tuple
         numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column])
         if not numbered or not numbered.group(1):
             return {_ALL_FEATURES: tuple(columns)}
-        numbered_columns.setdefault(numbered.group(1), {})[int(numbered.group(2))] = column
+        name = numbered.group(1).replace("/", "_")  # a modality's name holds no slash
+        numbered_columns.setdefault(name, {})[int(numbered.group(2))] = column
     counts = Counter({name: len(numbers) for name, numbers in numbered_columns.items()})
     for name, numbers in numbered_columns.items():
         if sorted(numbers) not in (list(range(counts[name])), list(range(1, counts[name] + 1))):
@@ -358,9 +359,12 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         RecordError: it cannot be used.
     """
     columns = layout.header.names
+    if text.count(b'"') % 2:
+        message = "a quote that is not closed: beside an irregular row, a cell must not hold a line break"
+        raise RecordError("unparsable", message, stage="parse")
     try:
         line = text.decode().rstrip("\r")
-        cells = next(csv.reader([line], delimiter=layout.header.separator, skipinitialspace=True))
+        cells = tables.split_line(line, layout.header.separator)
     except UnicodeDecodeError as error:
         raise RecordError("not_utf8", tables.not_utf8("the row", number, error), stage="parse") from None
     except csv.Error as error:
@@ -400,7 +404,8 @@ def _value(text: str, column: str, video_id: bytes) -> float:
     try:
         return float(text)
     except ValueError:
-        raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}", video_id) from None
+        advice = " (numbers have a decimal point)" if re.fullmatch(r"[-+]?\d*,\d+", text.strip()) else ""
+        raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}{advice}", video_id) from None
 
 
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:

@@ -68,11 +68,13 @@ class Rejected:
 class FrameBatch:
     """Frames of B videos in place: frame f of video v is buffer[begins[v] + f * strides[v]:][:width].
 
+    The bytes of a frame are its codes, or its values as little-endian float32.
+
     Attributes:
         buffer: uint8; it is valid only until the next batch is requested.
         begins, strides: int64 (B,).
         lengths: int64 (B,), frames per video, at least 1.
-        width: D.
+        width: bytes per frame, `Modality.frame_bytes`.
     """
 
     buffer: np.ndarray
@@ -83,7 +85,7 @@ class FrameBatch:
 
     @classmethod
     def of(cls, codes: np.ndarray, lengths: np.ndarray) -> "FrameBatch":
-        """From the frames of all videos one after another, uint8 (sum of lengths, D)."""
+        """From the frames of all videos one after another, uint8 (sum of lengths, width)."""
         width = codes.shape[1]
         return cls(
             codes.reshape(-1), (np.cumsum(lengths) - lengths) * width, np.full(len(lengths), width), lengths, width
@@ -91,17 +93,21 @@ class FrameBatch:
 
     @property
     def codes(self) -> np.ndarray:
-        """A copy of the frames one after another, uint8 (sum of lengths, D)."""
+        """A copy of the frames one after another, uint8 (sum of lengths, width)."""
         codes = np.empty((int(self.lengths.sum()), self.width), np.uint8)
         kernels.gather_codes(self.buffer, self.begins, self.strides, self.lengths, codes)
         return codes
+
+    def floats(self) -> np.ndarray:
+        """The frames of a modality of float32 one after another, (sum of lengths, D)."""
+        return self.codes.view("<f4")
 
     def select(self, rows: "slice | np.ndarray") -> "FrameBatch":
         """The videos of a slice, or those that a bool mask (B,) keeps; the buffer is shared."""
         return FrameBatch(self.buffer, self.begins[rows], self.strides[rows], self.lengths[rows], self.width)
 
     def strings(self) -> list[bytes]:
-        """The codes of each video as one byte string, frame after frame: how graphs take them."""
+        """The bytes of each video, frame after frame: how graphs take them."""
         codes = self.codes.reshape(-1)
         ends = (np.cumsum(self.lengths) * self.width).tolist()
         return [codes[begin:end].tobytes() for begin, end in zip([0, *ends], ends, strict=False)]
@@ -231,12 +237,14 @@ class Decoder:
         self._context_names = 2 + len(options.context_features) + in_context
         self._frames_modalities = [modality.name for modality in schema.modalities if modality.kind == FRAMES]
         names = [schema.id_feature, schema.labels_feature, *options.context_features]
-        names += [modality.name for modality in self._modalities]
+        names += [modality.source for modality in self._modalities]
         encoded = [name.encode() for name in names]
         self._names = np.frombuffer(b"".join(encoded), np.uint8)
         self._name_ends = np.cumsum([len(name) for name in encoded])
         self._kinds = np.array([self._kind(modality) for modality in self._modalities])
-        self._widths = np.array([modality.width for modality in self._modalities])
+        self._widths = np.array([each.frame_bytes if each.kind == FRAMES else each.width for each in self._modalities])
+        # Segments are cut out of videos. Frames of float32 are lists of numbers, which the kernels take as bytes.
+        self._rewrites = schema.segments or schema.has_float_frames
 
     def _in_lists(self, modality: Modality) -> bool:
         """Whether the modality is a feature list of a SequenceExample."""
@@ -260,7 +268,7 @@ class Decoder:
         """Decodes R payloads in `buffer`; every one is in the batch or among the rejected."""
         index = self._index(buffer, starts, lengths)
         context = self._context(buffer, index)
-        if not self.schema.segments and index.canonical.all():
+        if not self._rewrites and index.canonical.all():
             batch = self._gather(buffer, index, offsets)
             batch.context = context
             if keep_payloads:
@@ -270,7 +278,7 @@ class Decoder:
         origin: list[int] = []
         rejected: list[Rejected] = []
         for record, payload in enumerate(_payloads(buffer, starts, lengths)):
-            if index.canonical[record] and not self.schema.segments:
+            if index.canonical[record] and not self._rewrites:
                 own = {name: values[record] for name, values in context.items()}
                 items.append(_CanonicalRecord(payload, context=own))
                 origin.append(record)
@@ -368,7 +376,7 @@ class Decoder:
                 frames = index.values[:, position, 1]
                 kept = np.minimum(frames, self.options.max_frames)
                 features[modality.name] = FrameBatch(
-                    buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.width
+                    buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.frame_bytes
                 )
                 if modality.name == self._frames_modalities[0] and kept.sum() < frames.sum():
                     notes["videos_cut"] += int((kept < frames).sum())
@@ -421,12 +429,13 @@ class Decoder:
     def _checked(self, record: examples.Record, video_id: bytes) -> "list[_CanonicalRecord | RecordError]":
         labels, repeated, unknown = self._labels(record)
         lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
+        absent = [modality.source for modality in self.schema.modalities if modality.name in lacking]
         # Without any frames modality there is nothing that says how many frames to fill in.
         frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
         if lacking and (not self.options.fill_missing or frameless or len(lacking) == len(self.schema.modalities)):
             self._check_container(record)
             raise RecordError(
-                "missing_feature", f"the record has no {', '.join(map(repr, lacking))}; it has {_names_of(record)}"
+                "missing_feature", f"the record has no {', '.join(map(repr, absent))}; it has {_names_of(record)}"
             )
         values = {
             modality.name: self._values(record, modality)
@@ -498,14 +507,14 @@ class Decoder:
 
     def _present(self, record: examples.Record, modality: Modality) -> bool:
         if self._in_lists(modality):
-            return modality.name in record.feature_lists
-        feature = record.features.get(modality.name)
+            return modality.source in record.feature_lists
+        feature = record.features.get(modality.source)
         return feature is not None and feature.kind is not None
 
     def _other_container(self, record: examples.Record) -> bool:
         if not self._sequence:
             return bool(record.feature_lists)
-        return any(name in record.features for name in self._frames_modalities)
+        return any(modality.source in record.features for modality in self.schema.modalities if modality.kind == FRAMES)
 
     def _check_container(self, record: examples.Record) -> None:
         if self._sequence and self._frames_modalities and not record.feature_lists:
@@ -519,20 +528,22 @@ class Decoder:
 
     def _values(self, record: examples.Record, modality: Modality) -> list[bytes]:
         """The frames (or the one vector) of a modality, each as its bytes."""
-        name, width = modality.name, modality.width
+        name, size = modality.source, modality.frame_bytes
         if not self._in_lists(modality):
             values = _one_vector(record.features[name], modality)
             if modality.kind == FRAMES:
-                if not values or len(values) % width:
-                    raise RecordError("wrong_width", f"{name!r} holds {len(values)} codes, not a multiple of {width}")
-                return [values[at : at + width] for at in range(0, len(values), width)]
+                if not values or len(values) % size:
+                    what, of_one = ("codes", 1) if modality.coded else ("values", 4)
+                    raise RecordError(
+                        "wrong_width",
+                        f"{name!r} holds {len(values) // of_one} {what}, not a multiple of {modality.width}",
+                    )
+                return [values[at : at + size] for at in range(0, len(values), size)]
             return [values]
         frames = record.feature_lists[name]
         if not frames:
             raise RecordError("no_frames", f"{name!r} has no frames")
-        for number, frame in enumerate(frames):
-            _check_frame(frame, modality, number)
-        return [frame.values[0] for frame in frames]  # type: ignore[misc]
+        return [_one_frame(frame, modality, number) for number, frame in enumerate(frames)]
 
     def _segments(self, record: examples.Record) -> tuple[list[tuple[int, int, list[tuple[int, bool]]]], int]:
         """(first frame, end, (class, whether the raters saw it) ascending) of each rated segment, in order of time.
@@ -581,11 +592,11 @@ class Decoder:
         for modality in self.schema.modalities:
             rows = values[modality.name]
             if self._in_lists(modality):
-                lists[modality.name] = rows
-            elif modality.encoding == "float32":
-                context[modality.name] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
+                lists[modality.source] = rows
+            elif modality.encoding == "float32" and modality.kind != FRAMES:
+                context[modality.source] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
             else:
-                context[modality.name] = examples.bytes_feature(b"".join(rows))
+                context[modality.source] = examples.bytes_feature(b"".join(rows))
         if self._sequence:
             return examples.write_sequence_example(context, lists)
         return examples.write_example(context)
@@ -611,7 +622,7 @@ def _filling(modality: Modality) -> bytes:
 
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:
     kind = "float" if modality.encoding == "float32" else "bytes"
-    name = modality.name
+    name = modality.source
     if feature.kind != kind:
         raise RecordError("wrong_type", f"{name!r} must hold {modality.encoding}, got {feature.kind}")
     if kind == "bytes":
@@ -622,21 +633,34 @@ def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:
         if modality.kind != FRAMES and len(value) != modality.width:
             raise RecordError("wrong_width", f"{name!r} must hold {modality.width} codes, got {len(value)}")
         return value
-    if len(feature.values) != modality.width:
-        raise RecordError("wrong_width", f"{name!r} must hold {modality.width} values, got {len(feature.values)}")
-    if not np.isfinite(feature.values).all():
+    values = np.asarray(feature.values, "<f4")
+    if modality.kind != FRAMES and len(values) != modality.width:
+        raise RecordError("wrong_width", f"{name!r} must hold {modality.width} values, got {len(values)}")
+    if not np.isfinite(values).all():
         raise RecordError("not_finite", f"{name!r} holds NaN or infinity")
-    return np.asarray(feature.values, "<f4").tobytes()
+    return values.tobytes()
 
 
-def _check_frame(frame: examples.Feature, modality: Modality, number: int) -> None:
-    where = f"frame {number} of {modality.name!r}"
-    if frame.kind != "bytes":
-        raise RecordError("wrong_type", f"{where} must hold bytes, got {frame.kind or 'nothing'}")
-    codes = [len(value) for value in frame.values]  # type: ignore[arg-type]
-    got = sum(codes)
-    if codes != [modality.width]:
-        raise RecordError("wrong_width", f"{where} must hold {modality.width} codes, got {got}")
+def _one_frame(frame: examples.Feature, modality: Modality, number: int) -> bytes:
+    """The bytes of a frame in a feature list."""
+    where = f"frame {number} of {modality.source!r}"
+    kind, unit = ("bytes", "codes") if modality.coded else ("float", "values")
+    if frame.kind != kind:
+        advice = f"; the schema may say the encoding {'float32' if modality.coded else 'uint8'!r}"
+        raise RecordError(
+            "wrong_type",
+            f"{where} must hold {kind}, got {frame.kind or 'nothing'}"
+            + (advice if frame.kind in ("bytes", "float") else ""),
+        )
+    values = frame.values
+    got = [len(value) for value in values] if modality.coded else [len(values)]  # type: ignore[arg-type]
+    if got != [modality.width]:
+        raise RecordError("wrong_width", f"{where} must hold {modality.width} {unit}, got {sum(got)}")
+    if modality.coded:
+        return values[0]  # type: ignore[return-value]
+    if not np.isfinite(values).all():
+        raise RecordError("not_finite", f"{where} holds NaN or infinity")
+    return np.asarray(values, "<f4").tobytes()
 
 
 def _names_of(record: examples.Record) -> str:

@@ -85,7 +85,7 @@ class CodeMap:
         return cls(affine, np.array([*read, offset, offset + 255 * scale, 1 / scale], np.float32))
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """Maps uint8 (..., D) to uint8 of the same shape, with the kernel's arithmetic, operation by operation."""
+        """Maps uint8 or float32 (..., D) to uint8 of the same shape, with the kernel's arithmetic, step by step."""
         scale, offset, low, high, density = self.levels
         values = (codes.astype(np.float32) * scale + offset - self.affine[0]) * self.affine[1]
         return np.rint((np.clip(values, low, high) - low) * density).astype(np.uint8)

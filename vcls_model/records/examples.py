@@ -105,7 +105,11 @@ class Feature:
         if kind is None:
             return []
         values = getattr(self.message, f"{kind}_list").value
-        return np.array(values, np.float32) if kind == "float" else list(values)
+        if kind != "float":
+            return list(values)
+        # The bytes of the list end in its values as they are in memory: a hundred times as fast as one by one.
+        packed = self.message.float_list.SerializeToString()
+        return np.frombuffer(packed[len(packed) - 4 * len(values) :], "<f4").astype(np.float32)
 
 
 class Record:

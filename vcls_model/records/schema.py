@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vcls_model import storage
-from vcls_model.commands import JobError, UsageError, unknown_choice
+from vcls_model.commands import JobError, UsageError, nearest, unknown_choice
 
 VECTOR = "vector"
 FRAMES = "frames"
@@ -58,12 +58,14 @@ class Modality:
     """One kind of feature of a video.
 
     Attributes:
-        name: feature name in the record, e.g. `mean_rgb`.
+        name: of the feature, e.g. `mean_rgb`.
         width: values per vector, D.
         kind: `"vector"` (one vector per video) or `"frames"` (one vector per second).
         encoding: `"float32"`, or `"uint8"`: codes.
-        range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2].
+        range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2]. Of float32
+            frames: what is written of them where they are not normalised.
         columns: of a CSV whose columns are not numbered: the heading of each value; None: they are.
+        feature: what the record calls the feature, where that is not `name`.
     """
 
     name: str
@@ -72,13 +74,15 @@ class Modality:
     encoding: str
     range: tuple[float, float] | None = dataclasses.field(default=None, kw_only=True)
     columns: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+    feature: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        self._check_names()
         if self.kind not in (VECTOR, FRAMES):
             raise UsageError(f"modality {self.name!r}: kind must be 'vector' or 'frames', got {self.kind!r}")
         if self.encoding not in ("float32", "uint8"):
             raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
-        if not isinstance(self.width, int) or self.width < 1:
+        if type(self.width) is not int or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
         if self.range is not None:
             self._check_range(self.range)
@@ -92,12 +96,39 @@ class Modality:
         if not texts or len(names) != self.width or len({name.lower() for name in names}) != len(names):
             raise UsageError(f"modality {self.name!r}: columns must be {self.width} different names, got {names!r}")
 
+    def _check_names(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise UsageError(f"the name of a modality must be text, got {self.name!r}")
+        if "/" in self.name:  # Keras takes no such name for an input
+            own = self.name.partition("/")[0].lower() or "frames"
+            raise UsageError(
+                f'modality {self.name!r}: a name must not contain a slash: call it {{"name": "{own}", '
+                f'"feature": "{self.name}", …}}'
+            )
+        if self.feature is not None and (not isinstance(self.feature, str) or not self.feature):
+            raise UsageError(f"modality {self.name!r}: feature must be text, got {self.feature!r}")
+
     def _check_range(self, ends: Any) -> None:
-        if self.encoding != "uint8":
+        if self.encoding != "uint8" and self.kind != FRAMES:
             raise UsageError(f"modality {self.name!r}: only codes have a range; the encoding is {self.encoding!r}")
         numbers = isinstance(ends, list | tuple) and all(type(end) in (int, float) for end in ends)
         if not numbers or len(ends) != 2 or not all(map(math.isfinite, ends)) or ends[0] >= ends[1]:
             raise UsageError(f"modality {self.name!r}: range must be two numbers, lowest and highest, got {ends!r}")
+
+    @property
+    def source(self) -> str:
+        """What the record calls the feature."""
+        return self.feature or self.name
+
+    @property
+    def coded(self) -> bool:
+        """Whether the values in memory are codes: those of vectors are dequantised when they are read."""
+        return self.kind == FRAMES and self.encoding == "uint8"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes per frame in memory: codes, or float32 as it is on disk."""
+        return self.width if self.encoding == "uint8" else 4 * self.width
 
     @property
     def quantisation(self) -> Quantisation:
@@ -112,7 +143,7 @@ class Modality:
 
     @property
     def element(self) -> tuple[str, tuple[int, ...]]:
-        """(dtype, shape) of a video's values as a graph takes them: a vector, or all frames as one string of codes."""
+        """(dtype, shape) of a video's values as a graph takes them: a vector, or all frames as one byte string."""
         return ("string", ()) if self.kind == FRAMES else ("float32", (self.width,))
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +174,7 @@ def modality_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "level" not in fields:
         return fields
     level = fields.pop("level")
-    if level not in _LEVELS:
+    if not isinstance(level, str) or level not in _LEVELS:
         raise UsageError(f"modality {fields.get('name')!r}: level must be 'video' or 'frame', got {level!r}")
     if fields.setdefault("kind", _LEVELS[level]) != _LEVELS[level]:
         raise UsageError(f"modality {fields.get('name')!r}: level {level!r} contradicts kind {fields['kind']!r}")
@@ -182,6 +213,20 @@ class RecordSchema:
                 f"schema {self.name!r}: container must be 'example', 'sequence_example' or 'csv', "
                 f"got {self.container!r}"
             )
+        for what, text in (
+            ("name", self.name),
+            ("id_feature", self.id_feature),
+            ("labels_feature", self.labels_feature),
+        ):
+            if not isinstance(text, str) or not text:
+                raise UsageError(f"schema {self.name!r}: {what} must be text, got {text!r}")
+        if self.class_count is not None and (type(self.class_count) is not int or self.class_count < 1):
+            raise UsageError(f"schema {self.name!r}: class_count must be a positive integer, got {self.class_count!r}")
+        if type(self.segments) is not bool:
+            raise UsageError(f"schema {self.name!r}: segments must be true or false, got {self.segments!r}")
+        for what, facts in (("encoders", self.encoders), ("sampling", self.sampling)):
+            if facts is not None and not isinstance(facts, Mapping):
+                raise UsageError(f"schema {self.name!r}: {what} must be a JSON object, got {facts!r}")
         if not self.modalities:
             raise UsageError(f"schema {self.name!r} has no modality")
         names = [modality.name for modality in self.modalities]
@@ -193,17 +238,19 @@ class RecordSchema:
             self.container != "csv" or len(self.modalities) > 1
         ):
             raise UsageError(f"schema {self.name!r}: only the one modality of a CSV has names of columns")
-        for modality in self.modalities:
-            if modality.kind == FRAMES and modality.encoding != "uint8":
-                raise UsageError(
-                    f"schema {self.name!r}: the frames of {modality.name!r} must be encoded as 'uint8'; "
-                    f"quantise frames of {modality.encoding}, or give the mean over them as a vector"
-                )
+        sources = [modality.source for modality in self.modalities]
+        if len(set(sources)) != len(sources):
+            raise UsageError(f"schema {self.name!r} reads a feature twice: {sources}")
 
     @property
     def has_frames(self) -> bool:
         """Whether any modality is a sequence of frames."""
         return any(modality.kind == FRAMES for modality in self.modalities)
+
+    @property
+    def has_float_frames(self) -> bool:
+        """Whether any modality is a sequence of frames of float32."""
+        return any(modality.kind == FRAMES and not modality.coded for modality in self.modalities)
 
     def elements(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The raw features of one video as a graph takes them: (dtype, shape) by modality name."""
@@ -223,19 +270,39 @@ class RecordSchema:
         return described
 
 
-def schema_from_dict(value: dict[str, Any]) -> RecordSchema:
+def schema_from_dict(value: Any, origin: str = "the schema") -> RecordSchema:
     """Reads what `RecordSchema.to_dict` wrote, or a user's schema file.
 
     Raises:
-        UsageError: a key is missing, unknown or out of range.
+        UsageError: a key is missing, unknown or out of range; the message begins with `origin`.
     """
+    _check_keys(value, RecordSchema, ("name", "container", "id_feature", "labels_feature", "modalities"), origin)
+    if not isinstance(value["modalities"], list):
+        raise UsageError(f"{origin}: modalities must be a list, got {value['modalities']!r}")
+    modalities = []
+    for entry in value["modalities"]:
+        try:
+            fields = modality_fields(entry) if isinstance(entry, Mapping) else entry
+            _check_keys(fields, Modality, ("name", "width", "kind", "encoding"), "a modality")
+            modalities.append(Modality(**fields))
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}") from None
     try:
-        modalities = tuple(Modality(**modality_fields(modality)) for modality in value["modalities"])
-        return RecordSchema(**{**value, "modalities": modalities})
-    except KeyError as error:
-        raise UsageError(f"the schema lacks {error.args[0]!r}") from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the schema has unknown or missing keys, or values of another type: {error}") from None
+        return RecordSchema(**{**value, "modalities": tuple(modalities)})
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from None
+
+
+def _check_keys(value: Any, of: type, required: Sequence[str], what: str) -> None:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{what} must be a JSON object, got {value!r}")
+    known = [field.name for field in dataclasses.fields(of)]
+    if missing := [key for key in required if key not in value]:
+        raise UsageError(f"{what} lacks {missing[0]!r}")
+    if unknown := [key for key in value if key not in known]:
+        suggestion = nearest(unknown[0], known)
+        hint = f"; did you mean {suggestion!r}?" if suggestion else ""
+        raise UsageError(f"{what} has the unknown key {unknown[0]!r}{hint}")
 
 
 def _video(name: str, id_feature: str, rgb: str, classes: int) -> RecordSchema:
@@ -291,6 +358,4 @@ def schema_from_json(text: bytes | str, origin: str) -> RecordSchema:
         value = storage.from_json(text, f"schema file {origin}")
     except JobError as error:
         raise UsageError(str(error)) from None
-    if not isinstance(value, dict):
-        raise UsageError(f"schema file {origin} must hold one JSON object")
-    return schema_from_dict(value)
+    return schema_from_dict(value, f"schema file {origin}")

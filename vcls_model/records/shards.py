@@ -3,14 +3,15 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vcls_model.commands import UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
-from vcls_model.records.schema import BUILT_IN, FRAMES, RecordSchema, schema_by_name, schema_from_json
+from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import exists, join, read_bytes, read_json
+from vcls_model.storage import exists, join, read_bytes, read_json, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -83,11 +84,11 @@ def read_batches(
             rejected = []
 
 
-def resolve_schema(name: str, shard: str, own: RecordSchema | None = None) -> RecordSchema:
+def resolve_schema(name: str, shard: str, known: RecordSchema | None = None) -> RecordSchema:
     """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
 
-    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records, trying
-    first `own`, the layout of a model's records.
+    `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records: `known`, or
+    a built-in one.
 
     Raises:
         UsageError: there is no such schema, or `shard` fits none.
@@ -97,7 +98,7 @@ def resolve_schema(name: str, shard: str, own: RecordSchema | None = None) -> Re
         if beside is not None and not shard.endswith((".csv", ".csv.gz")):
             name = beside
         else:
-            return detect_schema(shard, own)
+            return detect_schema(shard, known)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
@@ -175,40 +176,84 @@ def shards_of(pattern: str) -> str:
     return join(pattern, "*.tfrecord")
 
 
-def detect_schema(path: str, own: RecordSchema | None = None) -> RecordSchema:
-    """Recognises the layout of a shard from its first records: `own`, where that is not built in, or a built-in one.
+def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
+    """Recognises the layout of a shard from its first records: `known`, or a built-in one.
 
     Raises:
-        UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features.
+        UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features, and
+            a schema file that describes them.
     """
     if path.endswith((".csv", ".csv.gz")):
         from vcls_model.records.csv_rows import csv_schema
 
         return csv_schema(path)
     first: examples.Record | None = None
-    known = list(reversed(BUILT_IN.values()))  # the segment layout before the frame layout that it extends
-    if own is not None and own.name not in BUILT_IN and own.container != "csv":
-        known.insert(0, own)
+    layouts = [*BUILT_IN.values(), *([known] if known is not None and known.container != "csv" else [])]
+    layouts.reverse()  # the segment layout before the frame layout that it extends
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
         except examples.ExampleError:
             continue
         first = first or record
-        for schema in known:
+        for schema in layouts:
             if _fits(record, schema):
-                return schema
+                return _as_written(record, schema)
     if first is None:
         raise UsageError(f"{path} holds no readable record: name the layout with --schema, or check the input")
     # No record has every modality: perhaps all lack one (--missing_modality=fill).
-    for schema in known:
+    for schema in layouts:
         if _fits(first, schema, partly=True):
-            return schema
+            return _as_written(first, schema)
     features = ", ".join(sorted({*first.features, *(f"{name} (frames)" for name in first.feature_lists)}))
     raise UsageError(
-        f"the records of {path} fit no built-in schema; they hold: {features}. "
-        "Describe them in a schema file and name it with --schema"
+        f"the records of {path} fit no built-in schema; they hold: {features}. Describe them in a schema file and name "
+        f"it with --schema, for example {_described(first)}"
     )
+
+
+def _as_written(record: examples.Record, schema: RecordSchema) -> RecordSchema:
+    """A layout whose frames are numbers where those of the record are, as MediaPipe writes them, instead of codes."""
+    modalities = tuple(
+        dataclasses.replace(modality, encoding="float32", range=None)
+        if modality.coded and any(frame.kind == "float" for frame in record.feature_lists.get(modality.source, ())[:1])
+        else modality
+        for modality in schema.modalities
+    )
+    return schema if modalities == schema.modalities else dataclasses.replace(schema, modalities=modalities)
+
+
+def _described(record: examples.Record) -> str:
+    """A schema file for records like this one, as text; what the record does not tell is …."""
+    modalities: list[dict[str, Any]] = []
+    for name, frames in sorted(record.feature_lists.items()):
+        for frame in frames[:1]:
+            values = frame.values
+            width = len(bytes(values[0])) if frame.kind == "bytes" and len(values) else len(values)
+            if frame.kind in ("bytes", "float") and width:
+                modalities.append(_entry(name, width, FRAMES, "uint8" if frame.kind == "bytes" else "float32"))
+    for name, feature in sorted(record.features.items()):
+        if feature.kind == "float" and len(feature.values) > 1:
+            modalities.append(_entry(name, len(feature.values), VECTOR, "float32"))
+    kinds = {name: feature.kind for name, feature in sorted(record.features.items())}
+    texts, numbers = ([name for name, kind in kinds.items() if kind == own] for own in ("bytes", "int64"))
+    return to_json(
+        {
+            "name": "own",
+            "container": "sequence_example" if record.feature_lists else "example",
+            "id_feature": next((name for name in texts if "id" in name.lower()), texts[0] if texts else "…"),
+            "labels_feature": next((name for name in numbers if "label" in name.lower()), "labels"),
+            "modalities": modalities,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _entry(name: str, width: int, kind: str, encoding: str) -> dict[str, Any]:
+    """A modality's entry in a schema file."""
+    own = name.partition("/")[0].lower() or "frames"
+    renamed = {"name": own, "feature": name} if "/" in name else {"name": name}
+    return {**renamed, "width": width, "kind": kind, "encoding": encoding}
 
 
 def _first_payloads(path: str) -> Iterator[bytes]:
@@ -228,6 +273,6 @@ def _fits(record: examples.Record, schema: RecordSchema, partly: bool = False) -
         return False
     lists = schema.container == "sequence_example"
     return (any if partly else all)(
-        modality.name in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
+        modality.source in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
         for modality in schema.modalities
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from vcls_model import storage
-from vcls_model.commands import JobError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity
 from vcls_model.records.schema import (
     REQUANTISE,
@@ -133,12 +133,15 @@ def open_transformed(directory: str) -> TransformedData:
         )
     info = read_state(path, DatasetInfo)
     try:
-        modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
-        records = {split: entry["records"] for split, entry in info["splits"].items()}
+        try:
+            modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
+        except UsageError as error:
+            raise JobError(f"{path}: {error}") from None
+        records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
         return TransformedData(
-            directory, schema_from_dict(info["schema"]), modalities, info["class_count"], records, info
+            directory, schema_from_dict(info["schema"], path), modalities, int(info["class_count"]), records, info
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise JobError(
             f"{path} does not describe a transformed dataset ({type(error).__name__}: {error}); "
             "is it the directory that pipelines.preprocess wrote?"

@@ -1,8 +1,6 @@
 """Class vocabularies: which name and verticals belong to a class index."""
 
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Sequence
 
@@ -145,21 +143,17 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         raise ValueError(f"{len(thresholds)} thresholds for {len(classes)} classes")
     else:
         chosen = [float(value) for value in thresholds]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"])
-    for info, threshold in zip(classes, chosen, strict=True):
-        verticals = [spreadsheets.harmless(name) for name in (*info.verticals, "", "", "")[:3]]
-        writer.writerow(
-            [
-                info.index,
-                spreadsheets.harmless(info.name),
-                *verticals,
-                "" if threshold is None else repr(threshold),
-                "" if info.train_count is None else info.train_count,
-            ]
+    rows = [
+        (
+            info.index,
+            spreadsheets.harmless(info.name),
+            *map(spreadsheets.harmless, (*info.verticals, "", "", "")[:3]),
+            "" if threshold is None else repr(threshold),
+            "" if info.train_count is None else info.train_count,
         )
-    return stream.getvalue()
+        for info, threshold in zip(classes, chosen, strict=True)
+    ]
+    return tables.write_csv(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"], rows)
 
 
 def _class_info(row: tables.Row) -> ClassInfo:

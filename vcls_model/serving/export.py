@@ -30,38 +30,49 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         schema: the layout of the records.
 
     Returns:
-        A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the codes of all frames of a video,
-        one after the other.
+        A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the bytes of all frames of a video,
+        one after the other: codes, or float32.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
     """
     vectors: dict[str, Any] = {
-        modality.name: tf.io.FixedLenFeature([modality.width], tf.float32)
+        modality.source: tf.io.FixedLenFeature([modality.width], tf.float32)
         if modality.encoding == "float32"
         else tf.io.FixedLenFeature([], tf.string)
         for modality in schema.modalities
         if modality.kind != FRAMES
     }
     frames = {
-        modality.name: tf.io.RaggedFeature(tf.string) for modality in schema.modalities if modality.kind == FRAMES
+        modality.source: tf.io.RaggedFeature(tf.string if modality.coded else tf.float32)
+        for modality in schema.modalities
+        if modality.kind == FRAMES
     }
     if schema.container == "sequence_example":
         context, lists, _ = tf.io.parse_sequence_example(
             serialized, context_features=vectors or None, sequence_features=frames or None
         )
-        # A frame is a list of one string.
+        # A frame is a list of one string, or of D values.
         parsed = {**context, **{name: value.merge_dims(1, 2) for name, value in lists.items()}}
     else:
         parsed = tf.io.parse_example(serialized, {**vectors, **frames})
+    parsed = {modality.name: parsed[modality.source] for modality in schema.modalities}
     for modality in schema.modalities:
-        if modality.kind == FRAMES:
+        if modality.coded:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
+        elif modality.kind == FRAMES:
+            parsed[modality.name] = tf.map_fn(_as_bytes, parsed[modality.name], fn_output_signature=tf.string)
         elif modality.encoding != "float32":
             codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
             codes = tf.cast(tf.ensure_shape(codes, [None, modality.width]), tf.float32)
             parsed[modality.name] = modality.quantisation.values(codes)
     return parsed
+
+
+def _as_bytes(values: tf.Tensor) -> tf.Tensor:
+    """Float32 (N,) as one byte string: the last bytes of the serialized tensor; `decode_raw` has no inverse."""
+    size = 4 * tf.size(values)
+    return tf.strings.substr(tf.io.serialize_tensor(values), -size, size)
 
 
 class EmbeddedTransform(tf.Module):
@@ -230,14 +241,18 @@ class ServingModule(tf.Module):
 
         The transform graph is run to fill them, on frames that hold one code each, and run again on random frames to
         see whether the tables are all there is to it. {} where they are not (PCA, scaling to length 1), where the model
-        takes something else that is made of frames (pooled frames), or where it takes no frames.
+        takes something else that is made of frames (pooled frames), or where it takes no frames, or frames of float32.
         """
         raw = {modality.name: modality for modality in self._schema.modalities}
-        if not self._frame_modalities or any(
-            raw.get(modality.name, modality).kind != modality.kind
-            or modality.name not in raw
-            or (modality.kind == FRAMES and raw[modality.name].width != modality.width)
-            for modality in self._modalities
+        if (
+            not self._frame_modalities
+            or self._schema.has_float_frames
+            or any(
+                raw.get(modality.name, modality).kind != modality.kind
+                or modality.name not in raw
+                or (modality.kind == FRAMES and raw[modality.name].width != modality.width)
+                for modality in self._modalities
+            )
         ):
             return {}
         frames = [modality for modality in self._schema.modalities if modality.kind == FRAMES]

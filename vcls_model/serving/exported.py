@@ -106,7 +106,10 @@ def read_exported_model(path: str) -> ExportedModel:
     """
     info = read_model_info(path)
     info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
-    class_count = int(info["class_count"])
+    info_path = storage.join(path, "info.json")
+    class_count = info["class_count"]
+    if type(class_count) is not int or class_count < 1:
+        raise UsageError(f"{info_path}: class_count must be a positive integer, got {class_count!r}")
     origin = storage.join(path, "labels.csv")
     classes = read_vocabulary(labels_csv, origin)
     if len(classes) != class_count:
@@ -115,7 +118,7 @@ def read_exported_model(path: str) -> ExportedModel:
             f"info.json says {class_count}"
         )
     identity = hashlib.sha256(info_bytes + labels_csv + graph).hexdigest()[:16]
-    return ExportedModel(path, info, schema_from_dict(info["schema"]), class_count, tuple(classes), identity)
+    return ExportedModel(path, info, schema_from_dict(info["schema"], info_path), class_count, tuple(classes), identity)
 
 
 def describe(modalities: Sequence[Modality]) -> str:

@@ -97,8 +97,7 @@ def _write_keras_model(output: str, model: keras.Model) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "model.keras")
         model.save(local)
-        with open(local, "rb") as stream:
-            storage.write_atomically(storage.join(output, "model.keras"), stream.read())
+        storage.write_atomically(storage.join(output, "model.keras"), storage.read_bytes(local))
 
 
 def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:

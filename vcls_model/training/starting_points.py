@@ -354,8 +354,7 @@ def load_keras_model(path: str) -> keras.Model:
         # Keras reads local paths only.
         with tempfile.TemporaryDirectory() as scratch:
             local = os.path.join(scratch, "model.keras")
-            with open(local, "wb") as stream:
-                stream.write(storage.read_bytes(path))
+            storage.copy_to_disk(path, local)
             return keras.models.load_model(local, compile=False)
     except (ValueError, OSError) as error:
         raise JobError(f"{path} cannot be loaded: {error}") from None

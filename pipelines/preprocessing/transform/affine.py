@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.preprocessing.config import TransformConfig
 from pipelines.preprocessing.statistics import Moments
 from vcls_model.records.encoding import CodeMap
-from vcls_model.records.schema import FRAMES
+from vcls_model.records.schema import FRAMES, Quantisation
 
 
 def affine_of(normalise: str, moments: Moments) -> np.ndarray:
@@ -40,7 +40,7 @@ class AffineTransform:
 
     Attributes:
         affine: by modality of vectors: float32 (2, D), see `affine_of`.
-        codes: by modality of frames: what its codes become.
+        codes: by modality of frames: what its codes, or values, become.
     """
 
     affine: dict[str, np.ndarray]
@@ -55,7 +55,8 @@ class AffineTransform:
         for modality in config.schema.modalities:
             fitted = affine_of(config.normalise, statistics[modality.name])
             if modality.kind == FRAMES:
-                codes[modality.name] = CodeMap.of(fitted, modality.quantisation, config.code_range(modality))
+                read = modality.quantisation if modality.coded else Quantisation(1.0, 0.0)
+                codes[modality.name] = CodeMap.of(fitted, read, config.code_range(modality))
             else:
                 affine[modality.name] = fitted
         return cls(affine, codes)

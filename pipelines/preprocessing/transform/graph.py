@@ -1,7 +1,8 @@
 """The transform graph: what tf.Transform builds, saves, and the exported model contains.
 
 Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
-modality as one byte string a video, its frames' codes one after another. Out: see `TransformConfig.transformed`.
+modality as one byte string per video, the bytes of its frames one after another. Out: see
+`TransformConfig.transformed`.
 
 TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
 """
@@ -82,7 +83,7 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
                 continue
             normalisers[modality.name] = _normaliser(config, modality, fit, raw)
             if "num_frames" not in outputs:
-                outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.width, tf.int64)
+                outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.frame_bytes, tf.int64)
         if normalisers:
             outputs.update(_frame_outputs(config, {name: inputs[name] for name in normalisers}, normalisers))
         return outputs
@@ -118,18 +119,20 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
     return lambda rows: (rows - location) * factor
 
 
-def _dequantised(codes: Any, modality: Modality) -> Any:
+def _frame_values(joined: Any, modality: Modality) -> Any:
+    """The values of the frames in a byte string, float32 (T, D)."""
     import tensorflow as tf
 
-    return modality.quantisation.values(tf.cast(codes, tf.float32))
+    decoded = tf.io.decode_raw(joined, tf.uint8 if modality.coded else tf.float32)
+    rows = tf.reshape(decoded, [-1, modality.width])
+    return modality.quantisation.values(tf.cast(rows, tf.float32)) if modality.coded else rows
 
 
 def _all_frames(raw: Any, modality: Modality) -> Any:
     """The frames of all videos of the batch, float32 (sum of T, D)."""
     import tensorflow as tf
 
-    joined = tf.strings.reduce_join(raw)
-    return _dequantised(tf.reshape(tf.io.decode_raw(joined, tf.uint8), [-1, modality.width]), modality)
+    return _frame_values(tf.strings.reduce_join(raw), modality)
 
 
 def _frame_outputs(
@@ -142,12 +145,11 @@ def _frame_outputs(
     vectors = {modality.name for modality in config.schema.modalities} - set(raw)
     features = [feature for feature in config.transformed() if feature.name not in vectors]
 
-    def one_video(codes: dict[str, Any]) -> dict[str, Any]:
+    def one_video(frames: dict[str, Any]) -> dict[str, Any]:
         outputs = {}
         for modality in modalities:
             name = modality.name
-            rows = tf.reshape(tf.io.decode_raw(codes[name], tf.uint8), [-1, modality.width])  # (T, D)
-            values = normalisers[name](_dequantised(rows, modality))
+            values = normalisers[name](_frame_values(frames[name], modality))  # (T, D)
             scale, offset = config.code_range(modality)
             clipped = tf.clip_by_value(values, offset, offset + 255 * scale)
             outputs[name] = _as_bytes(tf.cast(tf.round((clipped - offset) * np.float32(1 / scale)), tf.uint8))
@@ -285,7 +287,7 @@ class BatchGraph:
         """Runs the graph.
 
         Args:
-            raw: by modality: float32 (B, D), or a list of B byte strings of codes.
+            raw: by modality: float32 (B, D), or a list of B byte strings of frames.
         """
         import tensorflow as tf
 
@@ -297,7 +299,7 @@ class BatchGraph:
 
 
 def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
-    """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for vectors.
+    """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for the others.
 
     Raises:
         RuntimeError: they differ by more than another processor's rounding could (one code, or 2e-6 of a value), so
@@ -306,7 +308,12 @@ def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics
     kernels = AffineTransform.of(config, statistics)
     raw: dict[str, Any] = {}
     kernel_outputs: dict[str, np.ndarray] = {}
+    coded = {modality.name for modality in config.schema.modalities if modality.coded}
     for name, mapping in kernels.codes.items():
+        if name not in coded:
+            values = _probes(statistics[name])
+            raw[name], kernel_outputs[name] = [row.tobytes() for row in values], mapping(values)
+            continue
         # Every code in every dimension, as the frames of as many short videos as there are probes.
         codes = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis], mapping.affine.shape[1], axis=1)
         raw[name] = [video.tobytes() for video in np.split(codes, _PROBES)]

@@ -32,7 +32,6 @@ _OPTIONAL = (
     "mean_probability",
 )
 _BY_CLASS = ("pr_class", "roc_class")
-_BY_CLASS = ("pr_class", "roc_class")
 UNKNOWN_VERTICAL = "(Unknown)"
 
 

@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import itertools
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipelines.pages.plots import Histogram, plot_histogram
 from pipelines.reporting.findings.comparison import ClassChanges
 from pipelines.reporting.findings.confusion import class_confusion, vertical_confusion
 from pipelines.reporting.findings.groups import ClassGroup, frequency, size_groups, span
+from pipelines.reporting.inputs.media import Timeline
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.page import plots
@@ -492,8 +495,50 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
 
 
 def _short(text: str, length: int) -> str:
-    """Cuts a label for a figure."""
+    """Cuts a label for a figure to a width of so many Latin letters; a wide character (CJK, emoji) takes two."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     text = f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with _
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return text
+    widths = [0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text]
+    if sum(widths) <= length:
+        return text
+    kept = next(place for place, end in enumerate(itertools.accumulate(widths)) if end > length - 1)
+    return text[:kept] + "…"
+
+
+def timeline_figures(scores: Scores, timelines: Sequence[Timeline]) -> list[Figure]:
+    """What the model says of each moment of single videos."""
+    return [_timeline_figure(scores, place, timeline) for place, timeline in enumerate(timelines)]
+
+
+def _timeline_figure(scores: Scores, place: int, timeline: Timeline) -> Figure:
+    names = [scores.distinct_name(index) for index in timeline.class_indices]
+    step = float(timeline.seconds[1]) if len(timeline.seconds) > 1 else 1.0
+    end = len(timeline.seconds) * step
+    means = timeline.probabilities.mean(axis=0)
+    alternative = (
+        f"Probability over {end:.0f} seconds of {timeline.video_id}; in the mean "
+        + ", ".join(f"{name} {mean:.2f}" for name, mean in zip(names, means, strict=True))
+        + "."
+    )
+    numbers = columns_table(
+        f"timeline_{place + 1}",
+        {
+            "seconds": timeline.seconds,
+            **{
+                _column_of(scores, index): timeline.probabilities[:, row]
+                for row, index in enumerate(timeline.class_indices)
+            },
+        },
+    )
+    return _make(
+        numbers.name,
+        timeline.video_id,
+        "Probability of each class (white 0, dark 1; beside its name the mean). Each moment is judged by itself with "
+        "two on either side.",
+        alternative,
+        plots.plot_timeline,
+        plots.TimelineMap(step, [_short(name, 24) for name in names], timeline.probabilities, timeline.pictures),
+        numbers,
+        size=(9.6, 0.7 + 0.26 * (len(names) + (plots.PICTURE_ROWS if timeline.pictures else 0))),
+        wide=True,
+    )

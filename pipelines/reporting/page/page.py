@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipelines.reporting.findings.groups import (
 )
 from pipelines.reporting.findings.recommendations import Recommendation
 from pipelines.reporting.findings.verdict import Requirement, Verdict, decide
+from pipelines.reporting.inputs.media import Timeline
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import ClassName, Scores
 from pipelines.reporting.page import figures, report_tables
@@ -37,7 +39,7 @@ from pipelines.reporting.tables import Table, number, probability, signed
 
 _PACKAGE = "pipelines.reporting.page"
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
-_EXAMPLES_SHOWN = 12
+EXAMPLES_SHOWN = 12
 _SEGMENT_CLASSES_SHOWN = 12
 _CHANGED_CLASSES_SHOWN = 20
 _PAIRS_SHOWN = 30
@@ -68,6 +70,8 @@ class Inputs:
         statistics: of predictions without labels, else None.
         dead_letters: the first rejected records.
         title: of the page.
+        timelines: what the model says of the moments of single videos, where their files are at hand.
+        sheets: by id of a video a few of its pictures, where its file is at hand.
     """
 
     scores: Scores
@@ -80,6 +84,8 @@ class Inputs:
     statistics: PredictionStatistics | None
     dead_letters: Sequence[Mapping[str, Any]]
     title: str
+    timelines: Sequence[Timeline] = ()
+    sheets: Mapping[str, Sequence[np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +193,7 @@ def _labelled(inputs: Inputs) -> Report:
         "pair_table": pairs,
         "two_by_two": report_tables.two_by_two(scores, inputs.chosen),
         "pair_fraction": (scores.summary or {}).get("confusion_video_fraction", 1),
-        "examples": {kind: entries[:_EXAMPLES_SHOWN] for kind, entries in examples.items()},
+        "examples": {kind: entries[:EXAMPLES_SHOWN] for kind, entries in examples.items()},
         "figure": drawn,
         "sets": sets,
         "threshold_table": report_tables.threshold_table(scores),
@@ -215,6 +221,7 @@ def _figures(inputs: Inputs, found: Findings) -> tuple[dict[str, Figure | None],
         "thresholds": figures.threshold_figures(scores),
         "calibration": figures.calibration_figures(scores),
         "training": figures.training_figures(scores),
+        "timelines": figures.timeline_figures(scores, inputs.timelines),
     }
     return single, sets
 
@@ -234,16 +241,25 @@ def _unlabelled(inputs: Inputs) -> Report:
         ]
         frequent = Table(frequent.name, frequent.columns, rows[:30])
         tables.append(Table(frequent.name, frequent.columns, rows))
-    training = figures.training_figures(scores)
+    training, timelines = figures.training_figures(scores), figures.timeline_figures(scores, inputs.timelines)
     context = {
         "statistics": statistics,
         "frequent": frequent,
         "prediction_figures": drawn,
-        "sets": {"training": training},
+        "sets": {"training": training, "timelines": timelines},
         "verdict": None,
         "data_json": "",
     }
-    return Report(_render(inputs, context), drawn + training, tables, None)
+    return Report(_render(inputs, context), drawn + training + timelines, tables, None)
+
+
+def picture_strip(pictures: Sequence[np.ndarray]) -> str:
+    """Square RGB pictures side by side, as the address of a JPEG for `<img src>`."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.concatenate(list(pictures), axis=1)).save(stream, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _render(inputs: Inputs, context: dict[str, Any]) -> str:
@@ -275,5 +291,6 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
             if value.get("rejected_by_reason")
         ],
         dead_letters=inputs.dead_letters,
+        sheets={video_id: picture_strip(pictures) for video_id, pictures in inputs.sheets.items() if pictures},
         **{**context, "data_json": Markup(context["data_json"])},
     )

@@ -352,3 +352,46 @@ def plot_changes(data: Changes, *, ax: "Axes | None" = None) -> "Axes":
     _unit_square(ax, "Average precision of the baseline", "Average precision of this run")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, handletextpad=0.2, columnspacing=0.8)
     return ax
+
+
+PICTURE_ROWS = 3.2  # height of the pictures of a timeline, in rows of classes
+
+
+@dataclasses.dataclass(frozen=True)
+class TimelineMap:
+    """Probabilities (T, K) of K named classes over T moments `step` seconds apart, under a strip of pictures."""
+
+    step: float
+    names: Sequence[str]
+    probabilities: np.ndarray
+    pictures: Sequence[np.ndarray]
+
+
+def plot_timeline(data: TimelineMap, *, ax: "Axes | None" = None) -> "Axes":
+    """A row per class, darker where it is more probable; above them what was seen at the time."""
+    ax = new_axes(ax)
+    count, classes = data.probabilities.shape
+    end = count * data.step
+    ax.imshow(
+        data.probabilities.T,
+        aspect="auto",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="none",
+        extent=(0, end, classes - 0.5, -0.5),
+    )
+    means = data.probabilities.mean(axis=0)
+    ax.set_yticks(range(classes), [f"{name}  {mean:.2f}" for name, mean in zip(data.names, means, strict=True)])
+    ax.grid(False)
+    ax.hlines(np.arange(classes) - 0.5, 0, end, color="white", linewidth=2)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("Seconds")
+    top = -0.5
+    if data.pictures:
+        top = -0.6 - PICTURE_ROWS
+        strip = np.concatenate(list(data.pictures), axis=1)
+        ax.imshow(strip, aspect="auto", interpolation="none", extent=(0, end, -0.6, top))
+    ax.set_ylim(classes - 0.5, top)
+    return ax

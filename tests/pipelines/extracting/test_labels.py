@@ -41,6 +41,9 @@ def test_whole_numbers_are_indices_unless_the_vocabulary_has_such_names(tmp_path
     assert labels == [(0, 2), (1,)]
     with pytest.raises(UsageError, match=r"row 0: .*vocabulary.csv has no class 'brid' \(3 classes\)"):
         index_labels(entries_of("brid"), str(tmp_path / "vocabulary.csv"))
+    (tmp_path / "vocabulary.csv").write_text("index,name\n0,Flash\n1,bird\n2,Flash\n")
+    with pytest.raises(UsageError, match=r"row 1: .* has several classes 'Flash': write one of the indices 0, 2"):
+        index_labels(entries_of("2;0", "Flash"), str(tmp_path / "vocabulary.csv"))
 
 
 def test_a_csv_names_files_from_its_own_folder(videos: Path) -> None:

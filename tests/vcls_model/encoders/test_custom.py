@@ -202,7 +202,7 @@ def test_what_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a description of its input in .*alone.json"):
         load_encoder(str(model), "picture")
     description_path(model).write_text("{")
-    with pytest.raises(UsageError, match="alone.json is not readable JSON"):
+    with pytest.raises(UsageError, match="alone.json is not JSON"):
         load_encoder(str(model), "picture")
 
 

@@ -10,7 +10,10 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from tests.vcls_model.media.oracle import nearest_rows
+from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
+from vcls_model.media.pictures import PictureReader
+from vcls_model.media.probe import Limits, open_media
 from vcls_model.media.rows import Request, Row, RowReader
 from vcls_model.media.sampling import Sampling
 
@@ -110,6 +113,27 @@ def test_segments_count_from_their_start(clips: Path) -> None:
     with pytest.raises(MediaError, match="starts at 7 s, but the presentation has 5.0") as refusal:
         read(path, start=7)
     assert refusal.value.reason == "out_of_range"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_segments_are_bit_equal_to_decoding_everything(clips: Path, name: str) -> None:
+    path, _ = clip(clips, name)
+    segment = {"fps": 7.3, "start": 3.35, "end": 4.8}
+    expected, rows = read(path, mode="everything", **segment), read(path, **segment)
+    assert len(rows) == len(expected) > 5
+    assert [row.actual_seconds for row in rows] == [row.actual_seconds for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(row.picture, other.picture)
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".mp4", 130), (".mkv", 130), (".ts", 700)])
+def test_segments_begin_where_the_index_leads(clips: Path, suffix: str, most: int) -> None:
+    times = [Fraction(n, 2) for n in range(700)]
+    path = make_clip(clips / f"seek{suffix}", times, options={"g": "20"})
+    with open_media(str(path), Limits()) as media:
+        pictures = PictureReader(media, Sampling(start=300, end=302), PictureFormat())
+        assert [number_of(picture.pixels) for picture in pictures] == [600, 602]
+        assert pictures.packets <= most
 
 
 def test_whole_clips_have_more_than_300_rows(clips: Path) -> None:

@@ -1,5 +1,6 @@
 """Sound: clicks at known times, in step with the pictures."""
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
+from vcls_model.encoders.sounds import log_mel
 from vcls_model.media.rows import Request, Row, RowReader
 from vcls_model.media.sampling import Sampling
 
@@ -146,6 +148,32 @@ def test_segments_of_sound(tmp_path: Path) -> None:
     assert onsets(rows) == pytest.approx([2.25, 4.75], abs=0.002)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "libopus")])
+@pytest.mark.parametrize("pictures", [True, False])
+def test_segments_far_in_are_sought_and_sound_as_the_whole_does(
+    tmp_path: Path, suffix: str, codec: str, pictures: bool
+) -> None:
+    time = np.arange(40 * RATE) / RATE
+    sound = (0.1 * np.sin(2 * np.pi * (300 + 20 * time) * time)).astype(np.float32) + clicks(40, [31.25, 33.5])
+    path = make_clip(
+        tmp_path / f"clip{suffix}",
+        [Fraction(number, 5) for number in range(200)],
+        options={"g": "10"},
+        rate=5,
+        sound=sound,
+        sound_codec=codec,
+    )
+    how = {} if pictures else {"pictures": None}
+    whole = read(path, Request(**how))
+    segment = read(path, Request(sampling=Sampling(start=30, end=35), **how))
+    assert [row.target_seconds for row in segment] == [30, 31, 32, 33, 34]
+    assert onsets(segment) == pytest.approx(onsets(whole[30:35]), abs=0.001)
+    for row, other in zip(segment, whole[30:35], strict=True):
+        assert row.sound is not None and other.sound is not None
+        # Matroska counts in ms, so that waveforms may be shifted by half of one; what encoders hear stays.
+        assert np.abs(log_mel(row.sound, 0.001) - log_mel(other.sound, 0.001)).mean() < 0.05
+
+
 def test_real_sounds_have_five_rows(shared_data: Path) -> None:
     directory = shared_data / "media" / "sounds"
     if not directory.is_dir():
@@ -154,3 +182,37 @@ def test_real_sounds_have_five_rows(shared_data: Path) -> None:
         rows = read(path)
         assert len(rows) == 5 and all(row.sound is not None for row in rows)
         assert max(np.abs(row.sound).max() for row in rows if row.sound is not None) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "codec", "suffix"),
+    [
+        (44100, 2, "pcm_s16le", ".wav"),
+        (48000, 2, "aac", ".m4a"),
+        (22050, 1, "libvorbis", ".ogg"),
+        (8000, 1, "pcm_s16le", ".wav"),
+        (44100, 1, "libmp3lame", ".mp3"),
+    ],
+)
+def test_rows_are_what_the_ffmpeg_program_makes_of_the_sound(
+    tmp_path: Path, rate: int, channels: int, codec: str, suffix: str
+) -> None:
+    program = pytest.importorskip("imageio_ffmpeg", reason="no ffmpeg program").get_ffmpeg_exe()
+    wav, path = tmp_path / "source.wav", tmp_path / f"sound{suffix}"
+    time = np.arange(4 * rate) / rate
+    noise = np.random.default_rng(0).normal(0, 0.02, (channels, len(time)))
+    voices = [0.3 * np.sin(2 * np.pi * (200 + 150 * channel + 40 * time) * time) for channel in range(channels)]
+    write_wav(wav, (np.array(voices) + noise).astype(np.float32), rate, ("mono", "stereo")[channels - 1])
+    command = [program, "-loglevel", "error", "-y", "-i", str(wav), "-c:a", codec, str(path)]
+    subprocess.run(command, check=True)
+    rows = read(path)
+    command = [program, "-loglevel", "error", "-i", str(path), "-af", "aresample=16000", "-f", "f32le", "-"]
+    heard = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32)
+    expected = heard.reshape(-1, channels).mean(axis=1)
+    assert len(rows) >= 4
+    for row in rows[:3]:
+        assert row.sound is not None
+        first = round(row.target_seconds * RATE)
+        patch = expected[first : first + 15600]
+        error = np.sqrt(np.mean((row.sound - patch) ** 2) / np.mean(patch**2))
+        assert error < 0.01, f"row {row.index}: {error:.4f}"

@@ -71,7 +71,16 @@ def test_what_a_graph_takes() -> None:
         ({"modalities": FRAME.modalities * 2}, "names a modality twice"),
         ({"container": "tar"}, "container must be"),
         ({"container": "csv"}, "a CSV holds vectors, not frames"),
-        ({"modalities": (Modality("rgb", 6, "frames", "float32"),)}, "must be encoded as 'uint8'"),
+        (
+            {"modalities": (FRAME.modalities[0], Modality("other", 6, "frames", "uint8", feature="rgb"))},
+            "reads a feature twice",
+        ),
+        ({"id_feature": ""}, "id_feature must be text"),
+        ({"labels_feature": 7}, "labels_feature must be text"),
+        ({"class_count": 0}, "class_count must be a positive integer"),
+        ({"class_count": True}, "class_count must be a positive integer"),
+        ({"segments": "yes"}, "segments must be true or false"),
+        ({"encoders": []}, "encoders must be a JSON object"),
     ],
 )
 def test_an_impossible_schema_is_refused(changes: dict, message: str) -> None:

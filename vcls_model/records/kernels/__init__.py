@@ -64,6 +64,7 @@ from vcls_model.records.kernels.gather import (
     copy_vectors,
     index_transformed,
 )
+from vcls_model.records.kernels.hashing import hash_bytes
 from vcls_model.records.kernels.moments import (
     add_code_moments,
     add_float_moments,
@@ -115,6 +116,7 @@ __all__ = [
     "gather_codes",
     "gather_floats",
     "gather_labels",
+    "hash_bytes",
     "index_records",
     "index_transformed",
     "length_at",
