@@ -23,7 +23,8 @@ from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
-# The lock of a job that writes to a directory, see `locks`: no part of what the directory holds.
+# The lock of a job that writes to a directory, see `locks`, and what its files' names begin with: no part of what the
+# directory holds.
 LOCK_NAME = ".vcls-lock"
 # `content_digest` looks at so much of either end of a file: a tenth of a millisecond, and all of a small one.
 DIGESTED_BYTES = 16 << 10
@@ -369,7 +370,7 @@ def empty_directory(directory: str) -> None:
         _stores().delete_below(directory)
         return
     for name in _listdir(directory):
-        if name != LOCK_NAME:
+        if not name.startswith(LOCK_NAME):
             delete(os.path.join(_local(directory), name))
 
 
@@ -672,4 +673,4 @@ def holds_anything(directory: str) -> bool:
     """Whether anything but a lock is below a directory."""
     if is_object_store(directory):
         return bool(_stores().holds_anything(directory))
-    return any(name != LOCK_NAME for name in _listdir(directory))
+    return not all(name.startswith(LOCK_NAME) for name in _listdir(directory))

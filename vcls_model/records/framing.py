@@ -366,7 +366,7 @@ class _Reader:
                 message = f"not a TFRecord file: it holds no record; it looks like {self._looks()}"
                 self._lost = CorruptSpan(0, NOT_TFRECORD, message)
         here = self._base + self._at
-        if 0 < self._lost_end < here and self._lost.reason != NOT_TFRECORD:
+        if 0 < self._lost_end <= here - HEADER_BYTES - FOOTER_BYTES and self._lost.reason != NOT_TFRECORD:
             # Two records: one with a sound length and a damaged payload, and after it one whose length is damaged.
             damage.append(CorruptSpan(self._lost.offset, "corrupt_payload", "payload checksum does not match"))
             self._lost = dataclasses.replace(self._lost, offset=self._lost_end)
