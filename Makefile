@@ -47,6 +47,10 @@ demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under
 	$(PY) -m vcls_model.everyday sample/video/V_HELICOPTER_012.mp4
 	@echo "report: $(CURDIR)/$(DEMO)/video/report/report.html"
 
+.PHONY: demo-live
+demo-live: $(INSTALLED)  ## the live page with a clip of the sample playing; with CI=1 a screenshot, then it stops
+	$(PY) -m deploy.live.demo $(DEMO)/live
+
 .PHONY: test
 test: $(INSTALLED)  ## the tests
 	$(PY) -m pytest -n 2

@@ -302,7 +302,7 @@ class _Gathered:
     def __init__(self, config: EmbeddingConfig, medium: Medium, name: str, info: EncoderInfo) -> None:
         self.medium = medium
         self.count = 0
-        self._encoder = _loaded(name, info)
+        self._encoder = load_planned_encoder(name, info)
         self._codes: list[bytes] | None = [] if config.level == "frame" else None
         self._total = np.zeros(info.width)
 
@@ -335,8 +335,12 @@ _ENCODERS: dict[str, Encoder] = {}
 _LOADING = threading.Lock()
 
 
-def _loaded(name: str, info: EncoderInfo) -> Encoder:
-    """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan."""
+def load_planned_encoder(name: str, info: EncoderInfo) -> Encoder:
+    """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan.
+
+    Args:
+        name, info: as `EmbeddingConfig.encoders` holds them.
+    """
     with _LOADING:
         key = f"{name} {info.weights_sha256}"
         if key not in _ENCODERS:

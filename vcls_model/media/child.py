@@ -34,8 +34,8 @@ def main() -> None:
     os.dup2(2, 1)  # a library that prints must not write among the answers
     av.logging.set_level(None)
     cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-    memory = _Memory(int(sys.argv[1]))
+    threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    memory = MemoryLimit(int(sys.argv[1]))
     _send(answers, {"kind": "ready"})
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
@@ -58,7 +58,7 @@ def main() -> None:
             _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
 
 
-class _Memory:
+class MemoryLimit:
     """Lets the address space grow by so many bytes from here on; allocations beyond fail."""
 
     def __init__(self, allowed: int) -> None:
@@ -77,7 +77,7 @@ def _out_of_memory(path: str) -> MediaError:
     return MediaError(errors.MEMORY, f"{path!r} needs more memory than the decoder may have")
 
 
-def _leave_with_parent(parent: int) -> None:
+def leave_with_parent(parent: int) -> None:
     """Ends this process when its parent is gone, even while a decoder hangs."""
     while os.getppid() == parent:
         time.sleep(1)

@@ -40,6 +40,7 @@ class Limits:
         max_frames: frames that the header may promise.
         max_seconds: length of the presentation; a longer one is refused where it is reached, whatever its header says.
         protocols: FFmpeg protocols that may be used. A local file needs `file`; `http` would let a path be an address.
+        containers: FFmpeg demuxers that may be used, see `CONTAINERS`.
     """
 
     max_pixels: int = 7680 * 4320
@@ -47,6 +48,7 @@ class Limits:
     max_frames: int = 24 * 3600 * 240
     max_seconds: float = 24 * 3600.0
     protocols: tuple[str, ...] = ("file", "pipe")
+    containers: str = CONTAINERS
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
             metadata_errors="replace",
             options={
                 "protocol_whitelist": ",".join(limits.protocols),
-                "format_whitelist": CONTAINERS,
+                "format_whitelist": limits.containers,
                 "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
                 "max_pixels": str(limits.max_pixels),
             },

@@ -1,0 +1,170 @@
+"""Serves a model: a page that labels a camera while it runs, and an interface that existing clients speak.
+
+python -m vcls_model.serve --model=model
+"""
+
+import argparse
+import dataclasses
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from vcls_model.commands import JobError, Parser, UsageError, main, parse_all
+
+if TYPE_CHECKING:
+    from vcls_model.serving.http.settings import ServiceSettings
+    from vcls_model.serving.live.sources import Source
+
+_DEFAULT = "(default: %(default)s)"
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """What is served, and where.
+
+    Attributes:
+        host, port: address.
+        settings: bounds and doors.
+        sources: streams that the service pulls.
+        events: file of JSON lines, or None.
+        webhooks: addresses that are called for each event.
+    """
+
+    host: str
+    port: int
+    settings: "ServiceSettings"
+    sources: "tuple[Source, ...]"
+    events: str | None
+    webhooks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "ServeConfig":
+        """From the flags; raises `UsageError`."""
+        from vcls_model.serving.http.settings import ServiceSettings
+        from vcls_model.serving.live.sources import Source
+
+        if not 0 <= args.port < 65_536:
+            raise UsageError(f"--port must lie between 0 and 65535, got {args.port}")
+        sources = tuple(Source.parse(each) for each in args.source)
+        if len({each.name for each in sources}) < len(sources):
+            raise UsageError("--source: two sources have the same name")
+        for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
+            if value < 1:
+                raise UsageError(f"--{flag} is too small")
+        hosts = (*_LOCAL_HOSTS, *(name.lower() for name in args.allow_host)) if is_loopback(args.host) else ()
+        settings = ServiceSettings(
+            token=args.token or None,
+            hosts=hosts,
+            origins=tuple(args.allow_origin),
+            most_media_bytes=args.media_mb << 20,
+            most_media_seconds=args.media_seconds,
+            private_addresses=args.allow_private_urls,
+        )
+        return cls(args.host, args.port, settings, sources, args.events, tuple(args.webhook))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    from vcls_model.serving.live.opening import add_model_flags
+
+    parser = Parser(prog="python -m vcls_model.serve", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add_model_flags(parser)
+    add("--name", metavar="NAME", help="of the model in addresses (default: that of its directory)")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help=f"address to listen on {_DEFAULT}")
+    add("--port", type=int, default=8501, metavar="N", help=f"port; 0 takes a free one {_DEFAULT}")
+    add(
+        "--token",
+        default=os.environ.get("VCLS_TOKEN"),
+        metavar="TEXT",
+        help="what clients must send as Authorization: Bearer TEXT (default: the environment's VCLS_TOKEN)",
+    )
+    add("--allow_host", action="append", default=[], metavar="NAME", help="another Host to answer to on loopback")
+    add("--allow_origin", action="append", default=[], metavar="URL", help="origin whose pages may use the service")
+    add("--allow_private_urls", action="store_true", help="let POST /label fetch from addresses that are not public")
+    add("--streams", type=int, default=64, metavar="N", help=f"live streams open at once, at most {_DEFAULT}")
+    add("--encoder_threads", type=int, default=0, metavar="N", help="frames encoded at once (default: one per core)")
+    add("--media_mb", type=int, default=1024, metavar="MB", help=f"largest file for POST /label {_DEFAULT}")
+    add("--media_seconds", type=float, default=3600.0, metavar="S", help=f"longest file for POST /label {_DEFAULT}")
+    add(
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=URL",
+        help="stream to pull: rtsp://, http(s)://, a path, loop:PATH or growing:PATH",
+    )
+    add("--events", metavar="FILE", help="append the label events of pulled streams here, a line of JSON each")
+    add("--webhook", action="append", default=[], metavar="URL", help="post each label event of pulled streams here")
+    return parser
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is under way and returns.
+
+    Raises:
+        UsageError: a flag is wrong, or the model cannot be served.
+        JobError: the address cannot be had.
+    """
+    args = parse_all(make_parser(), argv)
+    config = ServeConfig.of(args)
+    from vcls_model.serving.live.opening import engine_options, open_model
+
+    options = engine_options(args, most_streams=args.streams, encoder_threads=args.encoder_threads)
+    if not is_loopback(config.host) and config.settings.token is None:
+        print(
+            f"WARNING: {config.host} can be reached from other machines, and without --token everyone there may use "
+            "this service",
+            file=sys.stderr,
+            flush=True,
+        )
+    logging.getLogger("vcls_model.requests").setLevel(logging.INFO)
+    model = open_model(args, args.name)
+    if config.sources and model.media is None:
+        raise UsageError(f"--source needs a model whose data were made from media; those of {args.model} were not")
+
+    from vcls_model.serving.http.app import make_app
+    from vcls_model.serving.http.metrics import Metrics
+    from vcls_model.serving.http.server import serve
+    from vcls_model.serving.http.service import Service
+    from vcls_model.serving.http.sources import SourceRoutes
+    from vcls_model.serving.live.engine import Engine
+    from vcls_model.serving.live.sinks import EventSink, LinesFile, Webhook
+
+    metrics = Metrics()
+    engine = Engine(model, options, observe_frame=metrics.observe_frame, observe_batch=metrics.observe_batch)
+    metrics.watch(engine)
+    service = Service(engine, config.settings, metrics)
+    service.warm_up()
+    sinks: list[EventSink] = [Webhook(url) for url in config.webhooks]
+    if config.events is not None:
+        sinks.append(LinesFile(config.events))
+    app = make_app(service, SourceRoutes(service, config.sources, sinks))
+    try:
+        serve(app, config.host, config.port, config.settings)
+    except OSError as error:
+        raise JobError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from None
+    finally:
+        engine.shut_down()
+
+
+def command() -> NoReturn:
+    """The console script."""
+    main(run)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,84 @@
+"""The model that a command is asked for, with the flags that say how it labels."""
+
+import argparse
+from typing import Any
+
+from vcls_model.commands import UsageError
+from vcls_model.media.sandbox import MIB
+from vcls_model.serving.live.engine import EngineOptions
+from vcls_model.serving.live.everyday import EverydayModel
+from vcls_model.serving.live.models import LiveModel, ServedModel
+
+_DEFAULT = "(default: %(default)s)"
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command that labels media."""
+    add = parser.add_argument
+    add(
+        "--model",
+        metavar="DIR",
+        help="exported model whose data were made from media (default: the everyday classes of ImageNet and AudioSet)",
+    )
+    add("--image_encoder", metavar="PATH", help="picture encoder of the model's data, where it has no known name")
+    add("--audio_encoder", metavar="PATH", help="sound encoder of the model's data, where it has no known name")
+    add("--window", type=float, default=10.0, metavar="S", help=f"seconds that the labels of now cover {_DEFAULT}")
+    add("--hold", type=float, default=2.0, metavar="S", help=f"seconds that a label must last to come or go {_DEFAULT}")
+    add(
+        "--hysteresis",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help=f"logits below its threshold at which a label goes {_DEFAULT}",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help=f"for models that chose none for their classes {_DEFAULT}",
+    )
+    add(
+        "--seconds_per_minute",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=f"a minute of media may take this long to decode {_DEFAULT}",
+    )
+    add("--memory_mb", type=int, default=1024, metavar="MB", help=f"memory that decoding may take {_DEFAULT}")
+
+
+def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
+    """How streams are labelled, from the flags.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+    if not args.window > 0:
+        raise UsageError(f"--window must be positive, got {args.window:g}")
+    for name in ("hold", "hysteresis"):
+        if not getattr(args, name) >= 0:
+            raise UsageError(f"--{name} must be at least 0, got {getattr(args, name):g}")
+    if not 0 < args.threshold < 1:
+        raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold:g}")
+    return EngineOptions(args.window, args.hold, args.hysteresis, args.threshold, **more)
+
+
+def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
+    """Loads the model of `--model`, or the everyday one.
+
+    Raises:
+        UsageError, JobError: see `ServedModel.load` and `EverydayModel.load`.
+    """
+    options: dict[str, Any] = {
+        "image_encoder": args.image_encoder,
+        "audio_encoder": args.audio_encoder,
+        "seconds_per_minute": args.seconds_per_minute,
+        "memory_bytes": args.memory_mb * MIB,
+    }
+    if args.model is None:
+        return EverydayModel.load(name, **options)
+    from vcls_model.quiet import start_tensorflow
+
+    start_tensorflow()
+    return ServedModel.load(args.model, name, **options)

@@ -1,0 +1,86 @@
+"""Where label events of pulled streams go: a file of JSON lines, or an address that is called."""
+
+import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vcls_model import storage
+
+_LOG = logging.getLogger(__name__)
+_MOST_WAITING = 1000
+_TRIES = 4
+_SECONDS = 10.0
+
+
+class EventSink(Protocol):
+    """Takes events; never blocks."""
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """One event, as JSON will show it."""
+
+    def close(self) -> None:
+        """Delivers what can be delivered at once, then ends."""
+
+
+class LinesFile:
+    """Appends a line of JSON per event; each is written whole before the next."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._lock = threading.Lock()
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Writes the event."""
+        with self._lock:
+            self._file.write(storage.to_json(event).encode() + b"\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Webhook:
+    """Posts each event as JSON, in order, tries again with growing pauses, and gives an event up after four tries."""
+
+    def __init__(self, url: str, *, pause_seconds: float = 1.0) -> None:
+        self._url = url
+        self._pause = pause_seconds
+        self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_MOST_WAITING)
+        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Queues the event; one that finds 1,000 waiting is lost, and the log says so."""
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            _LOG.error("the webhook is too slow: an event was lost")
+
+    def close(self) -> None:
+        """Waits for the events in the queue, ten seconds at most."""
+        try:
+            self._events.put(None, timeout=_SECONDS)
+        except queue.Full:
+            return
+        self._thread.join(_SECONDS)
+
+    def _run(self) -> None:
+        while (event := self._events.get()) is not None:
+            self._post(storage.to_json(event).encode())
+
+    def _post(self, content: bytes) -> None:
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(self._pause * 2 ** (attempt - 1))
+            request = urllib.request.Request(self._url, content, {"Content-Type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=_SECONDS):
+                    return
+            except (urllib.error.URLError, OSError) as error:
+                _LOG.warning("the webhook failed: %s", error)
+        _LOG.error("an event was given up after %d tries", _TRIES)

@@ -1,0 +1,147 @@
+// What happened so far: scores over time, and below them when labels came and went. A click jumps to its moment.
+
+const SERIES = 6;
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+export class Timeline {
+  /**
+   * @param {HTMLElement} root with .plot and .lanes
+   * @param {(index: number) => string} nameOf a class
+   * @param {(seconds: number) => void} jump
+   */
+  constructor(root, nameOf, jump) {
+    this.plotRoot = root.querySelector(".plot");
+    this.lanes = root.querySelector(".lanes");
+    this.nameOf = nameOf;
+    this.jump = jump;
+    this.moments = [];
+    this.spans = new Map();
+    this.ended = [];
+    this.shown = [];
+    new ResizeObserver(() => this.#resize()).observe(this.plotRoot);
+  }
+
+  add(seconds, now, events) {
+    this.moments.push({ seconds, scores: new Map(now) });
+    for (const event of events) {
+      if (event.kind === "end") {
+        this.spans.delete(event.index);
+        this.ended.push({ ...event, end: event.at });
+      } else this.spans.set(event.index, { ...event, end: null });
+    }
+  }
+
+  /** All spans by start; those that are open end now. */
+  all() {
+    const last = this.moments.at(-1)?.seconds ?? 0;
+    const open = [...this.spans.values()].map((span) => ({ ...span, end: last, open: true }));
+    return [...this.ended, ...open].sort((a, b) => a.start - b.start);
+  }
+
+  at(seconds) {
+    let best = null;
+    for (const moment of this.moments)
+      if (!best || Math.abs(moment.seconds - seconds) < Math.abs(best.seconds - seconds)) best = moment;
+    return best;
+  }
+
+  draw(visible, marked) {
+    const best = new Map();
+    for (const { scores } of this.moments)
+      for (const [index, score] of scores) if (visible(index)) best.set(index, Math.max(best.get(index) ?? 0, score));
+    const wanted = [...best].sort((a, b) => b[1] - a[1]).slice(0, SERIES).map(([index]) => index).sort((a, b) => a - b);
+    const times = this.moments.map((moment) => moment.seconds);
+    const data = [times, ...wanted.map((index) => this.moments.map(({ scores }) => scores.get(index) ?? 0))];
+    this.marked = marked;
+    if (wanted.join() !== this.shown.join() || !this.plot) this.#make(wanted, data);
+    else this.plot.setData(data);
+    this.#drawLanes(visible, times.at(-1) || 1, times[0] || 0);
+  }
+
+  recolour() {
+    this.plot?.destroy();
+    this.plot = null;
+  }
+
+  #make(wanted, data) {
+    this.plot?.destroy();
+    this.shown = wanted;
+    const axis = { stroke: style("--quiet"), grid: { stroke: style("--line"), width: 1 }, ticks: { show: false } };
+    const mark = (plot) => {
+      if (this.marked == null) return;
+      const x = plot.valToPos(this.marked, "x", true);
+      const { ctx, bbox } = plot;
+      ctx.save();
+      ctx.strokeStyle = style("--ink");
+      ctx.lineWidth = 2;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      ctx.restore();
+    };
+    this.plot = new uPlot(
+      {
+        width: Math.max(200, this.plotRoot.clientWidth),
+        height: 130,
+        scales: { x: { time: false }, y: { range: [0, 1] } },
+        legend: { live: false },
+        cursor: { y: false, drag: { x: false, y: false } },
+        axes: [
+          { ...axis, size: 26, incrs: [1, 2, 5, 10, 15, 30, 60, 120, 300, 600], values: (_, values) => values.map(clock) },
+          { ...axis, size: 44, values: (_, values) => values.map((value) => `${Math.round(value * 100)} %`) },
+        ],
+        series: [
+          {},
+          ...wanted.map((index, place) => ({
+            label: this.nameOf(index),
+            stroke: style(`--s${place}`),
+            width: 2,
+            points: { show: this.moments.length < 3 },
+          })),
+        ],
+        hooks: { draw: [mark] },
+      },
+      data,
+      this.plotRoot,
+    );
+    this.plot.over.addEventListener("click", (event) => this.jump(this.plot.posToVal(event.offsetX, "x")));
+  }
+
+  #resize() {
+    const width = this.plotRoot.clientWidth;
+    if (this.plot && width && Math.abs(width - this.plot.width) > 1) this.plot.setSize({ width, height: 130 });
+  }
+
+  #drawLanes(visible, last, first) {
+    const lanes = [];
+    for (const span of this.all()) {
+      if (!visible(span.index)) continue;
+      let lane = lanes.find((each) => each.index === span.index);
+      if (!lane) lanes.push((lane = { index: span.index, spans: [] }));
+      lane.spans.push(span);
+    }
+    const length = Math.max(last - first, 1);
+    this.lanes.replaceChildren(
+      ...lanes.map((lane) => {
+        const row = document.createElement("div");
+        row.className = "lane";
+        for (const span of lane.spans) {
+          const button = document.createElement("button");
+          button.type = "button";
+          button.className = span.open ? "open" : "";
+          button.textContent = this.nameOf(span.index);
+          const until = span.open ? "still there" : `to ${clock(span.end)}`;
+          button.title = `${this.nameOf(span.index)}, from ${clock(span.start)} ${until}, best ${Math.round(span.best * 100)} %`;
+          button.style.left = `${(100 * (span.start - first)) / length}%`;
+          button.style.width = `${Math.max(1, (100 * (span.end - span.start)) / length)}%`;
+          button.addEventListener("click", () => this.jump(span.best_at));
+          row.append(button);
+        }
+        return row;
+      }),
+    );
+  }
+}
