@@ -6,6 +6,7 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import atexit
 import difflib
+import errno
 import io
 import logging
 import os
@@ -17,6 +18,8 @@ from typing import Any, NoReturn
 
 # Seconds that a job has to end by itself after SIGTERM.
 _ENDING_SECONDS = 5.0
+# A path on the command line that is not what it should be: nothing was begun.
+_NAMING_ERRORS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _GO_ON = (
     "What was finished stays: the same command goes on with --resume, or begins again with --overwrite where there is "
     "no --resume"
@@ -103,7 +106,8 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
     except OSError as error:
         if error.errno is None:  # raised by a library for reasons of its own
             raise
-        print(f"error: {os_error_text(error)}. {_GO_ON}", file=sys.stderr)
+        plain = error.errno in _NAMING_ERRORS
+        print(f"error: {os_error_text(error)}" + ("" if plain else f". {_GO_ON}"), file=sys.stderr)
         return 1
     except _Terminated:
         print(f"terminated. {_GO_ON}", file=sys.stderr)

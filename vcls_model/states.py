@@ -144,7 +144,7 @@ def checked(value: Any, origin: str, shape: type[_Shape]) -> _Shape:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise JobError(f"{origin} is damaged, or no file of this kind: {place}: {first['msg'].lower()}") from None
+        raise JobError(f"{origin} is damaged, or not a file of this kind: {place}: {first['msg'].lower()}") from None
 
 
 def read_state(path: str, shape: type[_Shape]) -> _Shape:

@@ -121,7 +121,17 @@ def test_every_command_that_loads_a_model_refuses(
         train.run([f"--data={data}", f"--output={tmp_path}/m"])
 
 
-@pytest.mark.parametrize("module", ["pipelines.score", "pipelines.extract", "vcls_model.train", "vcls_model.ensemble"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pipelines.score",
+        "pipelines.extract",
+        "vcls_model.train",
+        "vcls_model.ensemble",
+        "vcls_model.label",
+        "vcls_model.serve",
+    ],
+)
 def test_help_says_that_a_saved_model_is_a_program(module: str) -> None:
     text = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "--trust_model" in text and "a SavedModel is a program" in " ".join(text.split())

@@ -3,8 +3,11 @@
 import argparse
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.media.sandbox import MIB
+from vcls_model.saved_models import FILE, add_trust_argument, refuse_encoder_programs, refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions
 from vcls_model.serving.live.everyday import EverydayModel
 from vcls_model.serving.live.models import LiveModel, ServedModel
@@ -46,6 +49,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help=f"a minute of media may take this long to decode {_DEFAULT}",
     )
     add("--memory_mb", type=int, default=1024, metavar="MB", help=f"memory that decoding may take {_DEFAULT}")
+    add_trust_argument(parser)
 
 
 def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
@@ -69,6 +73,7 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
 
     Raises:
         UsageError, JobError: see `ServedModel.load` and `EverydayModel.load`.
+        UsageError: a SavedModel may do more than compute, and there is no --trust_model.
     """
     options: dict[str, Any] = {
         "image_encoder": args.image_encoder,
@@ -76,9 +81,13 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
         "seconds_per_minute": args.seconds_per_minute,
         "memory_bytes": args.memory_mb * MIB,
     }
+    refuse_encoder_programs(args)
     if args.model is None:
         return EverydayModel.load(name, **options)
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    graph = storage.join(args.model, SAVED_MODEL)
+    if storage.exists(storage.join(graph, FILE)):  # what loads it says that it is missing
+        refuse_programs(graph, f"--model={args.model}", trusted=args.trust_model)
     return ServedModel.load(args.model, name, **options)
