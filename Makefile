@@ -53,7 +53,7 @@ demo-live: $(INSTALLED)  ## the live page with a clip of the sample playing; wit
 
 .PHONY: test
 test: $(INSTALLED)  ## the tests
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist=worksteal
 
 .PHONY: test-slow
 test-slow: $(INSTALLED)  ## the tests that take more than half a minute each

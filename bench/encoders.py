@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vcls_model.encoders import ENCODERS, Encoder, PictureInput, efficientnet_lite, load_encoder, yamnet
+from vcls_model.encoders import ENCODERS, Encoder, PictureInput, load_encoder
+from vcls_model.encoders.catalogue import known_info, known_network
 from vcls_model.encoders.keras_network import KerasNetwork, keras_model
 from vcls_model.encoders.network import Network
 from vcls_model.encoders.onnx_network import onnx_model
@@ -27,13 +28,6 @@ from vcls_model.encoders.onnx_network import onnx_model
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Any]
 BATCH = 8
-
-
-def network_of(name: str) -> Network:
-    """The network of a known encoder."""
-    if name == yamnet.NAME:
-        return yamnet.build_network(yamnet.read_variables())
-    return efficientnet_lite.build_network(name, efficientnet_lite.read_state(name))
 
 
 def onnx_case(network: Network, batch: int, threads: int) -> Run:
@@ -82,8 +76,8 @@ def measure(cases: dict[str, Run], inputs: Array, seconds: float) -> dict[str, t
 
 def compare(name: str, seconds: float) -> None:
     """Prints one line for each executor of one encoder."""
-    encoder: Encoder = load_encoder(name, "sound" if name == yamnet.NAME else "picture")
-    network = network_of(name)
+    encoder: Encoder = load_encoder(name, known_info(name).modality)
+    network = known_network(name)
     spec = encoder.info.input
     generator = np.random.default_rng(0)
     if isinstance(spec, PictureInput):

@@ -19,7 +19,7 @@ from score import make_model  # bench/score.py: an exported dense model with ran
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).resolve().parent.parent
-# One job: its seconds, and core-seconds, after the imports that both sides of a comparison pay alike.
+# One job: its seconds, and core-seconds, after the imports that both sides of a comparison pay equally.
 _JOB = """
 import importlib, json, sys, time
 import apache_beam, tensorflow

@@ -3,7 +3,7 @@
     python bench/training.py [--videos=8192]
 
 The data is made up, of YouTube-8M's shapes. Every figure is measured beside its reference in alternate rounds of one
-run, the best round of each; other work on the machine hits both alike. `core_us` is the processor time per video, ours
+run, the best round of each; other work on the machine slows both. `core_us` is the processor time per video, ours
 and the reference's, which other work changes less than the rate.
 
 * training_64, training_1024: examples/s from TFRecords; the reference is the same compiled step fed one resident batch.

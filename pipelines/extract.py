@@ -1,4 +1,4 @@
-"""Extract features from video and sound files: many files, with labels, to YouTube-8M frame-level records.
+"""Turn labelled video and sound files into records of features, laid out like those of YouTube-8M.
 
 python -m pipelines.extract --input='videos/*.mp4' --labels=videos.csv --output=records
 """
@@ -9,16 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.running.flags import add_decoder_flags, add_job_flags
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
-from vcls_model.commands import Parser, main
+from vcls_model.commands import DEFAULT, Parser, main
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
 from vcls_model.saved_models import add_trust_argument
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
     from pipelines.extracting.config import ExtractConfig, MediaShard
-
-_DEFAULT = "(default: %(default)s)"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,61 +30,44 @@ def make_parser() -> argparse.ArgumentParser:
         "--direct_num_workers=N changes the number of threads.",
     )
     add = parser.add_argument
-    add("--input", metavar="GLOB", help="video and sound files; may be left out where a CSV names them")
+    add("--input", metavar="GLOB", help="video and sound files (default: those that --labels names)")
     add(
         "--labels",
         metavar="CSV",
-        help="CSV with the columns path, labels (names or indices, separated by ;) and, where needed, id, start and "
-        "end (seconds); further columns are stored with each record; or folders: the folder of a file is its label",
+        help="CSV with the columns path and labels (names or indices, separated by ;) and, optionally, id, start and "
+        "end (seconds); other columns are stored with each record. Or the word folders: a file's folder is its label",
     )
     add("--vocabulary", metavar="CSV", help="list of the classes (default: the labels that occur, by name)")
     add("--output", required=True, metavar="DIR", help="directory to write the records to")
     add(
         "--image_encoder",
-        default="efficientnet-lite2",
+        default=DEFAULT_IMAGE_ENCODER,
         metavar="NAME",
-        help=f"encoder of the pictures: a name, the path of a model, or none {_DEFAULT}",
+        help=f"encoder of the pictures: a name, the path of a model, or none {DEFAULT}",
     )
     add(
         "--audio_encoder",
-        default="yamnet",
+        default=DEFAULT_AUDIO_ENCODER,
         metavar="NAME",
-        help=f"encoder of the sound: a name, the path of a model, or none {_DEFAULT}",
+        help=f"encoder of the sound: a name, the path of a model, or none {DEFAULT}",
     )
-    add("--fps", type=float, default=1.0, metavar="N", help=f"rows per second of media {_DEFAULT}")
+    add("--fps", type=float, default=1.0, metavar="N", help=f"rows per second of media {DEFAULT}")
     add("--max_seconds", type=float, metavar="S", help="read at most the first S seconds per file (default: all)")
     add(
         "--sampling",
         default="exact",
         metavar="MODE",
-        help=f"exact (the nearest frame) or keyframes (the nearest key frame, faster) {_DEFAULT}",
-    )
-    add("--level", default="frame", metavar="LEVEL", help=f"frame (a row per moment) or video (their mean) {_DEFAULT}")
-    add(
-        "--seconds_per_minute",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help=f"time to wait for the decoder per minute of media before the file is given up {_DEFAULT}",
+        help=f"exact (the nearest frame) or keyframes (the nearest key frame; faster) {DEFAULT}",
     )
     add(
-        "--memory_mb",
-        type=int,
-        default=1024,
-        metavar="N",
-        help=f"memory that the decoder of a file may use, in MiB {_DEFAULT}",
+        "--level",
+        default="frame",
+        metavar="NAME",
+        help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
     )
-    add(
-        "--max_rejected_fraction",
-        type=float,
-        default=0.01,
-        metavar="F",
-        help=f"fail if a larger fraction of the files cannot be used {_DEFAULT}",
-    )
+    add_decoder_flags(parser)
     add_trust_argument(parser)
-    add("--resume", action="store_true", help="continue an interrupted run: only unfinished files are processed")
-    add("--overwrite", action="store_true", help="replace the output directory")
-    add("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
+    add_job_flags(parser, inputs="files", unit="files")
     add_runner_argument(parser)
     return parser
 

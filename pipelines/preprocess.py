@@ -1,4 +1,4 @@
-"""Preprocess records for training: split, normalise and write a transformed dataset.
+"""Preprocesses records for training: splits and normalises them, and writes a transformed dataset.
 
 python -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=out
 
@@ -12,8 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.running.flags import add_job_flags
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
-from vcls_model.commands import Parser, main
+from vcls_model.commands import DEFAULT, Parser, main
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -30,50 +31,46 @@ def make_parser() -> argparse.ArgumentParser:
         "that uses all cores; --direct_num_workers=N changes the number of threads.",
     )
     add = parser.add_argument
-    add("--input", help="glob(s) of records, split by a hash of the id: TFRecord (plain or gzip), or a CSV")
+    add(
+        "--input",
+        metavar="GLOB",
+        help="records to split by a hash of the id: TFRecord (plain, gzip or zlib) or CSV; commas separate globs",
+    )
     for split in ("train", "validate", "test"):
-        add(f"--{split}_input", help=f"glob(s) of records that all belong to the {split} split")
-    add("--output", required=True, help="directory to write the transformed dataset to")
-    add("--vocabulary", help="CSV that lists the classes; if omitted, the schema sets the class count")
+        add(f"--{split}_input", metavar="GLOB", help=f"records that all belong to the {split} split")
+    add("--output", required=True, metavar="DIR", help="directory to write the transformed dataset to")
+    add("--vocabulary", metavar="CSV", help="list of the classes (default: unnamed ones, as many as the schema says)")
     add(
         "--schema",
         default="auto",
+        metavar="NAME",
         help="layout of the records: auto, a built-in name (yt8m-video, yt8m-frame, yt8m-segment, audioset, …-2017, "
-        "…-2016), or a schema file (JSON) (default: %(default)s)",
+        f"…-2016), or a schema file (JSON) {DEFAULT}",
     )
-    add("--split_ratios", default="0.7,0.2,0.1", help="fractions of train, validate and test (default: %(default)s)")
-    add(
-        "--normalise",
-        default="zscore",
-        help="zscore, minmax (to [0, 1]), l2 (to length 1) or none (default: %(default)s)",
-    )
+    ratios_help = f"fractions of train, validate and test {DEFAULT}"
+    add("--split_ratios", default="0.7,0.2,0.1", metavar="A,B,C", help=ratios_help)
+    normalise_help = f"zscore, minmax (to [0, 1]), l2 (to length 1) or none {DEFAULT}"
+    add("--normalise", default="zscore", metavar="NAME", help=normalise_help)
     add(
         "--pca_dims",
         type=int,
         default=0,
-        help="number of whitened principal components per modality; 0 disables PCA (default: %(default)s)",
+        help=f"number of whitened principal components per modality; 0 disables PCA {DEFAULT}",
     )
     add("--pool_frames", action="store_true", help="also write mean, standard deviation and top-5 mean over the frames")
-    add("--max_frames", type=int, default=300, help="keep at most this many frames per video (default: %(default)s)")
+    add("--max_frames", type=int, default=300, help=f"keep at most this many frames per video {DEFAULT}")
     add(
         "--missing_modality",
         default="reject",
-        help="what to do with a record that lacks a modality: reject, or fill with 0 (default: %(default)s)",
+        metavar="MODE",
+        help=f"what to do with a record that lacks a modality: reject, or fill with 0 {DEFAULT}",
     )
     add(
         "--allow_unlabelled",
         action="store_true",
         help="keep records without labels, which training and metrics ignore, instead of rejecting them",
     )
-    add(
-        "--max_rejected_fraction",
-        type=float,
-        default=0.01,
-        help="fail if a larger fraction of the records cannot be used (default: %(default)s)",
-    )
-    add("--resume", action="store_true", help="continue an interrupted run: only unfinished shards are processed")
-    add("--overwrite", action="store_true", help="replace the output directory")
-    add("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
+    add_job_flags(parser, inputs="records", unit="shards")
     add_runner_argument(parser)
     return parser
 

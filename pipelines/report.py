@@ -13,13 +13,13 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     parser = Parser(
         prog="python -m pipelines.report",
-        description="Write report.html (opens from disk, needs no network), figures/ (PNG, SVG and the numbers behind "
-        "each), tables/ (CSV) and info.json.",
+        description="Writes report.html (one file, readable offline), figures/ (PNG, SVG and the numbers behind each), "
+        "tables/ (CSV) and info.json.",
     )
-    parser.add_argument("--scores", required=True, help="directory that pipelines.score wrote")
-    parser.add_argument("--output", required=True, help="directory to write; must be empty or absent")
-    parser.add_argument("--model", help="exported model directory (default: the manifest kept with the scores)")
-    parser.add_argument("--data", help="transformed dataset directory, for its counts and settings")
+    parser.add_argument("--scores", required=True, metavar="DIR", help="directory that pipelines.score wrote")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to write")
+    parser.add_argument("--model", metavar="DIR", help="exported model (default: what the scores say of it)")
+    parser.add_argument("--data", metavar="DIR", help="transformed dataset, for its counts and settings")
     parser.add_argument(
         "--media",
         metavar="GLOB",
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         "over time (default: the files that were scored, where they were media)",
     )
     parser.add_argument(
-        "--baseline", help="scores directory of a previous run with the same vocabulary, to compare with"
+        "--baseline", metavar="DIR", help="scores of a previous run with the same vocabulary, to compare with"
     )
     parser.add_argument(
         "--require",
@@ -39,10 +39,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         default="",
-        help="names or indices, separated by commas, of up to four classes whose "
-        "curves to draw (default: a frequent, a median and a weak one)",
+        metavar="NAME,...",
+        help="names or indices, separated by commas, of up to four classes "
+        "to draw curves of (default: a frequent, a median and a weak one)",
     )
-    parser.add_argument("--title", default="", help="title of the page (default: made from model and data)")
+    parser.add_argument(
+        "--title", default="", metavar="TEXT", help="title of the page (default: made from model and data)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
     return parser
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
-    parser = Parser(prog="python -m pipelines.score", description=__doc__.split("\n")[0])
+    parser = Parser(
+        prog="python -m pipelines.score",
+        description=__doc__.split("\n")[0],
+        epilog="Other flags are Beam's. On this machine, one thread per core takes a group of shards at a time; "
+        "--direct_num_workers=N changes the number of threads.",
+    )
     add_flags(parser)
     add_runner_argument(parser)
     return parser

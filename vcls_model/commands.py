@@ -24,6 +24,10 @@ _GO_ON = (
     "What was finished stays: the same command goes on with --resume, or begins again with --overwrite where there is "
     "no --resume"
 )
+# What stands for a number in help texts.
+_METAVARS = {int: "N", float: "X"}
+# Ends the help of a flag that has a default.
+DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(Exception):
@@ -36,6 +40,12 @@ class JobError(Exception):
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises `UsageError` instead of printing its usage and exiting."""
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            if action.metavar is None and action.type in _METAVARS:
+                action.metavar = _METAVARS[action.type]
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see --help")

@@ -28,7 +28,7 @@ from vcls_model.encoders.encoder import Modality as Medium
 from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request, Row
+from vcls_model.media.rows import MediaRow, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
@@ -139,13 +139,13 @@ class EmbeddingConfig:
 def _check_usable(info: EncoderInfo) -> None:
     if info.rounding != "midpoint" and info.value_range != _YOUTUBE8M_RANGE:
         raise UsageError(
-            f"encoder {info.name!r}: codes that are {info.rounding} are understood for the range [-2, 2] alone; "
-            'give its description "rounding": "midpoint"'
+            f"encoder {info.name!r}: rounding {info.rounding!r} is supported for the range [-2, 2] only; "
+            'set "rounding": "midpoint" in its description'
         )
     if isinstance(info.input, SoundInput) and info.input.samples > PATCH_SAMPLES:
         raise UsageError(
-            f"encoder {info.name!r} hears {info.input.samples:,} samples at a time; records have room for "
-            f"{PATCH_SAMPLES:,} ({PATCH_SAMPLES / 16_000:g} s)"
+            f"encoder {info.name!r} takes {info.input.samples:,} samples at a time, but a row of a record covers "
+            f"{PATCH_SAMPLES:,} at most ({PATCH_SAMPLES / 16_000:g} s)"
         )
 
 
@@ -166,7 +166,8 @@ def recorded_config(
     """
     if not schema.encoders or not schema.sampling:
         raise UsageError(
-            f"{origin} takes records that no encoder of this project made ({schema.name}): give it such records"
+            f"{origin} was trained on records ({schema.name}) that were not made from media files: "
+            "score records of that kind"
         )
     level = "frame" if schema.has_frames else "video"
     chosen: dict[str, str | None] = {}
@@ -279,7 +280,7 @@ class Embedder:
         self.close()
 
 
-def _encode_together(rows: Iterable[Row], gathered: "Sequence[_Gathered]", threads: int) -> None:
+def _encode_together(rows: Iterable[MediaRow], gathered: "Sequence[_Gathered]", threads: int) -> None:
     """Encodes several rows at a time and takes them in order; a few are under way, whatever the length of the file."""
     under_way: collections.deque[list[Future[np.ndarray | None]]] = collections.deque()
 
@@ -306,7 +307,7 @@ class _Gathered:
         self._codes: list[bytes] | None = [] if config.level == "frame" else None
         self._total = np.zeros(info.width)
 
-    def encoded(self, row: Row) -> np.ndarray | None:
+    def encoded(self, row: MediaRow) -> np.ndarray | None:
         """The codes, or the features, of a row's picture or sound, by itself; None where the file has none."""
         content = row.picture if self.medium == "picture" else row.sound
         if content is None:

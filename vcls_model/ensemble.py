@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vcls_model.commands import Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all, unknown_choice
 from vcls_model.records.transformed import TransformedData, open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
@@ -30,7 +30,7 @@ class EnsembleConfig:
         output: directory of the ensemble.
         data: transformed dataset on whose validation split the thresholds are chosen; empty leaves them out.
         combine: what is averaged: `probability` or `logit`.
-        weights: one positive number per member; they are scaled to add to 1. Empty weighs all alike.
+        weights: one positive number per member; they are scaled to add to 1. Empty gives all the same weight.
         overwrite: replace what the output directory holds.
         trust_model: members may have any operations.
     """
@@ -75,11 +75,26 @@ def make_parser() -> Parser:
         prog="python -m vcls_model.ensemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model", action="append", default=[], help="directory of an exported model (repeat it, two or more)")
-    add("--output", required=True, help="directory for the ensemble")
-    add("--data", default="", help="transformed dataset on whose validation split the thresholds are chosen")
-    add("--combine", default="probability", help=f"one of {', '.join(COMBINATIONS)} (default: %(default)s)")
-    add("--weights", default="", help="one weight per model, for example 2,1,1 (default: equal weights)")
+    add("--model", action="append", default=[], metavar="DIR", help="exported model; give two or more")
+    add("--output", required=True, metavar="DIR", help="directory for the ensemble")
+    add(
+        "--data",
+        default="",
+        metavar="DIR",
+        help="transformed dataset on whose validation split the thresholds are chosen",
+    )
+    add(
+        "--combine",
+        default="probability",
+        metavar="NAME",
+        help=f"what is averaged: one of {', '.join(COMBINATIONS)} {DEFAULT}",
+    )
+    add(
+        "--weights",
+        default="",
+        metavar="X,...",
+        help="one weight per model, for example 2,1,1 (default: equal weights)",
+    )
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
     add_trust_argument(parser)
     return parser

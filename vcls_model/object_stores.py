@@ -103,8 +103,15 @@ def upload(path: str, source: BinaryIO, size_bytes: int) -> None:
         if size_bytes == 0 and path.startswith("s3://"):
             _put_empty_object(path)
             return
-        with store.create(path, _BYTES, compression_type="uncompressed") as stream:
-            shutil.copyfileobj(source, stream, 8 << 20)
+        target = store.create(path, _BYTES, compression_type="uncompressed")
+        try:
+            with target as stream:
+                shutil.copyfileobj(source, stream, 8 << 20)
+        except BaseException:
+            if path.startswith("gs://"):
+                # Or the garbage collector closes the stream: that uploads again, and waits two minutes for an answer.
+                target._buffer.close()
+            raise
 
 
 def _put_empty_object(path: str) -> None:

@@ -262,7 +262,7 @@ def read_csv(
                 if unique is not None:
                     first = first_lines.setdefault(row[unique], line)
                     if first != line:
-                        raise JobError(f"{row.where}: {unique} {row[unique]!r} comes a second time, after line {first}")
+                        raise JobError(f"{row.where}: {unique} {row[unique]!r} occurs twice, after line {first}")
                 yield row
         except csv.Error as error:
             raise JobError(f"{path}, line {line + 1}: {error}") from None

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vcls_model.commands import JobError, Parser, UsageError, main
+from vcls_model.commands import DEFAULT, JobError, Parser, UsageError, main
 from vcls_model.train import make_plan, train
 from vcls_model.training.flags import parse_config
 from vcls_model.training.search import (
@@ -27,8 +27,6 @@ from vcls_model.training.search import (
 if TYPE_CHECKING:
     import keras_tuner
 
-_DEFAULT = " (default: %(default)s)"
-
 
 def make_parser() -> Parser:
     """The parser of the search's own flags."""
@@ -39,7 +37,7 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--output", required=True, help="directory for the search")
+    add("--output", required=True, metavar="DIR", help="directory for the search")
     add(
         "--search",
         action="append",
@@ -47,9 +45,9 @@ def make_parser() -> Parser:
         metavar="FLAG=KIND:…",
         help=f"a flag to search (repeatable); kinds: {', '.join(KINDS)}",
     )
-    add("--trials", type=int, default=10, help="largest number of training runs" + _DEFAULT)
-    add("--strategy", default="random", help=f"one of {', '.join(STRATEGIES)}" + _DEFAULT)
-    add("--seed", type=int, default=0, help="random seed of the search and of every training run" + _DEFAULT)
+    add("--trials", type=int, default=10, help=f"largest number of training runs {DEFAULT}")
+    add("--strategy", default="random", metavar="NAME", help=f"one of {', '.join(STRATEGIES)} {DEFAULT}")
+    add("--seed", type=int, default=0, help=f"random seed of the search and of every training run {DEFAULT}")
     add("--resume", action="store_true", help="continue an interrupted search")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
     return parser

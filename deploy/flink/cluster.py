@@ -197,7 +197,7 @@ class FlinkCluster:
                 "heartbeat.interval": "2000",
                 "heartbeat.timeout": "60000",
                 # Beam keeps Python workers from one stage to the next only where its own classes are Flink's too and
-                # not each job's anew.
+                # not those of each job again.
                 "classloader.resolve-order": "parent-first",
             },
         )
@@ -320,7 +320,7 @@ class FlinkCluster:
             f"--environment_config={_POOL_NAME}:{self.pool_port}",
             f"--parallelism={parallelism or self.task_managers * self.slots}",
             f"--sdk_worker_parallelism={self.python_workers_each}",
-            # Else each stage starts its workers anew, and each imports TensorFlow anew. But less than the delay of a
+            # Otherwise each stage starts new workers, and each imports TensorFlow again. But less than the delay of a
             # restart: after a worker was lost, the next attempt must not find its place in the cache.
             "--environment_cache_millis=4000",
         ]
@@ -359,11 +359,6 @@ class FlinkCluster:
     def wait_for_slots(self, count: int, seconds: float = 60) -> None:
         """Waits until `count` slots are free."""
         self._wait("task-manager-0", lambda: self.free_slots() >= count, seconds)
-
-    def running_jobs(self) -> list[str]:
-        """Ids of the jobs that run now."""
-        listing = self._rest("/jobs/overview") or {"jobs": []}
-        return [job["jid"] for job in listing["jobs"] if job["state"] in ("RUNNING", "RESTARTING", "CREATED")]
 
     def recoveries(self) -> int:
         """How often tasks were started again after a failure, since the JobManager was first started."""

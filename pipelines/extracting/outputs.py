@@ -9,19 +9,24 @@ from pipelines.extracting.config import ExtractConfig, MediaShard
 from pipelines.extracting.manifests import INCOMPLETE, PARTS, STATE, SUFFIX, load_summary
 from pipelines.running.outputs import (
     DEAD_LETTER,
+    check_any_written,
     check_rejected,
     clear_temporaries,
+    delete_info,
     delete_others,
     info_head,
     open_output,
     reasons_text,
+    rejected_line,
+    write_info,
 )
-from vcls_model import storage, tables
+from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE
-from vcls_model.records.vocabulary import ClassInfo
+from vcls_model.records.vocabulary import write_vocabulary_csv
 
 _SETTINGS = f"{STATE}/settings.json"
+_WRITTEN_BY_WORKERS = ("", STATE, f"{STATE}/{PARTS}", DEAD_LETTER, INCOMPLETE)
 _SETTING_NAMES = {
     "input": "the list of files, their labels or columns",
     "files": "the number of files",
@@ -48,23 +53,17 @@ def open_records(config: ExtractConfig) -> list[MediaShard]:
         overwrite=config.overwrite,
         inputs=[*(file.path for shard in config.shards for file in shard.files), config.vocabulary, config.labels],
     )
-    storage.delete(storage.join(config.output, "info.json"))
-    clear_temporaries(config.output, ("", STATE, f"{STATE}/{PARTS}", DEAD_LETTER, INCOMPLETE))
+    delete_info(config.output)
+    clear_temporaries(config.output, _WRITTEN_BY_WORKERS)
     schema = config.embedding.schema(len(config.classes) or None)
     storage.write_json(storage.join(config.output, SCHEMA_FILE), schema.to_dict())
     if config.classes:
-        storage.write_text(storage.join(config.output, VOCABULARY_FILE), vocabulary_csv(config.classes))
+        storage.write_text(storage.join(config.output, VOCABULARY_FILE), write_vocabulary_csv(config.classes))
     # One listing, not a request per shard: on an object store thousands of them would take minutes.
     stored = set(storage.list_names(storage.join(config.output, STATE), SUFFIX))
     return [
         shard for shard in config.shards if shard.name + SUFFIX not in stored or load_summary(config, shard) is None
     ]
-
-
-def vocabulary_csv(classes: Iterable[ClassInfo]) -> str:
-    """The text of `vocabulary.csv`: index, name, vertical1 … 3."""
-    rows = [(info.index, info.name, *(*info.verticals, "", "", "")[:3]) for info in classes]
-    return tables.write_csv(("index", "name", "vertical1", "vertical2", "vertical3"), rows)
 
 
 def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
     done = [summary for summary in summaries if summary is not None]
     if len(done) != len(summaries):
         raise JobError(f"{len(summaries) - len(done)} shards are missing: --resume makes them")
-    clear_temporaries(config.output, ("", STATE, f"{STATE}/{PARTS}", DEAD_LETTER, INCOMPLETE))
+    clear_temporaries(config.output, _WRITTEN_BY_WORKERS)
     storage.delete(storage.join(config.output, STATE, PARTS))
     for folder in (DEAD_LETTER, INCOMPLETE):
         delete_others(config.output, folder, {f"{shard.name}.jsonl" for shard in config.shards})
@@ -94,9 +93,7 @@ def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
     if files != config.file_count:
         raise RuntimeError(f"{config.file_count} files went in, {files} came out")
     print(_table(written, done, rejected, incomplete))
-    if not written:
-        letters = storage.join(config.output, DEAD_LETTER)
-        raise JobError(f"none of the {files:,} files could be read ({reasons_text(rejected)}); see {letters}")
+    check_any_written(config.output, written, rejected, f"none of the {files:,} files could be read")
     check_rejected(config.output, files, rejected, config.max_rejected_fraction, files)
     info = {
         **info_head(written, rejected, started),
@@ -110,7 +107,7 @@ def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
         "config": config.flags,
         "config_hash": config.hash,
     }
-    storage.write_json(storage.join(config.output, "info.json"), info)
+    write_info(config.output, info)
     return info
 
 
@@ -128,5 +125,5 @@ def _table(
     lines = [f"{'records':<12}{written:>10,}  {hours:,.2f} hours, {sum(each.rows for each in done):,} rows"]
     if incomplete:
         lines.append(f"{'incomplete':<12}{sum(incomplete.values()):>10,}  {reasons_text(incomplete)}")
-    lines.append(f"{'rejected':<12}{sum(rejected.values()):>10,}  {reasons_text(rejected)}".rstrip())
+    lines.append(rejected_line(rejected, 12, 10))
     return "\n".join(lines)

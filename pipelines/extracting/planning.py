@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
 from pipelines.extracting.labels import FOLDERS, Entry, File, by_folder, index_labels, of_table, unlabelled
+from pipelines.running.flags import check_decoder_flags, check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
@@ -79,12 +80,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise unknown_choice("sampling", args.sampling, MODES)
     if args.level not in LEVELS:
         raise unknown_choice("level", args.level, LEVELS)
-    if not args.seconds_per_minute > 0:
-        raise UsageError(f"--seconds_per_minute must be positive, got {args.seconds_per_minute}")
-    if args.memory_mb < 64:
-        raise UsageError(f"--memory_mb must be at least 64, got {args.memory_mb}")
-    if not 0 <= args.max_rejected_fraction <= 1:
-        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+    check_decoder_flags(args)
+    check_job_flags(args)
 
 
 def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingConfig) -> list[Entry]:

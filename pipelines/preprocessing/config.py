@@ -124,7 +124,7 @@ class TransformConfig:
         return scale, offset
 
     def transformed(self) -> list[TransformedModality]:
-        """The features of a transformed record besides `id`, `labels` and `num_frames`."""
+        """The features of a transformed record, other than `id`, `labels` and `num_frames`."""
         features = []
         for modality in self.schema.modalities:
             width = self.width_of(modality)

@@ -12,12 +12,15 @@ from pipelines.preprocessing.manifests import Summary
 from pipelines.preprocessing.statistics import Moments
 from pipelines.running.outputs import (
     DEAD_LETTER,
+    check_any_written,
     check_rejected,
     clear_temporaries,
+    delete_info,
     delete_others,
     info_head,
     open_output,
-    reasons_text,
+    rejected_line,
+    write_info,
 )
 from vcls_model import storage
 from vcls_model.commands import JobError
@@ -64,7 +67,8 @@ def open_dataset(config: JobConfig) -> None:
 
 def clear_stale(config: JobConfig) -> None:
     """Before a run continues in a directory: deletes outputs that it will rewrite or that are stale."""
-    for name in ("info.json", "transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
+    delete_info(config.output)
+    for name in ("transform_fn", "transformed_metadata", "data_card.html", *TEMPORARY):
         storage.delete(storage.join(config.output, name))
     for split, directory in enumerate(SPLITS):
         paths = [shard.output(split) for shard in config.shards if split in shard.splits]
@@ -125,7 +129,7 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
             storage.join(config.output, split, TRANSFORMED_FILE),
             {"made_by": "pipelines.preprocess", "split": split, "identity": info["identity"]},
         )
-    storage.write_json(storage.join(config.output, "info.json"), info)
+    write_info(config.output, info)
     return info
 
 
@@ -148,13 +152,13 @@ def _repeated_ids(config: JobConfig) -> dict[str, int]:
 
 
 def _check(config: JobConfig, summary: Summary) -> None:
-    if not summary.records_written:
-        reasons = reasons_text(summary.rejected)
-        letters = storage.join(config.output, DEAD_LETTER)
-        raise JobError(
-            f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
-            f"{config.shards[0].path} the first" + (f" ({reasons}); see {letters}" if reasons else "")
-        )
+    check_any_written(
+        config.output,
+        summary.records_written,
+        summary.rejected,
+        f"no usable record among {summary.records_read:,} read from {len(config.shards)} files, "
+        f"{config.shards[0].path} the first",
+    )
     check_rejected(
         config.output, summary.records_read, summary.rejected, config.max_rejected_fraction, len(config.shards)
     )
@@ -208,6 +212,5 @@ def table(summary: Summary) -> str:
         lines.append(
             f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
         )
-    reasons = f"  {reasons_text(summary.rejected)}" if summary.rejected else ""
-    lines.append(f"{'rejected':<10}{summary.records_rejected:>12,}{reasons}")
+    lines.append(rejected_line(summary.rejected, 10, 12))
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
+from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import FRAMES, RecordSchema
@@ -77,8 +78,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError(f"--pca_dims must not be negative, got {args.pca_dims}")
     if args.pca_dims and args.normalise != "zscore":
         raise UsageError("--pca_dims whitens and so replaces --normalise: leave that at zscore")
-    if not 0 <= args.max_rejected_fraction <= 1:
-        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+    check_job_flags(args)
 
 
 def _check_float_frames(schema: RecordSchema, normalise: str) -> None:

@@ -31,6 +31,7 @@ from pipelines.reporting.inputs.scores import (
 from pipelines.reporting.page import page
 from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
+from pipelines.running.outputs import write_info
 from vcls_model import __version__, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity, differences, trained_on
@@ -155,7 +156,7 @@ def write(report: Report, facts: dict[str, Any], config: ReportConfig, started: 
         "versions": {"project": __version__},
         "wall_seconds": round(time.monotonic() - started, 3),
     }
-    storage.write_json(storage.join(output, "info.json"), info)
+    write_info(output, info)
     return info
 
 

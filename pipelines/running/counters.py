@@ -1,4 +1,4 @@
-"""Beam counters, named alike in every job."""
+"""Beam counters, with the same names in every job."""
 
 from apache_beam.metrics import Metrics
 

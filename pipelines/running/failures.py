@@ -28,7 +28,7 @@ _FAILURES = (
 
 @contextlib.contextmanager
 def explained_failures(output: str) -> Iterator[None]:
-    """Turns a worker's error that the user can mend into a `UsageError` or `JobError`; others pass through.
+    """Turns a worker's error that the user can correct into a `UsageError` or `JobError`; others pass through.
 
     Args:
         output: the job's output directory, for the message.

@@ -1,7 +1,6 @@
 """The output directory of a job: opening it, continuing in it, tidying it, and what every `info.json` holds."""
 
 import math
-import platform
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,8 +9,10 @@ from typing import Any
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.framing import NOT_TFRECORD, cut_short_note
+from vcls_model.versions import versions_of
 
 DEAD_LETTER = "dead_letter"
+INFO_FILE = "info.json"
 _PACKAGES = ("apache-beam", "tensorflow", "tensorflow-transform", "tfx-bsl", "numpy", "numba", "pyarrow")
 # Longer values of a setting (a list of thresholds, a digest) are named in a message, not printed.
 _PRINTED_CHARACTERS = 40
@@ -149,9 +150,27 @@ def check_rejected(
         )
     if whole_files > max_rejected_fraction * files:
         raise JobError(
-            f"{foreign}. Mend or remove what is not records; the usable records are written: --resume with "
+            f"{foreign}. Repair or remove them; the usable records are written: --resume with "
             f"--max_rejected_fraction={math.ceil(100 * whole_files / files) / 100:g} leaves these files out"
         )
+
+
+def check_any_written(output: str, records_written: int, rejected_by_reason: Mapping[str, int], failure: str) -> None:
+    """Fails a job whose output would be empty.
+
+    Args:
+        output: the job's output directory, which holds the dead letters.
+        records_written: records in the output.
+        rejected_by_reason: records rejected, by reason.
+        failure: what the message says: `none of the 12 files could be read`.
+
+    Raises:
+        JobError: nothing was written; with the reasons and where the dead letters are.
+    """
+    if records_written:
+        return
+    reasons = reasons_text(rejected_by_reason)
+    raise JobError(failure + (f" ({reasons}); see {storage.join(output, DEAD_LETTER)}" if reasons else ""))
 
 
 def _foreign_files(dead_letters: str, count: int) -> str:
@@ -173,17 +192,20 @@ def reasons_text(rejected_by_reason: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {count:,}" for reason, count in ordered)
 
 
-def versions() -> dict[str, str]:
-    """Versions of this project, of Python and of the packages that a Beam job depends on."""
-    from importlib.metadata import version
+def rejected_line(rejected_by_reason: Mapping[str, int], name_width: int, count_width: int) -> str:
+    """The last line of a job's table: `rejected`, how many records, and the reasons."""
+    count = sum(rejected_by_reason.values())
+    return f"{'rejected':<{name_width}}{count:>{count_width},}  {reasons_text(rejected_by_reason)}".rstrip()
 
-    import vcls_model
 
-    return {
-        "video-classification": vcls_model.__version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in _PACKAGES},
-    }
+def write_info(output: str, info: Mapping[str, Any]) -> None:
+    """Writes `info.json`, the last file of every job: a directory that holds it is finished."""
+    storage.write_json(storage.join(output, INFO_FILE), info)
+
+
+def delete_info(output: str) -> None:
+    """Before a job continues in a finished directory, once nothing can refuse it: until its end it is not finished."""
+    storage.delete(storage.join(output, INFO_FILE))
 
 
 def info_head(records_written: int, rejected_by_reason: Mapping[str, int], started: float) -> dict[str, Any]:
@@ -204,6 +226,6 @@ def info_head(records_written: int, rejected_by_reason: Mapping[str, int], start
         "records_written": records_written,
         "records_rejected": rejected,
         "rejected_by_reason": dict(sorted(rejected_by_reason.items())),
-        "versions": versions(),
+        "versions": versions_of(*_PACKAGES),
         "wall_seconds": round(time.monotonic() - started, 3),
     }

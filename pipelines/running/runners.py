@@ -12,7 +12,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vcls_model.commands import JobError, Parser, UsageError, option_names, reject_unknown_flags, unknown_choice
+from vcls_model.commands import (
+    DEFAULT,
+    JobError,
+    Parser,
+    UsageError,
+    option_names,
+    reject_unknown_flags,
+    unknown_choice,
+)
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -217,7 +225,8 @@ def add_runner_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner",
         default=RUNNERS[0].name,
-        help=f"{names}; Beam's own options for it may follow (default: %(default)s)",
+        metavar="NAME",
+        help=f"{names}; Beam's own options for it may follow {DEFAULT}",
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pipelines.running.pipeline import running_pipeline
 from pipelines.running.runners import is_local
-from pipelines.scoring.outputs import clear_temporaries
 from pipelines.scoring.planning import Group
 from pipelines.scoring.progress import ScoreProgress, forget_notes
 from vcls_model.quiet import start_tensorflow
@@ -40,7 +39,6 @@ def running_groups(output: str, groups: Sequence[Group], options: "PipelineOptio
     finally:
         forget_notes(output)
         logging.getLogger().removeFilter(_is_worth_showing)
-    clear_temporaries(output)
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:

@@ -2,11 +2,11 @@
 
 import argparse
 
+from pipelines.running.flags import add_decoder_flags, add_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTION_FORMATS, VIDEO_BATCH_RECORDS
+from vcls_model.commands import DEFAULT
 from vcls_model.records.splits import SPLITS
 from vcls_model.saved_models import add_trust_argument
-
-_DEFAULT = "(default: %(default)s)"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,28 +16,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="GLOB",
-        help="shards of raw records, or media files where the model's data were made from such; separate several globs "
-        "by commas",
+        help="raw records, or media files if the model was trained on records made from media files; commas separate "
+        "globs",
     )
     add("--model", required=True, action="append", metavar="DIR", help="exported model; repeat to average several")
     add("--output", required=True, metavar="DIR", help="scores directory to write")
     add("--split", choices=SPLITS, help="score only the ids in this split of the model's dataset (default: all)")
-    schema_help = f"layout of the records: auto, a built-in name or a schema file {_DEFAULT}"
+    schema_help = f"layout of the records: auto, a built-in name or a schema file {DEFAULT}"
     add("--schema", default="auto", metavar="NAME", help=schema_help)
-    add("--top_k", type=int, default=20, metavar="N", help=f"number of top classes to keep per record {_DEFAULT}")
+    add("--top_k", type=int, default=20, help=f"number of top classes to keep per record {DEFAULT}")
     add(
         "--min_probability",
         type=float,
         default=0,
         metavar="P",
-        help=f"omit less probable classes from the predictions; metrics count all classes {_DEFAULT}",
+        help=f"omit less probable classes from the predictions; metrics count all classes {DEFAULT}",
     )
     add(
         "--threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help=f"minimum probability of a predicted class in precision, recall and F1 {_DEFAULT}",
+        help=f"minimum probability of a predicted class in precision, recall and F1 {DEFAULT}",
     )
     add(
         "--thresholds",
@@ -52,26 +52,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="context features, such as an upload year: metrics.json has metrics for each of their values, at most 64 "
         "per feature (default: none)",
     )
-    add("--format", choices=PREDICTION_FORMATS, default="parquet", help=f"file format of the predictions {_DEFAULT}")
+    add("--format", choices=PREDICTION_FORMATS, default="parquet", help=f"file format of the predictions {DEFAULT}")
     add(
         "--full_logits",
         nargs="?",
         const="float32",
         default="none",
         choices=FULL_LOGITS,
-        help=f"also write all logits to logits/*.parquet; without a value, as float32 {_DEFAULT}",
+        help=f"also write all logits to logits/*.parquet; without a value, as float32 {DEFAULT}",
     )
-    add("--max_frames", type=int, default=300, metavar="N", help=f"keep at most this many frames per video {_DEFAULT}")
+    add("--max_frames", type=int, default=300, help=f"keep at most this many frames per video {DEFAULT}")
     add(
         "--missing_modality",
         choices=("reject", "fill"),
         default="reject",
-        help=f"what to do with a record that lacks a modality {_DEFAULT}",
+        help=f"what to do with a record that lacks a modality {DEFAULT}",
     )
     add(
         "--batch_size",
         type=int,
-        metavar="N",
         help=f"records per batch (default: {VIDEO_BATCH_RECORDS}, or {FRAME_BATCH_RECORDS} when they hold frames)",
     )
     add(
@@ -80,30 +79,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="name of a scheduled run; only shards that are not yet in --output are scored, so repeated calls are safe",
     )
     for medium in ("image", "audio"):
-        encoder_help = f"path of the {medium} encoder of the model's data, where it is not known by name"
+        encoder_help = f"path of the {medium} encoder that made the model's data, unless it is built in"
         add(f"--{medium}_encoder", metavar="PATH", help=f"{encoder_help} (media files only)")
-    add(
-        "--seconds_per_minute",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help=f"time to wait for the decoder per minute of media (media files only) {_DEFAULT}",
-    )
-    add(
-        "--memory_mb",
-        type=int,
-        default=1024,
-        metavar="N",
-        help=f"memory that the decoder of a file may use, in MiB (media files only) {_DEFAULT}",
-    )
+    add_decoder_flags(parser, " (media files only)")
     add_trust_argument(parser)
-    add("--resume", action="store_true", help="continue an interrupted run")
-    add("--overwrite", action="store_true", help="replace what is in the output directory")
-    add(
-        "--max_rejected_fraction",
-        type=float,
-        default=0.01,
-        metavar="F",
-        help=f"fail if a larger fraction of the records is rejected {_DEFAULT}",
-    )
-    add("--dry_run", action="store_true", help="check everything, print the plan, write nothing")
+    add_job_flags(parser, inputs="records", unit="shards")

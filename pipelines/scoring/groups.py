@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,12 @@ from vcls_model.commands import JobError
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.kernels import BestRows
 from vcls_model.metrics.layout import TOP
-from vcls_model.metrics.ranking import NotANumberError, chosen_rows, joined, select_best
+from vcls_model.metrics.ranking import NotANumberError, chosen_rows, first_k, joined, select_best
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.serving.combining import mean_of_models
-from vcls_model.serving.ranking import first_k
 
 NAN_LOGITS = "nan_logits"
 # The table of counts is larger than the caches: adding this many rows at once takes half the time of a few hundred.
@@ -35,6 +34,7 @@ UPDATE_ROWS = 2048
 PART_SECONDS = 10.0
 _PART_COSTS = 60
 # Packing an aggregate takes as much memory again: one thread at a time.
+_Value = TypeVar("_Value")
 _PACKING = threading.Lock()
 
 
@@ -237,5 +237,5 @@ class GroupScores:
         return manifest
 
 
-def _select(values: Sequence[Any], rows: np.ndarray) -> list[Any]:
+def _select(values: Sequence[_Value], rows: np.ndarray) -> list[_Value]:
     return [values[row] for row in np.flatnonzero(rows).tolist()]

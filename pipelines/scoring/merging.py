@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
@@ -31,6 +31,8 @@ class Measured:
     models: Sequence[dict[str, Any]] = ()
 
 
+# A sum of counts that workers stored: `from_bytes` reads one, `merge` adds another to it.
+_Aggregate = TypeVar("_Aggregate", MetricAccumulator, SegmentAccumulator, SliceAccumulator)
 _COUNTS = (
     "records_read",
     "records_written",
@@ -103,14 +105,16 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
             )
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
+        if merged is None:
+            raise JobError(f"{output} holds no counts for --slice_by={feature}; use --overwrite")
         slices[feature] = merged.result()
         if set(slices[feature]) == {NO_VALUE}:
             print(f"warning: --slice_by={feature}: no labelled record has such a feature", file=sys.stderr)
     return slices
 
 
-def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
-    merged = None
+def _merge(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
+    merged: _Aggregate | None = None
     for name in names:
         if merged is None:
             merged = _stored(output, name, kind)
@@ -119,7 +123,7 @@ def _merge(output: str, names: Sequence[str], kind: type[Any]) -> Any:
     return merged
 
 
-def _stored(output: str, name: str, kind: type[Any]) -> Any:
+def _stored(output: str, name: str, kind: type[_Aggregate]) -> _Aggregate:
     path = storage.join(output, STATE, name)
     try:
         return kind.from_bytes(storage.read_bytes(path))

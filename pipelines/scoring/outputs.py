@@ -94,12 +94,10 @@ def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:
         inputs=[*(shard.path for shard in plan.shards), *config.model_paths],
         dry_run=dry_run,
     )
-    return remaining_shards(plan.shards, read_manifests(config.output) if plan.resume else [])
-
-
-def clear_temporaries(output: str) -> None:
-    """After the pipeline: deletes the half-written files of workers that were killed."""
-    outputs.clear_temporaries(output, (STATE, outputs.DEAD_LETTER, PREDICTIONS, LOGITS))
+    remaining = remaining_shards(plan.shards, read_manifests(config.output) if plan.resume else [])
+    if not dry_run:
+        outputs.delete_info(config.output)
+    return remaining
 
 
 def runs_of(manifests: Sequence[GroupManifest]) -> dict[str, dict[str, int]]:
@@ -130,6 +128,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         JobError: too many records were rejected, or stored results are damaged.
     """
     config = plan.config
+    outputs.clear_temporaries(config.output, (STATE, outputs.DEAD_LETTER, PREDICTIONS, LOGITS))
     manifests = read_manifests(config.output)
     counts = total_counts(manifests)
     outputs.check_rejected(
@@ -173,7 +172,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         "runs": runs_of(manifests),
         "config": plan.flags,
     }
-    storage.write_json(storage.join(config.output, "info.json"), info)
+    outputs.write_info(config.output, info)
     _print_summary(info, measured.metrics)
     return info
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipelines.running.flags import check_decoder_flags, check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
 from pipelines.scoring.media import plan_media
 from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
@@ -115,7 +116,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     refuse_encoder_programs(args)
     ratios = models[0].split_ratios() if args.split else None
     if args.split and any(model.split_ratios() != ratios for model in models):
-        raise UsageError("--split needs models whose data were split alike; their info.json name different ratios")
+        raise UsageError("--split needs models whose data was split in the same way; their info.json differ in ratios")
     shards = list_shards(args.input)
     paths = [shard.path for shard in shards]
     refuse_transformed(paths, "name the raw records, which a model normalises itself")
@@ -169,8 +170,8 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
     if args.batch_size is not None and args.batch_size < 1:
         raise UsageError(f"--batch_size must be at least 1, got {args.batch_size}")
-    if not 0 <= args.max_rejected_fraction <= 1:
-        raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+    check_decoder_flags(args)
+    check_job_flags(args)
     if args.run_id == "":
         raise UsageError("--run_id must not be empty")
 

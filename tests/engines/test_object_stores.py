@@ -1,9 +1,11 @@
 """`vcls_model.storage` on object stores: as on a disk, against emulators that speak the real protocols."""
 
+import gc
 import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -193,8 +195,10 @@ class _Forbidding(http.server.BaseHTTPRequestHandler):
     """A store that lets nobody in: both protocols say so with HTTP 403."""
 
     protocol_version = "HTTP/1.1"
+    requests: ClassVar[list[str]] = []
 
     def _refuse(self) -> None:
+        self.requests.append(self.path)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
         self.send_response(403)
@@ -241,6 +245,17 @@ def test_a_bucket_without_permission_says_what_to_check(
     ):
         with pytest.raises(JobError, match=expected):
             action()
+
+
+def test_a_failed_upload_is_not_tried_again(forbidding_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left alone, the stream of Google's client uploads once more when the garbage collector closes it."""
+    use_gs_emulator(forbidding_port, monkeypatch)
+    with pytest.raises(JobError, match="no permission"):
+        storage.write_atomically("gs://private/x", b"data")
+    requests = list(_Forbidding.requests)
+    gc.collect()
+    assert requests
+    assert _Forbidding.requests == requests
 
 
 @pytest.mark.parametrize("place", ["input", "output"])

@@ -266,7 +266,7 @@ def shared_encoder(tmp_path: Path) -> Encoders:
 
 
 def test_a_model_of_other_records_takes_no_media_files(model: Path, videos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="takes records that no encoder of this project made"):
+    with pytest.raises(UsageError, match="not made from media files"):
         score.run([f"--input={videos}/clip00.mp4", f"--model={model}", f"--output={tmp_path / 'out'}"])
 
 

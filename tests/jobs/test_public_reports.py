@@ -243,7 +243,7 @@ def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
         ("p,0 0.2 1 nan\n", "p,1\n", r"predictions.csv, line 2: probabilities must lie in \[0, 1\], got nan"),
         ("p,0 0.2 1 0.9\n", "p,inf\n", r"labels.csv, line 2: expected class indices, got 'inf'"),
         ("p,0 0.2 1 0.9\n", "p,-1\n", r"labels.csv, line 2: expected class indices, got -1"),
-        ("p,0 0.2 1 0.9\n", "p,1\nq,0\np,0\n", r"labels.csv, line 4: id 'p' comes a second time, after line 2"),
+        ("p,0 0.2 1 0.9\n", "p,1\nq,0\np,0\n", r"labels.csv, line 4: id 'p' occurs twice, after line 2"),
         ("p,0 0.2 1 0.9\n", ",1\n", r"labels.csv, line 2: the id is empty"),
     ],
 )

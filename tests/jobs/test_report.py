@@ -239,7 +239,7 @@ def test_a_model_that_does_not_belong_to_the_scores(tmp_path: Path):
     scores = write_scores(tmp_path / "scores", videos=20, class_count=6)
     model = tmp_path / "model"
     (model / "saved_model").mkdir(parents=True)
-    with pytest.raises(UsageError, match="model directory .* has no info.json: it is absent or half written"):
+    with pytest.raises(UsageError, match="model directory .* has no info.json: it is missing or incomplete"):
         run([f"--scores={scores}", f"--model={model}", f"--output={tmp_path / 'out'}"])
     for name in ("labels.csv", "saved_model/saved_model.pb"):
         (model / name).write_text("")

@@ -118,7 +118,7 @@ def test_half_written_model(
 ) -> None:
     half = shutil.copytree(model, tmp_path / "half")
     (half / missing).unlink()
-    with pytest.raises(UsageError, match=f"has no {missing}: it is absent or half written"):
+    with pytest.raises(UsageError, match=f"has no {missing}: it is missing or incomplete"):
         score(f"{shards}/*.tfrecord", models=[half])
     assert not (tmp_path / "scores").exists()
 

@@ -14,8 +14,7 @@ from pipelines.scoring import predictions
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from tests.fixtures.scoring import CLASSES, Video, make_videos, serialise, write_model, write_shard
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, schema_by_name
-from vcls_model.records.splits import SplitRatios, split_of
-from vcls_model.serving.ranking import top_k
+from vcls_model.records.splits import SplitRatios, splits_of
 
 
 def test_unlabelled_records_are_scored(
@@ -48,7 +47,8 @@ def test_split_keeps_its_ids(
 ) -> None:
     everything = [video for shard in videos for video in shard]
     ratios = SplitRatios(0.5, 0.2, 0.3)  # as the model's info.json says
-    expected = {video.id.decode() for video in everything if split_of(video.id, ratios) == 2}
+    splits = splits_of([video.id for video in everything], ratios)
+    expected = {video.id.decode() for video, split in zip(everything, splits, strict=True) if split == 2}
     info = score(f"{shards}/*.tfrecord", "--split=test")
     ids = [
         row for path in (tmp_path / "scores" / "predictions").iterdir() for row in pq.read_table(path)["id"].to_pylist()
@@ -227,7 +227,9 @@ def test_long_shards_are_written_in_parts(tmp_path: Path, monkeypatch: pytest.Mo
     for start in range(0, 24, 6):
         labels = Labels(np.arange(6), np.ones(6, np.int64), np.ones(6, bool))
         part = logits[start : start + 6]
-        writer.add([b"%d" % row for row in range(start, start + 6)], *top_k(part, 4), labels, part)
+        best = np.argsort(-part, axis=1)[:, :4].astype(np.int32)
+        ids = [b"%d" % row for row in range(start, start + 6)]
+        writer.add(ids, best, np.take_along_axis(part, best, axis=1), labels, part)
     writer.finish()
     names = ["shard.parquet", "shard.part1.parquet"]
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == names

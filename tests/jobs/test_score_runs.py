@@ -175,6 +175,38 @@ def test_killed_run_resumes(shards: Path, model: Path, at_once: Path, tmp_path: 
     assert contents(scores) == contents(at_once)
 
 
+def test_a_run_that_continues_is_unfinished_until_its_end(
+    score: Callable[..., dict], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader never finds the old info.json beside new groups; a run that is refused leaves everything as it was."""
+    info = tmp_path / "scores" / "info.json"
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    shutil.copy(shards / "part03.tfrecord", landing)
+    score(f"{landing}/*.tfrecord")
+    finished = info.read_bytes()
+    shutil.copy(shards / "part04.tfrecord", landing)
+    score(f"{landing}/*.tfrecord", "--resume", "--dry_run")
+    with pytest.raises(UsageError, match="other settings"):
+        score(f"{landing}/*.tfrecord", "--resume", "--top_k=3")
+    (landing / "part03.tfrecord").write_bytes(b"changed")
+    with pytest.raises(UsageError, match="--overwrite"):
+        score(f"{landing}/*.tfrecord", "--resume")
+    assert info.read_bytes() == finished
+    shutil.copy(shards / "part03.tfrecord", landing)
+    there = []
+    commit = groups.GroupScores._commit
+
+    def looking(self: groups.GroupScores) -> dict:
+        there.append(info.exists())
+        return commit(self)
+
+    monkeypatch.setattr(groups.GroupScores, "_commit", looking)
+    assert score(f"{landing}/*.tfrecord", "--resume")["shards"] == 2
+    assert there == [False]
+    assert info.exists()
+
+
 def test_output_in_use_is_refused(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "thesis.tex").write_text("years of work")

@@ -38,7 +38,7 @@ def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path
         ("learning_rate=float:2:1", "rise"),
         ("learning_rat=choice:1:2", "did you mean --learning_rate"),
         ("dropout=choice:0.1:1.5", "dropout must lie in"),
-        ("class_prior=choice:true:perhaps", "is a switch"),
+        ("class_prior=choice:true:perhaps", "takes no number"),
         ("batch_size=float:8:64", "whole numbers only, which int draws"),
         ("batch_size=log:8.5:64", "whole number|invalid int"),
     ],

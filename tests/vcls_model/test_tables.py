@@ -72,7 +72,7 @@ def test_a_refusal_names_what_is_wrong(tmp_path: Path, data: str | bytes, words:
 
 
 def test_an_id_that_comes_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="line 4: id 'a' comes a second time, after line 2"):
+    with pytest.raises(JobError, match="line 4: id 'a' occurs twice, after line 2"):
         rows(tmp_path / "t.csv", "id,labels\na,1\nb,1\na,2\n", unique="id")
 
 

@@ -18,10 +18,9 @@ from vcls_model.encoders.catalogue import (
     encoder_info,
     heads,
     load_encoder,
-    load_recorded_encoder,
 )
 from vcls_model.encoders.codes import dequantise, quantise
-from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
+from vcls_model.encoders.encoder import Encoder, EncoderInfo, PretrainedHead
 from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.sounds import SAMPLE_RATE, SoundInput
 
@@ -34,13 +33,12 @@ __all__ = [
     "SAMPLE_RATE",
     "Encoder",
     "EncoderInfo",
-    "Head",
+    "PretrainedHead",
     "PictureInput",
     "SoundInput",
     "dequantise",
     "encoder_info",
     "heads",
     "load_encoder",
-    "load_recorded_encoder",
     "quantise",
 ]

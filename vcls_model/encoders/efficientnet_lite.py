@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vcls_model.commands import JobError
 from vcls_model.encoders.class_names import imagenet_classes
-from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
+from vcls_model.encoders.encoder import Encoder, EncoderInfo, PretrainedHead
 from vcls_model.encoders.network import Convolution, Network, fold
 from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.running import Device, ready_network
@@ -124,7 +124,7 @@ def load(name: str, device: Device = "cpu") -> Encoder:
     return Encoder(info(name), run, head)
 
 
-def load_head(name: str) -> Head:
+def load_head(name: str) -> PretrainedHead:
     """The classifier of one of `NAMES` alone."""
     return _head(name, read_state(name))
 
@@ -139,8 +139,8 @@ def read_state(name: str) -> StateDict:
     return read_state_dict(own.path(own.main))
 
 
-def _head(name: str, state: StateDict) -> Head:
-    return Head(
+def _head(name: str, state: StateDict) -> PretrainedHead:
+    return PretrainedHead(
         name="imagenet",
         encoder=name,
         weights=np.ascontiguousarray(state["_fc.weight"].T),
@@ -160,7 +160,7 @@ def build_network(name: str, state: StateDict) -> Network:
     try:
         steps = tuple(_steps(state, _VARIANTS[name].repeats))
     except KeyError as error:
-        raise JobError(f"the weights lack {error}: they are of another network") from error
+        raise JobError(f"the weights lack {error}: they belong to another network") from error
     return Network(channels=3, height=size, width=size, steps=steps, mean=_MEAN, scale=_SCALE)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vcls_model.commands import JobError
-from vcls_model.encoders.codes import Range, Rounding, dequantise, quantise
+from vcls_model.encoders.codes import Range, Rounding, quantise
 from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.sounds import SoundInput
 from vcls_model.storage import from_json, to_json
@@ -92,7 +92,7 @@ def _printed(identity: Mapping[str, Any]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class PretrainedHead:
     """A classifier on an encoder's features, as its authors trained it.
 
     Attributes:
@@ -128,7 +128,7 @@ class Encoder:
 
     info: EncoderInfo
     run: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-    head: Head | None = None
+    head: PretrainedHead | None = None
 
     def encode(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Features of prepared inputs. The same input gives the same bits whatever else is in the batch.
@@ -149,7 +149,3 @@ class Encoder:
     def encode_codes(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Codes (N, width) uint8 of prepared inputs: a record's bytes."""
         return quantise(self.encode(batch), self.info.value_range, self.info.rounding)
-
-    def decode_codes(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The values that codes stand for."""
-        return dequantise(codes, self.info.value_range, self.info.rounding)

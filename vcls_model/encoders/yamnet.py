@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vcls_model.commands import JobError
 from vcls_model.encoders.checkpoint_variables import read_float_variables
-from vcls_model.encoders.encoder import Encoder, EncoderInfo, Head
+from vcls_model.encoders.encoder import Encoder, EncoderInfo, PretrainedHead
 from vcls_model.encoders.network import Convolution, Network, fold
 from vcls_model.encoders.running import Device, ready_network
 from vcls_model.encoders.sounds import MEL_BANDS, PATCH_FRAMES, SoundInput
@@ -75,7 +75,7 @@ def load(device: Device = "cpu") -> Encoder:
     return Encoder(own, run, _head(variables))
 
 
-def load_head() -> Head:
+def load_head() -> PretrainedHead:
     """The classifier alone."""
     return _head(read_variables())
 
@@ -95,9 +95,9 @@ def read_variables() -> Variables:
     }
 
 
-def _head(variables: Variables) -> Head:
+def _head(variables: Variables) -> PretrainedHead:
     rows = read_csv(str(PACKAGE.path(_CLASSES)), (Column("display_name"),), others="ignore")
-    return Head(
+    return PretrainedHead(
         name="audioset",
         encoder=NAME,
         weights=variables["54/kernel"],
@@ -122,7 +122,7 @@ def build_network(variables: Variables) -> Network:
             kernel, bias = _folded(variables, 4 * block + 4, "kernel")
             steps.append(Convolution(kernel, bias, activation="relu"))
     except KeyError as error:
-        raise JobError(f"the weights lack {error}: they are of another network") from error
+        raise JobError(f"the weights lack {error}: they belong to another network") from error
     return Network(channels=1, height=PATCH_FRAMES, width=MEL_BANDS, steps=tuple(steps))
 
 

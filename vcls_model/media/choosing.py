@@ -7,8 +7,8 @@ from typing import Any
 
 import av
 
-from vcls_model.media.decoder import Decoder, refers_to_others
-from vcls_model.media.packets import Group, GroupReader
+from vcls_model.media.decoder import VideoDecoder, refers_to_others
+from vcls_model.media.packets import GroupReader, PacketGroup
 from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Clock, Picker, Sampling
 
@@ -39,16 +39,16 @@ class Chooser:
         self.substituted = 0
         self.end: int | None = None
         self.gap = 0
-        self._opened: Group | None = None
+        self._opened: PacketGroup | None = None
         self._expected: set[int] | None = None
 
     def start(self) -> None:
         """Reads and decodes from the container's beginning."""
         self._stream: Any = self._media.video
         self.reader = GroupReader(self._media.container, self._stream)
-        self.decoder = Decoder(self._stream, self._media.limits.max_pixels)
+        self.decoder = VideoDecoder(self._stream, self._media.limits.max_pixels)
 
-    def skip_to_segment(self, first: Group, following: Group | None) -> Iterator[Group] | None:
+    def skip_to_segment(self, first: PacketGroup, following: PacketGroup | None) -> Iterator[PacketGroup] | None:
         """The groups from shortly before the first row on, where a container's index leads there; None elsewhere.
 
         Args:
@@ -70,7 +70,7 @@ class Chooser:
             return self._from_start()
         return itertools.chain((group,), groups)
 
-    def _from_start(self) -> Iterator[Group]:
+    def _from_start(self) -> Iterator[PacketGroup]:
         """All groups, after an index has led astray."""
         self._media.reopen()
         self.start()
@@ -84,7 +84,7 @@ class Chooser:
             self.decoder.orders_times = self.has_no_times(first)
             yield from self.choose_from_all(itertools.chain((first,), groups))
 
-    def choose_from_all(self, groups: Iterator[Group]) -> Iterator[Chosen]:
+    def choose_from_all(self, groups: Iterator[PacketGroup]) -> Iterator[Chosen]:
         """Decodes every packet without a break."""
         group = None
         for group in groups:
@@ -97,28 +97,28 @@ class Chooser:
             self.note_end(group)
         yield from self.picker.finish()
 
-    def decode_all(self, group: Group) -> Iterator[Chosen]:
+    def decode_all(self, group: PacketGroup) -> Iterator[Chosen]:
         """Decodes a whole group and lets all its frames come by; some remain in the decoder."""
         for packet in group.packets:
             if self.picker.done:
                 return
             yield from self.feed(self.decoder.feed(packet), group)
 
-    def feed(self, frames: Iterator[Any], group: Group) -> Iterator[Chosen]:
+    def feed(self, frames: Iterator[Any], group: PacketGroup) -> Iterator[Chosen]:
         """Lets frames come by; counts the rows that get another frame than the expected ones."""
         for frame in frames:
             for chosen in self.picker.feed(self.time_of(frame, group), frame):
                 self.substituted += self._expected is not None and chosen.time not in self._expected
                 yield chosen
 
-    def time_of(self, frame: Any, group: Group) -> int:
+    def time_of(self, frame: Any, group: PacketGroup) -> int:
         """A frame's time; raises `FalseKeyError` where it should have opened the group but refers to others."""
         time = self.decoder.time_of(frame) + group.shift
         if group is self._opened and time == group.key_time and refers_to_others(frame):
             raise FalseKeyError
         return time
 
-    def has_no_times(self, group: Group) -> bool:
+    def has_no_times(self, group: PacketGroup) -> bool:
         """Whether packets do not tell when frames are shown: no times, or those of an order that is not shown.
 
         AVI, for one, has a time per packet, as if frames were shown in the order in which they are decoded.
@@ -134,7 +134,7 @@ class Chooser:
         self.decoder.reset()
         return shown != sorted(shown)
 
-    def note_end(self, group: Group) -> None:
+    def note_end(self, group: PacketGroup) -> None:
         """Keeps the latest presentation time."""
         times = group.times
         if group.timeless or self.decoder.orders_times:

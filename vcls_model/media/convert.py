@@ -1,6 +1,6 @@
 """From a decoded frame to an encoder's input: crop, resize and colour, upright, with square pixels.
 
-The Y, U and V planes are cropped and resized by themselves and only the small picture is turned to RGB: a quarter of
+The Y, U and V planes are cropped and resized by themselves and only the small picture is converted to RGB: a quarter of
 the time that swscale takes for the whole frame.
 """
 
@@ -60,7 +60,7 @@ class Crop(NamedTuple):
         return Crop(left, top, width, max(1, round(self.height / down)) * down)
 
 
-class _Layout(NamedTuple):
+class _PlanarFormat(NamedTuple):
     """A planar pixel format: bits per sample, how many bits its samples are shifted, chroma subsampling."""
 
     bits: int
@@ -70,18 +70,20 @@ class _Layout(NamedTuple):
     planes: int
 
 
-def _layouts() -> dict[str, _Layout]:
+def _layouts() -> dict[str, _PlanarFormat]:
     """Planar formats converted here; alpha planes are ignored, as players without a background do."""
     table = {}
     for chroma, (across, down) in {"420": (2, 2), "422": (2, 1), "444": (1, 1), "440": (1, 2), "411": (4, 1)}.items():
-        table[f"yuv{chroma}p"] = table[f"yuvj{chroma}p"] = table[f"yuva{chroma}p"] = _Layout(8, 0, across, down, 3)
+        table[f"yuv{chroma}p"] = table[f"yuvj{chroma}p"] = table[f"yuva{chroma}p"] = _PlanarFormat(
+            8, 0, across, down, 3
+        )
         for bits in (9, 10, 12, 14, 16):
-            table[f"yuv{chroma}p{bits}le"] = table[f"yuva{chroma}p{bits}le"] = _Layout(bits, 0, across, down, 3)
-    table["gray"] = _Layout(8, 0, 1, 1, 1)
+            table[f"yuv{chroma}p{bits}le"] = table[f"yuva{chroma}p{bits}le"] = _PlanarFormat(bits, 0, across, down, 3)
+    table["gray"] = _PlanarFormat(8, 0, 1, 1, 1)
     for bits in (9, 10, 12, 14, 16):
-        table[f"gray{bits}le"] = _Layout(bits, 0, 1, 1, 1)
-    table["nv12"] = _Layout(8, 0, 2, 2, 2)
-    table["p010le"] = _Layout(10, 6, 2, 2, 2)
+        table[f"gray{bits}le"] = _PlanarFormat(bits, 0, 1, 1, 1)
+    table["nv12"] = _PlanarFormat(8, 0, 2, 2, 2)
+    table["p010le"] = _PlanarFormat(10, 6, 2, 2, 2)
     return table
 
 
@@ -177,7 +179,7 @@ class Converter:
         """For packed, paletted and rare formats: swscale does the colours, at full size."""
         return self._resized(frame.to_ndarray(format="rgb24"), self._crop(frame, 1, 1), frame.interlaced_frame)
 
-    def _from_planes(self, frame: Any, layout: _Layout) -> np.ndarray:
+    def _from_planes(self, frame: Any, layout: _PlanarFormat) -> np.ndarray:
         crop = self._crop(frame, layout.across, layout.down)
         chroma_crop = crop.divided(layout.across, layout.down)
         if layout.across == 2 and not frame.format.name.startswith("yuvj"):
@@ -235,7 +237,7 @@ def _reduction(length: int, size: int) -> int:
     return int(length / size / 2) if length >= _REDUCE_ABOVE * size else 1
 
 
-def _plane(frame: Any, index: int, layout: _Layout, channels: int) -> np.ndarray:
+def _plane(frame: Any, index: int, layout: _PlanarFormat, channels: int) -> np.ndarray:
     """A plane of a frame as an array over FFmpeg's own memory, without a copy."""
     plane = frame.planes[index]
     dtype = np.dtype("u1") if layout.bits == 8 else np.dtype("<u2")

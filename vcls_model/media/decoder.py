@@ -18,7 +18,7 @@ def refers_to_others(frame: Any) -> bool:
     return not frame.key_frame and int(frame.pict_type) in _PREDICTED_TYPES
 
 
-class Decoder:
+class VideoDecoder:
     """Decodes one stream on one thread.
 
     Attributes:
@@ -53,7 +53,7 @@ class Decoder:
         self.errors = 0
 
     def feed(self, packet: Any, needed: bool = True) -> Iterator[Any]:
-        """Decodes a packet; yields the good frames that thereby come out, in the order of presentation.
+        """Decodes a packet; yields the good frames that come out, in the order of presentation.
 
         Args:
             packet: an `av.Packet`.

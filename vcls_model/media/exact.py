@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vcls_model.media.choosing import Chooser, FalseKeyError
-from vcls_model.media.packets import Group
+from vcls_model.media.packets import PacketGroup
 from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Sampling, nearest
 
 _MAX_PLANNED = 64  # target frames of a group that are held until it is known that none is missing
 
 
-class Plan(NamedTuple):
+class DecodingPlan(NamedTuple):
     """What the next rows want of a group.
 
     Attributes:
@@ -62,7 +62,7 @@ class ExactChooser(Chooser):
             self.decoder.orders_times = True
             yield from self.choose_from_all(itertools.chain(filter(None, (group, following)), groups))
             return
-        previous: Group | None = None
+        previous: PacketGroup | None = None
         carried = not group.opens or bool(group.leading)  # what can be decoded first is not known from packets
         if not carried and group.times:
             self.clock.origin = group.times[0]
@@ -101,16 +101,16 @@ class ExactChooser(Chooser):
             self.note_end(group)
             previous, group, following = group, following, None if following is None else next(groups, None)
 
-    def _plan(self, group: Group, following: Group | None, previous: Group | None) -> Plan:
+    def _plan(self, group: PacketGroup, following: PacketGroup | None, previous: PacketGroup | None) -> DecodingPlan:
         """Which frames of `group` the next rows want, judged by the times of its neighbours, too."""
         row, targets, leading = self.picker.row, set[int](), False
         if self.clock.origin is None:
-            return Plan(targets, row, bool(following and following.leading))
+            return DecodingPlan(targets, row, bool(following and following.leading))
         own, last_time = set(group.times), self.picker.last_time
         later = following.times if following is not None else []
         times = sorted(own.union(later, () if last_time is None else (last_time,)))
         if not times:
-            return Plan(targets, row, leading)
+            return DecodingPlan(targets, row, leading)
         horizon: int | None
         if following is None:
             ends = [*(previous.times[-1:] if previous else ()), *group.times][-2:] or times[-1:]
@@ -127,9 +127,9 @@ class ExactChooser(Chooser):
                 elif time != last_time:
                     leading = True
             row += 1
-        return Plan(targets, row, leading)
+        return DecodingPlan(targets, row, leading)
 
-    def _decode_planned(self, group: Group, targets: set[int]) -> list[tuple[int, np.ndarray]] | None:
+    def _decode_planned(self, group: PacketGroup, targets: set[int]) -> list[tuple[int, np.ndarray]] | None:
         """The target frames of a group, converted, in order of time; None where one is missing or anything failed."""
         if not targets:
             return []
@@ -146,14 +146,16 @@ class ExactChooser(Chooser):
             return None
         return sorted(pictures.items())
 
-    def _keep(self, frames: Iterator[Any], group: Group, targets: set[int], pictures: dict[int, np.ndarray]) -> None:
+    def _keep(
+        self, frames: Iterator[Any], group: PacketGroup, targets: set[int], pictures: dict[int, np.ndarray]
+    ) -> None:
         """Converts those frames that are targets."""
         for frame in frames:
             time = self.time_of(frame, group)
             if time in targets and time not in pictures:
                 pictures[time] = self._convert(frame)
 
-    def _start_mending(self, previous: Group | None) -> Iterator[Chosen]:
+    def _start_mending(self, previous: PacketGroup | None) -> Iterator[Chosen]:
         """Decodes the group before a damaged one whole: its tail may be nearest, or hide what is damaged."""
         self._expected = set() if self.picker.last_time is None else {self.picker.last_time}
         if previous is not None:

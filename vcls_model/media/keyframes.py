@@ -7,7 +7,7 @@ from typing import Any
 
 from vcls_model.media.choosing import Chooser
 from vcls_model.media.decoder import refers_to_others
-from vcls_model.media.packets import Group
+from vcls_model.media.packets import PacketGroup
 from vcls_model.media.probe import OpenMedia
 from vcls_model.media.sampling import Chosen, Sampling
 
@@ -17,7 +17,7 @@ class KeyFrameChooser(Chooser):
 
     def __init__(self, media: OpenMedia, sampling: Sampling) -> None:
         super().__init__(media, sampling)
-        self._group: Group | None = None
+        self._group: PacketGroup | None = None
         self._good: tuple[int, Any] | None = None
         self._waiting: list[int] = []
 

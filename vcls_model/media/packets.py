@@ -4,18 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
-
-from vcls_model.media.errors import ENCRYPTED, MediaError
+from vcls_model.media.demuxing import packets_with_content
 from vcls_model.media.nal import AccessPoints
 
 MAX_GROUP_PACKETS = 1200  # longer groups are cut, so that memory does not follow the distance of key frames
 MAX_GROUP_BYTES = 32 << 20
-_MAX_ERRORS = 64  # consecutive failures to read after which a file is taken to have ended
 
 
 @dataclass
-class Group:
+class PacketGroup:
     """Packets from one random access point up to the next.
 
     Attributes:
@@ -37,7 +34,7 @@ class Group:
     timeless: bool = False
 
     def time_of(self, packet: Any) -> int | None:
-        """When a packet's frame is shown, in units of the time base; None when it never is, or nobody knows."""
+        """When a packet's frame is shown, in units of the time base; None if it never is, or if that is not known."""
         return None if packet.pts is None or packet.is_discard else packet.pts + self.shift
 
     def close(self) -> None:
@@ -58,9 +55,9 @@ class Group:
         key = self.key_time
         return [] if key is None else [time for time in self.times if time < key]
 
-    def joined(self, following: "Group") -> "Group":
+    def joined(self, following: "PacketGroup") -> "PacketGroup":
         """This group and the next one as one."""
-        both = Group(
+        both = PacketGroup(
             self.opens,
             self.shift,
             self.packets + following.packets,
@@ -71,7 +68,7 @@ class Group:
         both.close()
         return both
 
-    def can_take(self, following: "Group") -> bool:
+    def can_take(self, following: "PacketGroup") -> bool:
         """Whether the next group may be joined to this one: there is room, and their clocks agree."""
         return not self.full and self.shift == following.shift
 
@@ -95,13 +92,13 @@ class GroupReader:
         self.count = 0
         self.errors = 0
 
-    def __iter__(self) -> Iterator[Group]:
-        group: Group | None = None
+    def __iter__(self) -> Iterator[PacketGroup]:
+        group: PacketGroup | None = None
         errors = 0
         for packet in self.packets():
             opens = self.points.opens(packet)
             if group is None or opens or group.full:
-                following = Group(opens, group.shift if group else 0)
+                following = PacketGroup(opens, group.shift if group else 0)
                 if group is not None:
                     group.close()
                     yield group
@@ -118,29 +115,17 @@ class GroupReader:
             yield group
 
     def packets(self) -> Iterator[Any]:
-        """Packets with content; after a failure reading goes on behind it, as long as anything comes."""
-        failures = 0
-        while failures < _MAX_ERRORS:
-            try:
-                for packet in self._container.demux(self._stream):
-                    if packet.size:
-                        failures = 0
-                        self.count += 1
-                        if packet.has_sidedata("encryption_info"):
-                            raise MediaError(ENCRYPTED, "its video is encrypted; decrypt it first")
-                        self.errors += packet.is_corrupt
-                        yield packet
-                return
-            except MemoryError:
-                raise
-            except av.error.EOFError:
-                return
-            except av.error.FFmpegError:
-                failures += 1
-                self.errors += 1
+        """Packets with content, also behind a failure to read."""
+        for packet in packets_with_content(self._container, self._stream, "video", self._note_error):
+            self.count += 1
+            self.errors += packet.is_corrupt
+            yield packet
+
+    def _note_error(self) -> None:
+        self.errors += 1
 
 
-def _shift(before: Group, key: Any) -> int:
+def _shift(before: PacketGroup, key: Any) -> int:
     """The shift of the group that `key` opens: another one where the clock goes back behind the last group's key."""
     start = before.key_time
     if key.pts is None or start is None or key.pts + before.shift > start or not before.times:

@@ -41,7 +41,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Row:
+class MediaRow:
     """One moment of a file.
 
     Attributes:
@@ -126,7 +126,7 @@ class RowReader:
         if self._sound_media is not None:
             self._sound_media.container.close()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[MediaRow]:
         """Rows in order; raises `MediaError` where none can be read, and for presentations beyond the limits."""
         sound = None
         if self._sound_media is not None:
@@ -155,7 +155,7 @@ class RowReader:
             if stream is not None and is_encrypted(stream):
                 raise MediaError(errors.ENCRYPTED, f"{self.path!r}: its {stream.type} is encrypted; decrypt it first")
 
-    def _rows_of_pictures(self, picture_format: PictureFormat, sound: SoundReader | None) -> Iterator[Row]:
+    def _rows_of_pictures(self, picture_format: PictureFormat, sound: SoundReader | None) -> Iterator[MediaRow]:
         pictures = PictureReader(self._media, self.request.sampling, picture_format)
         for picture in pictures:
             patch = None
@@ -164,7 +164,7 @@ class RowReader:
                     sound.skip_to(pictures.origin_seconds + picture.target_seconds)
                 patch = sound.patch(pictures.origin_seconds + picture.target_seconds)
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.target_seconds))
-            yield Row(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
+            yield MediaRow(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
         seconds = pictures.seconds
         if not self._count:
             self._check_range(seconds)
@@ -175,7 +175,7 @@ class RowReader:
             self._count, seconds, pictures.errors, pictures.substituted, self._max_error, reason, message
         )
 
-    def _rows_of_sound(self, sound: SoundReader) -> Iterator[Row]:
+    def _rows_of_sound(self, sound: SoundReader) -> Iterator[MediaRow]:
         origin = sound.start()
         if origin is None:
             raise self._nothing("sound", sound.errors, self.facts.audio)
@@ -193,7 +193,7 @@ class RowReader:
                     errors.TOO_LARGE, f"{self.path!r} is longer than {self.request.limits.max_seconds:,.0f} s"
                 )
             if sampling.has(row):
-                yield Row(row, target, None, None, sound.patch(origin + target))
+                yield MediaRow(row, target, None, None, sound.patch(origin + target))
         seconds = sound.end_time - origin
         if not self._count:
             self._check_range(seconds)

@@ -141,7 +141,7 @@ class Picker:
         return self.row >= self.stop
 
     def feed(self, time: int, picture: Any) -> Iterator[Chosen]:
-        """Takes the next frame, yields the rows that are thereby decided. Frames out of order are passed over."""
+        """Takes the next frame, yields the rows that it decides. Frames out of order are passed over."""
         if self._clock.origin is None:
             self._clock.origin = time
         if self.last_time is not None:

@@ -30,7 +30,7 @@ from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, MediaFacts
-from vcls_model.media.rows import Outcome, Request, Row
+from vcls_model.media.rows import MediaRow, Outcome, Request
 from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.storage import from_json
 
@@ -174,7 +174,7 @@ class MediaRows:
             self._reader.close()
         self._reader._busy = False
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[MediaRow]:
         """Rows in order; raises `MediaError` where there are none, or no more because decoding had to be ended."""
         if self._ended:
             return
@@ -211,7 +211,7 @@ class MediaRows:
         finally:
             self.close()
 
-    def _row(self, head: dict[str, Any], pipe: "_Pipe") -> Row:
+    def _row(self, head: dict[str, Any], pipe: "_Pipe") -> MediaRow:
         """A row from its announcement and the bytes behind it, whose number follows from the request alone."""
         picture = sound = None
         if head["picture"]:
@@ -222,7 +222,9 @@ class MediaRows:
         if head["sound"]:
             sound = np.frombuffer(pipe.read(PATCH_SAMPLES * 4), np.float32)
         actual = head["actual"]
-        return Row(int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound)
+        return MediaRow(
+            int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound
+        )
 
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":
@@ -243,7 +245,7 @@ class MediaRows:
         status = _status(process) if process is not None else 0
         complaint = self._reader._last_complaint()
         if status == -signal.SIGKILL:
-            return self._died(errors.MEMORY, "had its decoder killed, most likely for want of memory", count)
+            return self._died(errors.MEMORY, "had its decoder killed, most likely for lack of memory", count)
         if "MemoryError" in complaint or "bad_alloc" in complaint:
             return self._died(errors.MEMORY, "needs more memory than the decoder may have", count)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

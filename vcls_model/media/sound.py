@@ -1,20 +1,20 @@
 """A file's sound as patches of 16 kHz mono, aligned with the clock of its pictures."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import av
 import numpy as np
 
-from vcls_model.media.errors import ENCRYPTED, MediaError
+from vcls_model.media.demuxing import packets_with_content
 
 SAMPLE_RATE = 16_000
 PATCH_SECONDS = 0.975
 PATCH_SAMPLES = 15_600  # the 96 windows of 25 ms, one every 10 ms, that YAMNet and VGGish hear at a time
 _GAP_SAMPLES = 1_600  # 0.1 s: smaller differences between timestamps and samples are jitter of the container
 _MAX_GAP_SAMPLES = 3_600 * SAMPLE_RATE  # a longer silence is a broken timestamp
-_MAX_ERRORS = 64
 _SETTLE_SECONDS = 3.0
 _WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0}
 
@@ -132,7 +132,8 @@ class SoundReader:
 
     def _decode(self) -> Iterator[np.ndarray]:
         """Blocks of samples at 16 kHz that follow each other without gaps."""
-        for packet in self._packets():
+        packets = packets_with_content(self._container, self._stream, "sound", self._note_error)
+        for packet in itertools.chain(packets, [None]):  # None empties the decoder
             try:
                 frames = packet.decode() if packet is not None else self._stream.codec_context.decode(None)
             except MemoryError:
@@ -144,25 +145,8 @@ class SoundReader:
                 yield from self._placed(frame)
         yield self._flushed()
 
-    def _packets(self) -> Iterator[Any]:
-        failures = 0
-        while failures < _MAX_ERRORS:
-            try:
-                for packet in self._container.demux(self._stream):
-                    if packet.size:
-                        failures = 0
-                        if packet.has_sidedata("encryption_info"):
-                            raise MediaError(ENCRYPTED, "its sound is encrypted; decrypt it first")
-                        yield packet
-                break
-            except MemoryError:
-                raise
-            except av.error.EOFError:
-                break
-            except av.error.FFmpegError:
-                failures += 1
-                self.errors += 1
-        yield None
+    def _note_error(self) -> None:
+        self.errors += 1
 
     def _placed(self, frame: Any) -> Iterator[np.ndarray]:
         """Takes a frame in; yields silence for the time that is missing before it, and blocks that are complete."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vcls_model.media.probe import MediaFacts
-from vcls_model.media.rows import Outcome, Request, Row
+from vcls_model.media.rows import MediaRow, Outcome, Request
 from vcls_model.media.sampling import BLOCK_ROWS
 from vcls_model.media.sandbox import MIB, MediaReader
 
@@ -84,7 +84,7 @@ class SplitRows:
         for part in self._parts:
             part.close()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[MediaRow]:
         """Rows in order; raises `MediaError` as soon as a process fails where it has the next row."""
         try:
             count = 0
@@ -129,11 +129,11 @@ class _Part:
             except queue.Full:
                 continue
 
-    def next_row(self) -> Row | None:
+    def next_row(self) -> MediaRow | None:
         """The next row; None after the last; raises what the thread met."""
         if self._end is None:
             item = self._queue.get()
-            if isinstance(item, Row):
+            if isinstance(item, MediaRow):
                 return item
             self._end = item
         if isinstance(self._end, Exception):

@@ -9,14 +9,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import Parser, UsageError, main, parse_all
+from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.metrics.catalogue import HEADLINE
 from vcls_model.storage import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags of the command."""
-    parser = Parser(prog="python -m vcls_model.metrics", description="Compute the metrics of existing predictions.")
+    parser = Parser(prog="python -m vcls_model.metrics", description="Computes the metrics of existing predictions.")
     parser.add_argument(
         "--predictions",
         required=True,
@@ -53,7 +53,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--class_count",
         type=int,
-        metavar="N",
         help="number of classes (default: the vocabulary's, or the highest class that occurs)",
     )
     parser.add_argument(
@@ -61,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.5,
         metavar="P",
-        help="probability from which a class counts as predicted (default: %(default)s)",
+        help=f"probability from which a class counts as predicted {DEFAULT}",
     )
     return parser
 

@@ -39,7 +39,7 @@ def pack(header: dict[str, Any], arrays: Mapping[str, np.ndarray | tuple[np.ndar
     Args:
         header: small; written with sorted keys.
         arrays: any shape and integer type; written sorted by name. They take the fewest bytes when neighbours along
-            the last axis are alike. Of several arrays of a shape their sum is written, in the type of the first.
+            the last axis are similar. Of several arrays of a shape their sum is written, in the type of the first.
     """
     codec = pa.Codec("zstd", compression_level=_LEVEL)
     parts, entries = [], []
@@ -88,7 +88,7 @@ def _read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.nda
     codec = pa.Codec("zstd")
     arrays = {}
     for name, kind, shape, pieces in entries:
-        array = np.empty(shape, np.dtype(kind))
+        array = np.empty(shape, packing2.cell_type(kind))
         flat = array.reshape(-1)
         for number, (bytes_unpacked, bytes_packed) in enumerate(pieces):
             piece = flat[number * _PIECE_CELLS : (number + 1) * _PIECE_CELLS]

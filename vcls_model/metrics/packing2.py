@@ -14,6 +14,16 @@ from vcls_model.metrics import kernels
 MAGIC = b"VCLSMET2"
 _PIECE_CELLS = 1 << 19
 _MOST_LOW_BITS = 48
+_CELL_TYPES = {np.dtype(code).str: np.dtype(code) for code in "bBhHiIqQ"}
+
+
+def cell_type(name: str) -> np.dtype[Any]:
+    """The integer type that a header calls `name`. Numpy reads far more than that from a text, and fails in many ways.
+
+    Raises:
+        KeyError: it is not an integer type.
+    """
+    return _CELL_TYPES[name]
 
 
 def read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.ndarray]:
@@ -28,7 +38,7 @@ def read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.ndar
     """
     arrays, position = {}, 0
     for name, kind, shape, pieces in entries:
-        array = np.empty(shape, np.dtype(kind))
+        array = np.empty(shape, cell_type(kind))
         flat = array.reshape(-1)
         for number, (groups, lengths) in enumerate(pieces):
             ends = position + np.cumsum(lengths)

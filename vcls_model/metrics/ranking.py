@@ -59,6 +59,12 @@ def shortened(best: BestRows, sizes: np.ndarray) -> BestRows:
     return BestRows(best.classes[keep], best.logits[keep], starts_of(sizes))
 
 
+def first_k(best: BestRows, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `k` classes of each row, which must have as many: indices (B, k) int32 and logits (B, k) float32."""
+    places = best.starts[:-1, np.newaxis] + np.arange(k)
+    return best.classes[places], best.logits[places]
+
+
 def chosen_rows(best: BestRows, rows: np.ndarray) -> BestRows:
     """The rows at which `rows` (B,) bool is true."""
     held = np.diff(best.starts)

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from vcls_model import tables
 from vcls_model.commands import JobError
@@ -13,6 +14,7 @@ from vcls_model.metrics.binning import logit_of
 from vcls_model.records.ids import printable_id
 from vcls_model.tables import Column
 
+_Value = TypeVar("_Value")
 _BATCH_VIDEOS = 1024
 _ID = Column("id", ("video_id", "videoid", "video"))
 _LABELS = Column("labels", ("label", "classes"))
@@ -185,11 +187,11 @@ def _identified(rows: Iterable[tables.Row], column: str) -> Iterator[tables.Row]
         yield row
 
 
-def _unique(pairs: Iterable[tuple[bytes, Any]], path: str) -> dict[bytes, Any]:
-    values: dict[bytes, Any] = {}
+def _unique(pairs: Iterable[tuple[bytes, _Value]], path: str) -> dict[bytes, _Value]:
+    values: dict[bytes, _Value] = {}
     for identity, value in pairs:
         if identity in values:
-            raise JobError(f"{path}: the id {printable_id(identity)} comes a second time")
+            raise JobError(f"{path}: the id {printable_id(identity)} occurs twice")
         values[identity] = value
     return values
 
@@ -321,7 +323,9 @@ def _lists_of(arrays: Mapping[str, np.ndarray], count: int, path: str) -> list[n
     return [np.unique(row) for row in np.split(values, np.cumsum(lengths)[:-1])] if count else []
 
 
-def _scored(indices: Any, probabilities: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _scored(
+    indices: npt.ArrayLike | None, probabilities: npt.ArrayLike | None, where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Class indices, int64, and logits, float32, of one video."""
     chosen = tables.whole_numbers(_array([] if indices is None else indices, where), where, "class indices")
     values = _array([] if probabilities is None else probabilities, where)

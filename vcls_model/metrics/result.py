@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -471,13 +471,13 @@ def _mean_rows(values: np.ndarray) -> np.ndarray:
     return _divide(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def _cells(values: np.ndarray) -> list[Any]:
+def _cells(values: np.ndarray) -> list[object]:
     if values.dtype.kind == "f":
         return ["" if math.isnan(value) else f"{value:.6g}" for value in values.tolist()]
     return values.tolist()
 
 
-def _csv(header: list[str], rows: Any) -> bytes:
+def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> bytes:
     return tables.write_csv(header, rows).encode()
 
 

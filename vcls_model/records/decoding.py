@@ -155,7 +155,6 @@ class RawBatch:
         filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
         notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `labels_unknown`,
             `modality_filled`.
-        payloads: the serialized records, if requested.
         ratings: of segment records: what raters said of the segments, else None.
         context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
     """
@@ -169,7 +168,6 @@ class RawBatch:
     features: dict[str, "np.ndarray | FrameBatch"]
     filled: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: Counter = dataclasses.field(default_factory=Counter)
-    payloads: list[bytes] | None = None
     ratings: "Ratings | None" = None
     context: dict[str, list[Values]] = dataclasses.field(default_factory=dict)
 
@@ -262,8 +260,6 @@ class Decoder:
         starts: np.ndarray,
         lengths: np.ndarray,
         offsets: np.ndarray,
-        *,
-        keep_payloads: bool = False,
     ) -> tuple[RawBatch, list[Rejected]]:
         """Decodes R payloads in `buffer`; every one is in the batch or among the rejected."""
         index = self._index(buffer, starts, lengths)
@@ -271,8 +267,6 @@ class Decoder:
         if not self._rewrites and index.canonical.all():
             batch = self._gather(buffer, index, offsets)
             batch.context = context
-            if keep_payloads:
-                batch.payloads = _payloads(buffer, starts, lengths)
             return batch, []
         items: list[_CanonicalRecord] = []
         origin: list[int] = []
@@ -292,11 +286,7 @@ class Decoder:
                         origin.append(record)
             except RecordError as error:
                 rejected.append(error.rejected(shard, int(offsets[record])))
-        batch = self._batch_of(items, offsets[origin] if origin else offsets[:0])
-        if keep_payloads:
-            originals = _payloads(buffer, starts, lengths)
-            batch.payloads = [originals[record] for record in origin]
-        return batch, rejected
+        return self._batch_of(items, offsets[origin] if origin else offsets[:0]), rejected
 
     def _batch_of(self, items: Sequence[_CanonicalRecord], offsets: np.ndarray) -> RawBatch:
         rewritten = records_in([item.payload for item in items])

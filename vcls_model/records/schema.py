@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError, nearest, unknown_choice
@@ -14,6 +14,13 @@ FRAMES = "frames"
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
 # What only schemas of records made from media have.
 _OF_MEDIA = ("encoders", "sampling")
+
+
+class _Linear(Protocol):
+    def __mul__(self, factor: float, /) -> Any: ...
+
+
+_Numbers = TypeVar("_Numbers", bound=_Linear)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +40,15 @@ class Quantisation:
         """Scale, then offset."""
         return iter((self.scale, self.offset))
 
-    def values(self, codes: Any) -> Any:
+    def values(self, codes: _Numbers) -> _Numbers:
         """The values of codes: of an array or tensor of floats, or a number.
 
         Example:
             >>> Quantisation(0.5, -1.0).values(np.array([0.0, 4.0], np.float32))
             array([-1.,  1.], dtype=float32)
         """
-        return codes * self.scale + self.offset
+        values: _Numbers = codes * self.scale + self.offset
+        return values
 
 
 # YouTube-8M and AudioSet quantise features to uint8 over [-2, 2] (youtube-8m's `Dequantize`; its step is 4/255 and not

@@ -34,7 +34,6 @@ def read_batches(
     missing_modality: str = "reject",
     require_labels: bool = True,
     drop_unknown_labels: bool = False,
-    keep_payloads: bool = False,
     context_features: Sequence[str] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
@@ -54,7 +53,6 @@ def read_batches(
         require_labels: reject records without labels.
         drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
             reject the record.
-        keep_payloads: also hand over the serialized records.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
     """
     options = RecordOptions(
@@ -77,9 +75,7 @@ def read_batches(
         ]
         offsets = chunk.offsets
         for part in in_batches(chunk.starts, batch_records) or [slice(0, 0)]:
-            batch, unusable = decoder.decode(
-                path, chunk.buffer, chunk.starts[part], chunk.lengths[part], offsets[part], keep_payloads=keep_payloads
-            )
+            batch, unusable = decoder.decode(path, chunk.buffer, chunk.starts[part], chunk.lengths[part], offsets[part])
             yield batch, rejected + unusable
             rejected = []
 

@@ -41,17 +41,12 @@ class SplitRatios:
 
     @property
     def thresholds(self) -> tuple[int, int]:
-        """Upper ends (exclusive) of train and validate on the scale of `hash_of_id`."""
+        """Upper ends (exclusive) of train and validate on the scale of `hashes_of_ids`."""
         return round(self.train * 2**64), round((self.train + self.validate) * 2**64)
 
 
-def hash_of_id(video_id: bytes) -> int:
-    """First 64 bits of the sha256 of the id: stable over processes, machines and versions."""
-    return int.from_bytes(hashlib.sha256(video_id).digest()[:8], "big")
-
-
 def hashes_of_ids(video_ids: Sequence[bytes]) -> "np.ndarray":
-    """`hash_of_id` of many ids at once, uint64."""
+    """First 64 bits of the SHA-256 of each id, uint64: stable over processes, machines and versions."""
     import numpy as np
 
     digests = b"".join([hashlib.sha256(video_id).digest()[:8] for video_id in video_ids])
@@ -68,10 +63,3 @@ def splits_of(video_ids: Sequence[bytes], ratios: SplitRatios) -> "np.ndarray":
         if end < 2**64:
             splits += hashes >= np.uint64(end)
     return splits
-
-
-def split_of(video_id: bytes, ratios: SplitRatios) -> int:
-    """Index into `SPLITS` of the split that `video_id` belongs to."""
-    value = hash_of_id(video_id)
-    train_end, validate_end = ratios.thresholds
-    return 0 if value < train_end else 1 if value < validate_end else 2

@@ -125,6 +125,12 @@ def check_same_classes(
             raise UsageError(f"{what} and {other} have different classes: {difference}{advice}")
 
 
+def write_vocabulary_csv(classes: Sequence[ClassInfo]) -> str:
+    """The text of vocabulary.csv: index, name, vertical1 ... 3."""
+    rows = ([info.index, info.name, *_three_verticals(info)] for info in classes)
+    return tables.write_csv(["index", "name", *_VERTICAL_COLUMNS], rows)
+
+
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
     """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count.
 
@@ -147,13 +153,17 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         (
             info.index,
             spreadsheets.harmless(info.name),
-            *map(spreadsheets.harmless, (*info.verticals, "", "", "")[:3]),
+            *map(spreadsheets.harmless, _three_verticals(info)),
             "" if threshold is None else repr(threshold),
             "" if info.train_count is None else info.train_count,
         )
         for info, threshold in zip(classes, chosen, strict=True)
     ]
     return tables.write_csv(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"], rows)
+
+
+def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
+    return (*info.verticals, "", "", "")[:3]
 
 
 def _class_info(row: tables.Row) -> ClassInfo:

@@ -20,7 +20,7 @@ from vcls_model.encoders import (
     DEFAULT_AUDIO_ENCODER,
     DEFAULT_IMAGE_ENCODER,
     EncoderInfo,
-    Head,
+    PretrainedHead,
     dequantise,
     encoder_info,
     heads,
@@ -60,7 +60,7 @@ class Everyday:
         classes: names and origins (the first vertical: `seen` or `heard`) of all classes, by index.
     """
 
-    heads: Mapping[Medium, Head]
+    heads: Mapping[Medium, PretrainedHead]
     infos: Mapping[Medium, EncoderInfo]
     classes: tuple[ClassInfo, ...]
 
@@ -126,7 +126,7 @@ class Everyday:
             yield Label(index, self.classes[index].name, medium, float(values[place]))
 
 
-def _joined_classes(of_pictures: Head, of_sounds: Head) -> tuple[ClassInfo, ...]:
+def _joined_classes(of_pictures: PretrainedHead, of_sounds: PretrainedHead) -> tuple[ClassInfo, ...]:
     """Both lists, one after the other; a sound that is called as a thing is gets `(sound)` behind its name."""
     things = {name.casefold() for name in of_pictures.classes}
     names = [(name, "picture") for name in of_pictures.classes]

@@ -41,7 +41,7 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
     for name in _FINISHED:
         if not storage.exists(storage.join(directory, *name.split("/"))):
             raise UsageError(
-                f"model directory {directory} has no {name}: it is absent or half written; a finished export has "
+                f"model directory {directory} has no {name}: it is missing or incomplete; a finished export has "
                 f"info.json, labels.csv and {SAVED_MODEL}/"
             )
     path = storage.join(directory, "info.json")

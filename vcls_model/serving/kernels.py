@@ -1,9 +1,11 @@
 """Compiled loops of serving."""
 
-import numba
+from vcls_model.compiled import njit_of
+
+njit = njit_of(__package__)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit
 def map_codes(buffer, begins, strides, lengths, table, codes):
     """Looks each code of B videos up in a table, by column.
 

@@ -60,7 +60,7 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -
     if len(variables) != len(values):
         raise JobError(
             f"{path} holds {len(values)} variables where this model has {len(variables)}: "
-            "it is of another model or other options"
+            "it belongs to another model or other options"
         )
     for variable, value in zip(variables, values, strict=True):
         if tuple(variable.shape) != value.shape:

@@ -69,7 +69,7 @@ class TrainConfig:
                 f"--devices lists devices to mirror over, but --distribution={self.distribution} is not mirrored"
             )
         if self.new_head and not self.init_from:
-            raise UsageError("--new_head leaves out a part of the weights of --init_from, which is missing")
+            raise UsageError("--new_head leaves out a part of the weights of --init_from, which is not given")
         if self.unfreeze_after < 0 or (self.unfreeze_after and not self.freeze):
             raise UsageError("--unfreeze_after must not be negative and applies to the layers of --freeze: give both")
 

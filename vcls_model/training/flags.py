@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import Parser, UsageError, nearest, option_names
+from vcls_model.commands import DEFAULT, Parser, UsageError, nearest, option_names
 from vcls_model.input.options import FRAME_SAMPLINGS, InputOptions
 from vcls_model.models import MODELS, Hyperparameter, model_info, resolve_hyperparameters
 from vcls_model.models.catalogue import COMMON
@@ -30,7 +30,6 @@ The hyperparameters of the chosen model are flags, too: `--hidden_units=1024`, `
 """
 DEFAULT_MODEL = "dense"
 DEFAULTS = TrainOptions(InputOptions(batch_size=64))
-_DEFAULT = " (default: %(default)s)"
 
 
 def make_parser(model: str = DEFAULT_MODEL) -> Parser:
@@ -62,17 +61,22 @@ def make_parser(model: str = DEFAULT_MODEL) -> Parser:
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     defaults, read = DEFAULTS, DEFAULTS.read
     add = parser.add_argument
-    add("--data", required=True, help="directory of the transformed dataset that pipelines.preprocess wrote")
-    add("--output", required=True, help="directory for the model")
-    add("--model", default=DEFAULT_MODEL, help="architecture, one of those listed below" + _DEFAULT)
+    add(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="directory of the transformed dataset that pipelines.preprocess wrote",
+    )
+    add("--output", required=True, metavar="DIR", help="directory for the model")
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help=f"architecture, one of those listed below {DEFAULT}")
     add(
         "--epochs",
         type=int,
         default=defaults.epochs,
-        help="largest number of passes over the training split" + _DEFAULT,
+        help=f"largest number of passes over the training split {DEFAULT}",
     )
-    add("--batch_size", type=int, default=read.batch_size, help="videos per step, over all devices" + _DEFAULT)
-    add("--seed", type=int, default=read.seed, help="random seed for weights, data order and sampling" + _DEFAULT)
+    add("--batch_size", type=int, default=read.batch_size, help=f"videos per step, on all devices together {DEFAULT}")
+    add("--seed", type=int, default=read.seed, help=f"random seed for weights, data order and sampling {DEFAULT}")
     add("--resume", action="store_true", help="continue an interrupted run, with the same data order")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
     add_trust_argument(parser)
@@ -80,26 +84,27 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--patience",
         type=int,
         default=defaults.patience,
-        help="stop after this many epochs without a better validation mAP; 0 never stops early" + _DEFAULT,
+        help=f"stop after this many epochs without a better validation mAP; 0 never stops early {DEFAULT}",
     )
     add(
         "--frames",
         default=read.frames,
-        help=f"how frames are sampled in training: one of {', '.join(FRAME_SAMPLINGS)}" + _DEFAULT,
+        metavar="MODE",
+        help=f"how frames are sampled in training: one of {', '.join(FRAME_SAMPLINGS)} {DEFAULT}",
     )
-    add("--max_frames", type=int, default=read.max_frames, help="largest number of frames per video" + _DEFAULT)
+    add("--max_frames", type=int, default=read.max_frames, help=f"largest number of frames per video {DEFAULT}")
     add("--quiet", action="store_true", help="do not print progress bars")
 
 
 def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
     loss, defaults = DEFAULTS.loss, DEFAULTS
     add = group.add_argument
-    add("--loss", default=loss.name, help=f"one of {', '.join(LOSS_NAMES)}" + _DEFAULT)
+    add("--loss", default=loss.name, metavar="NAME", help=f"one of {', '.join(LOSS_NAMES)} {DEFAULT}")
     add(
         "--label_smoothing",
         type=float,
         default=loss.label_smoothing,
-        help="fraction, in [0, 1), of the label mass that is spread over all classes" + _DEFAULT,
+        help=f"fraction of the label mass, in [0, 1), that is spread over all classes {DEFAULT}",
     )
     add(
         "--gamma",
@@ -110,87 +115,94 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
         "--gamma_negative",
         type=float,
         default=loss.gamma_negative,
-        help="focusing exponent for negatives (asymmetric loss only)" + _DEFAULT,
+        help=f"focusing exponent for negatives (asymmetric loss only) {DEFAULT}",
     )
-    add("--alpha", type=float, default=loss.alpha, help="weight of positives, in (0, 1) (focal loss only)" + _DEFAULT)
+    add("--alpha", type=float, default=loss.alpha, help=f"weight of positives, in (0, 1) (focal loss only) {DEFAULT}")
     add(
         "--margin",
         type=float,
         default=loss.margin,
-        help="probability below which a negative is ignored (asymmetric loss only)" + _DEFAULT,
+        help=f"probability below which a negative is ignored (asymmetric loss only) {DEFAULT}",
     )
     add("--class_prior", action="store_true", help="start the classifier's biases at the classes' log-odds")
     add(
         "--teacher",
         action="append",
         default=[],
-        metavar="MODEL",
-        help="directory of an exported model to distil (repeatable; several are averaged)",
+        metavar="DIR",
+        help="exported model to distil (repeatable; several are averaged)",
     )
     add(
         "--teacher_weight",
         type=float,
         default=defaults.teacher_weight,
-        help="fraction of the loss that follows the teachers" + _DEFAULT,
+        help=f"fraction of the loss that follows the teachers {DEFAULT}",
     )
     add(
         "--mixup",
         type=float,
         default=defaults.mixup,
-        help="parameter of the Beta distribution of mixup's shares; 0 disables mixup" + _DEFAULT,
+        help=f"both parameters of the Beta distribution that mixup draws from; 0 disables mixup {DEFAULT}",
     )
 
 
 def _add_optimizer_flags(group: argparse._ArgumentGroup) -> None:
     schedule, defaults = DEFAULTS.schedule, DEFAULTS
     add = group.add_argument
-    add("--optimizer", default=defaults.optimizer, help=f"one of {', '.join(OPTIMIZER_NAMES)}" + _DEFAULT)
-    add("--learning_rate", type=float, default=schedule.learning_rate, help="peak learning rate" + _DEFAULT)
-    add("--decay", default=schedule.decay, help=f"decay of the learning rate: one of {', '.join(DECAYS)}" + _DEFAULT)
+    add(
+        "--optimizer", default=defaults.optimizer, metavar="NAME", help=f"one of {', '.join(OPTIMIZER_NAMES)} {DEFAULT}"
+    )
+    add("--learning_rate", type=float, default=schedule.learning_rate, help=f"peak learning rate {DEFAULT}")
+    add(
+        "--decay",
+        default=schedule.decay,
+        metavar="NAME",
+        help=f"decay of the learning rate: one of {', '.join(DECAYS)} {DEFAULT}",
+    )
     add(
         "--warmup_examples",
         type=int,
         default=schedule.warmup_examples,
-        help="examples over which the learning rate rises linearly from 0" + _DEFAULT,
+        help=f"examples over which the learning rate rises linearly from 0 {DEFAULT}",
     )
-    add("--decay_rate", type=float, default=schedule.decay_rate, help="factor of the exponential decay" + _DEFAULT)
+    add("--decay_rate", type=float, default=schedule.decay_rate, help=f"factor of the exponential decay {DEFAULT}")
     add(
         "--decay_examples",
         type=int,
         default=schedule.decay_examples,
-        help="examples per decay step: the rate is multiplied by --decay_rate every N examples" + _DEFAULT,
+        help=f"examples per decay step: the rate is multiplied by --decay_rate every N examples {DEFAULT}",
     )
     add(
         "--final_rate",
         type=float,
         default=schedule.floor,
-        help="fraction of the peak learning rate at which the cosine decay ends" + _DEFAULT,
+        help=f"fraction of the peak learning rate at which the cosine decay ends {DEFAULT}",
     )
-    add("--weight_decay", type=float, default=defaults.weight_decay, help="weight decay (adamw only)" + _DEFAULT)
+    add("--weight_decay", type=float, default=defaults.weight_decay, help=f"weight decay (adamw only) {DEFAULT}")
     add(
         "--clip_norm",
         type=float,
         default=defaults.clip_norm,
-        help="largest global norm of the gradients; 0 disables clipping" + _DEFAULT,
+        help=f"largest global norm of the gradients; 0 disables clipping {DEFAULT}",
     )
     add(
         "--ema",
         type=float,
         default=defaults.ema,
-        help="per-step decay of the exponential moving average of the weights (0 disables it)" + _DEFAULT,
+        help=f"per-step decay of the exponential moving average of the weights; 0 disables it {DEFAULT}",
     )
     add(
         "--average_checkpoints",
         type=int,
         default=defaults.average_checkpoints,
-        help="average the weights of this many best epochs if that validates better than the best one" + _DEFAULT,
+        help=f"average the weights of this many best epochs if that validates better than the best one {DEFAULT}",
     )
 
 
 def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--init_from", default="", metavar="MODEL", help="start from the weights of this exported model")
-    add("--new_head", action="store_true", help="initialise the classifier afresh; take over all other layers")
+    add("--init_from", default="", metavar="DIR", help="start from the weights of this exported model")
+    add("--new_head", action="store_true", help="initialise the classifier at random; take over all other layers")
     add(
         "--freeze",
         action="append",
@@ -199,10 +211,7 @@ def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
         help="freeze layers whose names match this glob (repeatable)",
     )
     add(
-        "--unfreeze_after",
-        type=int,
-        default=0,
-        help="unfreeze those layers after this many epochs; 0 never" + _DEFAULT,
+        "--unfreeze_after", type=int, default=0, help=f"unfreeze those layers after this many epochs; 0 never {DEFAULT}"
     )
     add(
         "--learning_rate_scale",
@@ -216,26 +225,36 @@ def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
 def _add_hardware_flags(group: argparse._ArgumentGroup) -> None:
     defaults = DEFAULTS
     add = group.add_argument
-    add("--precision", default="float32", help=f"one of {', '.join(PRECISIONS)}" + _DEFAULT)
+    add("--precision", default="float32", metavar="NAME", help=f"one of {', '.join(PRECISIONS)} {DEFAULT}")
     add("--jit", action="store_true", help="compile the step with XLA")
     add(
         "--distribution",
         default="auto",
-        help=f"one of {', '.join(DISTRIBUTIONS)}; auto uses TF_CONFIG if set, else all GPUs" + _DEFAULT,
+        metavar="NAME",
+        help=f"one of {', '.join(DISTRIBUTIONS)}; auto uses TF_CONFIG if set, else all GPUs {DEFAULT}",
     )
-    add("--devices", default="", help="devices to mirror over, for example GPU:0,GPU:1 (default: all)")
+    add(
+        "--devices",
+        default="",
+        metavar="NAME,...",
+        help="devices to mirror over, for example GPU:0,GPU:1 (default: all)",
+    )
     add(
         "--steps_per_call",
         type=int,
         default=defaults.steps_per_call,
-        help="steps between returns to Python" + _DEFAULT,
+        help=f"training steps per call into TensorFlow {DEFAULT}",
     )
     add(
         "--checkpoint_seconds",
         type=float,
         default=defaults.checkpoint_seconds,
-        help="seconds between checkpoints inside an epoch" + _DEFAULT,
+        help=f"seconds between checkpoints inside an epoch {DEFAULT}",
     )
+
+
+# What stands for the value of a hyperparameter, by the type of its default.
+_METAVARS = {int: "N", float: "X", str: "NAME", tuple: "N,..."}
 
 
 def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyperparameter) -> None:
@@ -250,7 +269,7 @@ def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyp
         f"--{name}",
         type=parse,
         default=declared.default,
-        metavar="{true,false}" if flag else name.upper(),
+        metavar="{true,false}" if flag else _METAVARS[type(default)],
         help=f"{declared.meaning} (default: {shown})".replace("%", "%%"),
         **flag,
     )

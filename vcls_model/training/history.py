@@ -21,10 +21,10 @@ HISTORY_COLUMNS = (
     "examples_per_second",
 )
 
-Row = dict[str, Any]  # by HISTORY_COLUMNS
+EpochRow = dict[str, Any]  # by HISTORY_COLUMNS
 
 
-def write_history(output: str, history: Sequence[Row]) -> None:
+def write_history(output: str, history: Sequence[EpochRow]) -> None:
     """Writes the whole history and the scalars of its last epoch.
 
     Args:

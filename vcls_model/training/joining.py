@@ -22,8 +22,9 @@ from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_mode
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
 from vcls_model.training.options import LossOptions
-from vcls_model.training.outputs import versions
+from vcls_model.training.outputs import PACKAGES
 from vcls_model.training.starting_points import class_names
+from vcls_model.versions import versions_of
 
 # Signatures of transformed features, which members have in common only if they were trained on the same dataset.
 _SAME_FEATURES = ("transformed", "teaching")
@@ -55,7 +56,7 @@ class Member:
 
     @property
     def read(self) -> InputOptions:
-        """Which frames of a video it sees, and how many at most; alike for all models that read no frames."""
+        """Which frames of a video it sees, and how many at most; the same for all models that read no frames."""
         if not any(modality.kind == FRAMES for modality in self.modalities):
             return InputOptions(1, max_frames=1)
         options = self.info["training"]["options"]["read"]
@@ -226,5 +227,5 @@ def _describe(
             "options": {"read": read},
         },
         "data": first["data"] if _same_features(members) else {},
-        "versions": versions(),
+        "versions": versions_of(*PACKAGES),
     }

@@ -23,7 +23,7 @@ from vcls_model.training.checkpoints import Checkpoints
 from vcls_model.training.devices import epoch_batches, worker_count, worker_number, worker_shards
 from vcls_model.training.evaluation import evaluate
 from vcls_model.training.fine_tuning import FineTuning, set_frozen
-from vcls_model.training.history import Row, write_history
+from vcls_model.training.history import EpochRow, write_history
 from vcls_model.training.optimizers import make_optimizer
 from vcls_model.training.options import TrainOptions
 from vcls_model.training.step import Batch, BatchLoss, Teacher, TrainingStep
@@ -33,7 +33,7 @@ _LINE_SECONDS = 30.0
 _SELECTED = history_column(SELECTION_METRIC)
 
 
-def _score(row: Row) -> float:
+def _score(row: EpochRow) -> float:
     """What epochs are ranked by: the validation mAP, or without validation the number of the epoch."""
     return float(row[_SELECTED] if _SELECTED in row else row["epoch"])
 
@@ -49,7 +49,7 @@ class RunProgress:
     stale_epochs: int = 0
     best_epoch: int = -1
     best_map: float = -1.0
-    history: list[Row] = dataclasses.field(default_factory=list)
+    history: list[EpochRow] = dataclasses.field(default_factory=list)
 
 
 class _ProgressLines:
@@ -156,7 +156,7 @@ class Trainer:
         if self.replicas > 1 and not self.drop_remainder:
             raise JobError(f"{self.records} training videos do not fill one batch of {batch_size}")
         if workers > len(self.shards):
-            raise JobError(f"{workers} workers share {len(self.shards)} training shards: each needs one")
+            raise JobError(f"{workers} workers share {len(self.shards)} training shards: each needs at least one")
         if self.replicas > 1 and self.model.dtype_policy.name == "mixed_float16":
             raise UsageError("mixed_float16 needs loss scaling, which works on one device; use mixed_bfloat16")
 
@@ -188,7 +188,7 @@ class Trainer:
         self.progress = RunProgress(**self.checkpoints.restore_last())
         return True
 
-    def fit(self) -> list[Row]:
+    def fit(self) -> list[EpochRow]:
         """Trains to the end (the last epoch, or no more progress), then loads the weights to export (the chief).
 
         Returns:
@@ -309,7 +309,7 @@ class Trainer:
         progress = self.progress
         number = progress.epoch + 1
         examples = self.steps * self.examples_per_step
-        row: Row = {
+        row: EpochRow = {
             "epoch": number,
             "examples": examples * number,
             "loss": progress.loss_sum / self.steps,

@@ -2,14 +2,11 @@
 
 import dataclasses
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
@@ -21,21 +18,15 @@ from vcls_model.states import ModelInfo, read_state
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
-from vcls_model.training.history import Row
+from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
+from vcls_model.versions import versions_of
+
+# Whose versions the info.json of a model holds.
+PACKAGES = ("tensorflow", "keras", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the result of training depends on."""
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def export(config: TrainConfig, trainer: Trainer, history: Sequence[Row], wall_seconds: float) -> dict[str, Any]:
+def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], wall_seconds: float) -> dict[str, Any]:
     """Chooses thresholds on validation and writes the model directory.
 
     Args:
@@ -116,7 +107,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
 
 
 def _describe(
-    config: TrainConfig, trainer: Trainer, history: Sequence[Row], validation: Validation, wall_seconds: float
+    config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], validation: Validation, wall_seconds: float
 ) -> dict[str, Any]:
     """The content of `info.json`."""
     data = trainer.data
@@ -165,5 +156,5 @@ def _describe(
             "identity": data.identity,
         },
         "config_hash": config.fingerprint(data.info),
-        "versions": versions(),
+        "versions": versions_of(*PACKAGES),
     }

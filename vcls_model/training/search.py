@@ -58,7 +58,9 @@ class Dimension:
             except ValueError:
                 raise UsageError(f"{form}, got {text!r}") from None
             if not low < high or (kind == "log" and low <= 0):
-                raise UsageError(f"--search={text}: the ends must rise{' and be positive' if kind == 'log' else ''}")
+                raise UsageError(
+                    f"--search={text}: the ends must increase{' and be positive' if kind == 'log' else ''}"
+                )
         return cls(flag.removeprefix("--"), kind, tuple(values))
 
     def draw(self, hyperparameters: "keras_tuner.HyperParameters") -> str:
@@ -108,7 +110,7 @@ def as_flags(values: Sequence[tuple[str, str]]) -> list[str]:
         elif value == "true":
             flags.append(f"--{name}")
         elif value != "false":
-            raise UsageError(f"--{name} is a switch: search it by choice:true:false, got {value!r}")
+            raise UsageError(f"--{name} takes no number: search it with choice:true:false, got {value!r}")
     return flags
 
 

@@ -33,4 +33,4 @@ def floats(values: list[str], origin: str) -> np.ndarray:
     try:
         return np.array([value or "nan" for value in values], np.float64)
     except ValueError as error:
-        raise JobError(f"{origin} holds what is not a number: {error}") from None
+        raise JobError(f"{origin} contains what is not a number: {error}") from None

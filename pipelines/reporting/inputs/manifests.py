@@ -18,7 +18,7 @@ def read_manifest(path: str, what: str) -> dict[str, Any]:
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
-        raise JobError(f"{what} {path} has no info.json: it is absent or half written")
+        raise JobError(f"{what} {path} has no info.json: it is missing or incomplete")
     return read_object(info_path)
 
 

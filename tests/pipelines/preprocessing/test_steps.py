@@ -23,9 +23,9 @@ from pipelines.preprocessing.steps import (
     TransformShard,
     finish_statistics,
 )
-from tests.fixtures.records import MIXED, VIDEO, Video, read_payloads, videos, write_shard
+from tests.fixtures.records import MIXED, VIDEO, Video, read_payloads, split_index, videos, write_shard
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, RecordSchema
-from vcls_model.records.splits import SPLITS, SplitRatios, split_of
+from vcls_model.records.splits import SPLITS
 
 RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
@@ -53,7 +53,7 @@ def shard_of(directory: Path, schema: RecordSchema, index: int = 0, count: int =
 
 def training_values(made: list[Video], name: str) -> np.ndarray:
     """All training vectors of a modality, float64 (N, D), dequantised."""
-    rows = [np.atleast_2d(video.values[name]) for video in made if split_of(video.id, SplitRatios()) == 0]
+    rows = [np.atleast_2d(video.values[name]) for video in made if split_index(video.id) == 0]
     values = np.concatenate(rows)
     return values * DEQUANTISE_SCALE + DEQUANTISE_OFFSET if values.dtype == np.uint8 else values.astype(np.float64)
 
@@ -155,7 +155,7 @@ def test_transform_shard_writes_normalised_records_and_their_summary(tmp_path: P
         for payload in read_payloads(tmp_path / "out" / shard.output(split)):
             features = tf.train.Example.FromString(payload).features.feature
             video = by_id[features["id"].bytes_list.value[0]]
-            assert name == SPLITS[split_of(video.id, SplitRatios())]
+            assert name == SPLITS[split_index(video.id)]
             seen += 1
             for modality in config.transformed():
                 raw = video.values[modality.name]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.vcls_model.encoders.synthetic import melody, picture
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import encoder_info, load_encoder, load_recorded_encoder
+from vcls_model.encoders import encoder_info, load_encoder
 from vcls_model.encoders.custom import description_path
 from vcls_model.encoders.projection import Projection
 
@@ -144,7 +144,7 @@ def test_a_projection_that_does_not_fit_is_refused(colours: Path) -> None:
         ({"width": True}, "width must be a whole number"),
         ({"width": 0}, "width must be a whole number"),
         ({"modality": "smell"}, 'modality must be one of picture, sound, got "smell"'),
-        ({"range": [1, -1]}, "range must rise"),
+        ({"range": [1, -1]}, "range must increase"),
         ({"range": [0]}, "range must be a list of 2 numbers"),
         ({"range": [0, float("nan")]}, "range must be a list of 2 numbers"),
         ({"name": " "}, "name must be a text that is not empty"),
@@ -234,17 +234,13 @@ def test_a_description_for_the_other_modality_is_refused(colours: Path) -> None:
         load_encoder(str(colours), "sound")
 
 
-def test_recorded_encoders_are_found_by_name_and_own_ones_by_path(colours: Path) -> None:
-    recorded = encoder_info(str(colours), "picture").as_json()
+def test_a_recorded_encoder_is_no_other(colours: Path) -> None:
+    own = encoder_info(str(colours), "picture")
+    own.check_same(own.as_json(), "records")
     with pytest.raises(
-        JobError, match="records was made by the picture encoder 'colours': give its path by --image_enc"
+        JobError, match="records was made by the picture encoder 'colours' .* not by 'efficientnet-lite0'"
     ):
-        load_recorded_encoder(recorded, "picture", "records")
-    assert load_recorded_encoder(recorded, "picture", "records", str(colours)).info.as_json() == recorded
-    with pytest.raises(JobError, match="was made by the picture encoder 'colours' .* not by 'efficientnet-lite0'"):
-        load_recorded_encoder(recorded, "picture", "records", "efficientnet-lite0")
-    lite0 = encoder_info("efficientnet-lite0", "picture").as_json()
-    assert load_recorded_encoder(lite0, "picture", "records").info.name == "efficientnet-lite0"
+        encoder_info("efficientnet-lite0", "picture").check_same(own.as_json(), "records")
 
 
 def test_the_identity_follows_the_model_and_its_input(colours: Path) -> None:

@@ -16,7 +16,15 @@ import pytest
 from tests.vcls_model.encoders import oracles
 from tests.vcls_model.encoders.synthetic import inputs, melody
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import ENCODERS, IMAGE_ENCODERS, Encoder, Head, efficientnet_lite, load_encoder, yamnet
+from vcls_model.encoders import (
+    ENCODERS,
+    IMAGE_ENCODERS,
+    Encoder,
+    PretrainedHead,
+    efficientnet_lite,
+    load_encoder,
+    yamnet,
+)
 from vcls_model.encoders.catalogue import encoder_info, heads, known_info
 
 
@@ -200,7 +208,7 @@ def test_heads_name_every_class_once() -> None:
     assert [sounds.classes[index] for index in (0, 132, 520)] == ["Speech", "Music", "Field recording"]
 
 
-def encoder_width(head: Head) -> int:
+def encoder_width(head: PretrainedHead) -> int:
     return efficientnet_lite.info(head.encoder).width if head.name == "imagenet" else yamnet.info().width
 
 

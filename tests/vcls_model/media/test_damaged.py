@@ -8,14 +8,14 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Outcome, Request, Row, RowReader
+from vcls_model.media.rows import MediaRow, Outcome, Request, RowReader
 from vcls_model.media.sampling import Sampling
 
 RATE = 30
 TIMES = [Fraction(n, RATE) for n in range(240)]
 
 
-def read(path: Path, mode: str = "exact") -> tuple[list[Row], Outcome]:
+def read(path: Path, mode: str = "exact") -> tuple[list[MediaRow], Outcome]:
     with RowReader(str(path), Request(sound=False, sampling=Sampling(fps=2, mode=mode))) as reader:
         rows = list(reader)
     assert reader.outcome is not None

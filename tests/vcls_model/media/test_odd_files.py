@@ -9,7 +9,7 @@ import pytest
 
 from tests.vcls_model.media.oracle import centre_square, decode_everything, difference, nearest_rows
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request, Row, RowReader
+from vcls_model.media.rows import MediaRow, Request, RowReader
 from vcls_model.media.sampling import Sampling
 
 # name -> rows, whether there are pictures, whether there is sound, clockwise quarter turns, sample aspect ratio
@@ -74,7 +74,7 @@ def odd(shared_data: Path) -> Path:
     return directory
 
 
-def read(path: Path, **sampling: object) -> list[Row]:
+def read(path: Path, **sampling: object) -> list[MediaRow]:
     with RowReader(str(path), Request(sampling=Sampling(**sampling))) as reader:  # type: ignore[arg-type]
         rows = list(reader)
         assert reader.outcome is not None and reader.outcome.rows == len(rows)

@@ -14,7 +14,7 @@ from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
 from vcls_model.media.pictures import PictureReader
 from vcls_model.media.probe import Limits, open_media
-from vcls_model.media.rows import Request, Row, RowReader
+from vcls_model.media.rows import MediaRow, Request, RowReader
 from vcls_model.media.sampling import Sampling
 
 CONSTANT = [Fraction(n, 30) for n in range(150)]
@@ -61,12 +61,12 @@ def clip(directory: Path, name: str) -> tuple[Path, Sequence[Fraction]]:
     return path if path.exists() else make_clip(path, times, **options), times
 
 
-def read(path: Path, **sampling: Any) -> list[Row]:
+def read(path: Path, **sampling: Any) -> list[MediaRow]:
     with RowReader(str(path), Request(sound=False, sampling=Sampling(**sampling))) as reader:
         return list(reader)
 
 
-def numbers(rows: list[Row]) -> list[int]:
+def numbers(rows: list[MediaRow]) -> list[int]:
     return [number_of(row.picture) for row in rows if row.picture is not None]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from vcls_model.encoders.sounds import log_mel
-from vcls_model.media.rows import Request, Row, RowReader
+from vcls_model.media.rows import MediaRow, Request, RowReader
 from vcls_model.media.sampling import Sampling
 
 RATE = 16000
@@ -27,7 +27,7 @@ def clicks(seconds: float, at: list[float]) -> np.ndarray:
     return samples
 
 
-def onsets(rows: list[Row]) -> list[float]:
+def onsets(rows: list[MediaRow]) -> list[float]:
     """When the bursts in the rows' patches begin, in seconds after the first presentation time."""
     times = []
     for row in rows:
@@ -38,7 +38,7 @@ def onsets(rows: list[Row]) -> list[float]:
     return times
 
 
-def read(path: Path, request: Request | None = None) -> list[Row]:
+def read(path: Path, request: Request | None = None) -> list[MediaRow]:
     with RowReader(str(path), request or Request()) as reader:
         return list(reader)
 

@@ -24,7 +24,7 @@ MIXED = (*training_data.FRAME_SCHEMA.modalities, Modality("title", 4, VECTOR, "f
 def test_a_model_without_one_of_its_parts_is_not_finished(missing: str, model: Path, tmp_path: Path) -> None:
     half = shutil.copytree(model, tmp_path / "half")
     (half / missing).unlink()
-    with pytest.raises(UsageError, match=f"half has no {missing}: it is absent or half written"):
+    with pytest.raises(UsageError, match=f"half has no {missing}: it is missing or incomplete"):
         read_model_info(str(half))
 
 

@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(trained, video_data, other_classes, frame_
         train.run([f"--data={other_classes}", output, f"--init_from={trained}", *FLAGS])
     with pytest.raises(JobError, match="has other hyperparameters: .*--hidden_units=16"):
         train.run([f"--data={video_data}", output, f"--init_from={trained}", "--hidden_units=8", "--quiet"])
-    with pytest.raises(UsageError, match="absent or half written"):
+    with pytest.raises(UsageError, match="missing or incomplete"):
         train.run([f"--data={video_data}", output, f"--init_from={tmp_path}", *FLAGS])
     with pytest.raises(UsageError, match="takes mean_rgb, mean_audio, but the data holds rgb, audio"):
         train.run([f"--data={frame_data}", output, f"--init_from={trained}", "--model=average", "--quiet"])

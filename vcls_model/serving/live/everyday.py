@@ -11,7 +11,7 @@ import numpy as np
 
 from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig, load_planned_encoder
-from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, Head
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, PretrainedHead
 from vcls_model.encoders.encoder import Modality as Medium
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
@@ -97,7 +97,7 @@ class EverydayModel:
         return np.maximum(logits, -LARGEST_LOGIT).astype(np.float32)
 
 
-def _head(encoder: Encoder) -> Head:
+def _head(encoder: Encoder) -> PretrainedHead:
     if encoder.head is None:
         raise UsageError(
             f"the encoder {encoder.info.name} came without a classifier: give a model of your own by --model"
@@ -105,7 +105,7 @@ def _head(encoder: Encoder) -> Head:
     return encoder.head
 
 
-def _probabilities(head: Head, features: np.ndarray) -> np.ndarray:
+def _probabilities(head: PretrainedHead, features: np.ndarray) -> np.ndarray:
     """(N, C) of features (N, width): those of a picture add to 1, those of a sound do not."""
     logits = head.logits(features).astype(np.float64)
     if head.activation == "softmax":
@@ -114,7 +114,7 @@ def _probabilities(head: Head, features: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
-def _classes(heads: Mapping[Medium, Head]) -> tuple[ClassInfo, ...]:
+def _classes(heads: Mapping[Medium, PretrainedHead]) -> tuple[ClassInfo, ...]:
     """All classes, one list after the other; a sound that is called as a thing is gets `(sound)` behind its name."""
     things = {name.casefold() for name in heads["picture"].classes}
     classes: list[ClassInfo] = []

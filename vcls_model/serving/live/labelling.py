@@ -15,7 +15,7 @@ from vcls_model.commands import UsageError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits
-from vcls_model.media.rows import Row
+from vcls_model.media.rows import MediaRow
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.vocabulary import ClassInfo
@@ -188,7 +188,7 @@ class _Film:
         """Rows that have not been scored."""
         return len(self._waiting)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MediaRow) -> None:
         """Encodes a row."""
         values = self._model.row({"picture": row.picture, "sound": row.sound})
         if row.picture is not None and self._is_cut(row.picture):

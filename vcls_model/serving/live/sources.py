@@ -12,7 +12,7 @@ import numpy as np
 from vcls_model.commands import UsageError
 from vcls_model.media.errors import EMPTY, OUT_OF_RANGE, TRUNCATED, MediaError
 from vcls_model.media.probe import CONTAINERS, Limits
-from vcls_model.media.rows import Request, Row
+from vcls_model.media.rows import MediaRow, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.serving.live.engine import Engine
@@ -143,7 +143,7 @@ class SourcePlayer:
         self.state = "ended"
         self._engine.close(self.session)
 
-    def _offer(self, row: Row) -> None:
+    def _offer(self, row: MediaRow) -> None:
         assert self.session is not None
         self.state, self.message = "playing", ""
         while self.source.is_growing and self.session.pending is not None and not self._stop.is_set():
@@ -154,7 +154,7 @@ class SourcePlayer:
         seconds = self._origin + row.target_seconds
         self._engine.offer(self.session, Frame(self._sequence, seconds, now, picture=row.picture, sound=row.sound))
 
-    def _rows(self, reader: MediaReader, base: Request) -> Iterator[Row]:
+    def _rows(self, reader: MediaReader, base: Request) -> Iterator[MediaRow]:
         path = self.source.path
         if path is None:
             sampling = dataclasses.replace(base.sampling, mode="everything")  # no shortcut that looks ahead
@@ -170,14 +170,14 @@ class SourcePlayer:
                 self._stop.wait(max(0.0, started + row.target_seconds - time.monotonic()))
                 yield row
 
-    def _until_stopped(self, reader: MediaReader, path: str, request: Request) -> Iterator[Row]:
+    def _until_stopped(self, reader: MediaReader, path: str, request: Request) -> Iterator[MediaRow]:
         with reader.read(path, request) as rows:
             for row in rows:
                 if self._stop.is_set():
                     return
                 yield row
 
-    def _growing(self, reader: MediaReader, path: str, base: Request) -> Iterator[Row]:
+    def _growing(self, reader: MediaReader, path: str, base: Request) -> Iterator[MediaRow]:
         """The rows of a file as it grows; a row is certain once the next one is there."""
         size, grown = -1, time.monotonic()
         step = 1 / base.sampling.fps
@@ -191,7 +191,7 @@ class SourcePlayer:
                 size, grown = now, time.monotonic()
             start = self._next_row * step
             sampling = Sampling(base.sampling.fps, start, None, None, base.sampling.mode)
-            held: Row | None = None
+            held: MediaRow | None = None
             try:
                 for row in self._until_stopped(reader, path, dataclasses.replace(base, sampling=sampling)):
                     if held is not None:

@@ -10,18 +10,18 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 
 from pipelines.preprocessing.config import TransformConfig
+from pipelines.preprocessing.statistics import Moments
 from pipelines.preprocessing.steps import MeasureShard, MergeStatistics, finish_statistics, moments_of
 from pipelines.preprocessing.transform.graph import BatchGraph
-from pipelines.preprocessing.transform.pca import FitTransform, ReadTrainingBatches
-from tests.fixtures.records import MIXED, VIDEO
+from pipelines.preprocessing.transform.pca import FitTransform, ReadTrainingBatches, SelectMean
+from tests.fixtures.records import MIXED, VIDEO, split_index
 from tests.pipelines.preprocessing.test_steps import RUNNER, shard_of, training_values
 from vcls_model.records.schema import RecordSchema
-from vcls_model.records.splits import SplitRatios, split_of
 
 
 def test_training_batches_hold_the_training_records(tmp_path: Path) -> None:
     shard, made = shard_of(tmp_path, MIXED)
-    training = [video for video in made if split_of(video.id, SplitRatios()) == 0]
+    training = [video for video in made if split_index(video.id) == 0]
 
     def check(batches: list) -> None:
         (batch,) = batches
@@ -35,6 +35,22 @@ def test_training_batches_hold_the_training_records(tmp_path: Path) -> None:
     with TestPipeline(runner=RUNNER) as built:
         batches = built | beam.Create([shard]) | beam.ParDo(ReadTrainingBatches(TransformConfig(MIXED, 10)))
         assert_that(batches, check)
+
+
+def test_select_mean_hands_on_the_mean_and_what_float32_rounds_off_it() -> None:
+    mean, zero = np.array([1 / 3, -1e6 - 1 / 7, 0.0]), np.zeros(3)
+    statistics = {"rgb": Moments(5, mean, zero, zero, zero), "audio": Moments(5, zero, zero, zero, zero)}
+
+    def check(elements: list) -> None:
+        [parts] = elements
+        assert (parts.shape, parts.dtype) == ((2, 3), np.float32)
+        np.testing.assert_array_equal(parts[0], mean.astype(np.float32))
+        np.testing.assert_allclose(parts.astype(np.float64).sum(axis=0), mean, rtol=1e-14)
+
+    with TestPipeline(runner=RUNNER) as built:
+        moments = built | "Moments" >> beam.Create([statistics])
+        batches = built | "Batches" >> beam.Create(["what it does not look at"] * 3)
+        assert_that(batches | SelectMean(moments, "rgb"), check)
 
 
 @pytest.mark.parametrize("schema", [VIDEO, MIXED], ids=["video", "mixed"])
@@ -54,7 +70,7 @@ def test_fit_transform_whitens_the_training_records(tmp_path: Path, schema: Reco
         transform_fn | tft_beam.WriteTransformFn(str(tmp_path / "fitted"))
         assert_that(transform_fn[0], lambda elements: None if len(elements) == 1 else pytest.fail(str(elements)))
     graph = BatchGraph.saved(str(tmp_path / "fitted" / "transform_fn"), config)
-    training = [video for video in made if split_of(video.id, SplitRatios()) == 0]
+    training = [video for video in made if split_index(video.id) == 0]
     outputs = graph(
         {
             modality.name: np.stack([video.values[modality.name] for video in training])
