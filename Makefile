@@ -31,16 +31,18 @@ venv: $(INSTALLED)  ## create .venv with the pinned packages
 .PHONY: demo
 demo: $(INSTALLED)  ## from the sample's records to a report, in under five minutes
 	$(PY) -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=$(DEMO)/data --overwrite
-	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=dense --epochs=30 --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/baseline --model=dense --epochs=30 --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=auto --epochs=10 --overwrite
+	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/baseline --output=$(DEMO)/baseline_scores --split=test --overwrite
 	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --overwrite
-	$(PY) -m pipelines.report --scores=$(DEMO)/scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
+	$(PY) -m pipelines.report --scores=$(DEMO)/scores --baseline=$(DEMO)/baseline_scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
 	@echo "report: $(CURDIR)/$(DEMO)/report/report.html"
 
 .PHONY: demo-video
 demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under three minutes
 	$(PY) -m pipelines.extract --labels=sample/video/videos.csv --audio_encoder=none --output=$(DEMO)/video/records --overwrite
 	$(PY) -m pipelines.preprocess --input=$(DEMO)/video/records --split_ratios=0.6,0.2,0.2 --output=$(DEMO)/video/data --overwrite
-	$(PY) -m vcls_model.train --data=$(DEMO)/video/data --output=$(DEMO)/video/model --model=average --epochs=30 --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/video/data --output=$(DEMO)/video/model --model=average --recipe=none --epochs=30 --overwrite
 	$(PY) -m pipelines.score --input=$(DEMO)/video/records --model=$(DEMO)/video/model --split=test --output=$(DEMO)/video/scores --overwrite
 	$(PY) -m pipelines.report --scores=$(DEMO)/video/scores --model=$(DEMO)/video/model --data=$(DEMO)/video/data --media='sample/video/*.mp4' --output=$(DEMO)/video/report --overwrite
 	$(PY) -m pipelines.score --input='sample/video/V_BIRD_*.mp4' --model=$(DEMO)/video/model --output=$(DEMO)/video/labels --overwrite

@@ -80,6 +80,7 @@ setup(
         "aws": ["boto3>=1.35,<2"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "tune": ["keras-tuner>=1.4,<2"],
+        "bench": ["fastapi>=0.115,<1", "httpx>=0.27,<0.29"],
         "tensorboard": ["tensorboard>=2.19,<3"],
         "dev": [
             "apache-beam[gcp]>=2.77,<2.78",

@@ -18,29 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from project_commands import SHARED_DATA, run_command, score, train  # noqa: E402
 
 from vcls_model.metrics.catalogue import HEADLINE  # noqa: E402
+from vcls_model.models.recipes import ENSEMBLES  # noqa: E402
 
-COMMON = [
-    "--modality_norm=unit",
-    "--neighbours=60",
-    "--class_prior",
-    "--batch_size=256",
-    "--learning_rate=0.002",
-    "--decay=cosine",
-    "--warmup_examples=9000",
-    "--precision=mixed_bfloat16",
-    "--patience=0",
-    "--epochs=6",
-    "--mixup=0.4",
-]
-RESIDUAL = ["--model=residual", "--linear_skip=true", "--input_dropout=0.3"]
-# What differs, so that their errors do.
-MEMBERS = {
-    "wide": ["--model=wide", "--label_projection=0.75"],
-    "residual": [*RESIDUAL, "--label_projection=0.75", "--seed=2"],
-    "residual_strong": [*RESIDUAL, "--label_projection=1.0", "--seed=6"],
-    "late": ["--model=wide", "--fusion=late", "--seed=3"],
-}
-STUDENT = [*RESIDUAL, "--label_projection=0.75", "--seed=7", "--teacher_weight=0.7"]
+STUDENT = ["--model=residual", "--seed=7", "--teacher_weight=0.7"]
 GOALS = {"gap_at_20": 0.735, "map": 0.445}
 
 
@@ -72,22 +52,16 @@ def main() -> None:
             f"--train_input={args.input}/validate00[0-7]?.tfrecord",
             f"--validate_input={args.input}/validate008?.tfrecord",
             f"--vocabulary={args.vocabulary}",
-            "--normalise=l2",
             f"--output={work}/data",
         )
-    for name, flags in MEMBERS.items():
-        train(work / name, f"--data={work}/data", *COMMON, *flags)
-    run_command(
-        "vcls_model.ensemble",
-        *(f"--model={work}/{name}" for name in MEMBERS),
-        f"--data={work}/data",
-        f"--output={work}/ensemble",
-        "--overwrite",
-    )
-    train(work / "student", f"--data={work}/data", *COMMON, *STUDENT, f"--teacher={work}/ensemble")
+    ensemble = work / "ensemble"
+    if not (ensemble / "info.json").exists():
+        run_command("vcls_model.ensemble", "--recipe=best", f"--data={work}/data", f"--output={ensemble}", "--resume")
+    train(work / "student", f"--data={work}/data", *STUDENT, f"--teacher={ensemble}")
     records = f"{args.input}/validate00{9 if args.test else 8}?.tfrecord"
-    for name in (*MEMBERS, "ensemble", "student"):
-        metrics = score(records, work / name, work / f"{name}_scores")
+    members = {name: ensemble / "members" / name for name in ENSEMBLES["video"]}
+    for name, model in {**members, "ensemble": ensemble, "student": work / "student"}.items():
+        metrics = score(records, model, work / f"{name}_scores")
         shown = " ".join(f"{metric.key}={metrics[metric.key]:.4f}" for metric in HEADLINE)
         goals = " ".join(f"{key}_target={goal}" for key, goal in GOALS.items()) if name == "ensemble" else ""
         print(f"ensemble {name} {shown} {goals}".rstrip(), flush=True)

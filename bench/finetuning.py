@@ -30,6 +30,7 @@ CANDIDATE_POSITIVES = 30
 Labels = Sequence[Sequence[int]]
 MODEL = [
     "--model=residual",
+    "--recipe=none",
     "--label_projection=0.75",
     "--input_dropout=0.3",
     "--modality_norm=unit",

@@ -106,6 +106,7 @@ def accuracies(directory: Path, model: str, epochs: int) -> list[float]:
             f"--data={work}/data",
             f"--output={work}/model",
             f"--model={model}",
+            "--recipe=none",
             f"--epochs={epochs}",
             "--overwrite",
             "--quiet",

@@ -23,9 +23,11 @@ def run_command(*arguments: str) -> None:
         raise SystemExit(done.stdout)
 
 
-def score(records: str, model: Path, output: Path) -> dict[str, Any]:
-    """Metrics of a model on raw records, by `pipelines.score`."""
-    run_command("pipelines.score", f"--input={records}", f"--model={model}", f"--output={output}", "--overwrite")
+def score(records: str, model: Path, output: Path, *flags: str) -> dict[str, Any]:
+    """Metrics of a model on raw records, by `pipelines.score` with further flags."""
+    run_command(
+        "pipelines.score", f"--input={records}", f"--model={model}", f"--output={output}", "--overwrite", *flags
+    )
     metrics: dict[str, Any] = json.loads((output / "metrics.json").read_text())
     return metrics
 

@@ -4,6 +4,10 @@
 
 Every member keeps its own transform graph, so that members may have been trained on differently transformed copies of
 the same records.
+
+    python -m vcls_model.ensemble --recipe=best --data=DIR --output=DIR
+
+trains the members first, into `members/` of the output directory; --resume continues where it was interrupted.
 """
 
 import argparse
@@ -12,10 +16,19 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vcls_model import storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all, unknown_choice
+from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
+from vcls_model.models.recipes import ENSEMBLES
+from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
+from vcls_model.train import make_plan as plan_training
+from vcls_model.train import train
+from vcls_model.training.flags import parse_config as parse_training
+
+RECIPES = ("best", "none")
 
 if TYPE_CHECKING:
     from vcls_model.training.joining import Member
@@ -26,12 +39,14 @@ class EnsembleConfig:
     """An ensemble.
 
     Attributes:
-        models: directories of exported models.
+        models: directories of exported models; with `recipe="best"`, those that the members are trained into.
         output: directory of the ensemble.
         data: transformed dataset on whose validation split the thresholds are chosen; empty leaves them out.
         combine: what is averaged: `probability` or `logit`.
         weights: one positive number per member; they are scaled to add to 1. Empty gives all the same weight.
         overwrite: replace what the output directory holds.
+        recipe: `best` trains the members first, `none` joins models that exist.
+        resume: continue with members that are not finished.
         trust_model: members may have any operations.
     """
 
@@ -41,9 +56,15 @@ class EnsembleConfig:
     combine: str = "probability"
     weights: tuple[float, ...] = ()
     overwrite: bool = False
+    recipe: str = "none"
+    resume: bool = False
     trust_model: bool = False
 
     def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise unknown_choice("recipe", self.recipe, RECIPES)
+        if self.resume and self.recipe == "none":
+            raise UsageError("--resume continues the training of --recipe=best; models that exist are joined at once")
         if len(self.models) < 2:
             raise UsageError("an ensemble joins two models or more: repeat --model")
         if self.combine not in COMBINATIONS:
@@ -76,6 +97,13 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("--model", action="append", default=[], metavar="DIR", help="exported model; give two or more")
+    add(
+        "--recipe",
+        default="none",
+        metavar="NAME",
+        help=f"best: train the members on --data; none: join those of --model {DEFAULT}",
+    )
+    add("--resume", action="store_true", help="continue an interrupted --recipe=best")
     add("--output", required=True, metavar="DIR", help="directory for the ensemble")
     add(
         "--data",
@@ -104,16 +132,62 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
     """Reads a command line.
 
     Raises:
-        UsageError: fewer than two members, or weights that do not fit them.
+        UsageError: fewer than two members, weights that do not fit them, or members and a recipe for them.
+        JobError: the recipe's data are not a transformed dataset.
     """
     args = parse_all(make_parser(), argv)
     try:
         weights = tuple(float(part) for part in args.weights.split(",") if args.weights)
     except ValueError:
         raise UsageError(f"--weights must be numbers like 2,1,1, got {args.weights!r}") from None
+    models = tuple(args.model)
+    if args.recipe == "best":
+        if models or not args.data:
+            raise UsageError("--recipe=best trains the members: it needs --data, and no --model")
+        models = tuple(flags["output"] for flags in member_flags(open_transformed(args.data), args.output).values())
     return EnsembleConfig(
-        tuple(args.model), args.output, args.data, args.combine, weights, args.overwrite, args.trust_model
+        models,
+        args.output,
+        args.data,
+        args.combine,
+        weights,
+        args.overwrite,
+        args.recipe,
+        args.resume,
+        args.trust_model,
     )
+
+
+def member_flags(data: TransformedData, output: str) -> dict[str, dict[str, Any]]:
+    """The flags of training of each member of the recipe for a dataset, by the member's name."""
+    frames = any(modality.kind == FRAMES for modality in data.modalities)
+    members = ENSEMBLES[FRAME_LEVEL if frames else VIDEO_LEVEL]
+    return {
+        name: {"data": data.directory, **flags, "output": storage.join(output, "members", name)}
+        for name, flags in members.items()
+    }
+
+
+def train_members(config: EnsembleConfig) -> None:
+    """Trains the members of the recipe that are not finished.
+
+    Raises:
+        UsageError, JobError: see `vcls_model.train.run`.
+    """
+    from vcls_model.quiet import start_tensorflow
+
+    start_tensorflow()
+    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data])
+    if config.overwrite:
+        storage.empty_directory(config.output)
+    members = member_flags(open_transformed(config.data), config.output)
+    trust = ["--trust_model"] if config.trust_model else []
+    for number, (name, flags) in enumerate(members.items(), start=1):
+        print(f"member {number} of {len(members)}: {name}", flush=True)
+        plan = plan_training(
+            parse_training([*(f"--{key}={value}" for key, value in flags.items()), *trust, "--resume"])
+        )
+        train(plan)
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:
@@ -126,11 +200,11 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
-    from vcls_model import storage
     from vcls_model.training.joining import check_data, load_members
 
-    inputs = [*config.models, config.data]
-    storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
+    if config.recipe == "none":
+        inputs = [*config.models, config.data]
+        storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
     members = load_members(config.models, trusted=config.trust_model)
     data = open_transformed(config.data) if config.data else None
     if data is not None:
@@ -144,13 +218,17 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         UsageError: a member is not an exported model, or they do not fit each other or the data.
     """
-    plan = make_plan(parse_config(argv))
+    config = parse_config(argv)
     from vcls_model.locks import locked_output
-    from vcls_model.training.joining import join_members
 
-    config = plan.config
-    with locked_output(config.output, "ensemble", take_over=config.overwrite):
-        return join_members(plan.members, plan.data, config.output, config.weights, config.combine, config.overwrite)
+    with locked_output(config.output, "ensemble", take_over=config.resume or config.overwrite):
+        if config.recipe == "best":
+            train_members(config)
+        plan = make_plan(config)
+        from vcls_model.training.joining import join_members
+
+        overwrite = config.overwrite and config.recipe == "none"  # the members lie inside
+        return join_members(plan.members, plan.data, config.output, config.weights, config.combine, overwrite)
 
 
 if __name__ == "__main__":

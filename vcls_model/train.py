@@ -12,6 +12,7 @@ from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
+from vcls_model.training.recipes import fit_config, keep_pretrained, misfits, recipe_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -47,9 +48,14 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         JobError: the data, a checkpoint or another model cannot be used, or the loss stops being finite.
     """
     plan = make_plan(parse_config(argv))
+    config = plan.config
     reads_frames = any(modality.kind == FRAMES for modality in plan.modalities)
-    for sentence in ineffective_flags(argv, reads_frames=reads_frames):
+    sentences = ineffective_flags(argv, reads_frames=reads_frames, epochs=config.options.epochs)
+    for sentence in [*sentences, *misfits(config, plan.data)]:
         print(f"warning: {sentence}", file=sys.stderr)
+    if config.recipe and config.verbose:
+        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:")
+        print(recipe_text(config), flush=True)
     return train(plan)
 
 
@@ -63,7 +69,8 @@ def make_plan(config: TrainConfig) -> TrainPlan:
 
     from vcls_model import storage
     from vcls_model.records.transformed import open_transformed
-    from vcls_model.training.devices import make_strategy, worker_number
+    from vcls_model.serving.exported import read_model_info
+    from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
     from vcls_model.training.outputs import finished_run
     from vcls_model.training.starting_points import refuse_training_programs
 
@@ -73,6 +80,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     refuse_training_programs(config)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
+    if config.init_from:
+        config = keep_pretrained(config, read_model_info(config.init_from, ("model",)))
+    config = fit_config(config, data, names, bfloat16=computes_in_bfloat16())
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
         storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +104,35 @@ def test_ensembles_of_differently_transformed_members_join(trained, second, grap
     )
     expected = (logits_of(trained) + logits_of(second) + 2 * logits_of(tmp_path / "c")) / 4
     np.testing.assert_allclose(logits_of(tmp_path / "all"), expected, atol=1e-5)
+
+
+def test_a_recipe_trains_its_members_and_joins_them(video_data, tmp_path, monkeypatch):
+    small = {"one": {"model": "logistic", "epochs": 1}, "two": {"model": "logistic", "epochs": 1, "seed": 2}}
+    monkeypatch.setattr(ensemble, "ENSEMBLES", {"video": small, "frame": {}})
+    arguments = ["--recipe=best", f"--data={video_data}", f"--output={tmp_path / 'joined'}"]
+    info = ensemble.run(arguments)
+    members = [str(tmp_path / "joined" / "members" / name) for name in small]
+    assert [member["path"] for member in info["model"]["members"]] == members
+    assert [member["training"]["seed"] for member in info["model"]["members"]] == [0, 2]
+    expected = np.mean([sigmoid(logits_of(Path(member))) for member in members], axis=0)
+    np.testing.assert_allclose(sigmoid(logits_of(tmp_path / "joined")), expected, atol=1e-5)
+    with pytest.raises(UsageError, match="not empty"):
+        ensemble.run(arguments)
+    # An interrupted one goes on: what is finished stays, what is missing is trained.
+    shutil.rmtree(members[1])
+    (tmp_path / "joined" / "info.json").unlink()
+    finished = Path(members[0], "info.json").stat().st_mtime_ns
+    ensemble.run([*arguments, "--resume"])
+    assert Path(members[0], "info.json").stat().st_mtime_ns == finished and Path(members[1], "info.json").exists()
+    np.testing.assert_allclose(sigmoid(logits_of(tmp_path / "joined")), expected, atol=1e-5)
+
+
+def test_what_an_ensemble_of_a_recipe_needs_is_said(tmp_path):
+    for flags, message in (
+        (["--recipe=best"], "needs --data, and no --model"),
+        (["--recipe=best", "--data=d", "--model=m"], "needs --data, and no --model"),
+        (["--recipe=beste", "--model=a", "--model=b"], "did you mean 'best'"),
+        (["--resume", "--model=a", "--model=b"], "--resume continues the training of --recipe=best"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ensemble.parse_config([f"--output={tmp_path / 'm'}", *flags])

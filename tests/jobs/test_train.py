@@ -392,6 +392,7 @@ def test_a_finished_run_goes_on_with_more_patience(video_data, tmp_path):
     arguments = [
         f"--data={video_data}",
         f"--output={tmp_path / 'm'}",
+        "--recipe=none",
         "--model=logistic",
         "--batch_size=20",
         "--learning_rate=1e-12",
@@ -584,6 +585,7 @@ def test_a_batch_larger_than_the_data_counts_the_videos_that_there_are(video_dat
         [
             f"--data={video_data}",
             f"--output={tmp_path / 'm'}",
+            "--recipe=none",
             "--model=logistic",
             "--batch_size=512",
             "--warmup_examples=1000",

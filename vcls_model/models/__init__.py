@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.models.catalogue import (
     MODEL_NAMES,
     MODELS,
-    Hyperparameter,
     ModelInfo,
     default_hyperparameters,
     model_info,
     resolve_hyperparameters,
     select_modalities,
 )
+from vcls_model.models.hyperparameters import Hyperparameter
 from vcls_model.records.schema import Modality
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vcls_model.models.label_directions import LabelDirections
     from vcls_model.models.label_graph import LabelGraph
     from vcls_model.models.neighbour_memory import Memory
+    from vcls_model.records.raw_values import RawValues
 
 __all__ = [
     "MODELS",
@@ -47,6 +48,7 @@ def build_model(
     label_graph: LabelGraph | None = None,
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
+    raw_values: Mapping[str, RawValues] | None = None,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -62,6 +64,8 @@ def build_model(
         memory: the training videos to compare with, for `neighbours` above 0 (`models.neighbour_memory.remember`).
         label_directions: the supervised projection, for `label_projection` above 0
             (`models.label_directions.find_label_directions`).
+        raw_values: how to undo the dataset's normalisation, by modality, for `input_norm="l2"`
+            (`records.raw_values.find_raw_values`).
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
@@ -87,4 +91,5 @@ def build_model(
         label_graph=label_graph,
         memory=memory,
         label_directions=label_directions,
+        raw_values=raw_values,
     )

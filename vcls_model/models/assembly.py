@@ -17,6 +17,7 @@ from vcls_model.layers import (
     MemoryKey,
     NeighbourVote,
     RepeatOverFrames,
+    UnitInput,
 )
 from vcls_model.models import frame_trunks, video_trunks
 from vcls_model.models.branch import Branch, join
@@ -25,6 +26,7 @@ from vcls_model.models.head import HEAD_PREFIX, Head
 from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
+from vcls_model.records.raw_values import RawValues
 from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
@@ -42,16 +44,18 @@ def assemble(
     label_graph: LabelGraph | None = None,
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
+    raw_values: Mapping[str, RawValues] | None = None,
 ) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
-        ValueError: the options need a label graph, a memory or label directions that are not given, or the prior's
-            shape is not (C,).
+        ValueError: the options need a label graph, a memory, label directions or raw values that are not given, or the
+            prior's shape is not (C,).
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities)
-    features = _features(inputs, frame_mask, modalities, frame_level)
+    values = _input_values(inputs, modalities, options, raw_values)
+    features = _features(values, frame_mask, modalities, frame_level)
     features = _normalised(features, modalities, options)
     if options["label_projection"]:
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions)]
@@ -85,7 +89,7 @@ def assemble(
     if options["head"] == "label_graph":
         scores = _graph_head(label_graph)(scores)
     if options["neighbours"]:
-        scores = _vote(scores, modalities, inputs, frame_mask, options, memory, label_directions)
+        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions)
     model = keras.Model(inputs, scores, name=name)
     if class_prior is not None:
         head.start_at_prior(class_prior)
@@ -105,6 +109,28 @@ def _inputs(modalities: Sequence[Modality]) -> tuple[dict[str, KerasTensor], Ker
         return inputs, None
     inputs[NUM_FRAMES] = keras.Input((), dtype="int32", name=NUM_FRAMES)
     return inputs, FrameMask(name="frame_mask")(framed[0], inputs[NUM_FRAMES])
+
+
+def _input_values(
+    inputs: Mapping[str, KerasTensor],
+    modalities: Sequence[Modality],
+    options: Mapping[str, Any],
+    raw_values: Mapping[str, RawValues] | None,
+) -> dict[str, KerasTensor]:
+    """The inputs as `input_norm` says; see `catalogue.COMMON`."""
+    if options["input_norm"] == "data":
+        return {modality.name: inputs[modality.name] for modality in modalities}
+    if raw_values is None:
+        raise ValueError("input_norm='l2' needs raw_values, which find_raw_values reads from the dataset")
+    return {
+        modality.name: UnitInput(
+            raw_values[modality.name].location,
+            raw_values[modality.name].spread,
+            dtype="float32",
+            name=f"{modality.name}_unit_input",
+        )(inputs[modality.name])
+        for modality in modalities
+    }
 
 
 def _features(

@@ -9,86 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.models.hyperparameters import Hyperparameter
+from vcls_model.models.recipes import FRAME_RECIPE, PLAIN, RESIDUAL_RECIPE, VIDEO_RECIPE, Recipe
 from vcls_model.records.schema import FRAMES, VECTOR, Modality
 
 VIDEO_LEVEL = "video"
 FRAME_LEVEL = "frame"
 # What preprocess names the vectors that it pools from the frames modality `rgb`: `rgb_mean`, `rgb_std`, `rgb_top5`.
 POOLS = ("mean", "std", "top5")
-
-
-@dataclasses.dataclass(frozen=True)
-class Hyperparameter:
-    """A hyperparameter of one or more models.
-
-    Attributes:
-        default: its default; the type of the default is the type of the hyperparameter: bool, int, float, str or a
-            tuple of positive integers.
-        meaning: one line for the help text.
-        may_be_empty: an integer may be 0, a tuple may be empty; otherwise integers are positive and tuples hold one.
-        below: a float must lie in [0, below).
-        choices: the values of a str.
-        of_head: it shapes only layers that depend on the classes, which `--new_head` makes afresh.
-        shapes_layers: pretrained weights fit only a model with the same value.
-    """
-
-    default: Any
-    meaning: str
-    may_be_empty: bool = False
-    below: float = float("inf")
-    choices: tuple[str, ...] = ()
-    of_head: bool = False
-    shapes_layers: bool = True
-
-    def parse(self, name: str, value: Any) -> Any:
-        """`value` as the type of the default; text (from a command line) and lists (from JSON) are converted.
-
-        Raises:
-            UsageError: the value is of another type, out of range or not one of the choices.
-        """
-        try:
-            if isinstance(self.default, bool):
-                return self._flag(value)
-            if isinstance(self.default, int):
-                return self._whole_number(name, value)
-            if isinstance(self.default, float):
-                return self._number(name, value)
-            if isinstance(self.default, tuple):
-                return self._whole_numbers(name, value)
-        except (TypeError, ValueError):
-            raise UsageError(f"hyperparameter {name} must be like {self.default!r}, got {value!r}") from None
-        if value not in self.choices:
-            raise unknown_choice(name, str(value), self.choices)
-        return value
-
-    def _flag(self, value: Any) -> bool:
-        if isinstance(value, str):
-            value = {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    def _whole_number(self, name: str, value: Any) -> int:
-        if isinstance(value, float) and value != int(value):
-            raise ValueError
-        number = int(value)
-        if number < 0 or not (number or self.may_be_empty):
-            raise UsageError(f"hyperparameter {name} must be positive, got {number}")
-        return number
-
-    def _number(self, name: str, value: Any) -> float:
-        number = float(value)
-        if not 0 <= number < self.below:
-            raise UsageError(f"hyperparameter {name} must lie in [0, {self.below:g}), got {number}")
-        return number
-
-    def _whole_numbers(self, name: str, value: Any) -> tuple[int, ...]:
-        if isinstance(value, str):
-            value = [part for part in value.split(",") if part.strip()]
-        numbers = tuple(int(part) for part in (value if isinstance(value, list | tuple) else [value]))
-        if not (numbers or self.may_be_empty) or any(number < 1 for number in numbers):
-            raise UsageError(f"hyperparameter {name} must be one or more positive integers, got {numbers}")
-        return numbers
 
 
 # Every model has these.
@@ -99,11 +27,17 @@ COMMON: dict[str, Hyperparameter] = {
         "joined before the classifier; score: one whole model per modality, whose logits are averaged",
         choices=("early", "late", "score"),
     ),
+    "input_norm": Hyperparameter(
+        "data",
+        "data: the features as preprocess normalised them; l2: undo that inside the model and scale the raw vector of "
+        "each modality (of each frame) to length 1, what preprocess --normalise=l2 gives",
+        choices=("data", "l2"),
+    ),
     # A mixture of two unit vectors (mixup) is shorter than either, which marks it as a mixture: "unit" keeps that.
     "modality_norm": Hyperparameter(
         "none",
         "none; l2: scale the vector of each modality (of each frame) to a root mean square of 1; unit: the same by a "
-        "constant, for data whose vectors have length 1 already (preprocess --normalise=l2)",
+        "constant, for vectors that have length 1 already (--input_norm=l2, or preprocess --normalise=l2)",
         choices=("none", "l2", "unit"),
     ),
     "input_dropout": Hyperparameter(
@@ -157,12 +91,14 @@ class ModelInfo:
         level: `"video"`: its trunk reads one vector per video; `"frame"`: it reads sequences of frames.
         summary: one line for a help text.
         hyperparameters: all of them, by name.
+        recipe: how it is trained best; `PLAIN` for the baseline, whose defaults are those of training.
         check: returns what is wrong with a combination of values, or "".
     """
 
     level: str
     summary: str
     hyperparameters: Mapping[str, Hyperparameter]
+    recipe: Recipe = PLAIN
     check: Callable[[Mapping[str, Any]], str] = lambda values: ""
 
     @property
@@ -177,7 +113,11 @@ class ModelInfo:
 
 
 def _model(
-    level: str, summary: str, check: Callable[[Mapping[str, Any]], str] | None = None, **hyperparameters: Any
+    level: str,
+    summary: str,
+    recipe: Recipe = PLAIN,
+    check: Callable[[Mapping[str, Any]], str] | None = None,
+    **hyperparameters: Any,
 ) -> ModelInfo:
     """An entry of `MODELS`; of a common or shared hyperparameter it needs the default alone."""
     declared = dict(COMMON)
@@ -185,7 +125,7 @@ def _model(
         if not isinstance(value, Hyperparameter):
             value = dataclasses.replace(COMMON.get(name) or SHARED[name], default=value)
         declared[name] = value
-    return ModelInfo(level, summary, declared, *([check] if check else []))
+    return ModelInfo(level, summary, declared, recipe, *([check] if check else []))
 
 
 def _check_transformer(values: Mapping[str, Any]) -> str:
@@ -197,14 +137,15 @@ def _check_transformer(values: Mapping[str, Any]) -> str:
 
 MODELS: dict[str, ModelInfo] = {
     # Video-level: one vector per modality.
-    "logistic": _model(VIDEO_LEVEL, "one linear classifier per class"),
+    "logistic": _model(VIDEO_LEVEL, "one linear classifier per class", VIDEO_RECIPE),
     "dense": _model(
         VIDEO_LEVEL, "hidden layers of ReLU units, then one sigmoid per class", hidden_units=(1024,), dropout=0.0
     ),
-    "moe": _model(VIDEO_LEVEL, "mixture of linear experts per class", mixtures=2),
+    "moe": _model(VIDEO_LEVEL, "mixture of linear experts per class", VIDEO_RECIPE, mixtures=2),
     "residual": _model(
         VIDEO_LEVEL,
         "wide layer with batch normalisation and dropout, residual blocks, context gating",
+        RESIDUAL_RECIPE,
         units=2048,
         blocks=Hyperparameter(1, "residual blocks", may_be_empty=True),
         gating=Hyperparameter(True, "end with context gating"),
@@ -214,6 +155,7 @@ MODELS: dict[str, ModelInfo] = {
     "wide": _model(
         VIDEO_LEVEL,
         "one wide layer beside a linear classifier",
+        VIDEO_RECIPE,
         units=2048,
         dropout=0.5,
         mixtures=1,
@@ -223,6 +165,7 @@ MODELS: dict[str, ModelInfo] = {
     "chain": _model(
         VIDEO_LEVEL,
         "deep combine chain: classifiers that see the predictions of earlier ones",
+        VIDEO_RECIPE,
         stages=Hyperparameter(3, "classifiers in the chain", of_head=True),
         link_units=Hyperparameter(200, "units that summarise the predictions of a stage", of_head=True),
         mixtures=2,
@@ -234,6 +177,7 @@ MODELS: dict[str, ModelInfo] = {
     "average": _model(
         FRAME_LEVEL,
         "mean over frames, then hidden layers",
+        FRAME_RECIPE,
         frame_units=(),
         hidden_units=(1024,),
         dropout=0.5,
@@ -242,6 +186,7 @@ MODELS: dict[str, ModelInfo] = {
     "feature_attention": _model(
         FRAME_LEVEL,
         "dense layers on frames, then a weighted mean per feature",
+        FRAME_RECIPE.but(frame_units=(512, 512), epochs=7),
         frame_units=(1024, 1024, 1024),
         hidden_units=(),
         dropout=0.5,
@@ -250,6 +195,7 @@ MODELS: dict[str, ModelInfo] = {
     "cnn_rnn": _model(
         FRAME_LEVEL,
         "convolutions over time, then GRU or LSTM",
+        FRAME_RECIPE,
         filters=Hyperparameter((512, 512), "filters of each convolution"),
         kernel_size=Hyperparameter(5, "frames that a filter sees"),
         cell="gru",
@@ -261,6 +207,9 @@ MODELS: dict[str, ModelInfo] = {
     "multiscale_cnn": _model(
         FRAME_LEVEL,
         "convolutions of several lengths and reaches, pooled at every scale",
+        FRAME_RECIPE.but(
+            kernel_sizes=(1, 3), blocks=2, linear_skip=True, dropout=0.6, input_dropout=0.1, mixup=1.0, epochs=14
+        ),
         filters=Hyperparameter(256, "filters of each convolution"),
         kernel_sizes=Hyperparameter((1, 3, 5), "frames that the filters of each convolution in a block see"),
         blocks=Hyperparameter(4, "blocks; each reaches twice as far as the one before"),
@@ -271,6 +220,7 @@ MODELS: dict[str, ModelInfo] = {
     "attention_rnn": _model(
         FRAME_LEVEL,
         "GRU or LSTM in both directions, then attention over frames",
+        FRAME_RECIPE.but(recurrent_units=(256,)),
         cell="gru",
         recurrent_units=(512,),
         attention_units=Hyperparameter(256, "units of the attention's hidden projection"),
@@ -280,11 +230,19 @@ MODELS: dict[str, ModelInfo] = {
         mixtures=1,
     ),
     "dbof": _model(
-        FRAME_LEVEL, "deep bag of frames", fusion="late", clusters=8192, hidden_units=(1024,), dropout=0.0, mixtures=2
+        FRAME_LEVEL,
+        "deep bag of frames",
+        FRAME_RECIPE.but(label_projection=0.0),
+        fusion="late",
+        clusters=8192,
+        hidden_units=(1024,),
+        dropout=0.0,
+        mixtures=2,
     ),
     "netvlad": _model(
         FRAME_LEVEL,
         "gated NetVLAD",
+        FRAME_RECIPE.but(label_projection=0.0),
         fusion="late",
         clusters=256,
         hidden_units=(1024,),
@@ -295,6 +253,7 @@ MODELS: dict[str, ModelInfo] = {
     "nextvlad": _model(
         FRAME_LEVEL,
         "NeXtVLAD with squeeze-and-excite gating",
+        FRAME_RECIPE.but(fusion="early", clusters=32, hidden_units=(1024,)),
         fusion="late",
         clusters=128,
         groups=Hyperparameter(8, "groups that the expanded frame is cut into"),
@@ -307,6 +266,7 @@ MODELS: dict[str, ModelInfo] = {
     "transformer": _model(
         FRAME_LEVEL,
         "transformer encoder, then attention over frames",
+        FRAME_RECIPE,
         _check_transformer,
         units=dataclasses.replace(SHARED["units"], default=512, meaning="width of the encoder"),
         blocks=Hyperparameter(6, "encoder blocks", may_be_empty=True),

@@ -184,8 +184,9 @@ def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
 
         return csv_schema(path)
     first: examples.Record | None = None
-    layouts = [*BUILT_IN.values(), *([known] if known is not None and known.container != "csv" else [])]
-    layouts.reverse()  # the segment layout before the frame layout that it extends
+    layouts = [*reversed(BUILT_IN.values())]  # the segment layout before the frame layout that it extends
+    if known is not None and known.container != "csv" and known.name not in BUILT_IN:
+        layouts.insert(0, known)
     for payload in _first_payloads(path):
         try:
             record = examples.parse_record(payload)
@@ -193,7 +194,7 @@ def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
             continue
         first = first or record
         for schema in layouts:
-            if _fits(record, schema):
+            if _fits(record, schema) and (schema is not known or _is_as_wide(record, schema)):
                 return _as_written(record, schema)
     if first is None:
         raise UsageError(f"{path} holds no readable record: name the layout with --schema, or check the input")
@@ -206,6 +207,18 @@ def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
         f"the records of {path} fit no built-in schema; they hold: {features}. Describe them in a schema file and name "
         f"it with --schema, for example {_described(first)}"
     )
+
+
+def _is_as_wide(record: examples.Record, schema: RecordSchema) -> bool:
+    """Whether no modality of the record has another width: what one's own layout names may be someone else's."""
+    for modality in schema.modalities:
+        framed = schema.container == "sequence_example" and modality.kind == FRAMES
+        found = record.feature_lists[modality.source][:1] if framed else [record.features[modality.source]]
+        for feature in found:
+            width = len(bytes(feature.values[0])) if feature.kind == "bytes" else len(feature.values)
+            if width != modality.width and (framed or modality.kind != FRAMES):
+                return False
+    return True
 
 
 def _as_written(record: examples.Record, schema: RecordSchema) -> RecordSchema:

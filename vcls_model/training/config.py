@@ -37,6 +37,8 @@ class TrainConfig:
         unfreeze_after: epochs after which they do; 0 never.
         rate_scales: (glob over variables, factor on the learning rate).
         verbose: print progress bars.
+        recipe: names of the flags whose values are those of the model's recipe.
+        recipe_notes: why some of them differ from the recipe; see `training.recipes`.
     """
 
     data: str
@@ -58,6 +60,8 @@ class TrainConfig:
     unfreeze_after: int = 0
     rate_scales: tuple[tuple[str, float], ...] = ()
     verbose: bool = True
+    recipe: tuple[str, ...] = ()
+    recipe_notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -80,8 +84,21 @@ class TrainConfig:
             data_info: the `info.json` of the dataset.
         """
         value = dataclasses.asdict(self)
-        for name in ("data", "output", "resume", "overwrite", "trust_model", "verbose", "distribution", "devices"):
+        for name in (
+            "data",
+            "output",
+            "resume",
+            "overwrite",
+            "trust_model",
+            "verbose",
+            "distribution",
+            "devices",
+            "recipe",
+            "recipe_notes",
+        ):
             del value[name]
+        if self.hyperparameters.get("input_norm") == "data":
+            del value["hyperparameters"]["input_norm"]  # younger than checkpoints that may be continued
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]  # a run that continues may change them
         if self.options.schedule.decay != "cosine":

@@ -32,6 +32,24 @@ def make_strategy(distribution: str, devices: Sequence[str]) -> tf.distribute.St
     return tf.distribute.get_strategy()
 
 
+def computes_in_bfloat16() -> bool:
+    """Whether the hardware multiplies in bfloat16 rather than emulate it, which takes longer than float32.
+
+    GPUs do from compute capability 8.0 on; processors that list `avx512_bf16` or `amx_bf16`.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return all(
+            tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus
+        )
+    try:
+        with open("/proc/cpuinfo") as stream:
+            flags = next((line for line in stream if line.startswith("flags")), "").split()
+    except FileNotFoundError:  # not Linux
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))
+
+
 def _tasks(strategy: tf.distribute.Strategy) -> dict[str, int]:
     """Number of training processes in the cluster by kind; there is at most one `chief`."""
     resolver = strategy.cluster_resolver

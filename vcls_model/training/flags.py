@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model.commands import DEFAULT, Parser, UsageError, nearest, option_names
+from vcls_model.commands import DEFAULT, Parser, UsageError, nearest, option_names, unknown_choice
 from vcls_model.input.options import FRAME_SAMPLINGS, InputOptions
 from vcls_model.models import MODELS, Hyperparameter, model_info, resolve_hyperparameters
 from vcls_model.models.catalogue import COMMON
+from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.options import (
@@ -21,6 +22,7 @@ from vcls_model.training.options import (
     TrainOptions,
     default_gamma,
 )
+from vcls_model.training.recipes import AUTO, AUTO_RULE, choose_model, without_conflicts
 
 DESCRIPTION = """Trains a model on a transformed dataset and exports it with the transform graph inside.
 
@@ -29,11 +31,17 @@ DESCRIPTION = """Trains a model on a transformed dataset and exports it with the
 The hyperparameters of the chosen model are flags, too: `--hidden_units=1024`, `--dropout=0.3`, …
 """
 DEFAULT_MODEL = "dense"
+# Whether the defaults are those of the model's recipe.
+RECIPES = ("best", "none")
 DEFAULTS = TrainOptions(InputOptions(batch_size=64))
 
 
-def make_parser(model: str = DEFAULT_MODEL) -> Parser:
+def make_parser(model: str = DEFAULT_MODEL, recipe: str = "best") -> Parser:
     """The parser of training's flags, those of the hyperparameters of `model` included.
+
+    Args:
+        model: a name of `MODELS`.
+        recipe: `best` takes the defaults from the model's recipe, `none` leaves them plain.
 
     Raises:
         UsageError: there is no such model; the message names the nearest.
@@ -44,7 +52,8 @@ def make_parser(model: str = DEFAULT_MODEL) -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="models (--help --model=NAME describes the hyperparameters of another one):\n"
-        + "\n".join(f"  {name:18s} {info.level}-level: {info.summary}" for name, info in sorted(MODELS.items())),
+        + "\n".join(f"  {name:18s} {info.level}-level: {info.summary}" for name, info in sorted(MODELS.items()))
+        + f"\n  {AUTO:18s} one of these, by the data. {AUTO_RULE}",
     )
     _add_run_flags(parser)
     _add_loss_flags(parser.add_argument_group("loss"))
@@ -53,8 +62,11 @@ def make_parser(model: str = DEFAULT_MODEL) -> Parser:
     _add_hardware_flags(parser.add_argument_group("hardware"))
     common, own = parser.add_argument_group("hyperparameters of every model"), model_info(model).own
     group = parser.add_argument_group(f"hyperparameters of {model}") if own else common
+    values = model_info(model).recipe.values if recipe == "best" else {}
     for name, declared in model_info(model).hyperparameters.items():
-        _add_hyperparameter(common if name in COMMON else group, name, declared)
+        default = values.get(name, declared.default)
+        _add_hyperparameter(common if name in COMMON else group, name, declared, default)
+    parser.set_defaults(**values)
     return parser
 
 
@@ -69,6 +81,13 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--output", required=True, metavar="DIR", help="directory for the model")
     add("--model", default=DEFAULT_MODEL, metavar="NAME", help=f"architecture, one of those listed below {DEFAULT}")
+    add(
+        "--recipe",
+        default=RECIPES[0],
+        metavar="NAME",
+        help="best: the defaults shown here are those of the model's recipe, which is fitted to the size of the data "
+        f"and to the hardware; none: plain defaults {DEFAULT}",
+    )
     add(
         "--epochs",
         type=int,
@@ -124,7 +143,15 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
         default=loss.margin,
         help=f"probability below which a negative is ignored (asymmetric loss only) {DEFAULT}",
     )
-    add("--class_prior", action="store_true", help="start the classifier's biases at the classes' log-odds")
+    add(
+        "--class_prior",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_flag,
+        metavar="{true,false}",
+        help=f"start the classifier's biases at the classes' log-odds {DEFAULT}",
+    )
     add(
         "--teacher",
         action="append",
@@ -257,8 +284,13 @@ def _add_hardware_flags(group: argparse._ArgumentGroup) -> None:
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "N,..."}
 
 
-def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyperparameter) -> None:
-    default = declared.default
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text == "true"
+
+
+def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyperparameter, default: Any) -> None:
     shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default).lower()
     flag: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(declared.default, bool) else {}
 
@@ -268,8 +300,8 @@ def _add_hyperparameter(group: argparse._ArgumentGroup, name: str, declared: Hyp
     group.add_argument(
         f"--{name}",
         type=parse,
-        default=declared.default,
-        metavar="{true,false}" if flag else _METAVARS[type(default)],
+        default=default,
+        metavar="{true,false}" if flag else _METAVARS[type(declared.default)],
         help=f"{declared.meaning} (default: {shown})".replace("%", "%%"),
         **flag,
     )
@@ -280,12 +312,20 @@ SWITCHES = frozenset(action.dest for action in make_parser()._actions if action.
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
-    """The flags, and the parser of the model that they name: a first pass reads `--model` alone."""
+    """The flags, and the parser of the model that they name: a first pass reads the flags that choose it."""
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=DEFAULT_MODEL)
-    model = first.parse_known_args(argv)[0].model
-    parser = make_parser(model)
+    first.add_argument("--recipe", default=RECIPES[0])
+    first.add_argument("--data")
+    chosen = first.parse_known_args(argv)[0]
+    if chosen.recipe not in RECIPES:
+        raise unknown_choice("recipe", chosen.recipe, RECIPES)
+    model = chosen.model
+    if model == AUTO:
+        model = choose_model(open_transformed(chosen.data)) if chosen.data else DEFAULT_MODEL
+    parser = make_parser(model, chosen.recipe)
     args, rest = parser.parse_known_args(argv)
+    args.model = model
     if rest:
         flag = rest[0].partition("=")[0]
         name = flag.removeprefix("--")
@@ -298,13 +338,23 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
     return args, parser
 
 
+def _given(argv: Sequence[str] | None, parser: Parser) -> set[str]:
+    """Names of the flags that a command line gives, to their default or to another value."""
+    unset = {action.dest: None for action in parser._actions}  # argparse fills in no default where there is a value
+    values = vars(parser.parse_known_args(argv, argparse.Namespace(**unset))[0])
+    return {name for name, value in values.items() if value is not None}
+
+
 def parse_config(argv: Sequence[str] | None) -> TrainConfig:
-    """Reads a command line.
+    """Reads a command line. What the model's recipe says is not fitted to the data yet.
 
     Raises:
         UsageError: an unknown flag, model or hyperparameter (names the nearest), or a value out of range.
     """
-    args, _ = _parse(argv)
+    args, parser = _parse(argv)
+    recipe = model_info(args.model).recipe.values if args.recipe == "best" else {}
+    given = _given(argv, parser)
+    open_entries = tuple(name for name in recipe if name not in given)
     chosen = {name: getattr(args, name) for name in model_info(args.model).hyperparameters}
     options = TrainOptions(
         read=InputOptions(
@@ -343,7 +393,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         data=args.data,
         output=args.output,
         model=args.model,
-        hyperparameters=resolve_hyperparameters(args.model, chosen),
+        hyperparameters=resolve_hyperparameters(args.model, without_conflicts(chosen, open_entries)),
         options=options,
         resume=args.resume,
         overwrite=args.overwrite,
@@ -359,6 +409,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         unfreeze_after=args.unfreeze_after,
         rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),
         verbose=not args.quiet,
+        recipe=open_entries,
     )
 
 
@@ -373,13 +424,15 @@ def _rate_scale(text: str) -> tuple[str, float]:
     return glob, value
 
 
-def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool) -> list[str]:
+def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool, epochs: int | None = None) -> list[str]:
     """A sentence for each flag of a command line that another flag, or the data, deprives of any effect.
 
     Args:
         reads_frames: whether the model reads a frames modality of the data.
+        epochs: those of the run, where its recipe has fitted them to the data.
     """
     args, parser = _parse(argv)
+    epochs = args.epochs if epochs is None else epochs
     conditions: list[tuple[tuple[str, ...], bool, str]] = [
         (("gamma",), args.loss in ("focal", "asymmetric"), "without --loss=focal or --loss=asymmetric"),
         (("gamma_negative", "margin"), args.loss == "asymmetric", "without --loss=asymmetric"),
@@ -390,7 +443,7 @@ def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool) -> list
         (("class_prior",), args.new_head or not args.init_from, "with --init_from without --new_head"),
         (("final_rate",), args.decay == "cosine", "without --decay=cosine"),
         (("frames", "max_frames"), reads_frames, f"because --model={args.model} reads no frames of this data"),
-        (("unfreeze_after",), args.unfreeze_after < args.epochs, f"with --epochs={args.epochs}"),
+        (("unfreeze_after",), args.unfreeze_after < epochs, f"with --epochs={epochs}"),
     ]
     return [
         f"--{name} has no effect {reason}"

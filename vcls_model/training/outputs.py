@@ -20,6 +20,7 @@ from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
+from vcls_model.training.recipes import recipe_values
 from vcls_model.versions import versions_of
 
 # Whose versions the info.json of a model holds.
@@ -66,7 +67,7 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
     if info.get("config_hash") != config.fingerprint(data.info):
         raise UsageError(
             f"--resume: {config.output} holds a model trained with other options or other data; "
-            "repeat its flags, or start again with --overwrite"
+            "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
         )
     check_same_data(f"the model in {config.output}", trained_on(info), data)
     same = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)
@@ -145,6 +146,7 @@ def _describe(
             "rate_scales": [list(scale) for scale in config.rate_scales],
             "teachers": list(config.teachers),
             "class_prior": config.class_prior,
+            "recipe": {"values": recipe_values(config), "notes": list(config.recipe_notes)},
             "devices": trainer.replicas,
         },
         "data": {

@@ -17,7 +17,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.dataset import decode_features, make_batches, readable, refuse_not_finite
 from vcls_model.input.options import InputOptions
-from vcls_model.layers import LabelProjection, NeighbourVote
+from vcls_model.layers import LabelProjection, NeighbourVote, UnitInput
 from vcls_model.models import build_model, model_info
 from vcls_model.models.assembly import PROJECTION
 from vcls_model.models.head import depends_on_classes
@@ -25,6 +25,7 @@ from vcls_model.models.label_directions import LabelDirections, find_label_direc
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
+from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import load_vocabulary
@@ -147,16 +148,22 @@ def training_knowledge(
         label_directions: those of a pretrained model, to be used instead of counting in these videos.
 
     Returns:
-        `label_graph` for `head=label_graph`, `label_directions` for `label_projection` and `memory` for
-        `neighbours` above 0.
+        `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
+        above 0 and `raw_values` for `input_norm=l2`.
     """
     knowledge: dict[str, Any] = {}
+    raw = find_raw_values(data, modalities) if hyperparameters["input_norm"] == "l2" else {}
+    if raw:
+        knowledge["raw_values"] = raw
     if hyperparameters["head"] == "label_graph":
         values, lengths = zip(*iterate_labels(data), strict=True)
         knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)
     if hyperparameters["label_projection"]:
         knowledge["label_directions"] = label_directions or find_label_directions(
-            _training_videos(data, modalities, read), modalities, data.class_count, hyperparameters["modality_norm"]
+            _training_videos(data, modalities, read, raw),
+            modalities,
+            data.class_count,
+            hyperparameters["modality_norm"],
         )
     if hyperparameters["neighbours"]:
         if data.records["train"] > MEMORY_LIMIT:
@@ -166,7 +173,7 @@ def training_knowledge(
                 file=sys.stderr,
             )
         knowledge["memory"] = remember(
-            _training_videos(data, modalities, read),
+            _training_videos(data, modalities, read, raw),
             modalities,
             data.class_count,
             directions=knowledge.get("label_directions"),
@@ -176,11 +183,15 @@ def training_knowledge(
 
 
 def _training_videos(
-    data: TransformedData, modalities: Sequence[TransformedModality], read: InputOptions
+    data: TransformedData,
+    modalities: Sequence[TransformedModality],
+    read: InputOptions,
+    raw: Mapping[str, RawValues],
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
     """Features, labels and labels per video of the training split's labelled videos, in the order of the files.
 
-    Their frames are those that the model sees later: nothing is random.
+    Their frames are those that the model sees later: nothing is random. Modalities in `raw` are normalised as a model
+    with `input_norm=l2` does it.
 
     Raises:
         JobError: a feature is not finite; the message names the shard.
@@ -196,7 +207,9 @@ def _training_videos(
             continue
         labels = labels[known]
         present = labels >= 0
-        yield {name: value.numpy()[known] for name, value in features.items()}, labels[present], present.sum(axis=1)
+        inputs = {name: value.numpy()[known] for name, value in features.items()}
+        inputs |= {name: values.unit(inputs[name]) for name, values in raw.items()}
+        yield inputs, labels[present], present.sum(axis=1)
 
 
 class Pretrained:
@@ -287,7 +300,8 @@ class Pretrained:
 def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> None:
     """Copies the weights of an exported model into `model`, variable by variable.
 
-    The videos that a model remembers are never copied: `model` remembers those that it is trained on.
+    The videos that a model remembers are never copied: `model` remembers those that it is trained on, and undoes the
+    normalisation of its own dataset.
 
     Args:
         model: what `pretrained.check` allowed.
@@ -301,7 +315,7 @@ def take_over(model: keras.Model, pretrained: Pretrained, *, new_head: bool) -> 
         # A projection is made from the pretrained model's already; its copy for neighbours may be new.
         if (
             not layer.weights
-            or isinstance(layer, NeighbourVote | LabelProjection)
+            or isinstance(layer, NeighbourVote | LabelProjection | UnitInput)
             or (new_head and depends_on_classes(layer))
         ):
             continue

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from vcls_model.input.dataset import decode_features
+from vcls_model.layers import UnitInput, unit_inputs
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.training.averaging import WeightAverage
 from vcls_model.training.losses import distillation_loss, mix_labels, sparse_loss
@@ -37,6 +38,8 @@ class BatchLoss:
         self.modalities = modalities
         self.options = options
         self.teachers = teachers
+        # By input: what a mixture must be made of rather than of the input itself.
+        self._unit_inputs = {layer.input.name: layer for layer in model.layers if isinstance(layer, UnitInput)}
 
     def __call__(self, batch: Batch, shares: tf.Tensor | None, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Losses (B,) and logits (B, C); videos without labels have a loss of 0.
@@ -52,14 +55,29 @@ class BatchLoss:
         if shares is not None:
             shares = tf.where(tf.reverse(known, [0]), shares, 1.0)  # a partner without labels would teach "no label"
             labels, weights = mix_labels(labels, shares)
-            features = self._mixed(features, shares)
-        logits = self.model(features, training=training)
+            inputs = self._mixed(self._normalised(features), shares)
+            features = self._mixed(features, shares)  # a teacher normalises by itself
+            with unit_inputs():
+                logits = self.model(inputs, training=training)
+        else:
+            logits = self.model(features, training=training)
         losses = sparse_loss(logits, labels, self.options.loss, weights)
         if training and self.teachers:
             probabilities = tf.add_n([tf.sigmoid(teacher(features)) for teacher in self.teachers]) / len(self.teachers)
             share = self.options.teacher_weight
             losses = (1 - share) * losses + share * distillation_loss(logits, tf.stop_gradient(probabilities))
         return losses * tf.cast(known, losses.dtype), logits
+
+    def _normalised(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What the model makes of the features first, as `unit_inputs` takes it; padded frames are zero."""
+        normalised = dict(features)
+        for name, layer in self._unit_inputs.items():
+            value = layer(features[name])
+            if len(value.shape) == 3:
+                mask = tf.sequence_mask(features["num_frames"], tf.shape(value)[1])
+                value = tf.where(mask[:, :, tf.newaxis], value, 0.0)
+            normalised[name] = value
+        return normalised
 
     def _mixed(self, features: dict[str, tf.Tensor], shares: tf.Tensor) -> dict[str, tf.Tensor]:
         """Each video mixed with the one at the same place from the end of the batch."""

@@ -84,7 +84,7 @@ def test_unlabelled_videos_are_neither_remembered_nor_counted(graphs: dict[str, 
 
 def test_remembered_videos_are_seen_without_chance(frame_data: Path) -> None:
     data = open_transformed(str(frame_data))
-    asked = {"head": "none", "label_projection": 0.0, "neighbours": 5, "modality_norm": "none"}
+    asked = {"head": "none", "label_projection": 0.0, "neighbours": 5, "modality_norm": "none", "input_norm": "data"}
     keys = [
         training_knowledge(data, data.modalities, asked, InputOptions(16, frames, 2, seed))["memory"].keys
         for frames, seed in (("random", 1), ("random", 2), ("uniform", 1))

@@ -1,7 +1,7 @@
-"""A model without training for streams: the classifiers that came with the encoders' weights.
+"""The everyday classes for streams: `Everyday` on the rows of a stream, each with its own encoder.
 
-ImageNet's 1,000 classes of what is seen and AudioSet's 521 of what is heard. A window's probability of a class is the
-mean over its rows, so a stream keeps the probabilities of a row and not its features. Needs no TensorFlow.
+A window's probability of a class is the mean over its rows, so a stream keeps the probabilities of a row and not its
+features. Needs no TensorFlow.
 """
 
 import dataclasses
@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig, load_planned_encoder
-from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, PretrainedHead
-from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.combining import LARGEST_LOGIT
+from vcls_model.serving.everyday import SEEN_OR_HEARD, Everyday, Medium
 from vcls_model.serving.live.models import Moment
 from vcls_model.serving.live.stream import Features
 
-# By medium: the modality, and the mean probability from which a class counts. Those of a picture add to 1 over 1,000
-# classes, of which many are breeds and parts of one thing, so that a sure classifier spreads over several.
-_SEEN_OR_HEARD: Mapping[Medium, tuple[str, float]] = {"picture": ("seen", 0.2), "sound": ("heard", 0.3)}
+# The mean probability from which a class counts. Those of a picture add to 1 over 1,000 classes, of which many are
+# breeds and parts of one thing, so that a sure classifier spreads over several.
+_THRESHOLDS: Mapping[Medium, float] = {"picture": 0.2, "sound": 0.3}
 _LEAST = 1e-35  # a probability below this has no logit in float32
 
 
@@ -31,8 +30,7 @@ class EverydayModel:
 
     name: str
     identity: str
-    classes: tuple[ClassInfo, ...]
-    modalities: tuple[Modality, ...]
+    everyday: Everyday
     media: EmbeddingConfig
     encoders: Mapping[Medium, Encoder]
     schema: RecordSchema | None = None
@@ -58,25 +56,29 @@ class EverydayModel:
             UsageError: an encoder came without a classifier.
             JobError: an encoder is not installed.
         """
-        media = EmbeddingConfig.of(
-            image_encoder or DEFAULT_IMAGE_ENCODER,
-            audio_encoder or DEFAULT_AUDIO_ENCODER,
-            seconds_per_minute=seconds_per_minute,
-            memory_bytes=memory_bytes,
-        )
+        names = image_encoder or DEFAULT_IMAGE_ENCODER, audio_encoder or DEFAULT_AUDIO_ENCODER
+        everyday = Everyday.load(*names)
+        media = EmbeddingConfig.of(*names, seconds_per_minute=seconds_per_minute, memory_bytes=memory_bytes)
         encoders = {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders}
-        heads = {medium: _head(encoder) for medium, encoder in encoders.items()}
-        modalities = tuple(
-            Modality(_SEEN_OR_HEARD[medium][0], len(head.classes), VECTOR, "float32") for medium, head in heads.items()
-        )
         identity = " ".join(encoder.info.weights_sha256[:16] for encoder in encoders.values())
-        return cls(name or "everyday", identity, _classes(heads), modalities, media, encoders)
+        return cls(name or "everyday", identity, everyday, media, encoders)
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """What is seen, then what is heard."""
+        return self.everyday.classes
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The probabilities of each medium's classes."""
+        return tuple(
+            Modality(SEEN_OR_HEARD[medium], len(head.classes), VECTOR, "float32")
+            for medium, head in self.everyday.heads.items()
+        )
 
     def thresholds(self, default: float) -> np.ndarray:
         """One for what is seen, one for what is heard: `default` fits neither."""
-        values = [
-            np.full(len(_head(self.encoders[medium]).classes), _SEEN_OR_HEARD[medium][1]) for medium in self.encoders
-        ]
+        values = [np.full(len(head.classes), _THRESHOLDS[medium]) for medium, head in self.everyday.heads.items()]
         return np.concatenate(values)
 
     def row(self, moment: Moment) -> dict[str, np.ndarray | None]:
@@ -86,7 +88,7 @@ class EverydayModel:
             content = moment.get(medium)
             if content is not None:
                 features = encoder.encode(content[np.newaxis, : encoder.info.input.row_shape[0]])
-                row[_SEEN_OR_HEARD[medium][0]] = _probabilities(_head(encoder), features)[0]
+                row[SEEN_OR_HEARD[medium]] = self.everyday.probabilities(medium, features)[0]
         return row
 
     def logits(self, videos: Sequence[Features]) -> np.ndarray:
@@ -95,31 +97,3 @@ class EverydayModel:
         probabilities = np.clip(joined.astype(np.float64), _LEAST, 1 - 1e-9)
         logits = np.log(probabilities) - np.log1p(-probabilities)
         return np.maximum(logits, -LARGEST_LOGIT).astype(np.float32)
-
-
-def _head(encoder: Encoder) -> PretrainedHead:
-    if encoder.head is None:
-        raise UsageError(
-            f"the encoder {encoder.info.name} came without a classifier: give a model of your own by --model"
-        )
-    return encoder.head
-
-
-def _probabilities(head: PretrainedHead, features: np.ndarray) -> np.ndarray:
-    """(N, C) of features (N, width): those of a picture add to 1, those of a sound do not."""
-    logits = head.logits(features).astype(np.float64)
-    if head.activation == "softmax":
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
-
-
-def _classes(heads: Mapping[Medium, PretrainedHead]) -> tuple[ClassInfo, ...]:
-    """All classes, one list after the other; a sound that is called as a thing is gets `(sound)` behind its name."""
-    things = {name.casefold() for name in heads["picture"].classes}
-    classes: list[ClassInfo] = []
-    for medium, head in heads.items():
-        for name in head.classes:
-            shown = f"{name} (sound)" if medium == "sound" and name.casefold() in things else name
-            classes.append(ClassInfo(len(classes), shown, (_SEEN_OR_HEARD[medium][0],)))
-    return tuple(classes)

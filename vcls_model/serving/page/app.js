@@ -71,13 +71,15 @@ const sources = {
       await stream.watchMedia(await navigator.mediaDevices.getDisplayMedia({ video: true, audio: true }));
     }),
   file: () => $("file-input").click(),
+  whole: () => $("whole-input").click(),
 };
 
 for (const [name, act] of Object.entries(sources)) $(name).addEventListener("click", act);
-$("file-input").addEventListener("change", (event) => {
-  for (const file of event.target.files) start(file.name, (stream) => stream.watchFile(file));
-  event.target.value = "";
-});
+for (const [id, method] of [["file-input", "watchFile"], ["whole-input", "labelFile"]])
+  $(id).addEventListener("change", (event) => {
+    for (const file of event.target.files) start(file.name, (stream) => stream[method](file));
+    event.target.value = "";
+  });
 $("pulled-name").addEventListener("change", (event) => {
   const name = event.target.value;
   if (name) start(name, async (stream) => stream.watchPulled(name));
@@ -120,6 +122,7 @@ const keys = {
   c: sources.camera,
   s: sources.screen,
   f: sources.file,
+  w: sources.whole,
   " ": () => current()?.pause(),
   ArrowLeft: () => current()?.step(-1),
   ArrowRight: () => current()?.step(1),

@@ -1,7 +1,7 @@
 // One stream on the page: what it shows, what it sends, what it hears.
 
 import { SoundTap, message, picture } from "/page/capture.js";
-import { getPicture, open } from "/page/socket.js";
+import { getPicture, open, sendFile } from "/page/socket.js";
 import { Timeline, clock } from "/page/timeline.js";
 
 const BARS = 10;
@@ -60,13 +60,53 @@ export class Stream {
     this.video.controls = true;
     await new Promise((resolve, reject) => {
       this.video.addEventListener("loadeddata", resolve, { once: true });
-      this.video.addEventListener("error", () => reject(new Error("This browser cannot play that file.")), { once: true });
+      this.video.addEventListener("error", () => reject(new Error("this browser cannot play that file. “Whole file” lets the service read it.")), { once: true });
     });
     this.video.muted = false;
     this.video.addEventListener("ended", () => this.#say("played to its end"));
     this.video.addEventListener("seeked", () => this.#seeked());
     await this.#connect((context) => context.createMediaElementSource(this.video), true);
     await this.video.play();
+  }
+
+  /** Sends a whole file to the service, and shows its labels at the moment that plays. */
+  async labelFile(file) {
+    this.isFile = this.isWhole = true;
+    this.sending = new AbortController();
+    this.url = URL.createObjectURL(file);
+    this.video.src = this.url;
+    this.video.controls = true;
+    this.video.muted = false;
+    this.$(".numbers").hidden = true;
+    this.$(".back").textContent = "all of it";
+    this.video.addEventListener("error", () => (this.video.hidden = true));
+    this.video.addEventListener("timeupdate", () => this.#view(this.video.currentTime));
+    this.#say("sending…");
+    try {
+      await sendFile(`/label?progress=1&name=${encodeURIComponent(file.name)}`, file, this.sending.signal, (step) => {
+        if (step.error) throw new Error(step.error);
+        if (step.progress) this.#say(`${clock(step.progress.seconds)} of ${clock(step.progress.of ?? step.progress.seconds)}`);
+        if (step.result) this.#showWhole(step.result.annotationResults[0]);
+      });
+    } catch (error) {
+      if (!this.done) throw error;
+    }
+  }
+
+  #showWhole(result) {
+    this.timeline.load(result);
+    const scores = result.segmentLabelAnnotations.map(({ entity, segments }) => [Number(entity.entityId), segments[0].confidence]);
+    this.last = { now: scores, seconds: 0 };
+    const length = clock(parseFloat(result.segment.endTimeOffset));
+    this.#say(result.error ? `labelled to ${length}: ${result.error.message}` : `${length} labelled`);
+    for (const { entity } of result.labelTimeline.slice(0, BARS)) this.page.speak(entity.description);
+    this.draw();
+  }
+
+  #view(seconds) {
+    this.viewed = seconds;
+    this.$(".back").hidden = false;
+    this.draw();
   }
 
   /** Shows the labels of a stream that the service pulls itself. */
@@ -180,10 +220,10 @@ export class Stream {
   draw() {
     const moment = this.viewed === null ? null : this.timeline.at(this.viewed);
     const scores = moment ? [...moment.scores] : (this.last?.now ?? []);
-    const active = moment ? new Set() : new Set(this.last?.active ?? []);
+    const active = moment ? this.timeline.activeAt(moment.seconds) : new Set(this.last?.active ?? []);
     this.#drawBars(scores, active);
     this.timeline.draw(this.page.visible, moment?.seconds ?? null);
-    this.$("h3").textContent = moment ? `at ${clock(moment.seconds)}` : "now";
+    this.$("h3").textContent = moment ? `at ${clock(moment.seconds)}` : this.isWhole ? "all of it" : "now";
   }
 
   #drawBars(scores, active) {
@@ -243,7 +283,7 @@ export class Stream {
     this.viewed = null;
     this.$(".back").hidden = true;
     this.still.hidden = !this.pulled;
-    if (this.isFile && this.last) this.video.currentTime = Math.max(this.last.seconds, this.lastSent);
+    if (this.isFile && !this.isWhole && this.last) this.video.currentTime = Math.max(this.last.seconds, this.lastSent);
     this.draw();
   }
 
@@ -295,6 +335,7 @@ export class Stream {
     clearInterval(this.timer);
     clearInterval(this.keepAlive);
     this.#command("CloseStream");
+    this.sending?.abort();
     this.socket?.close();
     this.sound?.close();
     this.media?.getTracks().forEach((track) => track.stop());

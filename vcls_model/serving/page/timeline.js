@@ -5,6 +5,8 @@ const SERIES = 6;
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
+const sorted = (row) => new Map([...row].sort((a, b) => b[1] - a[1]));
+
 export class Timeline {
   /**
    * @param {HTMLElement} root with .plot and .lanes
@@ -31,6 +33,32 @@ export class Timeline {
         this.ended.push({ ...event, end: event.at });
       } else this.spans.set(event.index, { ...event, end: null });
     }
+  }
+
+  /** What a whole file's answer holds, see `FORMATS` of the service: JSON in Video Intelligence's names. */
+  load(result) {
+    const scores = new Map();
+    for (const { entity, frames } of result.frameLabelAnnotations)
+      for (const { timeOffset, confidence } of frames) {
+        const seconds = parseFloat(timeOffset);
+        if (!scores.has(seconds)) scores.set(seconds, new Map());
+        scores.get(seconds).set(Number(entity.entityId), confidence);
+      }
+    this.moments = [...scores].sort(([a], [b]) => a - b).map(([seconds, row]) => ({ seconds, scores: sorted(row) }));
+    for (const { entity, segments } of result.labelTimeline)
+      for (const { segment, confidence } of segments) {
+        const index = Number(entity.entityId);
+        const [start, end] = [parseFloat(segment.startTimeOffset), parseFloat(segment.endTimeOffset)];
+        const inside = this.moments.filter(({ seconds }) => seconds >= start && seconds < end);
+        const score = (moment) => moment.scores.get(index) ?? 0;
+        const best = inside.reduce((a, b) => (score(b) > score(a) ? b : a), inside[0]);
+        this.ended.push({ index, start, end, best: confidence, best_at: best?.seconds ?? start });
+      }
+  }
+
+  /** The classes whose label held at a moment. */
+  activeAt(seconds) {
+    return new Set(this.all().filter(({ start, end }) => start <= seconds && seconds < end).map(({ index }) => index));
   }
 
   /** All spans by start; those that are open end now. */
@@ -135,8 +163,9 @@ export class Timeline {
           button.textContent = this.nameOf(span.index);
           const until = span.open ? "still there" : `to ${clock(span.end)}`;
           button.title = `${this.nameOf(span.index)}, from ${clock(span.start)} ${until}, best ${Math.round(span.best * 100)} %`;
-          button.style.left = `${(100 * (span.start - first)) / length}%`;
-          button.style.width = `${Math.max(1, (100 * (span.end - span.start)) / length)}%`;
+          const start = Math.max(span.start, first); // it may have come before this page was opened
+          button.style.left = `${(100 * (start - first)) / length}%`;
+          button.style.width = `${Math.max(1, (100 * (span.end - start)) / length)}%`;
           button.addEventListener("click", () => this.jump(span.best_at));
           row.append(button);
         }

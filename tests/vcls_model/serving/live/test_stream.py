@@ -1,6 +1,7 @@
 """The last frames of a stream, and that a live answer is batch scoring's answer."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ from tests.fixtures import training_data
 from tests.vcls_model.models.test_models import FRAME_MODELS, small
 from vcls_model.records.schema import FRAMES, VECTOR, Modality
 from vcls_model.records.transformed import TransformedModality
-from vcls_model.serving.exported import LoadedModel
+from vcls_model.serving.exported import LoadedModel, read_exported_model
 from vcls_model.serving.live.stream import FrameRing, batch_features
 
 CODES = (Modality("rgb", 3, FRAMES, "uint8"), Modality("audio", 2, FRAMES, "uint8"))
@@ -76,7 +77,8 @@ def export_small(name: str, graph: Path, output: Path) -> Path:
     modalities = [
         TransformedModality(each.name, each.width, each.kind, "uint8", 8 / 255, -4.0) for each in schema.modalities
     ]
-    model = build_model(name, schema.modalities, 7, **small(name))
+    groups = {"groups": 3} if name == "nextvlad" else {}  # they divide both widths
+    model = build_model(name, schema.modalities, 7, **small(name), **groups)
     module = ServingModule(
         lambda features: model(features, training=False), schema, modalities, EmbeddedTransform(str(graph)), [model]
     )
@@ -88,35 +90,71 @@ def export_small(name: str, graph: Path, output: Path) -> Path:
     return output
 
 
-def so_far_of_each(model: LoadedModel, codes: dict[str, np.ndarray]) -> np.ndarray:
-    """Logits (T, 7) that a live stream of the rows shows, one prefix after the other."""
-    ring = FrameRing(training_data.FRAME_SCHEMA.modalities)
+def so_far_of_each(model: LoadedModel, modalities: Sequence[Modality], codes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Logits (T, C) that a live stream of the rows shows, one prefix after the other."""
+    ring = FrameRing(modalities)
     shown = []
-    for number in range(len(codes["rgb"])):
+    for number in range(len(codes[modalities[0].name])):
         ring.append({name: rows[number] for name, rows in codes.items()}, number)
-        videos = [ring.now(3), ring.so_far()]
-        shown.append(model.logits(batch_features(videos, training_data.FRAME_SCHEMA.modalities))[1])
+        shown.append(model.logits(batch_features([ring.now(3), ring.so_far()], modalities))[1])
     return np.array(shown)
 
 
-def record_codes(frames: int) -> dict[str, np.ndarray]:
+def record_codes(modalities: Sequence[Modality], frames: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
-    return {
-        each.name: rng.integers(0, 256, (frames, each.width)).astype(np.uint8)
-        for each in training_data.FRAME_SCHEMA.modalities
-    }
+    return {each.name: rng.integers(0, 256, (frames, each.width)).astype(np.uint8) for each in modalities}
 
 
-@pytest.mark.parametrize("name", FRAME_MODELS)
-def test_live_equals_the_exported_function_on_every_prefix(name: str, graphs: dict[str, Path], tmp_path: Path) -> None:
+def check_every_prefix(output: Path, modalities: Sequence[Modality], classes: int) -> None:
     """By the signature `features`, which takes the prefixes as strings and goes no way of the live path's."""
     import tensorflow as tf
 
-    output = export_small(name, graphs["frame"], tmp_path)
-    codes = record_codes(12)
-    live = so_far_of_each(LoadedModel(str(output), 7), codes)
+    codes = record_codes(modalities, 12)
+    live = so_far_of_each(LoadedModel(str(output), classes), modalities, codes)
     features = tf.saved_model.load(str(output / "saved_model")).signatures["features"]
     prefixes = {key: tf.constant([rows[: end + 1].tobytes() for end in range(12)]) for key, rows in codes.items()}
     batch = features(**prefixes)["logits"].numpy()
+    assert live.shape == batch.shape == (12, classes)
     assert np.abs(live - batch).max() <= 1e-5
     assert np.abs(np.diff(batch, axis=0)).max() > 1e-3  # prefixes differ, so equality says something
+
+
+def test_live_equals_the_exported_function(media_model: Path) -> None:
+    """Of a model without layers; those with them are below."""
+    check_every_prefix(media_model, read_exported_model(str(media_model)).schema.modalities, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAME_MODELS)
+def test_live_equals_the_exported_function_of_every_model(name: str, graphs: dict[str, Path], tmp_path: Path) -> None:
+    output = export_small(name, graphs["frame"], tmp_path)
+    check_every_prefix(output, training_data.FRAME_SCHEMA.modalities, 7)
+
+
+@pytest.mark.slow
+def test_live_equals_the_score_job_on_every_prefix(
+    graphs: dict[str, Path], tmp_path: Path, score: Callable[..., dict]
+) -> None:
+    import pyarrow.parquet as parquet
+
+    output = export_small("netvlad", graphs["frame"], tmp_path / "model")
+    modalities = training_data.FRAME_SCHEMA.modalities
+    codes = record_codes(modalities, 20)
+    videos = training_data.Videos(
+        [f"v{end:02d}".encode() for end in range(20)],
+        [[0]] * 20,
+        {name: [rows[: end + 1] for end in range(20)] for name, rows in codes.items()},
+    )
+    (tmp_path / "schema.json").write_text(json.dumps(training_data.FRAME_SCHEMA.to_dict()))
+    records = training_data.serialize_raw(videos, training_data.FRAME_SCHEMA)
+    training_data.write_shard(tmp_path / "prefixes.tfrecord", records)
+    score(
+        tmp_path / "prefixes.tfrecord",
+        f"--schema={tmp_path / 'schema.json'}",
+        "--full_logits=float32",
+        models=[output],
+        output=tmp_path / "scores",
+    )
+    table = parquet.read_table(tmp_path / "scores" / "logits").to_pydict()
+    batch = np.array([logits for _, logits in sorted(zip(table["id"], table["logits"], strict=True))])
+    assert np.abs(so_far_of_each(LoadedModel(str(output), 7), modalities, codes) - batch).max() <= 1e-5
