@@ -25,7 +25,6 @@ from pipelines.running.outputs import (
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records.identity import dataset_identity
-from vcls_model.records.shards import TRANSFORMED_FILE
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.vocabulary import write_labels_csv
 
@@ -124,11 +123,6 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     info = make_info(config, summary, features, started)
     card = render_card(config, info, summary, features)
     storage.write_text(storage.join(config.output, "data_card.html"), card)
-    for split in SPLITS:
-        storage.write_json(
-            storage.join(config.output, split, TRANSFORMED_FILE),
-            {"made_by": "pipelines.preprocess", "split": split, "identity": info["identity"]},
-        )
     write_info(config.output, info)
     return info
 

@@ -133,7 +133,7 @@ def test_a_killed_job_is_continued_with_a_note_about_its_lock(records: Path) -> 
 def test_features_too_large_for_float32_are_named(records: Path) -> None:
     name = VIDEO.modalities[0].name
     rows = [
-        video.example(**{name: float_feature([(-1) ** number * 3e38] * VIDEO.modalities[0].width)})
+        video.example(**{name: float_feature(*[(-1) ** number * 3e38] * VIDEO.modalities[0].width)})
         for number, video in enumerate(videos(20, VIDEO, prefix="large"))
     ]
     write_shard(records / "in2.tfrecord", rows)

@@ -5,20 +5,18 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import exists, join, read_bytes, read_json, to_json
+from vcls_model.storage import absolute, exists, join, read_bytes, read_json, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
 # Beside the shards of records made from media: their layout, and their classes.
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
-# Beside transformed shards, which only such a file tells from raw ones; no pattern matches it.
-TRANSFORMED_FILE = ".transformed.json"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -131,15 +129,15 @@ def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
         what_to_name: what the command reads instead, for the message.
     """
     for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
-        marked = exists(directory + TRANSFORMED_FILE)
-        # Datasets of the first release have no such file: their info.json, in the directory above, tells.
-        split = directory.rstrip("/").rpartition("/")[2]
-        above = directory.rstrip("/").rpartition("/")[0]
+        above, _, split = absolute(directory).rstrip("/").rpartition("/")
         info_path = join(above, "info.json")
-        if not marked and split in SPLITS and exists(info_path):
+        if split not in SPLITS or not exists(info_path):
+            continue
+        try:
             info = read_json(info_path)
-            marked = isinstance(info, dict) and "transformed" in info and "splits" in info
-        if marked:
+        except JobError:  # somebody else's file of that name
+            continue
+        if isinstance(info, dict) and "transformed" in info and "splits" in info:
             raise UsageError(
                 f"{directory} holds records that preprocess has transformed already: {what_to_name} (--split=test of "
                 "score selects the records of a split among the raw ones)"
