@@ -8,7 +8,7 @@ from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.records.framing import NOT_TFRECORD, cut_short_note
+from vcls_model.records.reasons import NOT_TFRECORD, cut_short_note
 from vcls_model.versions import versions_of
 
 DEAD_LETTER = "dead_letter"

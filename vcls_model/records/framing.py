@@ -9,7 +9,7 @@ one rejected record.
 import dataclasses
 import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from vcls_model.commands import JobError
 from vcls_model.records import kernels
 from vcls_model.records.kernels import FOOTER_BYTES, HEADER_BYTES, MAX_RECORD_BYTES
+from vcls_model.records.reasons import NOT_TFRECORD
 from vcls_model.storage import is_object_store, open_for_reading
 
 CHUNK_BYTES = 8 << 20
@@ -36,7 +37,6 @@ _KINDS = (
     (b"\x28\xb5\x2f\xfd", "zstd, which is not read here: decompress it"),
     (b"BZh", "bzip2, which is not read here: decompress it"),
 )
-NOT_TFRECORD = "not_tfrecord"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,17 +187,6 @@ class ByteSource:
 
 def _unreadable(path: str, error: OSError) -> Exception:
     return error if is_object_store(path) else JobError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
-    """A warning that files lack their ends, which no count of records shows; empty if none does."""
-    count = sum(rejected.get(reason, 0) for reason in ("truncated", "corrupt_gzip", "inflates_too_much"))
-    if not count:
-        return ""
-    return (
-        f"warning: input that ends too early or cannot be decompressed to its end, {count:,} "
-        f"{'file' if count == 1 else 'files'}: what is missing is in no count; see {where}"
-    )
 
 
 def _begins_record(head: bytes) -> bool:
