@@ -12,67 +12,21 @@ trains the members first, into `members/` of the output directory; --resume cont
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model import storage
-from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all, unknown_choice
-from vcls_model.models.catalogue import FRAME_LEVEL, VIDEO_LEVEL
-from vcls_model.models.recipes import ENSEMBLES
-from vcls_model.records.schema import FRAMES
+from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.records.transformed import TransformedData, open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
 from vcls_model.train import make_plan as plan_training
 from vcls_model.train import train
 from vcls_model.training.flags import parse_config as parse_training
-
-RECIPES = ("best", "none")
+from vcls_model.training.members import EnsembleConfig, member_flags
 
 if TYPE_CHECKING:
     from vcls_model.training.joining import Member
-
-
-@dataclasses.dataclass(frozen=True)
-class EnsembleConfig:
-    """An ensemble.
-
-    Attributes:
-        models: directories of exported models; with `recipe="best"`, those that the members are trained into.
-        output: directory of the ensemble.
-        data: transformed dataset on whose validation split the thresholds are chosen; empty leaves them out.
-        combine: what is averaged: `probability` or `logit`.
-        weights: one positive number per member; they are scaled to add to 1. Empty gives all the same weight.
-        overwrite: replace what the output directory holds.
-        recipe: `best` trains the members first, `none` joins models that exist.
-        resume: continue with members that are not finished.
-        trust_model: members may have any operations.
-    """
-
-    models: tuple[str, ...]
-    output: str
-    data: str = ""
-    combine: str = "probability"
-    weights: tuple[float, ...] = ()
-    overwrite: bool = False
-    recipe: str = "none"
-    resume: bool = False
-    trust_model: bool = False
-
-    def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise unknown_choice("recipe", self.recipe, RECIPES)
-        if self.resume and self.recipe == "none":
-            raise UsageError("--resume continues the training of --recipe=best; models that exist are joined at once")
-        if len(self.models) < 2:
-            raise UsageError("an ensemble joins two models or more: repeat --model")
-        if self.combine not in COMBINATIONS:
-            raise unknown_choice("combination", self.combine, COMBINATIONS)
-        weights = self.weights or (1.0,) * len(self.models)
-        if len(weights) != len(self.models) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
-            raise UsageError(f"--weights must be {len(self.models)} positive numbers, got {list(weights)}")
-        object.__setattr__(self, "weights", tuple(weight / sum(weights) for weight in weights))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,34 +49,16 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m vcls_model.ensemble", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    combinations, add = ", ".join(COMBINATIONS), parser.add_argument
+    joined = f"best: train the members on --data; none: join those of --model {DEFAULT}"
+    chosen_on = "transformed dataset on whose validation split the thresholds are chosen"
     add("--model", action="append", default=[], metavar="DIR", help="exported model; give two or more")
-    add(
-        "--recipe",
-        default="none",
-        metavar="NAME",
-        help=f"best: train the members on --data; none: join those of --model {DEFAULT}",
-    )
+    add("--recipe", default="none", metavar="NAME", help=joined)
     add("--resume", action="store_true", help="continue an interrupted --recipe=best")
     add("--output", required=True, metavar="DIR", help="directory for the ensemble")
-    add(
-        "--data",
-        default="",
-        metavar="DIR",
-        help="transformed dataset on whose validation split the thresholds are chosen",
-    )
-    add(
-        "--combine",
-        default="probability",
-        metavar="NAME",
-        help=f"what is averaged: one of {', '.join(COMBINATIONS)} {DEFAULT}",
-    )
-    add(
-        "--weights",
-        default="",
-        metavar="X,...",
-        help="one weight per model, for example 2,1,1 (default: equal weights)",
-    )
+    add("--data", default="", metavar="DIR", help=chosen_on)
+    add("--combine", default="probability", metavar="NAME", help=f"what is averaged: one of {combinations} {DEFAULT}")
+    add("--weights", default="", metavar="X,...", help="one per model, for example 2,1,1 (default: equal weights)")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
     add_trust_argument(parser)
     return parser
@@ -145,27 +81,8 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
         if models or not args.data:
             raise UsageError("--recipe=best trains the members: it needs --data, and no --model")
         models = tuple(flags["output"] for flags in member_flags(open_transformed(args.data), args.output).values())
-    return EnsembleConfig(
-        models,
-        args.output,
-        args.data,
-        args.combine,
-        weights,
-        args.overwrite,
-        args.recipe,
-        args.resume,
-        args.trust_model,
-    )
-
-
-def member_flags(data: TransformedData, output: str) -> dict[str, dict[str, Any]]:
-    """The flags of training of each member of the recipe for a dataset, by the member's name."""
-    frames = any(modality.kind == FRAMES for modality in data.modalities)
-    members = ENSEMBLES[FRAME_LEVEL if frames else VIDEO_LEVEL]
-    return {
-        name: {"data": data.directory, **flags, "output": storage.join(output, "members", name)}
-        for name, flags in members.items()
-    }
+    rest = (args.overwrite, args.recipe, args.resume, args.trust_model)
+    return EnsembleConfig(models, args.output, args.data, args.combine, weights, *rest)
 
 
 def train_members(config: EnsembleConfig) -> None:
@@ -184,10 +101,8 @@ def train_members(config: EnsembleConfig) -> None:
     trust = ["--trust_model"] if config.trust_model else []
     for number, (name, flags) in enumerate(members.items(), start=1):
         print(f"member {number} of {len(members)}: {name}", flush=True)
-        plan = plan_training(
-            parse_training([*(f"--{key}={value}" for key, value in flags.items()), *trust, "--resume"])
-        )
-        train(plan)
+        given = [f"--{key}={value}" for key, value in flags.items()]
+        train(plan_training(parse_training([*given, *trust, "--resume"])))
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:

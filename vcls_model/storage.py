@@ -190,6 +190,11 @@ def open_for_reading(path: str) -> BinaryIO:
     return open(_local(path), "rb", buffering=0)
 
 
+def open_for_appending(path: str) -> BinaryIO:
+    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there."""
+    return cast(BinaryIO, open(_local(path), "ab", buffering=0))
+
+
 def read_bytes(path: str) -> bytes:
     """The whole content of a small file."""
     if is_object_store(path):

@@ -4,7 +4,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vcls_model.commands import JobError, main
@@ -71,7 +70,6 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     from vcls_model.records.transformed import open_transformed
     from vcls_model.serving.exported import read_model_info
     from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
-    from vcls_model.training.outputs import finished_run
     from vcls_model.training.starting_points import refuse_training_programs
 
     # A multi-worker strategy must come before anything else that TensorFlow does.
@@ -86,8 +84,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
         storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
-    done = finished_run(config, data) if config.resume else None
-    return TrainPlan(config, strategy, data, modalities, done)
+    from vcls_model.training.outputs import finished_run
+
+    return TrainPlan(config, strategy, data, modalities, finished_run(config, data))
 
 
 def train(plan: TrainPlan) -> dict[str, Any]:
@@ -96,23 +95,19 @@ def train(plan: TrainPlan) -> dict[str, Any]:
     import tensorflow as tf
 
     from vcls_model import storage
-    from vcls_model.locks import locked_output
-    from vcls_model.training.devices import worker_count, worker_number
-    from vcls_model.training.outputs import export
+    from vcls_model.training.devices import worker_count
+    from vcls_model.training.outputs import chief_lock, export
 
     config = plan.config
     if plan.done is not None:
         return plan.done
-    lock: AbstractContextManager[None] = nullcontext()
-    if worker_number(plan.strategy) == 0:
-        lock = locked_output(config.output, "train", take_over=config.resume or config.overwrite)
     started = time.monotonic()
     keras.utils.set_random_seed(config.options.read.seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
-        with lock:
+        with chief_lock(config, plan.strategy):
             trainer = make_trainer(plan)
             if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
                 storage.empty_directory(config.output)

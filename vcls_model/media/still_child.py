@@ -5,7 +5,6 @@ being the JSON of a `PictureFormat`. A request is a length (4 bytes) and a JPEG 
 pixels, or 1, a length and a sentence on what is wrong.
 """
 
-import json
 import os
 import struct
 import sys
@@ -17,6 +16,7 @@ import cv2
 
 from vcls_model.media.child import MemoryLimit, leave_with_parent
 from vcls_model.media.convert import Converter, PictureFormat
+from vcls_model.storage import from_json
 
 _LENGTH = struct.Struct("<I")
 
@@ -54,7 +54,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
     MemoryLimit(int(sys.argv[1]))
-    decoder = _Decoder(PictureFormat(**json.loads(sys.argv[3])), int(sys.argv[2]))
+    decoder = _Decoder(PictureFormat(**from_json(sys.argv[3], "the picture format")), int(sys.argv[2]))
     answers.write(b"\x00")
     answers.flush()
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:

@@ -5,7 +5,6 @@ become the same pixels.
 """
 
 import dataclasses
-import json
 import os
 import select
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
+from vcls_model.storage import to_json
 
 _LENGTH = struct.Struct("<I")
 _START_SECONDS = 60.0
@@ -59,7 +59,7 @@ class StillDecoder:
                 "vcls_model.media.still_child",
                 str(self.memory_bytes),
                 str(self.max_pixels),
-                json.dumps(dataclasses.asdict(self.picture_format)),
+                to_json(dataclasses.asdict(self.picture_format)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -4,12 +4,15 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.locks import locked_output
 from vcls_model.records.identity import trained_on
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
@@ -17,6 +20,7 @@ from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_mod
 from vcls_model.states import ModelInfo, read_state
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
+from vcls_model.training.devices import worker_number
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
@@ -52,6 +56,13 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], w
     return info
 
 
+def chief_lock(config: TrainConfig, strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
+    """The lock of the output directory, which the first of several workers holds for all."""
+    if worker_number(strategy) > 0:
+        return nullcontext()
+    return locked_output(config.output, "train", take_over=config.resume or config.overwrite)
+
+
 def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] | None:
     """The `info.json` of a finished run that `--resume` has nothing to add to; None where there is something to do.
 
@@ -59,7 +70,7 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
         UsageError: the run had other options, or was on other data.
     """
     path = storage.join(config.output, "info.json")
-    if not storage.exists(path):
+    if not config.resume or not storage.exists(path):
         return None
     info: dict[str, Any] = dict(read_state(path, ModelInfo))
     if "options" not in info.get("training", {}):

@@ -2,12 +2,12 @@
 
 import http.client
 import ipaddress
-import os
 import socket
 import ssl
 import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from vcls_model import storage
 from vcls_model.serving.http.bodies import RefusedError
 
 _SCHEMES = {"http": 80, "https": 443}
@@ -97,7 +97,7 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 def _save(response: http.client.HTTPResponse, target: str, most_bytes: int, deadline: float) -> None:
     size = 0
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with storage.open_atomically(target) as file:
         while chunk := response.read1(_CHUNK):
             size += len(chunk)
             if size > most_bytes:

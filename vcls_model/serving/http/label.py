@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from vcls_model import storage
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits
@@ -21,7 +22,7 @@ from vcls_model.serving.http.bodies import RefusedError, body_chunks, parse_json
 from vcls_model.serving.http.fetching import fetch
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.formats import FORMATS, MEDIA_TYPES, to_csv, to_video_intelligence, to_webvtt
-from vcls_model.serving.live.labelling import FileLabeller, MediaLabels, Progress
+from vcls_model.serving.live.labelling import FileLabeller, FileProgress, MediaLabels
 from vcls_model.serving.live.queues import OverloadedError
 from vcls_model.serving.live.stream import Features
 
@@ -108,13 +109,13 @@ class _Work:
             most, private = settings.most_media_bytes, settings.private_addresses
             await asyncio.to_thread(fetch, url, self._path, most, _FETCH_SECONDS, private)
             return
-        with open(self._path, "wb") as file:
+        with storage.open_atomically(self._path) as file:
             async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
                 await asyncio.to_thread(file.write, chunk)
         if not os.path.getsize(self._path):
             raise RefusedError(400, "the body is empty: send a media file")
 
-    async def steps(self) -> AsyncIterator[Progress | MediaLabels | RefusedError]:
+    async def steps(self) -> AsyncIterator[FileProgress | MediaLabels | RefusedError]:
         """Progress, and at last the labels or why there are none."""
         steps: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running = asyncio.get_running_loop().run_in_executor(None, self._label, steps)
@@ -132,7 +133,7 @@ class _Work:
     async def lines(self) -> AsyncIterator[bytes]:
         """The steps as lines of JSON."""
         async for step in self.steps():
-            if isinstance(step, Progress):
+            if isinstance(step, FileProgress):
                 yield orjson.dumps({"progress": vars(step)}) + b"\n"
             elif isinstance(step, RefusedError):
                 yield orjson.dumps({"error": str(step)}) + b"\n"

@@ -1,10 +1,9 @@
 """Labels of a file as other programs read them: JSON in the names of Google Video Intelligence, WebVTT, CSV."""
 
-import csv
-import io
 from collections.abc import Iterable
 from typing import Any
 
+from vcls_model import tables
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.live.labelling import MediaLabels
 
@@ -63,12 +62,10 @@ def to_webvtt(labels: MediaLabels) -> str:
 
 def to_csv(labels: MediaLabels) -> str:
     """One line per label and stretch of time: index, name, start, end, confidence, best_at."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", "name", "start_seconds", "end_seconds", "confidence", "best_at_seconds"])
+    rows = []
     for span in labels.spans:
         name = labels.classes[span.index].name
-        writer.writerow(
+        rows.append(
             [
                 span.index,
                 f"'{name}" if name.startswith(_FORMULA_STARTS) else name,  # a spreadsheet would compute it
@@ -78,7 +75,8 @@ def to_csv(labels: MediaLabels) -> str:
                 f"{span.best_at:.3f}",
             ]
         )
-    return text.getvalue()
+    heading = ("index", "name", "start_seconds", "end_seconds", "confidence", "best_at_seconds")
+    return tables.write_csv(heading, rows)
 
 
 def entity(info: ClassInfo) -> dict[str, Any]:

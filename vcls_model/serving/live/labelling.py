@@ -89,7 +89,7 @@ class MediaLabels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class FileProgress:
     """How far a file has been read: `seconds` of `of` (None where its header does not say)."""
 
     seconds: float
@@ -129,7 +129,7 @@ class FileLabeller:
         self._reader = MediaReader(model.media.seconds_per_minute, model.media.memory_bytes)
         self.labels: MediaLabels | None = None
 
-    def label(self, path: str) -> Iterator[Progress]:
+    def label(self, path: str) -> Iterator[FileProgress]:
         """Reads a file, telling how far it is; `labels` holds the result once it ends.
 
         Raises:
@@ -143,14 +143,14 @@ class FileLabeller:
                 if film.waiting == _ROWS_PER_CALL:
                     film.score(self._score)
                     promised = rows.facts.seconds_promised if rows.facts is not None else None
-                    yield Progress(row.target_seconds, promised)
+                    yield FileProgress(row.target_seconds, promised)
         outcome = rows.outcome
         assert outcome is not None
         if not outcome.rows:
             raise MediaError(errors.EMPTY, f"{path!r} has no moment to label")
         film.score(self._score)
         self.labels = film.finish(outcome.seconds, outcome.message, self._score)
-        yield Progress(outcome.seconds, outcome.seconds)
+        yield FileProgress(outcome.seconds, outcome.seconds)
 
     def close(self) -> None:
         """Ends the decoding process."""

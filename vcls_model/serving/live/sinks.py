@@ -31,7 +31,7 @@ class LinesFile:
     """Appends a line of JSON per event; each is written whole before the next."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._file = storage.open_for_appending(path)
         self._lock = threading.Lock()
 
     def put(self, event: Mapping[str, Any]) -> None:
