@@ -108,7 +108,7 @@ def test_ensembles_of_differently_transformed_members_join(trained, second, grap
 
 def test_a_recipe_trains_its_members_and_joins_them(video_data, tmp_path, monkeypatch):
     small = {"one": {"model": "logistic", "epochs": 1}, "two": {"model": "logistic", "epochs": 1, "seed": 2}}
-    monkeypatch.setattr(ensemble, "ENSEMBLES", {"video": small, "frame": {}})
+    monkeypatch.setattr("vcls_model.training.members.ENSEMBLES", {"video": small, "frame": {}})
     arguments = ["--recipe=best", f"--data={video_data}", f"--output={tmp_path / 'joined'}"]
     info = ensemble.run(arguments)
     members = [str(tmp_path / "joined" / "members" / name) for name in small]
