@@ -152,7 +152,7 @@ def training_knowledge(
         above 0 and `raw_values` for `input_norm=l2`.
     """
     knowledge: dict[str, Any] = {}
-    raw = find_raw_values(data, modalities) if hyperparameters["input_norm"] == "l2" else {}
+    raw = find_raw_values(data, modalities) if hyperparameters.get("input_norm") == "l2" else {}
     if raw:
         knowledge["raw_values"] = raw
     if hyperparameters["head"] == "label_graph":
