@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.flags import add_job_flags
-from pipelines.running.runners import add_runner_argument, check_runner, parse_arguments, pipeline_options
+from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, main
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
 from vcls_model.media.flags import add_decoder_flags
+from vcls_model.saved_models import add_trust_argument
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -66,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
     )
     add_decoder_flags(parser)
+    add_trust_argument(parser)
     add_job_flags(parser, inputs="files", unit="files")
     add_runner_argument(parser)
     return parser
@@ -103,18 +105,21 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipelines.extracting import outputs, planning
     from pipelines.extracting.progress import ExtractProgress
     from pipelines.running.pipeline import running_pipeline
+    from pipelines.running.reach import check_job, runner_text
+    from vcls_model.locks import locked_output
 
+    check_job(options, args)
     config = planning.plan(args)
     if args.dry_run:
-        print(planning.describe(config))
+        print(planning.describe(config), runner_text(options), sep="\n")
         return {"config": config.flags}
-    check_runner(options)  # before --overwrite deletes anything
-    shards = outputs.open_records(config)
-    print(planning.describe(config), file=sys.stderr)
-    if shards:
-        with running_pipeline(options, config.output, ExtractProgress(config)) as pipeline:
-            build_pipeline(pipeline, shards, config)
-    return outputs.finish(config, started)
+    with locked_output(config.output, "extract", take_over=config.resume or config.overwrite):
+        shards = outputs.open_records(config)
+        print(planning.describe(config), file=sys.stderr)
+        if shards:
+            with running_pipeline(options, config.output, ExtractProgress(config)) as pipeline:
+                build_pipeline(pipeline, shards, config)
+        return outputs.finish(config, started)
 
 
 def command() -> NoReturn:

@@ -2,9 +2,8 @@
 
 python -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=out
 
-The plan of every job: `make_parser` declares the flags; `<job>/planning.plan` checks them against the input and returns
-a frozen config; the output is opened; `build_pipeline` adds the config's steps to a pipeline that `running_pipeline`
-runs; `<job>/outputs.finish` turns what the workers left in the output into the result, `info.json` last.
+Every job: `make_parser` declares the flags; `<job>/planning.plan` checks them and returns a frozen config; the output
+is locked and opened; `build_pipeline` fills what `running_pipeline` runs; `<job>/outputs.finish` comes last.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.flags import add_job_flags
-from pipelines.running.runners import add_runner_argument, check_runner, parse_arguments, pipeline_options
+from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, main
 
 if TYPE_CHECKING:
@@ -92,7 +91,8 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
         shards
         | "MeasureShards" >> beam.ParDo(steps.MeasureShard(config.output, transform))
         | "MergeStatistics" >> beam.CombineGlobally(steps.MergeStatistics(transform.schema))
-        | "FinishStatistics" >> beam.Map(steps.finish_statistics, transform.schema, moments_path(config))
+        | "FinishStatistics"
+        >> beam.Map(steps.finish_statistics, transform.schema, moments_path(config), transform.normalise)
     )
     side_inputs = [beam.pvalue.AsSingleton(fitted)]
     if not transform.is_affine:
@@ -121,18 +121,21 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from pipelines.preprocessing.fitting import graph_context
     from pipelines.preprocessing.progress import PreprocessProgress
     from pipelines.running.pipeline import running_pipeline
+    from pipelines.running.reach import check_job, runner_text
+    from vcls_model.locks import locked_output
 
+    check_job(options, args)
     config = planning.plan(args)
     if args.dry_run:
-        print(planning.describe(config))
+        print(planning.describe(config), runner_text(options), sep="\n")
         return {"config": config.flags}
-    check_runner(options)  # before --overwrite deletes anything
-    outputs.open_dataset(config)
-    print(planning.describe(config), file=sys.stderr)
-    progress = PreprocessProgress(config)
-    with running_pipeline(options, config.output, progress, graph_context(config, options)) as pipeline:
-        build_pipeline(pipeline, config)
-    return outputs.finish(config, started)
+    with locked_output(config.output, "preprocess", take_over=config.resume or config.overwrite):
+        outputs.open_dataset(config)
+        print(planning.describe(config), file=sys.stderr)
+        graph = graph_context(config, options)
+        with running_pipeline(options, config.output, PreprocessProgress(config), graph) as pipeline:
+            build_pipeline(pipeline, config)
+        return outputs.finish(config, started)
 
 
 def command() -> NoReturn:

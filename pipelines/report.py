@@ -62,15 +62,17 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # Imported here: numpy, matplotlib and Jinja2 are not needed for --help.
     from pipelines.reporting import job
     from pipelines.reporting.config import plan
+    from vcls_model.locks import locked_output
 
     config = plan(args)
     storage.forbid_inputs_inside_output(config.output, [config.scores, config.model, config.data, config.baseline])
-    if not config.overwrite:
-        storage.prepare_output(config.output, resume=False, overwrite=False, resumable=False)
-    report, facts = job.build(config)
-    if config.overwrite:  # only now, so that a report that cannot be made leaves the old one
-        storage.prepare_output(config.output, resume=False, overwrite=True)
-    info = job.write(report, facts, config, started)
+    with locked_output(config.output, "report", take_over=config.overwrite):
+        if not config.overwrite:
+            storage.prepare_output(config.output, resume=False, overwrite=False, resumable=False)
+        report, facts = job.build(config)
+        if config.overwrite:  # only now, so that a report that cannot be made leaves the old one
+            storage.prepare_output(config.output, resume=False, overwrite=True)
+        info = job.write(report, facts, config, started)
     print(f"report: {storage.join(config.output, 'report.html')}")
     return info
 

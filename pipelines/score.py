@@ -8,13 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.runners import (
-    add_runner_argument,
-    check_runner,
-    parse_arguments,
-    pipeline_options,
-    worker_count,
-)
+from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from pipelines.scoring.flags import add_flags
 from vcls_model.commands import Parser, main
 
@@ -64,21 +58,24 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args, beam_argv = parse_arguments(parser, argv)
     options = pipeline_options(parser, args.runner, beam_argv)
 
+    from pipelines.running.reach import check_job, runner_text
     from pipelines.scoring.execution import running_groups
     from pipelines.scoring.outputs import finish, open_scores
     from pipelines.scoring.planning import make_plan
+    from vcls_model.locks import locked_output
 
+    check_job(options, args)
     plan = make_plan(args)
-    if not args.dry_run:
-        check_runner(options)  # before --overwrite deletes anything
-    groups = plan.groups(open_scores(plan, dry_run=args.dry_run), worker_count(options))
     if args.dry_run:
-        print(plan.describe(groups))
+        groups = plan.groups(open_scores(plan, dry_run=True), worker_count(options))
+        print(plan.describe(groups), runner_text(options), sep="\n")
         return plan.summary(groups)
-    if groups:
-        with running_groups(plan.config.output, groups, options) as pipeline:
-            build_pipeline(pipeline, groups, plan.config)
-    return finish(plan, started)
+    with locked_output(plan.config.output, "score", take_over=plan.resume or plan.overwrite):
+        groups = plan.groups(open_scores(plan, dry_run=False), worker_count(options))
+        if groups:
+            with running_groups(plan.config.output, groups, options) as pipeline:
+                build_pipeline(pipeline, groups, plan.config)
+        return finish(plan, started)
 
 
 def command() -> NoReturn:

@@ -6,13 +6,24 @@ Exit 0 means done, 1 failed, 2 wrong usage. Nothing heavy is imported here: `--h
 import argparse
 import atexit
 import difflib
+import errno
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+# Seconds that a job has to end by itself after SIGTERM.
+_ENDING_SECONDS = 5.0
+# A path on the command line that is not what it should be: nothing was begun.
+_NAMING_ERRORS = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_GO_ON = (
+    "What was finished stays: the same command goes on with --resume, or begins again with --overwrite where there is "
+    "no --resume"
+)
 # What stands for a number in help texts.
 _METAVARS = {int: "N", float: "X"}
 # Ends the help of a flag that has a default.
@@ -89,6 +100,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
 
 
@@ -102,14 +114,41 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if not error.filename or not error.strerror:
+        if error.errno is None:  # raised by a library for reasons of its own
             raise
-        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        plain = error.errno in _NAMING_ERRORS
+        print(f"error: {os_error_text(error)}" + ("" if plain else f". {_GO_ON}"), file=sys.stderr)
         return 1
+    except _Terminated:
+        print(f"terminated. {_GO_ON}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume continues", file=sys.stderr)
+        print(f"interrupted. {_GO_ON}", file=sys.stderr)
         return 130
     return 0
+
+
+def os_error_text(error: OSError) -> str:
+    """What happened, and to which file where the system says so: `/data/a: No space left on device`."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    # Workers' threads may finish what they are at, which whoever asked will not wait for.
+    late = threading.Timer(_ENDING_SECONDS, _leave_now)
+    late.daemon = True
+    late.start()
+    raise _Terminated
+
+
+def _leave_now() -> None:
+    print(f"terminated. {_GO_ON}", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _leave(status: int) -> NoReturn:

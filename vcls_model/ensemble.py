@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vcls_model import storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.records.transformed import TransformedData, open_transformed
+from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
 from vcls_model.train import make_plan as plan_training
 from vcls_model.train import train
@@ -59,6 +60,7 @@ def make_parser() -> Parser:
     add("--combine", default="probability", metavar="NAME", help=f"what is averaged: one of {combinations} {DEFAULT}")
     add("--weights", default="", metavar="X,...", help="one per model, for example 2,1,1 (default: equal weights)")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
+    add_trust_argument(parser)
     return parser
 
 
@@ -79,9 +81,8 @@ def parse_config(argv: Sequence[str] | None) -> EnsembleConfig:
         if models or not args.data:
             raise UsageError("--recipe=best trains the members: it needs --data, and no --model")
         models = tuple(flags["output"] for flags in member_flags(open_transformed(args.data), args.output).values())
-    return EnsembleConfig(
-        models, args.output, args.data, args.combine, weights, args.overwrite, args.recipe, args.resume
-    )
+    rest = (args.overwrite, args.recipe, args.resume, args.trust_model)
+    return EnsembleConfig(models, args.output, args.data, args.combine, weights, *rest)
 
 
 def train_members(config: EnsembleConfig) -> None:
@@ -97,10 +98,11 @@ def train_members(config: EnsembleConfig) -> None:
     if config.overwrite:
         storage.empty_directory(config.output)
     members = member_flags(open_transformed(config.data), config.output)
+    trust = ["--trust_model"] if config.trust_model else []
     for number, (name, flags) in enumerate(members.items(), start=1):
         print(f"member {number} of {len(members)}: {name}", flush=True)
-        plan = plan_training(parse_training([*(f"--{key}={value}" for key, value in flags.items()), "--resume"]))
-        train(plan)
+        given = [f"--{key}={value}" for key, value in flags.items()]
+        train(plan_training(parse_training([*given, *trust, "--resume"])))
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:
@@ -118,7 +120,7 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
     if config.recipe == "none":
         inputs = [*config.models, config.data]
         storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
-    members = load_members(config.models)
+    members = load_members(config.models, trusted=config.trust_model)
     data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
@@ -132,13 +134,16 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         UsageError: a member is not an exported model, or they do not fit each other or the data.
     """
     config = parse_config(argv)
-    if config.recipe == "best":
-        train_members(config)
-    plan = make_plan(config)
-    from vcls_model.training.joining import join_members
+    from vcls_model.locks import locked_output
 
-    overwrite = config.overwrite and config.recipe == "none"  # the members lie inside
-    return join_members(plan.members, plan.data, config.output, config.weights, config.combine, overwrite)
+    with locked_output(config.output, "ensemble", take_over=config.resume or config.overwrite):
+        if config.recipe == "best":
+            train_members(config)
+        plan = make_plan(config)
+        from vcls_model.training.joining import join_members
+
+        overwrite = config.overwrite and config.recipe == "none"  # the members lie inside
+        return join_members(plan.members, plan.data, config.output, config.weights, config.combine, overwrite)
 
 
 if __name__ == "__main__":

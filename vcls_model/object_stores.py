@@ -122,6 +122,19 @@ def _put_empty_object(path: str) -> None:
     s3io.S3IO(options=FileSystems._pipeline_options).client.client.put_object(Bucket=bucket, Key=key, Body=b"")
 
 
+def reach(bucket: str) -> None:
+    """Asks for an object, to see that the store answers; that there is none, or that it refuses, is an answer.
+
+    Raises:
+        JobError: it cannot be asked.
+    """
+    try:
+        exists(f"{bucket}/.reach")
+    except JobError as error:
+        if _http_status(error.__cause__) not in (401, 403):
+            raise
+
+
 def exists(path: str) -> bool:
     """Whether there is an object of this name."""
     with _store(path) as store:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
+# The lock of a job that writes to a directory, see `locks`, and what its files' names begin with: no part of what the
+# directory holds.
+LOCK_NAME = ".vcls-lock"
 # `content_digest` looks at so much of either end of a file: a tenth of a millisecond, and all of a small one.
 DIGESTED_BYTES = 16 << 10
 
@@ -293,6 +297,15 @@ def plain_name(directory: str) -> Iterator[str]:
         yield link
 
 
+def reach(bucket: str) -> None:
+    """Asks an object store for something small, to see that it answers; a refusal is an answer.
+
+    Raises:
+        JobError: it cannot be asked.
+    """
+    _stores().reach(bucket)
+
+
 def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
     if is_object_store(path):
@@ -302,13 +315,19 @@ def exists(path: str) -> bool:
 
 def size_of(path: str) -> int:
     """Size of a file in bytes, -1 when it is not there."""
+    status = status_of(path)
+    return -1 if status is None else status[0]
+
+
+def status_of(path: str) -> tuple[int, float] | None:
+    """(size in bytes, time of modification in seconds) of a file; None when it is not there."""
     if is_object_store(path):
-        status = _stores().status(path)
-        return -1 if status is None else int(status[0])
+        status: tuple[int, float] | None = _stores().status(path)
+        return status
     try:
-        return os.path.getsize(_local(path))
+        return _described(_local(path))[1:]
     except FileNotFoundError:
-        return -1
+        return None
 
 
 def content_digest(path: str) -> str:
@@ -347,7 +366,7 @@ def delete(path: str) -> None:
 
 
 def empty_directory(directory: str) -> None:
-    """Deletes what is below `directory`, and nothing else; nothing happens if it is not there.
+    """Deletes what is below `directory` but for a lock, and nothing else; nothing happens if it is not there.
 
     The directory itself stays, so it may be a mount point or a symbolic link to a directory. Links below it are
     removed, never followed.
@@ -356,7 +375,8 @@ def empty_directory(directory: str) -> None:
         _stores().delete_below(directory)
         return
     for name in _listdir(directory):
-        delete(os.path.join(_local(directory), name))
+        if not name.startswith(LOCK_NAME):
+            delete(os.path.join(_local(directory), name))
 
 
 # What makes a part of a path a pattern.
@@ -382,10 +402,18 @@ def list_files(pattern: str) -> list[_File]:
         (path, size in bytes, time of modification in seconds), sorted by path, each file once.
 
     Raises:
-        UsageError: a path or pattern matches no file, or names a directory.
+        UsageError: a path or pattern matches no file, or names a directory, a pipe, a socket or a device.
     """
     files = _expand(pattern) or _expand_several(pattern.split(","))
+    _refuse_special(files)
     return [file for _, file in sorted({file[0]: file for file in files}.items())]
+
+
+def _refuse_special(files: Iterable[_File]) -> None:
+    """Inputs are read more than once, from the beginning: a pipe, a socket or a device would never end, or be empty."""
+    for path, _, _ in files:
+        if not is_object_store(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path!r} is a pipe, a socket or a device, not a file: write what it gives to a file")
 
 
 def _expand_several(parts: Sequence[str]) -> list[_File]:
@@ -551,12 +579,12 @@ def _part_expression(part: str) -> str:
     return written
 
 
-def list_names(directory: str, suffix: str = "") -> list[str]:
-    """Base names of the files directly below `directory` that end in `suffix`; [] when it is absent."""
+def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
+    """Base names of the files directly below `directory` that begin and end so; [] when it is absent."""
     if not is_object_store(directory):
-        return sorted(name for name in _listdir(directory) if name.endswith(suffix))
+        return sorted(name for name in _listdir(directory) if name.startswith(prefix) and name.endswith(suffix))
     root = directory.rstrip("/") + "/"
-    names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root))
+    names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
     return sorted(name for name in names if "/" not in name and name.endswith(suffix))
 
 
@@ -586,7 +614,7 @@ def check_output(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     check_writable(directory)
-    if not _holds_anything(directory):
+    if not holds_anything(directory):
         return
     if overwrite:
         _forbid_overwriting_ancestors(directory)
@@ -646,7 +674,8 @@ def _forbid_overwriting_ancestors(directory: str) -> None:
         raise UsageError(f"--overwrite would delete everything below {directory}: name a directory of its own")
 
 
-def _holds_anything(directory: str) -> bool:
+def holds_anything(directory: str) -> bool:
+    """Whether anything but a lock is below a directory."""
     if is_object_store(directory):
         return bool(_stores().holds_anything(directory))
-    return bool(_listdir(directory))
+    return not all(name.startswith(LOCK_NAME) for name in _listdir(directory))

@@ -70,10 +70,12 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     from vcls_model.records.transformed import open_transformed
     from vcls_model.serving.exported import read_model_info
     from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
+    from vcls_model.training.starting_points import refuse_training_programs
 
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
     data = open_transformed(config.data)
+    refuse_training_programs(config)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
     if config.init_from:
@@ -94,7 +96,7 @@ def train(plan: TrainPlan) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.training.devices import worker_count
-    from vcls_model.training.outputs import export
+    from vcls_model.training.outputs import chief_lock, export
 
     config = plan.config
     if plan.done is not None:
@@ -105,13 +107,14 @@ def train(plan: TrainPlan) -> dict[str, Any]:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(config.precision)
     try:
-        trainer = make_trainer(plan)
-        if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
-            storage.empty_directory(config.output)
-        if config.resume and not trainer.restore_last() and config.verbose:
-            print("no checkpoint to continue from: starting at the beginning")
-        history = trainer.fit()
-        return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
+        with chief_lock(config, plan.strategy):
+            trainer = make_trainer(plan)
+            if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
+                storage.empty_directory(config.output)
+            if config.resume and not trainer.restore_last() and config.verbose:
+                print("no checkpoint to continue from: starting at the beginning")
+            history = trainer.fit()
+            return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if worker_count(plan.strategy) == 1:
             raise

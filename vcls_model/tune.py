@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from vcls_model.commands import DEFAULT, JobError, Parser, UsageError, main
 from vcls_model.train import make_plan, train
 from vcls_model.training.flags import parse_config
-from vcls_model.training.search import KINDS, OBJECTIVE, STRATEGIES, Dimension, TuneConfig, plan_dimensions, search
+from vcls_model.training.search import (
+    KINDS,
+    OBJECTIVE,
+    STRATEGIES,
+    Dimension,
+    TuneConfig,
+    open_search,
+    plan_dimensions,
+    search,
+)
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -60,26 +69,6 @@ def parse_tune_config(argv: Sequence[str] | None) -> TuneConfig:
     )
 
 
-def open_output(config: TuneConfig) -> None:
-    """Checks that the data has a validation split and that the output directory is free; writes what the search is."""
-    from vcls_model import storage
-    from vcls_model.records.transformed import open_transformed
-
-    training = config.training
-    if not open_transformed(training.data).records.get("validate", 0):
-        raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
-    inputs = [training.data, training.init_from, *training.teachers]
-    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
-    if config.overwrite:
-        storage.empty_directory(config.output)
-    begun = storage.join(config.output, "search.json")
-    if storage.exists(begun) and storage.read_json(begun) != config.facts():
-        raise UsageError(
-            f"--resume: {config.output} holds a search with other flags; repeat them, or start again with --overwrite"
-        )
-    storage.write_json(begun, config.facts())
-
-
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Searches; returns the content of the search's `info.json`.
 
@@ -94,8 +83,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
         import keras_tuner
 
     from vcls_model import storage
+    from vcls_model.locks import locked_output
 
-    open_output(config)
     failures: list[str] = []
 
     def score(trial: str, flags: Sequence[str]) -> float:
@@ -111,13 +100,15 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
             raise keras_tuner.errors.FatalError("no validation video has a label")
         return float(info["training"]["validation"]["map"])
 
-    try:
-        trials = search(config, score)
-    except keras_tuner.errors.FatalError as error:
-        raise JobError(f"trials cannot be compared: {error}") from None
-    if not trials:
-        raise JobError(f"every trial failed; the last: {failures[-1] if failures else 'see search/'}")
-    return finish(config, trials)
+    with locked_output(config.output, "tune", take_over=config.resume or config.overwrite):
+        open_search(config)
+        try:
+            trials = search(config, score)
+        except keras_tuner.errors.FatalError as error:
+            raise JobError(f"trials cannot be compared: {error}") from None
+        if not trials:
+            raise JobError(f"every trial failed; the last: {failures[-1] if failures else 'see search/'}")
+        return finish(config, trials)
 
 
 def finish(config: TuneConfig, trials: Sequence["keras_tuner.engine.trial.Trial"]) -> dict[str, Any]:

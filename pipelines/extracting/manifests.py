@@ -49,9 +49,12 @@ class Part:
             head = storage.from_json(line, "a part")
         except JobError:
             return None
-        if head.pop("of") != identity or head.pop("bytes") != len(record):
+        if not isinstance(head, dict) or head.pop("of", None) != identity or head.pop("bytes", None) != len(record):
             return None
-        return cls(record, **head)
+        try:
+            return cls(record, **head)
+        except TypeError:  # of another version
+            return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +161,6 @@ def load_summary(config: ExtractConfig, shard: MediaShard) -> ShardSummary | Non
         if manifest.pop("of") != shard.digest or manifest.pop("config_hash") != config.hash:
             return None
         summary = ShardSummary(**manifest)
-    except (JobError, KeyError, TypeError, AttributeError):  # a damaged file is the same as none
+    except (JobError, ValueError, KeyError, TypeError, AttributeError):  # a damaged file is the same as none
         return None
     return summary if storage.size_of(shard_path(config, shard)) == summary.bytes else None

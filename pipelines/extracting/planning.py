@@ -13,6 +13,7 @@ from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
+from vcls_model.saved_models import refuse_encoder_programs
 
 MODES = ("exact", "keyframes")
 _NONE = "none"
@@ -32,6 +33,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         JobError: the weights of an encoder are not installed.
     """
     _check_flags(args)
+    refuse_encoder_programs(args)
     embedding = EmbeddingConfig.of(
         None if args.image_encoder == _NONE else args.image_encoder,
         None if args.audio_encoder == _NONE else args.audio_encoder,

@@ -89,6 +89,7 @@ class Summary:
         frame_counts: int64 (max_frames + 1,): videos by number of frames kept; empty for video-level data.
         pairs: videos that carry both of two classes.
         sampled: by transformed feature: values looked at, their sum and their sum of squares, (D,) each.
+        content: the sum of `content_sum` over the shards; None where a shard was done before there was one.
         ids: of one shard, by split: hashes of the ids of its records, uint64, of segments those of their videos, each
             once. They do not add up: `count_repeated_ids` compares those of all shards. () where they are not known.
     """
@@ -105,6 +106,7 @@ class Summary:
     frame_counts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     pairs: PairCounts = dataclasses.field(default_factory=PairCounts)
     sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+    content: int | None = 0
     ids: tuple[np.ndarray, ...] = ()
 
     @property
@@ -138,6 +140,8 @@ class Summary:
         for name, parts in other.sampled.items():
             mine = self.sampled.get(name)
             self.sampled[name] = [one + two for one, two in zip(mine, parts, strict=True)] if mine else list(parts)
+        known = self.content is not None and other.content is not None
+        self.content = (self.content + other.content) % (1 << 128) if known else None  # type: ignore[operator]
         return self
 
     def to_bytes(self) -> bytes:
@@ -150,6 +154,7 @@ class Summary:
             "rejected": dict(sorted(self.rejected.items())),
             "notes": dict(sorted(self.notes.items())),
             "class_count": self.class_counts.shape[1],
+            "content": None if self.content is None else f"{self.content:032x}",
         }
         used = np.flatnonzero(self.class_counts)  # few of the classes occur in one shard
         codes, counts = self.pairs.arrays()
@@ -194,7 +199,7 @@ class Summary:
             arrays["label_counts"],
             arrays["frame_counts"],
             sampled=sampled,
-            ids=_ids(arrays),
+            content=int(head["content"], 16) if head.get("content") else None,
         )
         summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
         return summary
@@ -282,7 +287,8 @@ def save_statistics(output: str, shard: Shard, config: TransformConfig, digest: 
     Args:
         digest: the `storage.content_digest` of the input when it was read.
     """
-    header = storage.to_json({**_identity(shard, config), "digest": digest}).encode() + b"\n"
+    head = {**_identity(shard, config), "digest": digest, "records": meter.records}
+    header = storage.to_json(head).encode() + b"\n"
     with storage.open_atomically(statistics_path(output, shard)) as stream:
         stream.write(header + meter.to_bytes())
 
@@ -311,16 +317,27 @@ def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> Non
             known = storage.from_json(storage.read_bytes(path).partition(b"\n")[0], path)
         except JobError:
             known = {}
-        if any(known.get(key) != value for key, value in wanted.items()):
+        if not isinstance(known, dict) or any(known.get(key) != value for key, value in wanted.items()):
             storage.delete(path)
 
 
 def count_records(output: str, name: str) -> tuple[int, int]:
     """(written, rejected) records of the finished shard that the manifest file `name` is about."""
-    with storage.open_for_reading(storage.join(output, DIRECTORY, name)) as stream:
-        head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
-    value = storage.from_json(head, name)
+    value = _head(storage.join(output, DIRECTORY, name))
     return value["records_written"], value["records_rejected"]
+
+
+def measured_records(output: str, shard: Shard) -> int | None:
+    """Training records that the statistics of a shard count; None where they do not say, as those of 0.1."""
+    path = statistics_path(output, shard)
+    return _head(path).get("records") if storage.exists(path) else None
+
+
+def _head(path: str) -> Any:
+    """The first line of a stored file."""
+    with storage.open_for_reading(path) as stream:
+        head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
+    return storage.from_json(head, path)
 
 
 def save_manifest(
@@ -363,5 +380,6 @@ def load_manifest(output: str, shard: Shard, config: TransformConfig, statistics
         if any(storage.size_of(storage.join(output, name)) != size for name, size in value["outputs"].items()):
             return None
         return Summary.from_bytes(rest)
-    except (JobError, ValueError, KeyError, TypeError):  # a damaged file, or one of another version, counts as none
+    # A damaged file, or one of another version, counts as none.
+    except (JobError, ValueError, KeyError, TypeError, AttributeError):
         return None

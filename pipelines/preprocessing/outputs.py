@@ -24,6 +24,7 @@ from pipelines.running.outputs import (
 )
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.records.identity import dataset_identity
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.vocabulary import write_labels_csv
 
@@ -165,7 +166,7 @@ def _check(config: JobConfig, summary: Summary) -> None:
 def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], started: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
-    return {
+    info = {
         **info_head(summary.records_written, summary.rejected, started),
         "notes": dict(sorted(summary.notes.items())),
         "splits": {
@@ -193,6 +194,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         "input": {"files": len(config.shards), "empty_files": summary.shards_empty, "bytes": summary.bytes_read},
         "output_bytes": summary.bytes_written,
     }
+    return {**info, "identity": dataset_identity(info, summary.content)}
 
 
 def table(summary: Summary) -> str:

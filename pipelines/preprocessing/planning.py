@@ -9,7 +9,14 @@ from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import FRAMES, RecordSchema
-from vcls_model.records.shards import VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema, shards_of
+from vcls_model.records.shards import (
+    VOCABULARY_FILE,
+    check_made_alike,
+    file_beside,
+    refuse_transformed,
+    resolve_schema,
+    shards_of,
+)
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 
@@ -27,6 +34,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
     _check_flags(args)
     ratios = SplitRatios.parse(args.split_ratios)
     shards = plan_shards(args)
+    refuse_transformed([shard.path for shard in shards], "train on them as they are, or name the raw records")
     schema = plan_schema(args.schema, shards)
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")

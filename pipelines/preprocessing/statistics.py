@@ -146,9 +146,14 @@ def merge_statistics(parts: Sequence[Statistics], schema: RecordSchema) -> Stati
 
 
 class ShardMeter:
-    """Adds up the training records of one shard, in order."""
+    """Adds up the training records of one shard, in order.
+
+    Attributes:
+        records: number of records added, whatever they lack.
+    """
 
     def __init__(self, schema: RecordSchema) -> None:
+        self.records = 0
         self._schema = schema
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._counts = dict.fromkeys((modality.name for modality in schema.modalities), 0)
@@ -172,6 +177,7 @@ class ShardMeter:
 
     def add(self, batch: RawBatch, chosen: np.ndarray) -> None:
         """Adds the chosen records (bool (B,)) of a batch; modalities that were filled in do not count."""
+        self.records += int(np.count_nonzero(chosen))
         for name, values in batch.features.items():
             rows = chosen & ~batch.filled[name] if name in batch.filled else chosen
             arrays = self._arrays[name]

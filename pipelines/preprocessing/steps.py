@@ -23,7 +23,9 @@ from pipelines.preprocessing.statistics import (
 from pipelines.preprocessing.transform.affine import AffineTransform
 from pipelines.preprocessing.transform.graph import BatchGraph
 from pipelines.running.counters import inc_counter
+from pipelines.running.inputs import check_unchanged
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch, Rejected
 from vcls_model.records.encoding import (
@@ -35,9 +37,12 @@ from vcls_model.records.encoding import (
     IntegerColumn,
     encode_by_split,
 )
+from vcls_model.records.identity import content_sum
 from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.splits import SPLITS
 
+# The square of a value must fit float32 with room for the sum over a vector; larger ones are no features of media.
+_LARGEST_VALUE = 1e17
 # Most pairs of labels stored per batch: the data card shows the most frequent ones only.
 _MOST_PAIRS = 4096
 # The data card samples transformed values: at most this many shards, records per shard, and frames per record.
@@ -68,6 +73,7 @@ class MeasureShard(beam.DoFn):
         if meter is None:
             digest = storage.content_digest(shard.path)
             meter = measure_shard(shard, self._config)
+            check_unchanged(shard.path, shard.size_bytes, shard.modified_seconds, digest)
             manifests.save_statistics(self._output, shard, self._config, digest, meter)
             inc_counter(self, "shards_measured")
         yield meter
@@ -106,9 +112,22 @@ class FittedStatistics:
     moments: dict[str, Moments]
 
 
-def finish_statistics(statistics: Statistics, schema: RecordSchema, path: str) -> FittedStatistics:
-    """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`."""
+def finish_statistics(
+    statistics: Statistics, schema: RecordSchema, path: str, normalise: str = "zscore"
+) -> FittedStatistics:
+    """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`.
+
+    Raises:
+        JobError: values are so large that normalised ones would not be numbers.
+    """
     fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+    for name, value in fitted.items():
+        largest = max(np.abs(value.lowest).max(initial=0), np.abs(value.highest).max(initial=0))
+        if normalise != "none" and largest > _LARGEST_VALUE:
+            raise JobError(
+                f"values of {name} reach {largest:.2g}, too large to be normalised in float32 (up to "
+                f"{_LARGEST_VALUE:.0e}): scale the input down, or leave it as it is with --normalise=none"
+            )
     storage.write_text(path, storage.to_json({name: value.to_dict() for name, value in fitted.items()}))
     return FittedStatistics(statistics_hash(statistics), fitted)
 
@@ -143,6 +162,14 @@ class TransformShard(beam.DoFn):
             transform = self._transform(fitted, graph_directory)
             digest = storage.content_digest(shard.path)
             summary, sizes = transform_shard(self._output, shard, self._config, transform)
+            check_unchanged(shard.path, shard.size_bytes, shard.modified_seconds, digest)
+            measured = manifests.measured_records(self._output, shard)
+            if measured is not None and measured != summary.written[0]:
+                raise JobError(
+                    f"{shard.path} had {measured:,} training records when it was measured and {summary.written[0]:,} "
+                    "when it was transformed: it changed in between. Wait until it is complete, then start again with "
+                    "--overwrite"
+                )
             manifests.save_manifest(self._output, shard, self._config, digest, fitted.identity, sizes, summary)
             inc_counter(self, "shards_transformed")
             inc_counter(self, "records_written", summary.records_written)
@@ -187,6 +214,7 @@ def transform_shard(
     transformer = ShardTransformer(config, transform, sampling=shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0)
     outputs = {split: shard.output(split) for split in shard.splits}
     sizes = dict.fromkeys(outputs.values(), 0)
+    checksums = dict.fromkeys(outputs.values(), np.uint32(0))
     dead_letters = bytearray()
     with contextlib.ExitStack() as stack:
         streams = {
@@ -197,8 +225,10 @@ def transform_shard(
             for record in rejected:
                 dead_letters += record.to_json()
             for split, data in transformer.transform(batch, rejected, splits):
+                name = outputs[split]
                 streams[split].write(data.data)
-                sizes[outputs[split]] += data.size
+                sizes[name] += data.size
+                checksums[name] = kernels.crc32c(data, 0, data.size, checksums[name])
     summary = transformer.finish()
     dead_letter = manifests.dead_letter_path(output, shard)
     if dead_letters:
@@ -210,6 +240,7 @@ def transform_shard(
     summary.shards_empty = int(summary.records_read == 0)
     summary.bytes_read = shard.size_bytes
     summary.bytes_written = sum(sizes.values())
+    summary.content = content_sum({name: (size, int(checksums[name])) for name, size in sizes.items()})
     return summary, sizes
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -33,7 +33,8 @@ from pipelines.reporting.page.approach import Manifests
 from pipelines.reporting.page.page import Inputs, Report
 from pipelines.running.outputs import write_info
 from vcls_model import __version__, storage
-from vcls_model.commands import JobError
+from vcls_model.commands import JobError, UsageError
+from vcls_model.records.identity import dataset_identity, differences, trained_on
 
 _DEAD_LETTERS_SHOWN = 20
 _TIMELINES, _TIMELINE_CLASSES, _TIMELINE_PICTURES = 4, 5, 10
@@ -183,7 +184,24 @@ def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
                 f"the {what} {path} has {count} classes, the scores {scores.path} have {scores.class_count}: they do "
                 "not belong together"
             )
+    _check_belong_together(config, models, model, data)
     return Manifests(model, data)
+
+
+def _check_belong_together(
+    config: ReportConfig, scored: Sequence[Mapping[str, Any]], model: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+    """Raises `UsageError` if --model did not make the scores, or --data did not make the model."""
+    infos = [entry["info"] for entry in scored if entry.get("info")]
+    if config.model and infos and storage.from_json(storage.to_json(model), config.model) not in infos:
+        raise UsageError(
+            f"--model={config.model} is not the model that made {config.scores}: leave --model out, or score again"
+        )
+    if config.data and (differing := differences(trained_on(model), dataset_identity(data))):
+        raise UsageError(
+            f"--data={config.data} is not the dataset that the model was trained on: {differing} differ; name the one "
+            f"that it was ({(model.get('data') or {}).get('path')})"
+        )
 
 
 def _complete(scores: Scores, config: ReportConfig) -> Scores:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.reporting.inputs.scores import ClassName
+from vcls_model import spreadsheets
 from vcls_model.tables import write_csv
 
 
@@ -20,7 +21,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
     def to_csv(self) -> bytes:
-        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty.
+        """RFC 4180 with a heading line; numbers in full precision, unknown ones empty, text never a formula.
 
         Before a column of classes stands one of their indices, which tells classes of one name apart.
         """
@@ -33,7 +34,7 @@ class Table:
             cells: list[Any] = []
             for cell, classes in zip(row, named, strict=True):
                 cells += [getattr(cell, "class_index", None), cell] if classes else [cell]
-            rows.append(["" if _is_unknown(cell) else _plain(cell) for cell in cells])
+            rows.append(["" if _is_unknown(cell) else _safe(_plain(cell)) for cell in cells])
         return write_csv(header, rows).encode(errors="backslashreplace")
 
     def numeric(self, column: int) -> bool:
@@ -48,6 +49,10 @@ def _index_heading(column: str) -> str:
 
 def _is_unknown(cell: Any) -> bool:
     return cell is None or (isinstance(cell, (float, np.floating)) and not math.isfinite(cell))
+
+
+def _safe(cell: Any) -> Any:
+    return spreadsheets.harmless(cell) if isinstance(cell, str) else cell
 
 
 def _plain(cell: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pipelines.running.runners import RUNNERS
 from vcls_model.commands import JobError, UsageError
 
-# Errors of the file system that the user must correct, by number, as the text of a worker's traceback has them.
+# Errors of the file system that have a plainer name, by number, as the text of a worker's traceback has them.
 _OS_ERRORS = {
     "28": "the disk is full",
     "122": "the disk quota is used up",
@@ -54,6 +54,5 @@ def explained_failures(output: str) -> Iterator[None]:
             number, detail = in_text.group(1), in_text.group(0)
         else:
             raise
-        if number not in _OS_ERRORS:
-            raise
-        raise JobError(f"{_OS_ERRORS[number]}: {detail.strip()}. {resume}") from None
+        meaning = _OS_ERRORS.get(number, "the system refused to read or write")
+        raise JobError(f"{meaning}: {detail.strip()}. {resume}") from None

@@ -73,7 +73,7 @@ def _check_continues(
             f"--resume: {output} was begun with other settings: {differences}. Repeat the earlier settings, name "
             "another --output, or start over with --overwrite"
         )
-    if storage.list_names(output) and not storage.exists(stored):
+    if storage.holds_anything(output) and not storage.exists(stored):
         raise UsageError(f"--resume: {output} holds no {job} job to continue")
 
 

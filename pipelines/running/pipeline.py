@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipelines.running.failures import explained_failures
+from pipelines.running.loopback import bind_to_loopback
 from pipelines.running.progress import Progress, shown_progress
 from pipelines.running.quiet import quiet_runner
 
@@ -39,6 +40,7 @@ def running_pipeline(
         shown_progress(progress, output),
         around or contextlib.nullcontext(),
     ):
+        bind_to_loopback()
         pipeline = beam.Pipeline(options=options)
         yield pipeline
         pipeline.run().wait_until_finish()

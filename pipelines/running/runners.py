@@ -49,6 +49,8 @@ class Runner:
         default_flags: for this runner, unless the user gives the same flag.
         required_flags: Beam's flags without which it cannot start, without dashes; `=VALUE` is for messages.
         refused_options: (name, value, reason) of Beam options that the jobs do not support with it.
+        needs_object_stores: its workers see no disk of this machine.
+        shown_options: Beam's options, in addition to the required ones, that a plan names.
         workers: how many bundles it works on at once, as far as its options say; 1 if they do not.
         check: raises `JobError` if nothing answers where the options say, `UsageError` if they name what does not
             exist, before a job waits a minute in vain.
@@ -62,6 +64,8 @@ class Runner:
     default_flags: tuple[str, ...] = ()
     required_flags: tuple[str, ...] = ()
     refused_options: tuple[tuple[str, str, str], ...] = ()
+    needs_object_stores: bool = False
+    shown_options: tuple[str, ...] = ()
     workers: Callable[["PipelineOptions"], int] = _one
     check: Callable[["PipelineOptions"], None] = _reachable
     failures: tuple[Failure, ...] = ()
@@ -89,6 +93,14 @@ def _parallelism(options: "PipelineOptions") -> int:
     from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
     return int(options.view_as(FlinkRunnerOptions).parallelism or 1)
+
+
+def _check_dataflow(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    location = options.view_as(GoogleCloudOptions).temp_location
+    if not location.startswith("gs://"):
+        raise UsageError(f"--temp_location={location} must be on Google Cloud Storage, such as gs://bucket/tmp")
 
 
 def _check_flink(options: "PipelineOptions") -> None:
@@ -171,12 +183,14 @@ RUNNERS = (
                 "threads already use all cores (--direct_num_workers=N sets their number)",
             ),
         ),
+        shown_options=("direct_num_workers",),
         workers=_direct_workers,
     ),
     Runner(
         "FlinkRunner",
         aliases=("flink",),
         beam_name="FlinkRunner",
+        shown_options=("flink_master", "job_endpoint", "parallelism"),
         workers=_parallelism,
         check=_check_flink,
         failures=_CLUSTER_FAILURES,
@@ -186,7 +200,9 @@ RUNNERS = (
         aliases=("dataflowrunner",),
         beam_name="DataflowRunner",
         required_flags=("project", "region", "temp_location"),
+        needs_object_stores=True,
         workers=_dataflow_workers,
+        check=_check_dataflow,
     ),
     Runner(
         "PortableRunner",

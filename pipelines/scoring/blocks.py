@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from pipelines.running.inputs import check_unchanged
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.media import MediaRecords
 from pipelines.scoring.planning import Group, InputShard
@@ -82,6 +83,7 @@ def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
             digest = storage.content_digest(shard.path)
             for batch, rejected in media.read_batches(shard.path) if media else _read_records(shard, config):
                 yield make_block(group, shard, batch, rejected, config)
+            check_unchanged(shard.path, shard.size_bytes, shard.modified_seconds, digest)
             yield _end_of_shard(group, shard, digest, ends_group=place == len(group.shards) - 1)
 
 

@@ -7,6 +7,7 @@ from pipelines.scoring.config import FRAME_BATCH_RECORDS, FULL_LOGITS, PREDICTIO
 from vcls_model.commands import DEFAULT
 from vcls_model.media.flags import add_decoder_flags
 from vcls_model.records.splits import SPLITS
+from vcls_model.saved_models import add_trust_argument
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -82,4 +83,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         encoder_help = f"path of the {medium} encoder that made the model's data, unless it is built in"
         add(f"--{medium}_encoder", metavar="PATH", help=f"{encoder_help} (media files only)")
     add_decoder_flags(parser, " (media files only)")
+    add_trust_argument(parser)
     add_job_flags(parser, inputs="records", unit="shards")

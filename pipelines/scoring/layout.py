@@ -14,6 +14,17 @@ def manifest_path(output: str, group: str) -> str:
     return storage.join(output, STATE, group + MANIFEST_SUFFIX)
 
 
+def part_name(group: str, last_shard: str) -> str:
+    """What stands for the group in the names of files of a part of it; `last_shard` is the name of the part's last."""
+    return f"{group}-{last_shard.rpartition('-')[2]}"
+
+
+def parts_of(output: str, group: str) -> list[str]:
+    """Paths of the manifests of the parts of a group that are done."""
+    directory = storage.join(output, STATE)
+    return [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX, f"{group}-")]
+
+
 def aggregate_name(group: str, number: int) -> str:
     """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
     return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"

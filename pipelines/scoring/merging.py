@@ -15,6 +15,7 @@ from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.exported import ExportedModel
+from vcls_model.states import GroupManifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ _COUNTS = (
 )
 
 
-def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
     """Sums of the shards' counts and rejections by reason.
 
     Raises:
@@ -60,7 +61,7 @@ def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 )
             seen[shard["path"]] = manifest["group"]
             for key in _COUNTS:
-                totals[key] += shard.get(key, 0)  # the first release did not count unknown labels
+                totals[key] += shard.get(key, 0)  # type: ignore[operator]  # 0.1 did not count unknown labels
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
     if totals["records_read"] != totals["records_written"] + totals["records_rejected"]:
@@ -71,7 +72,7 @@ def total_counts(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**totals, "rejected_by_reason": dict(sorted(reasons.items())), "shards": len(seen)}
 
 
-def merge_aggregates(output: str, manifests: Sequence[dict[str, Any]], number: int) -> MetricAccumulator | None:
+def merge_aggregates(output: str, manifests: Sequence[GroupManifest], number: int) -> MetricAccumulator | None:
     """The sum of all groups' aggregates of one number (see `aggregate_name`); None when no record carried labels.
 
     Raises:
@@ -81,7 +82,7 @@ def merge_aggregates(output: str, manifests: Sequence[dict[str, Any]], number: i
     return _merge(output, names, MetricAccumulator)
 
 
-def merge_segments(output: str, manifests: Sequence[dict[str, Any]]) -> SegmentAccumulator | None:
+def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAccumulator | None:
     """The sum of all groups' aggregates over rated segments; None without groups.
 
     Raises:
@@ -90,7 +91,7 @@ def merge_segments(output: str, manifests: Sequence[dict[str, Any]]) -> SegmentA
     return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
-def merge_slices(output: str, manifests: Sequence[dict[str, Any]], features: Sequence[str]) -> dict[str, Any]:
+def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequence[str]) -> dict[str, Any]:
     """The metrics by the values of each context feature: entries of `slices` in metrics.json.
 
     Raises:
@@ -132,7 +133,7 @@ def _stored(output: str, name: str, kind: type[_Aggregate]) -> _Aggregate:
 
 def write_metrics(
     output: str,
-    manifests: Sequence[dict[str, Any]],
+    manifests: Sequence[GroupManifest],
     models: Sequence[ExportedModel],
     names: Sequence[str],
     *,

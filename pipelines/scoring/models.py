@@ -12,6 +12,7 @@ from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema
 from vcls_model.records.vocabulary import check_same_classes, load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
+from vcls_model.states import ScoreSettings, read_state
 
 # In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
 THRESHOLDS = "thresholds.csv"
@@ -143,9 +144,9 @@ def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[fl
     if not storage.exists(path):
         raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
     settings = storage.join(directory, STATE, SETTINGS)
-    scored = storage.read_json(settings) if storage.exists(settings) else None
-    if not isinstance(scored, dict) or not {"models", "split"} <= scored.keys():
-        raise UsageError(f"--thresholds={directory} is not a scores directory: {settings} is missing or damaged")
+    if not storage.exists(settings):
+        raise UsageError(f"--thresholds={directory} is not a scores directory: it has no {STATE}/{SETTINGS}")
+    scored = read_state(settings, ScoreSettings)
     if sorted(scored["models"]) != sorted(model.identity for model in models):
         raise UsageError(
             f"the thresholds in {directory} were chosen for other models than {models[0].path}"

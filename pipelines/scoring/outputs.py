@@ -5,7 +5,7 @@ A group is done when its manifest, written last, is there.
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +14,10 @@ from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTI
 from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
 from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.metrics.catalogue import describe
 from vcls_model.records.vocabulary import write_labels_csv
+from vcls_model.states import GroupManifest, ScoredShard, read_state
 
 # Shards whose content is compared at once with what was scored: each may be a request to an object store.
 _LOOKING = 16
@@ -29,13 +30,21 @@ _OPTIONS = {
 }
 
 
-def read_manifests(output: str) -> list[dict[str, Any]]:
-    """The manifests of all groups that are done, in the order of their names."""
+def read_manifests(output: str) -> list[GroupManifest]:
+    """The manifests of all groups that are done, in the order of their names.
+
+    Raises:
+        JobError: one is damaged.
+    """
     directory = storage.join(output, STATE)
-    return [storage.read_json(storage.join(directory, name)) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
+    paths = [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
+    try:
+        return [read_state(path, GroupManifest) for path in paths]
+    except JobError as error:
+        raise JobError(f"{error}; score again with --overwrite") from None
 
 
-def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[dict[str, Any]]) -> list[InputShard]:
+def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[GroupManifest]) -> list[InputShard]:
     """The shards that no manifest lists.
 
     Raises:
@@ -52,7 +61,7 @@ def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[dict[str,
     return [shard for shard in shards if shard.path not in done]
 
 
-def _change(shard: InputShard, entry: Mapping[str, Any]) -> str:
+def _change(shard: InputShard, entry: ScoredShard) -> str:
     """What has happened to a shard since a manifest's `entry` was written; "" when it is as it was."""
     if shard.size_bytes != entry["size_bytes"]:
         return f"has {shard.size_bytes} bytes but had {entry['size_bytes']} when it was scored"
@@ -91,7 +100,7 @@ def open_scores(plan: Plan, *, dry_run: bool) -> list[InputShard]:
     return remaining
 
 
-def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def runs_of(manifests: Sequence[GroupManifest]) -> dict[str, dict[str, int]]:
     """What each run added, by run id (`""` for a run without one)."""
     runs: dict[str, dict[str, int]] = {}
     for manifest in manifests:
@@ -101,7 +110,7 @@ def runs_of(manifests: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
         for shard in manifest["shards"]:
             run["shards"] += 1
             for key in ("records_read", "records_written", "records_rejected"):
-                run[key] += shard[key]
+                run[key] += shard[key]  # type: ignore[literal-required]
     return dict(sorted(runs.items()))
 
 

@@ -1,8 +1,8 @@
 """Planning a scoring job before a pipeline exists: its models, its shards, and the groups in which they are scored.
 
-A *group* is the unit of commitment: some shards whose metric aggregate is stored as one file (an aggregate of a single
-small shard would cost more to store than to compute). Aggregates add exactly, so how shards are grouped never shows in
-the result.
+A *group* is what one worker scores in order; some of its shards are committed together, with one metric aggregate (an
+aggregate of a single small shard would cost more to store than to compute). Aggregates add exactly, so how shards are
+grouped never shows in the result.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from pipelines.scoring.models import check_same_task, class_thresholds, find_sch
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.media.flags import check_decoder_flags
-from vcls_model.records.shards import shards_of
-from vcls_model.serving.exported import ExportedModel, read_exported_model
+from vcls_model.records.shards import refuse_transformed, shards_of
+from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model
 
-# Some 100,000 video-level or 15,000 frame-level records: under a minute of work to lose, and long enough to hide the
-# half second that storing an aggregate takes.
+# Some 100,000 video-level or 15,000 frame-level records: long enough to hide the half second that storing an aggregate
+# takes. What a worker that is lost has to repeat is less, see `groups.PART_SECONDS`.
 VIDEO_GROUP_BYTES = 512 << 20
 FRAME_GROUP_BYTES = 4 << 30
 # Some minutes of media.
@@ -49,7 +50,7 @@ class InputShard:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Shards that one worker scores in order and commits together."""
+    """Shards that one worker scores in order."""
 
     name: str
     shards: tuple[InputShard, ...]
@@ -111,11 +112,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
     _check_ranges(args)
     models = [read_exported_model(path) for path in args.model]
     check_same_task(models)
+    for path in args.model:
+        refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=args.trust_model)
+    refuse_encoder_programs(args)
     ratios = models[0].split_ratios() if args.split else None
     if args.split and any(model.split_ratios() != ratios for model in models):
         raise UsageError("--split needs models whose data was split in the same way; their info.json differ in ratios")
     shards = list_shards(args.input)
     paths = [shard.path for shard in shards]
+    refuse_transformed(paths, "name the raw records, which a model normalises itself")
     media = plan_media(args, paths, models[0])
     schema = schema_for_scoring(models[0].schema, models[0]) if media else find_schema(args.schema, paths, models[0])
     slice_by = tuple(name for name in args.slice_by.split(",") if name)

@@ -1,5 +1,6 @@
 """The Beam steps of batch scoring: one stage, so that features and logits never leave the worker that read them."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,9 +14,10 @@ from pipelines.scoring.blocks import Block, ScoredBlock, read_group
 from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.groups import GroupScores
 from pipelines.scoring.handler import ExportedModelHandler
-from pipelines.scoring.layout import manifest_path
+from pipelines.scoring.layout import manifest_path, parts_of
 from pipelines.scoring.planning import Group
 from vcls_model import storage
+from vcls_model.states import GroupManifest, read_state
 
 
 class ScoreGroups(beam.PTransform):
@@ -49,11 +51,15 @@ class ScoreGroups(beam.PTransform):
     def read_blocks(self, group: Group) -> Iterator[list[Block]]:
         """The blocks of a group, each as a batch of one.
 
-        There are none when the group is committed: a bundle that is retried after its worker was lost does the rest.
+        There are none of what is committed: a bundle that is retried after its worker was lost does the rest.
         """
-        if storage.exists(manifest_path(self.config.output, group.name)):
+        output = self.config.output
+        if storage.exists(manifest_path(output, group.name)):
             return
-        for block in read_group(group, self.config):
+        parts = [read_state(path, GroupManifest) for path in parts_of(output, group.name)]
+        done = {shard["path"] for part in parts for shard in part["shards"]}
+        left = tuple(shard for shard in group.shards if shard.path not in done)
+        for block in read_group(dataclasses.replace(group, shards=left), self.config):
             yield [block]
 
 
@@ -76,17 +82,18 @@ class WriteScores(beam.DoFn):
         self._open = {}
 
     def process(self, scored: ScoredBlock) -> Iterable[dict[str, Any]]:
-        """Adds one block to its group; yields the group's manifest with its last block."""
+        """Adds one block to its group; yields the manifest of what is committed with it."""
         name = scored.block.group
         if name not in self._open:
             self._open[name] = GroupScores(name, self._config)
         manifest = self._open[name].add(scored)
         if manifest is None:
             return
-        del self._open[name]
+        if scored.block.ends_group:
+            del self._open[name]
         for shard in manifest["shards"]:
-            for name in ("records_written", "records_rejected"):
-                inc_counter(self, name, shard[name])
+            for count in ("records_written", "records_rejected"):
+                inc_counter(self, count, shard[count])
         yield manifest
 
     def finish_bundle(self) -> None:

@@ -93,9 +93,9 @@ def test_score_leaves_out_a_committed_group(records: Path, tmp_path: Path, monke
     seen: list[Any] = []
     commit = groups.GroupScores._commit
 
-    def noting(self: Any) -> Any:
-        seen.append((self._group, self._config))
-        return commit(self)
+    def noting(self: Any, name: str) -> Any:
+        seen.append((name, self._config))
+        return commit(self, name)
 
     monkeypatch.setattr(groups.GroupScores, "_commit", noting)
     info = score.run(flags)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.scoring import groups
+from pipelines.scoring.blocks import ScoredBlock
 from tests.conftest import ROOT
 from tests.fixtures.scoring import make_videos, serialise, write_shard
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 
 METRIC_FILES = ("metrics.json", "per_class.csv", "confusion.csv", "examples.json", "labels.csv", "history.csv")
 
@@ -82,11 +83,11 @@ def test_failure_in_between_is_made_up_for(
     commit = groups.GroupScores._commit
     committed = []
 
-    def failing(self: groups.GroupScores) -> dict:
+    def failing(self: groups.GroupScores, name: str) -> dict:
         if len(committed) == 2:
             raise OSError("no space left on device")
         committed.append(self)
-        return commit(self)
+        return commit(self, name)
 
     monkeypatch.setattr(groups.GroupScores, "_commit", failing)
     with pytest.raises(Exception, match="no space left"):
@@ -109,13 +110,40 @@ def test_failure_in_between_is_made_up_for(
     assert contents(scores) == contents(at_once)
 
 
+def test_a_group_is_committed_in_parts(
+    score: Callable[..., dict], shards: Path, at_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is killed in the middle of a large group repeats the shards since its last part alone."""
+    monkeypatch.setattr(groups, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(groups, "_PART_COSTS", 0)
+    add, ended = groups.GroupScores.add, []
+
+    def dying(self: groups.GroupScores, scored: ScoredBlock) -> object:
+        if len(ended) == 3:
+            raise OSError(28, "No space left on device")
+        if scored.block.ends_shard:
+            ended.append(scored.block.shard.name)
+        return add(self, scored)
+
+    monkeypatch.setattr(groups.GroupScores, "add", dying)
+    with pytest.raises(JobError, match="--resume continues"):
+        score(f"{shards}/*.tfrecord")
+    monkeypatch.setattr(groups.GroupScores, "add", add)
+    assert len(list((tmp_path / "scores" / "state").glob("*.manifest.json"))) == 3
+    plan = score(f"{shards}/*.tfrecord", "--resume", "--dry_run")
+    assert plan["shards_left"] == 2
+    info = score(f"{shards}/*.tfrecord", "--resume")
+    assert info["shards"] == 5
+    assert contents(tmp_path / "scores") == contents(at_once)
+
+
 def test_killed_run_resumes(shards: Path, model: Path, at_once: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores"
     slow = (
         "import time, sys; from pipelines.scoring import groups as g, planning as p\n"
         "p.SMALL_BYTES, p.VIDEO_GROUP_BYTES = 0, 150_000\n"
         "commit = g.GroupScores._commit\n"
-        "g.GroupScores._commit = lambda self: (commit(self), time.sleep(60))[0]\n"
+        "g.GroupScores._commit = lambda self, name: (commit(self, name), time.sleep(60))[0]\n"
         "from pipelines.score import run; run(sys.argv[1:])"
     )
     command = [

@@ -22,6 +22,10 @@ from vcls_model.storage import is_object_store, open_for_reading
 
 CHUNK_BYTES = 8 << 20
 _HEAD_BYTES = 1 << 12
+# Records inflate to a few times their size. Above the limit a file is a bomb, but for what takes no time to read.
+_MOST_INFLATION = 200
+_INFLATED_FREELY_BYTES = 32 << 20
+_INFLATED_AT_ONCE_BYTES = 8 << 20
 _SHOWN_BYTES = 64
 _KINDS = (
     (b"PAR1", "Parquet"),
@@ -41,7 +45,7 @@ class CorruptSpan:
 
     Attributes:
         offset: where it begins, in bytes of the (decompressed) shard.
-        reason: `corrupt_payload`, `corrupt_length`, `truncated`, `not_tfrecord` or `corrupt_gzip`.
+        reason: `corrupt_payload`, `corrupt_length`, `truncated`, `not_tfrecord`, `corrupt_gzip` or `inflates_too_much`.
         message: for a person.
     """
 
@@ -107,6 +111,7 @@ class ByteSource:
         self._pending = head
         self._inflate = self._inflator() if zipped or self._format == "zlib" else None
         self._inflated = b""
+        self._taken_bytes = self._given_bytes = 0  # by and from inflating
 
     def _inflator(self):  # type: ignore[no-untyped-def]
         return zlib.decompressobj(wbits=31 if self._format == "gzip" else 15)
@@ -151,6 +156,12 @@ class ByteSource:
     def _next_inflated(self) -> bytes:
         assert self._inflate is not None
         while not self.damage:
+            if self._taken_bytes * _MOST_INFLATION < self._given_bytes - _INFLATED_FREELY_BYTES:
+                self.damage = (
+                    "inflates_too_much",
+                    f"it inflates to more than {_MOST_INFLATION} times its size, which no records do",
+                )
+                return b""
             pending = self._pending or self._read(self._PIECE_BYTES)
             self._pending = b""
             if not pending:
@@ -161,11 +172,14 @@ class ByteSource:
                 self._inflate = self._inflator()
             before = self._inflate.copy()
             try:
-                inflated = self._inflate.decompress(pending)
+                inflated = self._inflate.decompress(pending, _INFLATED_AT_ONCE_BYTES)
             except zlib.error as error:
                 self.damage = "corrupt_gzip", f"the {self._format} stream is damaged: {error}"
                 return _inflate_what_is_whole(before, pending)
-            self._pending = self._inflate.unused_data
+            left = self._inflate.unused_data or self._inflate.unconsumed_tail
+            self._taken_bytes += len(pending) - len(left)
+            self._given_bytes += len(inflated)
+            self._pending = left
             if inflated:
                 return inflated
         return b""
@@ -248,6 +262,7 @@ class _Reader:
         self._last = False  # the shard has no more bytes
         self._any_record = False
         self._lost: CorruptSpan | None = None  # damage whose end has not been reached
+        self._lost_end = 0  # where its first record ends, in the shard, if the length of that can be trusted
 
     def _fill(self, needed: int) -> None:
         """Drops what has been processed and reads on, until the buffer holds `needed` bytes from the current one."""
@@ -297,7 +312,7 @@ class _Reader:
                     )
                     self._at = end
                 else:
-                    self._lose(stop)
+                    self._lose(stop, self._base + end if stop == kernels.BAD_PAYLOAD else 0)
             if self._last and self._source.damage and self._lost is None:
                 damage.append(self._damaged_stream(self._base + self._filled, *self._source.damage))
             yield FramedChunk(self._buffer, starts[:count], lengths[:count], self._base, damage)
@@ -316,7 +331,8 @@ class _Reader:
             return True
         return end + HEADER_BYTES <= self._filled and kernels.length_at(self._buffer, end) >= 0
 
-    def _lose(self, stop: int) -> None:
+    def _lose(self, stop: int, end: int) -> None:
+        self._lost_end = end
         offset = self._base + self._at
         if self._source.damage and self._last and stop == kernels.TRUNCATED:
             self._lost = CorruptSpan(offset, *self._source.damage)
@@ -338,6 +354,11 @@ class _Reader:
             if not self._any_record and self._lost.offset == 0 and self._lost.reason == "corrupt_length":
                 message = f"not a TFRecord file: it holds no record; it looks like {self._looks()}"
                 self._lost = CorruptSpan(0, NOT_TFRECORD, message)
+        here = self._base + self._at
+        if 0 < self._lost_end <= here - HEADER_BYTES - FOOTER_BYTES and self._lost.reason != NOT_TFRECORD:
+            # Two records: one with a sound length and a damaged payload, and after it one whose length is damaged.
+            damage.append(CorruptSpan(self._lost.offset, "corrupt_payload", "payload checksum does not match"))
+            self._lost = dataclasses.replace(self._lost, offset=self._lost_end)
         damage.append(self._lost)
         self._lost = None
         return 0

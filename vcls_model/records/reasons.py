@@ -7,7 +7,7 @@ NOT_TFRECORD = "not_tfrecord"
 
 def cut_short_note(rejected: Mapping[str, int], where: str) -> str:
     """A warning that files lack their ends, which no count of records shows; empty if none does."""
-    count = rejected.get("truncated", 0) + rejected.get("corrupt_gzip", 0)
+    count = sum(rejected.get(reason, 0) for reason in ("truncated", "corrupt_gzip", "inflates_too_much"))
     if not count:
         return ""
     return (

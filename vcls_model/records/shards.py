@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
-from vcls_model.storage import exists, join, read_bytes, to_json
+from vcls_model.records.splits import SPLITS
+from vcls_model.storage import absolute, exists, join, read_bytes, read_json, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -118,6 +119,29 @@ def file_beside(shard: str, name: str) -> str | None:
     """The path of a file in the directory of `shard`; None if it is not there."""
     path = shard[: shard.rfind("/") + 1] + name
     return path if exists(path) else None
+
+
+def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
+    """Raises `UsageError` where shards lie in a split of a transformed dataset: normalised twice, they make no sense.
+
+    Args:
+        shards: paths of the input files.
+        what_to_name: what the command reads instead, for the message.
+    """
+    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
+        above, _, split = absolute(directory).rstrip("/").rpartition("/")
+        info_path = join(above, "info.json")
+        if split not in SPLITS or not exists(info_path):
+            continue
+        try:
+            info = read_json(info_path)
+        except JobError:  # somebody else's file of that name
+            continue
+        if isinstance(info, dict) and "transformed" in info and "splits" in info:
+            raise UsageError(
+                f"{directory} holds records that preprocess has transformed already: {what_to_name} (--split=test of "
+                "score selects the records of a split among the raw ones)"
+            )
 
 
 def check_made_alike(shards: Sequence[str]) -> None:

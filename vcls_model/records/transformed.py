@@ -1,11 +1,13 @@
 """A transformed dataset on disk: what its `info.json` says, and where its shards are."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.identity import dataset_identity
 from vcls_model.records.schema import (
     REQUANTISE,
     Modality,
@@ -14,6 +16,7 @@ from vcls_model.records.schema import (
     modality_fields,
     schema_from_dict,
 )
+from vcls_model.states import DatasetInfo, read_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +64,26 @@ class TransformedData:
     records: Mapping[str, int]
     info: Mapping[str, Any]
 
+    @functools.cached_property
+    def identity(self) -> dict[str, str]:
+        """Tells it from other datasets, see `records.identity`."""
+        return dataset_identity(self.info)
+
     def shards(self, split: str) -> list[str]:
-        """Paths of the split's TFRecord files, sorted."""
+        """Paths of the TFRecord files that preprocess wrote for the split, in the order of their numbers.
+
+        Raises:
+            JobError: one of them is missing, or there are others: files of another run, perhaps.
+        """
         directory = storage.join(self.directory, split)
-        return [storage.join(directory, name) for name in storage.list_names(directory, ".tfrecord")]
+        present = storage.list_names(directory, ".tfrecord")
+        count = self.info["splits"].get(split, {}).get("shards")
+        if count is None:
+            return [storage.join(directory, name) for name in present]
+        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+        if names != present:
+            _refuse_other_files(directory, names, present)
+        return [storage.join(directory, name) for name in names]
 
     def training_shards(self) -> list[str]:
         """Paths of the training split's files.
@@ -91,6 +110,15 @@ class TransformedData:
         return counts.get(split) if isinstance(counts, Mapping) else None
 
 
+def _refuse_other_files(directory: str, names: Sequence[str], present: Sequence[str]) -> NoReturn:
+    missing, others = sorted(set(names) - set(present)), sorted(set(present) - set(names))
+    found = f"{missing[0]} is missing" if missing else f"{others[0]} is none of them"
+    raise JobError(
+        f"{directory} does not hold the {len(names)} shards that preprocess finished, but {len(present)} "
+        f"({found}): preprocess again with --overwrite"
+    )
+
+
 def open_transformed(directory: str) -> TransformedData:
     """Reads the description of a transformed dataset.
 
@@ -103,7 +131,7 @@ def open_transformed(directory: str) -> TransformedData:
         raise JobError(
             f"{directory} is not a finished transformed dataset: {reason}; run python -m pipelines.preprocess first"
         )
-    info = storage.read_json(path)
+    info = read_state(path, DatasetInfo)
     try:
         try:
             modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from vcls_model import storage, tables
+from vcls_model import spreadsheets, storage, tables
 from vcls_model.commands import JobError, UsageError
 
 _VERTICAL_COLUMNS = ("vertical1", "vertical2", "vertical3")
@@ -134,6 +134,8 @@ def write_vocabulary_csv(classes: Sequence[ClassInfo]) -> str:
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
     """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count.
 
+    People open it in spreadsheets: see `spreadsheets.harmless`, which `read_vocabulary` undoes.
+
     Args:
         classes: C classes, by index.
         thresholds: C best thresholds, probabilities; by default those that `classes` carry.
@@ -150,8 +152,8 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
     rows = [
         (
             info.index,
-            info.name,
-            *_three_verticals(info),
+            spreadsheets.harmless(info.name),
+            *map(spreadsheets.harmless, _three_verticals(info)),
             "" if threshold is None else repr(threshold),
             "" if info.train_count is None else info.train_count,
         )
@@ -169,11 +171,16 @@ def _class_info(row: tables.Row) -> ClassInfo:
     if not 0 <= index < _MOST_CLASSES:
         raise JobError(f"{row.where}: the index {index} is outside [0, {_MOST_CLASSES})")
     machine_id = row.get("mid")
-    name = row.get("name") or (f"class {index} ({machine_id})" if machine_id else f"class {index}")
-    verticals = tuple(value for value in (row.get(column) for column in _VERTICAL_COLUMNS) if value)
+    name = spreadsheets.original(row.get("name") or "") or (
+        f"class {index} ({machine_id})" if machine_id else f"class {index}"
+    )
+    named = (row.get(column) for column in _VERTICAL_COLUMNS)
+    verticals = tuple(spreadsheets.original(value) for value in named if value)
     train_count = threshold = None
     if row.get("train_count"):
         train_count = tables.whole_number(row["train_count"], row.where, "a number of training videos")
     if row.get("best_threshold"):
         threshold = tables.number(row["best_threshold"], row.where, "a threshold")
+        if not 0 <= threshold <= 1:
+            raise JobError(f"{row.where}: the threshold {threshold:g} is not a probability, in [0, 1]")
     return ClassInfo(index, name, verticals, train_count, threshold)

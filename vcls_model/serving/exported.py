@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
+from vcls_model.states import ModelInfo, read_state
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
@@ -44,11 +45,14 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
                 f"info.json, labels.csv and {SAVED_MODEL}/"
             )
     path = storage.join(directory, "info.json")
-    info = storage.read_json(path)
+    try:
+        info: dict[str, Any] = dict(read_state(path, ModelInfo))
+    except JobError as error:
+        raise UsageError(str(error)) from None
     for key in keys:
-        if not isinstance(info, dict) or key not in info:
+        if key not in info:
             raise UsageError(f"{path} lacks {key!r}: {directory} is not an exported model")
-    return dict(info)
+    return info
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.identity import differences
+from vcls_model.records.transformed import TransformedData
+from vcls_model.states import CheckpointFacts, checked
 
 
 def save(path: str, arrays: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
@@ -39,7 +42,7 @@ def load(path: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     """
     try:
         with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as data:
-            facts = storage.from_json(data["facts"].tobytes(), path)
+            facts: dict[str, Any] = storage.from_json(data["facts"].tobytes(), path)
             groups: dict[str, list[np.ndarray]] = {}
             for name in sorted(name for name in data.files if name != "facts"):
                 groups.setdefault(name.split("/", 1)[0], []).append(data[name])
@@ -65,18 +68,29 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -
         variable.assign(value)
 
 
+def check_same_data(what: str, identity: Mapping[str, str], data: TransformedData) -> None:
+    """Raises `UsageError` when a run would continue on other data than those of `identity`; `what` was trained on."""
+    if differing := differences(identity, data.identity):
+        raise UsageError(
+            f"--resume: {what} was trained on other data than {data.directory} holds now: {differing} differ; "
+            "name the earlier --data, or start again with --overwrite"
+        )
+
+
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
         output: directory of the model.
-        config_hash: of everything that decides the result; a checkpoint with another one is refused.
+        config_hash: of the options that decide the result; a checkpoint with another one is refused.
+        data: the dataset; a checkpoint of a run on another one is refused.
         groups: what `last` holds: the variables of `model`, `optimizer` and perhaps `average`.
     """
 
-    def __init__(self, output: str, config_hash: str, groups: dict[str, Sequence[Any]]) -> None:
+    def __init__(self, output: str, config_hash: str, data: TransformedData, groups: dict[str, Sequence[Any]]) -> None:
         self._directory = storage.join(output, "checkpoints")
         self._config_hash = config_hash
+        self._data = data
         self._groups = groups
         self.last = self._path("last.npz")
 
@@ -92,21 +106,24 @@ class Checkpoints:
 
     def save_last(self, progress: dict[str, Any]) -> None:
         """Writes all that a run continues from."""
-        save(self.last, self._groups, {"progress": progress, "config_hash": self._config_hash})
+        facts = {"progress": progress, "config_hash": self._config_hash, "data": self._data.identity}
+        save(self.last, self._groups, facts)
 
     def restore_last(self) -> dict[str, Any]:
         """Assigns the newest checkpoint to the variables; returns the progress saved with it.
 
         Raises:
-            UsageError: the checkpoint is of a run with other options.
+            UsageError: the checkpoint is of a run with other options or on other data.
             JobError: it is of another model, or not a checkpoint.
         """
-        arrays, facts = load(self.last)
+        arrays, stored = load(self.last)
+        facts = checked(stored, self.last, CheckpointFacts)
         if facts["config_hash"] != self._config_hash:
             raise UsageError(
                 f"--resume: {self.last} was written with other options or other data than this command's; "
                 "repeat its flags, or start again with --overwrite"
             )
+        check_same_data(self.last, facts.get("data", {}), self._data)
         for group, variables in self._groups.items():
             restore(variables, arrays[group], self.last)
         return facts["progress"]

@@ -25,6 +25,7 @@ class TrainConfig:
         options: how to fit.
         resume: continue what is in `output`.
         overwrite: replace what is in `output`.
+        trust_model: teachers and the transform graph may have any operations.
         precision: dtype policy of the layers.
         distribution: `auto`, `none`, `mirrored` or `multi_worker`.
         devices: devices to mirror over.
@@ -47,6 +48,7 @@ class TrainConfig:
     options: TrainOptions
     resume: bool = False
     overwrite: bool = False
+    trust_model: bool = False
     precision: str = "float32"
     distribution: str = "auto"
     devices: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ class TrainConfig:
             "output",
             "resume",
             "overwrite",
+            "trust_model",
             "verbose",
             "distribution",
             "devices",

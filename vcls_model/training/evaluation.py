@@ -53,12 +53,13 @@ def evaluate(
         The accumulator, and the mean loss.
 
     Raises:
-        JobError: a feature, or what the model makes of it, is not finite; the message names the shard.
+        JobError: the split holds another number of videos than its `info.json` counts; or a feature, or what the model
+            makes of it, is not finite: the message names the shard.
     """
     accumulator = MetricAccumulator(data.class_count, class_thresholds=class_thresholds)
     options = InputOptions(evaluation_batch(modalities, read.batch_size), read.evaluation_frames(), read.max_frames)
     shards = data.shards(split)
-    total, videos = 0.0, 0
+    total, videos, read_videos = 0.0, 0, 0
 
     def add(logits: np.ndarray, losses: np.ndarray, labels: np.ndarray, ids: list[bytes]) -> tuple[float, int]:
         lengths = (labels >= 0).sum(axis=1)
@@ -73,6 +74,7 @@ def evaluate(
         pending: Future[tuple[float, int]] | None = None
         for batch in readable(make_batches(shards, modalities, options, with_ids=True)):
             refuse_not_finite(batch, shards)
+            read_videos += int(batch["labels"].shape[0])
             logits, losses = predict(batch)
             bad = np.flatnonzero(~np.isfinite(logits.numpy()).all(axis=1))
             if bad.size:
@@ -87,6 +89,11 @@ def evaluate(
         if pending is not None:
             part = pending.result()
             total, videos = total + part[0], videos + part[1]
+    if read_videos != data.records.get(split, read_videos):
+        raise JobError(
+            f"the {split} shards of {data.directory} hold {read_videos:,} videos, its info.json counts "
+            f"{data.records[split]:,}: preprocess again with --overwrite"
+        )
     return accumulator, total / max(videos, 1)
 
 

@@ -9,6 +9,7 @@ from vcls_model.input.options import FRAME_SAMPLINGS, InputOptions
 from vcls_model.models import MODELS, Hyperparameter, model_info, resolve_hyperparameters
 from vcls_model.models.catalogue import COMMON
 from vcls_model.records.transformed import open_transformed
+from vcls_model.saved_models import add_trust_argument
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.options import (
     DECAYS,
@@ -97,6 +98,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=read.seed, help=f"random seed for weights, data order and sampling {DEFAULT}")
     add("--resume", action="store_true", help="continue an interrupted run, with the same data order")
     add("--overwrite", action="store_true", help="replace the contents of the output directory")
+    add_trust_argument(parser)
     add(
         "--patience",
         type=int,
@@ -395,6 +397,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         options=options,
         resume=args.resume,
         overwrite=args.overwrite,
+        trust_model=args.trust_model,
         precision=args.precision,
         distribution=args.distribution,
         devices=tuple(part for part in args.devices.split(",") if part),

@@ -1,6 +1,7 @@
 """Joins exported models into one SavedModel that averages them."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.input.dataset import decode_features
 from vcls_model.input.options import InputOptions
+from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import load_vocabulary, write_labels_csv
+from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.combining import combined_in_graph
 from vcls_model.serving.export import save_module
-from vcls_model.serving.exported import load_saved_model, read_model_info
+from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
 from vcls_model.training.options import LossOptions
@@ -47,9 +50,9 @@ class Member:
         return tuple(modality_from_dict(entry) for entry in self.info["transformed"])
 
     @property
-    def data_hash(self) -> str | None:
-        """Tells the transformed dataset that it was trained on from another one."""
-        return self.info["data"].get("config_hash")
+    def identity(self) -> dict[str, str]:
+        """Of the transformed dataset that it was trained on, see `records.identity`."""
+        return trained_on(self.info)
 
     @property
     def read(self) -> InputOptions:
@@ -66,11 +69,16 @@ class Member:
         return signatures[name if name in signatures else "transformed"]
 
 
-def load_members(paths: Sequence[str]) -> tuple[Member, ...]:
+def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member, ...]:
     """Loads the models of an ensemble.
 
+    Args:
+        paths: their directories.
+        trusted: they may have any operations.
+
     Raises:
-        UsageError: a directory is not an exported model, or their records, classes or splits differ.
+        UsageError: a directory is not an exported model, their records, classes or splits differ, or one may do more
+            than compute.
     """
     infos = [read_model_info(path, ("schema", "class_count", "model", "transformed")) for path in paths]
     first = infos[0]
@@ -85,21 +93,35 @@ def load_members(paths: Sequence[str]) -> tuple[Member, ...]:
     for path, other in zip(paths[1:], names[1:], strict=True):
         if other != names[0]:
             raise UsageError(f"{path} and {paths[0]} cannot be joined: their labels.csv name other classes")
+    for path in paths:
+        refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=trusted)
     return tuple(Member(path, info, load_saved_model(path)) for path, info in zip(paths, infos, strict=True))
 
 
 def _same_features(members: Sequence[Member]) -> bool:
-    """Whether all members take the same transformed features of the same frames."""
+    """Whether all members take the same transformed features, on one scale, of the same frames."""
     return (
         # Ensembles of differently transformed members have no such signature.
         all("transformed" in member.loaded.signatures for member in members)
-        and len({(member.modalities, member.data_hash, member.read) for member in members}) == 1
+        and len({(member.modalities, member.read) for member in members}) == 1
+        and not any(_scaled_differently(one, two) for one, two in itertools.combinations(members, 2))
     )
+
+
+def _scaled_differently(one: Member, two: Member) -> bool:
+    settings = [member.identity.get("settings") for member in (one, two)]
+    return settings[0] != settings[1] or bool(differences(one.identity, two.identity, SCALING))
 
 
 def check_data(members: Sequence[Member], data: TransformedData) -> None:
     """Raises `UsageError` unless every member was trained on `data`, with the same frames of its videos."""
-    if not _same_features(members) or members[0].data_hash != data.info.get("config_hash"):
+    for member in members:
+        if differing := differences(member.identity, data.identity):
+            raise UsageError(
+                f"--data={data.directory} is not the transformed dataset that every member was trained on: {differing} "
+                f"differ from those of {member.path}"
+            )
+    if not _same_features(members) or members[0].identity.get("settings") != data.identity.get("settings"):
         raise UsageError(
             f"--data={data.directory} is not the transformed dataset that every member was trained on, with the same "
             "frames of its videos"

@@ -146,7 +146,7 @@ class Trainer:
         groups: dict[str, Sequence[Any]] = {"model": model.variables, "optimizer": self.optimizer.variables}
         if self.average is not None:
             groups["average"] = self.average.averages
-        self.checkpoints = Checkpoints(output, config_hash, groups)
+        self.checkpoints = Checkpoints(output, config_hash, data, groups)
         self._compile()
 
     def _check_devices(self) -> None:
@@ -247,6 +247,12 @@ class Trainer:
                 if time.monotonic() - saved >= options.checkpoint_seconds and progress.step < self.steps:
                     self._save_last()
                     saved = time.monotonic()
+        # Several workers start again at the end of their own shards.
+        if worker_count(self.strategy) == 1 and next(iterator, None) is not None:
+            raise JobError(
+                f"the training shards of {self.data.directory} hold more videos than the {self.records} that its "
+                "info.json counts: preprocess again with --overwrite"
+            )
 
     def _run_steps(self, iterator: Iterator[Any], count: int) -> float:
         """The sum of the losses of `count` steps.

@@ -28,6 +28,7 @@ class EnsembleConfig:
         overwrite: replace what the output directory holds.
         recipe: `best` trains the members first, `none` joins models that exist.
         resume: continue with members that are not finished.
+        trust_model: members may have any operations.
     """
 
     models: tuple[str, ...]
@@ -38,6 +39,7 @@ class EnsembleConfig:
     overwrite: bool = False
     recipe: str = "none"
     resume: bool = False
+    trust_model: bool = False
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:

@@ -4,16 +4,23 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.locks import locked_output
+from vcls_model.records.identity import trained_on
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
+from vcls_model.states import ModelInfo, read_state
+from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
+from vcls_model.training.devices import worker_number
 from vcls_model.training.evaluation import Validation, summarise
 from vcls_model.training.history import EpochRow
 from vcls_model.training.loop import Trainer
@@ -22,25 +29,6 @@ from vcls_model.versions import versions_of
 
 # Whose versions the info.json of a model holds.
 PACKAGES = ("tensorflow", "keras", "numpy")
-
-
-def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] | None:
-    """The `info.json` of a finished run that `--resume` has nothing to add to, or None.
-
-    Raises:
-        UsageError: the output directory holds a model of other options or data.
-    """
-    path = storage.join(config.output, "info.json")
-    if not config.resume or not storage.exists(path):
-        return None
-    info: dict[str, Any] = storage.read_json(path)
-    if info.get("config_hash") != config.fingerprint(data.info):
-        raise UsageError(
-            f"--resume: {config.output} holds a model trained with other options or other data; "
-            "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
-        )
-    same_length = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)
-    return info if same_length else None
 
 
 def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], wall_seconds: float) -> dict[str, Any]:
@@ -66,6 +54,35 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], w
         chosen = f"mean of epochs {averaged}" if averaged else f"best epoch {trainer.progress.best_epoch}"
         print(f"{chosen}: validation {validation.headline()}; model in {config.output}", flush=True)
     return info
+
+
+def chief_lock(config: TrainConfig, strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
+    """The lock of the output directory, which the first of several workers holds for all."""
+    if worker_number(strategy) > 0:
+        return nullcontext()
+    return locked_output(config.output, "train", take_over=config.resume or config.overwrite)
+
+
+def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] | None:
+    """The `info.json` of a finished run that `--resume` has nothing to add to; None where there is something to do.
+
+    Raises:
+        UsageError: the run had other options, or was on other data.
+    """
+    path = storage.join(config.output, "info.json")
+    if not config.resume or not storage.exists(path):
+        return None
+    info: dict[str, Any] = dict(read_state(path, ModelInfo))
+    if "options" not in info.get("training", {}):
+        raise UsageError(f"--resume: {path} does not say how the model was trained; start again with --overwrite")
+    if info.get("config_hash") != config.fingerprint(data.info):
+        raise UsageError(
+            f"--resume: {config.output} holds a model trained with other options or other data; "
+            "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
+        )
+    check_same_data(f"the model in {config.output}", trained_on(info), data)
+    same = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)
+    return info if same else None
 
 
 def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
@@ -149,6 +166,7 @@ def _describe(
                 key: data.info.get(key)
                 for key in ("splits", "records_read", "records_written", "records_rejected", "config_hash", "versions")
             },
+            "identity": data.identity,
         },
         "config_hash": config.fingerprint(data.info),
         "versions": versions_of(*PACKAGES),

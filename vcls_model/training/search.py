@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
+from vcls_model.records.transformed import open_transformed
+from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import SWITCHES, parse_config
 
@@ -188,6 +191,33 @@ class TuneConfig:
             "seed": self.seed,
             "fixed": list(self.fixed),
         }
+
+
+def open_search(config: TuneConfig) -> None:
+    """Checks that the data has a validation split and that the output directory is free; writes what the search is.
+
+    Raises:
+        UsageError: there is no validation split, the directory is in use, or its search is another one.
+    """
+    training = config.training
+    data = open_transformed(training.data)
+    if not data.records.get("validate", 0):
+        raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
+    inputs = [training.data, training.init_from, *training.teachers]
+    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
+    if config.overwrite:
+        storage.empty_directory(config.output)
+    begun = storage.join(config.output, "search.json")
+    if storage.exists(begun):
+        facts = storage.read_json(begun)
+        identity = facts.pop("data", {}) if isinstance(facts, dict) else {}
+        if facts != config.facts():
+            raise UsageError(
+                f"--resume: {config.output} holds a search with other flags; repeat them, or start again with "
+                "--overwrite"
+            )
+        check_same_data(f"the search in {config.output}", identity, data)
+    storage.write_json(begun, {**config.facts(), "data": data.identity})
 
 
 def search(config: TuneConfig, score: Callable[[str, Sequence[str]], float]) -> list["keras_tuner.engine.trial.Trial"]:

@@ -24,16 +24,56 @@ from vcls_model.models.head import depends_on_classes
 from vcls_model.models.label_directions import LabelDirections, find_label_directions
 from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
+from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import load_vocabulary
+from vcls_model.saved_models import FILE, refuse_programs
 from vcls_model.serving.export import transformed_signature
-from vcls_model.serving.exported import load_saved_model, read_model_info
+from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.config import TrainConfig
 
 # What info.json must say of a model that training starts from.
 _NEEDED = ("class_count", "model", "transformed")
+
+
+def refuse_training_programs(config: TrainConfig) -> None:
+    """Raises `UsageError` if a teacher, or the transform graph of the data, may do more than compute."""
+    graphs = {f"the transform graph of --data={config.data}": storage.join(config.data, "transform_fn")}
+    graphs |= {f"--teacher={path}": storage.join(path, SAVED_MODEL) for path in config.teachers}
+    for what, directory in graphs.items():
+        if storage.exists(storage.join(directory, FILE)):  # what loads it says that it is missing
+            refuse_programs(directory, what, trusted=config.trust_model)
+
+
+def refuse_too_large(
+    hyperparameters: Mapping[str, Any], modalities: Sequence[Modality], class_count: int, memory_bytes: int = 0
+) -> None:
+    """Refuses a layer that the machine cannot hold, before anything is allocated.
+
+    Each unit has a weight at least to each value of the smallest input or to each class; training holds of each a
+    float32, its gradient and two moments.
+
+    Args:
+        hyperparameters: of the model.
+        modalities: what it takes.
+        class_count: number of classes C.
+        memory_bytes: of the machine; 0 asks the system.
+
+    Raises:
+        UsageError: names the hyperparameter.
+    """
+    memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    narrowest = min(class_count, *(modality.width for modality in modalities))
+    for name, value in hyperparameters.items():
+        sizes = [size for size in (value if isinstance(value, tuple | list) else [value]) if type(size) is int]
+        needed = max(sizes, default=0) * narrowest * 16
+        if needed > memory_bytes:
+            raise UsageError(
+                f"--{name}={max(sizes)} makes a layer that takes {needed / 1e9:,.0f} GB or more to train; this machine "
+                f"has {memory_bytes / 1e9:,.0f} GB of memory"
+            )
 
 
 def make_model(
@@ -48,6 +88,7 @@ def make_model(
         UsageError: the model cannot be built with its hyperparameters, or does not fit `init_from`.
         JobError: `init_from` is not a model, or one of another architecture or other sizes.
     """
+    refuse_too_large(config.hyperparameters, modalities, data.class_count)
     pretrained = Pretrained(config.init_from) if config.init_from else None
     if pretrained:
         pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
@@ -228,6 +269,12 @@ class Pretrained:
                 data,
                 ": --new_head gives the model a new classifier",
             )
+        if differing := differences(trained_on(self.info), data.identity, SCALING):
+            print(
+                f"warning: --init_from={self.directory} was trained on features scaled otherwise than those of "
+                f"{data.directory}: {differing} differ; its weights are a start, not a model of this data",
+                file=sys.stderr,
+            )
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))
         if model["name"] != name:
@@ -343,11 +390,10 @@ def load_teacher(
     missing = [modality.name for modality in needed if modality.name not in names]
     if missing:
         raise UsageError(f"--teacher={directory} takes {', '.join(missing)}, which this model does not read")
-    theirs, ours = info.get("data", {}).get("config_hash"), data.info.get("config_hash")
-    if theirs is not None and ours is not None and theirs != ours:
+    if differing := differences(trained_on(info), data.identity, SCALING):
         raise UsageError(
-            f"--teacher={directory} was trained on another transformed dataset "
-            f"({info['data'].get('path')}): its features are scaled differently"
+            f"--teacher={directory} was trained on another transformed dataset ({info['data'].get('path')}): "
+            f"{differing} differ, so its features are scaled differently"
         )
     loaded = load_saved_model(directory)
     # An ensemble has neither, when its members were trained on differently transformed data or frames.

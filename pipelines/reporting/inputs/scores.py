@@ -12,6 +12,7 @@ from pipelines.reporting.inputs.manifests import read_classes, read_history, tra
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.records.vocabulary import ClassInfo, shared_names, unnamed_classes
+from vcls_model.states import Metrics, ScoresInfo, read_state
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
@@ -147,7 +148,7 @@ def read_scores(path: str) -> Scores:
         if not storage.exists(path) and not storage.is_object_store(path):
             raise JobError(f"there is no scores directory {path}")
         raise JobError(f"{path} has no info.json: the score job did not finish there; run it again with --resume")
-    info = read_object(info_path)
+    info: dict[str, Any] = dict(read_state(info_path, ScoresInfo))
     if "training" in info or "statistics" in info:
         what = "a model" if "training" in info else "a transformed dataset"
         raise JobError(f"{path} is {what}, not a scores directory: name what pipelines.score wrote")
@@ -172,7 +173,7 @@ def read_scores(path: str) -> Scores:
             {},
             read_history(path),
         )
-    summary = read_object(storage.join(path, "metrics.json"))
+    summary: dict[str, Any] = dict(read_state(storage.join(path, "metrics.json"), Metrics))
     per_class = read_table(path, "per_class.csv")
     if not per_class:
         raise JobError(f"{path} has metrics.json but no per_class.csv: the directory is incomplete; score again")

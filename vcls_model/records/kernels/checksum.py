@@ -35,9 +35,9 @@ _TABLES = _tables()
 
 
 @njit
-def crc32c_by_table(buffer, start, end):
-    """CRC-32C of buffer[start:end] with tables: any processor."""
-    crc = np.uint32(0xFFFFFFFF)
+def crc32c_by_table(buffer, start, end, before=0):
+    """CRC-32C of buffer[start:end] with tables, see `crc32c`: any processor."""
+    crc = np.uint32(before) ^ np.uint32(0xFFFFFFFF)
     at = start
     while at + 8 <= end:
         low = crc ^ (
@@ -97,9 +97,9 @@ def has_instruction() -> bool:
 if has_instruction():
 
     @njit
-    def crc32c(buffer, start, end):
-        """CRC-32C of buffer[start:end], a uint8 array."""
-        wide = np.uint64(0xFFFFFFFF)
+    def crc32c(buffer, start, end, before=0):
+        """CRC-32C of buffer[start:end], a uint8 array, or of what has the CRC-32C `before` followed by it."""
+        wide = np.uint64(np.uint32(before) ^ np.uint32(0xFFFFFFFF))
         at = start
         while at + 8 <= end:
             wide = _instruction_64(wide, load_u64(buffer, at))  # type: ignore[call-arg]

@@ -65,7 +65,8 @@ def scan_records(buffer, at, filled, last, starts, lengths, count):
 
 @njit
 def find_record(buffer, at, filled, last):
-    """The first offset from `at` on that holds a record with both checksums right.
+    """The first offset from `at` on that holds a record: with both checksums right, or with that of its length, and
+    followed by a right length or the end. The payload of the second kind is damaged, too, and is counted by itself.
 
     Returns (offset, -1) where there is one, else (offset up to which there is certainly none, end of the data needed).
     """
@@ -76,7 +77,15 @@ def find_record(buffer, at, filled, last):
             if length >= 0:
                 end = at + HEADER_BYTES + length
                 if end + FOOTER_BYTES <= filled:
+                    following = end + FOOTER_BYTES
                     if load_u32(buffer, end) == masked_crc32c(buffer, at + HEADER_BYTES, end):
+                        return at, np.int64(-1)
+                    if following + HEADER_BYTES <= filled:
+                        if length_at(buffer, following) >= 0:
+                            return at, np.int64(-1)
+                    elif not last:
+                        return at, following + HEADER_BYTES
+                    elif following == filled:
                         return at, np.int64(-1)
                 elif not last:
                     return at, end + FOOTER_BYTES

@@ -3,9 +3,12 @@
 import argparse
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.commands import DEFAULT, UsageError
 from vcls_model.media.flags import add_decoder_flags, check_decoder_flags
 from vcls_model.media.sandbox import MIB
+from vcls_model.saved_models import FILE, add_trust_argument, refuse_encoder_programs, refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions
 from vcls_model.serving.live.everyday import EverydayModel
 from vcls_model.serving.live.models import LiveModel, ServedModel
@@ -38,6 +41,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help=f"for models that chose none for their classes {DEFAULT}",
     )
     add_decoder_flags(parser)
+    add_trust_argument(parser)
 
 
 def engine_options(args: argparse.Namespace, **more: int) -> EngineOptions:
@@ -62,6 +66,7 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
 
     Raises:
         UsageError, JobError: see `ServedModel.load` and `EverydayModel.load`.
+        UsageError: a SavedModel may do more than compute, and there is no --trust_model.
     """
     options: dict[str, Any] = {
         "image_encoder": args.image_encoder,
@@ -69,9 +74,13 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
         "seconds_per_minute": args.seconds_per_minute,
         "memory_bytes": args.memory_mb * MIB,
     }
+    refuse_encoder_programs(args)
     if args.model is None:
         return EverydayModel.load(name, **options)
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    graph = storage.join(args.model, SAVED_MODEL)
+    if storage.exists(storage.join(graph, FILE)):  # what loads it says that it is missing
+        refuse_programs(graph, f"--model={args.model}", trusted=args.trust_model)
     return ServedModel.load(args.model, name, **options)

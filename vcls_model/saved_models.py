@@ -1,0 +1,101 @@
+"""What a SavedModel may do when it is loaded and called: a SavedModel is a program.
+
+Its graph is a list of operations, some of which read and write files, open connections or call Python. Models are
+refused unless all their operations are known to compute only; `--trust_model` lifts that.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from vcls_model import storage
+from vcls_model.commands import UsageError
+from vcls_model.computing_operations import COMPUTING, SAVING
+
+FILE = "saved_model.pb"
+# Functions of these names hold the operations that write and read the variables' files when a model is saved.
+_SAVER = re.compile(r"__inference__traced_(save|restore)_\d+")
+_NAMED = 8
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--trust_model`."""
+    parser.add_argument(
+        "--trust_model",
+        action="store_true",
+        help="load SavedModels whatever operations they have; a SavedModel is a program, and without this flag those "
+        "that may do more than compute (files, network, Python) are refused",
+    )
+
+
+def refuse_encoder_programs(args: argparse.Namespace) -> None:
+    """`refuse_programs` of what --image_encoder and --audio_encoder name, where that is a SavedModel."""
+    for flag in ("image_encoder", "audio_encoder"):
+        path = getattr(args, flag)
+        if path and storage.exists(storage.join(path, FILE)):
+            refuse_programs(path, f"--{flag}={path}", trusted=args.trust_model)
+
+
+def refuse_programs(directory: str, what: str, *, trusted: bool) -> None:
+    """Refuses a SavedModel whose operations may do more than compute; imports TensorFlow.
+
+    Args:
+        directory: of the SavedModel, local or on an object store.
+        what: what the command line calls it, for the message: `--model=DIR`.
+        trusted: the user vouches for it, and it is not looked at.
+
+    Raises:
+        UsageError: it has other operations, which the message names, or is not a SavedModel.
+    """
+    if trusted:
+        return
+    path = storage.join(directory, FILE)
+    names = sorted(other_operations(storage.read_bytes(path), path))
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise UsageError(
+            f"{what} has operations that may do more than compute: {', '.join(names[:_NAMED])}{more}. A SavedModel is "
+            "a program: if you trust where it comes from, add --trust_model"
+        )
+
+
+def other_operations(serialized: bytes, origin: str) -> set[str]:
+    """Names of the operations in a `saved_model.pb` that are not known to compute only.
+
+    Raises:
+        UsageError: `serialized` is not a SavedModel; the message begins with `origin`.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString(serialized)
+    except DecodeError:
+        raise UsageError(f"{origin} is not a SavedModel") from None
+    others: set[str] = set()
+    for graph in saved.meta_graphs:
+        functions = {function.signature.name: function for function in graph.graph_def.library.function}
+        savers = _savers(graph, functions)
+        others |= _others(graph.graph_def.node, functions, COMPUTING | SAVING)
+        for name, function in functions.items():
+            others |= _others(function.node_def, functions, COMPUTING | SAVING if name in savers else COMPUTING)
+    return others
+
+
+def _others(nodes: Iterable[Any], functions: Any, allowed: frozenset[str]) -> set[str]:
+    return {node.op for node in nodes if node.op not in allowed and node.op not in functions}
+
+
+def _savers(graph: Any, functions: Any) -> set[str]:
+    """The functions that save and restore variables, which nothing that can be called calls."""
+    called = set(graph.object_graph_def.concrete_functions)
+    for name, function in functions.items():
+        if not _SAVER.fullmatch(name):
+            for node in function.node_def:
+                called.add(node.op)
+                for attribute in node.attr.values():
+                    called.add(attribute.func.name)
+                    called.update(each.name for each in attribute.list.func)
+    return {name for name in functions if _SAVER.fullmatch(name) and name not in called}

@@ -1,0 +1,156 @@
+"""The shapes of the JSON files that jobs leave for later jobs, declared once and checked whenever one is read.
+
+Only what some reader needs is declared: other keys, of this version or another one, pass through. Keys that the first
+release did not write are `NotRequired`.
+"""
+
+import functools
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
+
+from vcls_model import storage
+from vcls_model.commands import JobError
+
+_OPEN = ConfigDict(extra="allow", strict=True)
+_Shape = TypeVar("_Shape")
+
+
+class Counted(TypedDict):
+    """`info.json` of a job, in so far as all have it: every record read is written or rejected."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    records_read: int
+    records_written: int
+    records_rejected: int
+    rejected_by_reason: dict[str, int]
+
+
+class SplitCount(TypedDict):
+    """A split in the `info.json` of a dataset."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    records: int
+    shards: NotRequired[int]
+
+
+class DatasetInfo(TypedDict):
+    """`info.json` of a transformed dataset."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    schema: dict[str, Any]
+    transformed: list[dict[str, Any]]
+    splits: dict[str, SplitCount]
+    class_count: int
+    statistics: NotRequired[dict[str, Any]]
+    identity: NotRequired[dict[str, str]]
+
+
+class ModelInfo(TypedDict):
+    """`info.json` of an exported model."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    schema: NotRequired[dict[str, Any]]
+    class_count: NotRequired[int]
+    model: NotRequired[dict[str, Any]]
+    transformed: NotRequired[list[dict[str, Any]]]
+    training: NotRequired[dict[str, Any]]
+    data: NotRequired[dict[str, Any]]
+    split: NotRequired[dict[str, Any] | None]
+
+
+class ScoredShard(TypedDict):
+    """A shard in the manifest of a scored group."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    path: str
+    size_bytes: int
+    records_read: int
+    records_written: int
+    records_rejected: int
+    records_labelled: int
+    records_outside_split: int
+    rejected_by_reason: dict[str, int]
+    modified_seconds: NotRequired[float]
+    digest: NotRequired[str]
+    labels_unknown: NotRequired[int]
+
+
+class GroupManifest(TypedDict):
+    """The manifest of a scored group."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    group: str
+    run_id: str
+    aggregates: int
+    shards: list[ScoredShard]
+
+
+class ScoreSettings(TypedDict):
+    """The settings that a scores directory was begun with."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    models: list[str]
+    split: str | None
+
+
+class ScoresInfo(TypedDict):
+    """`info.json` of a scores directory."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    class_count: NotRequired[int | None]
+    models: NotRequired[list[dict[str, Any]] | None]
+    records_labelled: NotRequired[int]
+    rejected_by_reason: NotRequired[dict[str, int]]
+    schema: NotRequired[dict[str, Any] | None]
+    threshold: NotRequired[float]
+
+
+class Metrics(TypedDict):
+    """`metrics.json`; a figure without a denominator is None."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    videos: int
+    gap_at_20: float | None
+    map: float | None
+    hit_at_1: float | None
+    slices: NotRequired[dict[str, dict[str, Any]]]
+    segments: NotRequired[dict[str, Any]]
+
+
+class CheckpointFacts(TypedDict):
+    """What a training checkpoint says of itself."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    progress: dict[str, Any]
+    config_hash: str
+    data: NotRequired[dict[str, str]]
+
+
+@functools.cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def checked(value: Any, origin: str, shape: type[_Shape]) -> _Shape:
+    """`value`, which a file held, if it has the shape declared for that file.
+
+    Raises:
+        JobError: it has not; the message begins with `origin` and names the place.
+    """
+    try:
+        return _adapter(shape).validate_python(value)  # type: ignore[no-any-return, arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise JobError(f"{origin} is damaged, or not a file of this kind: {place}: {first['msg'].lower()}") from None
+
+
+def read_state(path: str, shape: type[_Shape]) -> _Shape:
+    """Reads a JSON file of a declared shape.
+
+    Raises:
+        JobError: it is not JSON, or of another shape; the message names the file and the place.
+    """
+    return checked(storage.read_json(path), path, shape)
