@@ -102,6 +102,8 @@ def run(argv: Sequence[str] | None = None) -> "list[Labelled]":
         _export(config, everyday, embedding)
         return []
     paths = [path for pattern in config.files for path, _, _ in storage.list_files(pattern)]
+    if config.output:
+        storage.check_writable(storage.absolute(config.output).rpartition("/")[0])
     labelled = []
     with Embedder(embedding) as embedder:
         for path in paths:
@@ -122,15 +124,17 @@ def run(argv: Sequence[str] | None = None) -> "list[Labelled]":
 
 def _export(config: EverydayConfig, everyday: "Everyday", embedding: "EmbeddingConfig") -> None:
     from vcls_model import storage
+    from vcls_model.locks import locked_output
     from vcls_model.quiet import start_tensorflow
 
-    storage.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
-    start_tensorflow()
-    from vcls_model.serving.everyday_export import export_everyday
+    with locked_output(config.output, "everyday", take_over=config.overwrite):
+        storage.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
+        start_tensorflow()
+        from vcls_model.serving.everyday_export import export_everyday
 
-    if config.overwrite:
-        storage.empty_directory(config.output)
-    export_everyday(everyday, embedding, config.output)
+        if config.overwrite:
+            storage.empty_directory(config.output)
+        export_everyday(everyday, embedding, config.output)
     print(f"a model of {len(everyday.classes):,} everyday classes in {config.output}")
 
 

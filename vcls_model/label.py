@@ -46,6 +46,8 @@ class LabelConfig:
             )
         if args.top < 1:
             raise UsageError(f"--top must be at least 1, got {args.top}")
+        if args.output is not None:
+            storage.check_writable(args.output)
         files = tuple(path for pattern in args.files for path, _, _ in storage.list_files(pattern))
         return cls(files, args.output, formats, args.top)
 

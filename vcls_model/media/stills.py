@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media.children import end_child, start_child
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
@@ -44,7 +45,7 @@ class StillDecoder:
         """Starts the child, where there is none; else the first picture does, and waits for it.
 
         Raises:
-            RuntimeError: it cannot start.
+            JobError: it cannot start.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -57,7 +58,10 @@ class StillDecoder:
             self._read(1, time.monotonic() + _START_SECONDS)
         except MediaError as error:
             self.close()
-            raise RuntimeError("the process that decodes pictures cannot start") from error
+            raise JobError(
+                "the process that decodes pictures cannot start: is there a limit on its memory or on the number of "
+                "processes (ulimit -a)?"
+            ) from error
 
     def decode(self, jpeg: bytes) -> np.ndarray:
         """The pixels of a JPEG file: RGB, (size, size, 3), uint8.

@@ -7,6 +7,7 @@ from typing import Any
 from vcls_model import tables
 from vcls_model.embedding import Embedded, Embedder, EmbeddingConfig
 from vcls_model.serving.everyday import SEEN_OR_HEARD, Everyday, Label, Medium, Probabilities
+from vcls_model.spreadsheets import harmless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,9 @@ def label_file(path: str, everyday: Everyday, embedder: Embedder, config: Embedd
 
 
 def to_csv(files: Sequence[Labelled]) -> str:
-    """path, medium, index, label, probability: a row per label, the most probable first."""
+    """path, medium, index, label, probability: a row per label, the most probable first; no spreadsheet runs a path."""
     rows = (
-        (labelled.path, label.medium, label.index, label.name, f"{label.probability:.6f}")
+        (harmless(labelled.path), label.medium, label.index, label.name, f"{label.probability:.6f}")
         for labelled in files
         for label in labelled.labels
     )
