@@ -8,6 +8,7 @@ from vcls_model.metrics.kernels.counting import carry_counts, count_keys, count_
 from vcls_model.metrics.kernels.curves import class_curves, resampled_precisions
 from vcls_model.metrics.kernels.labels import BestRows, LabelRows, confused_classes, count_best, count_labels, mark_hits
 from vcls_model.metrics.kernels.packing2 import GROUPS_OF_COUNTS, restore_counts, unpack_low_bits
+from vcls_model.metrics.kernels.planes import bytes_of_changes, join_planes, split_planes
 from vcls_model.metrics.kernels.precision import (
     cell_precisions,
     class_statistics,
@@ -21,6 +22,7 @@ __all__ = [
     "GROUPS_OF_COUNTS",
     "BestRows",
     "LabelRows",
+    "bytes_of_changes",
     "carry_counts",
     "cell_precisions",
     "class_curves",
@@ -36,6 +38,7 @@ __all__ = [
     "fold_cells",
     "fold_pairs",
     "harmonic",
+    "join_planes",
     "mark_hits",
     "merge_cells",
     "pair_keys",
@@ -44,6 +47,7 @@ __all__ = [
     "score_keys",
     "count_reached",
     "select_top",
+    "split_planes",
     "tied_terms",
     "unpack_low_bits",
 ]
