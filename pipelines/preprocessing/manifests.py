@@ -83,6 +83,7 @@ class Summary:
         shards, shards_empty, bytes_read, bytes_written: of the shards done.
         rejected: records by reason.
         notes: repairs by kind, see `RawBatch.notes`.
+        missing: by raw modality, records written that lack it.
         written: records of each split, by `SPLITS`.
         class_counts: int64 (splits, C): records of each split that carry each class.
         label_counts: int64 (MOST_LABELS_SHOWN + 1,): videos by number of labels; the last counts all above.
@@ -108,6 +109,7 @@ class Summary:
     sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     content: int | None = 0
     ids: tuple[np.ndarray, ...] = ()
+    missing: Counter = dataclasses.field(default_factory=Counter)
 
     @property
     def records_read(self) -> int:
@@ -132,6 +134,7 @@ class Summary:
         self.bytes_written += other.bytes_written
         self.rejected.update(other.rejected)
         self.notes.update(other.notes)
+        self.missing.update(other.missing)
         self.pairs.merge(other.pairs)
         self.written = self.written + other.written
         self.label_counts = self.label_counts + other.label_counts
@@ -153,6 +156,7 @@ class Summary:
             "bytes_written": self.bytes_written,
             "rejected": dict(sorted(self.rejected.items())),
             "notes": dict(sorted(self.notes.items())),
+            "missing": dict(sorted(self.missing.items())),
             "class_count": self.class_counts.shape[1],
             "content": None if self.content is None else f"{self.content:032x}",
         }
@@ -200,6 +204,7 @@ class Summary:
             arrays["frame_counts"],
             sampled=sampled,
             content=int(head["content"], 16) if head.get("content") else None,
+            missing=Counter(head.get("missing", {})),  # manifests of 0.1 have none
         )
         summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
         return summary

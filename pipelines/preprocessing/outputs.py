@@ -64,6 +64,12 @@ def open_dataset(config: JobConfig) -> None:
     clear_stale(config)
 
 
+def begun_with(output: str, setting: str, default: str) -> str:
+    """A setting of the run that --resume continues in `output`; `default` where there is none."""
+    path = storage.join(output, manifests.DIRECTORY, _SETTINGS)
+    return str(storage.read_json(path).get(setting, default)) if storage.exists(path) else default
+
+
 def clear_stale(config: JobConfig) -> None:
     """Before a run continues in a directory: deletes outputs that it will rewrite or that are stale."""
     delete_info(config.output)
@@ -169,6 +175,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
     info = {
         **info_head(summary.records_written, summary.rejected, started),
         "notes": dict(sorted(summary.notes.items())),
+        "missing": dict(sorted(summary.missing.items())),
         "splits": {
             name: {"records": int(count), "shards": sum(split in shard.splits for shard in config.shards)}
             for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))
@@ -207,4 +214,8 @@ def table(summary: Summary) -> str:
             f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
         )
     lines.append(rejected_line(summary.rejected, 10, 12))
+    lines += [
+        f"{count:,} records lack {name}; models will do without, see --missing_modality"
+        for name, count in sorted(summary.missing.items())
+    ]
     return "\n".join(lines)

@@ -180,10 +180,14 @@ class ShardMeter:
                 ]
 
     def add(self, batch: RawBatch, chosen: np.ndarray) -> None:
-        """Adds the chosen records (bool (B,)) of a batch; modalities that were filled in do not count."""
+        """Adds the chosen records (bool (B,)) of a batch; what they lack and what was filled in does not count."""
         self.records += int(np.count_nonzero(chosen))
         for name, values in batch.features.items():
-            rows = chosen & ~batch.filled[name] if name in batch.filled else chosen
+            rows = chosen
+            for lacking in (batch.filled.get(name), batch.missing.get(name)):
+                rows = rows if lacking is None else rows & ~lacking
+            if isinstance(values, FrameBatch) and name in batch.held:
+                values = dataclasses.replace(values, lengths=np.minimum(values.lengths, batch.held[name]))
             arrays = self._arrays[name]
             if isinstance(values, FrameBatch) and name in self._of_floats:
                 frames = values.select(rows).floats()

@@ -22,6 +22,7 @@ from pipelines.reporting.inputs.manifests import (
     train_counts,
 )
 from pipelines.reporting.inputs.media import Timeline, scored_media
+from pipelines.reporting.inputs.modalities import read_worth
 from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
@@ -90,6 +91,7 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
             config.title or _title(scores, manifests),
             timelines,
             sheets,
+            read_worth(config.scores, scores.class_count) if scores.labelled else None,
         )
     )
     return report, {

@@ -12,6 +12,7 @@ from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.media import MediaRecords
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
+from pipelines.scoring.presence import present, without
 from vcls_model import storage
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.decoding import Ratings
@@ -44,6 +45,7 @@ class Block:
         digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
         unknown_labels: number of labels, in the records read, that are none of the model's classes and were left out.
         contexts: the values, one per record, of each context feature by which metrics are broken down.
+        missing: how many of the records lack each modality, for those that some lack.
     """
 
     group: str
@@ -60,6 +62,7 @@ class Block:
     digest: str = ""
     unknown_labels: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def feature_bytes(self) -> int:
@@ -69,10 +72,19 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredBlock:
-    """A block and its logits, float32 (B, C), one array per model."""
+    """A block and what the models say of it.
+
+    Attributes:
+        block: the records.
+        logits: float32 (B, C), one array per model.
+        complete: bool (B,), the records that have all modalities, where subsets are measured.
+        subsets: float32 (records that are complete, C), of the mean of the models, by subset.
+    """
 
     block: Block
     logits: list[np.ndarray]
+    complete: np.ndarray | None = None
+    subsets: Sequence[np.ndarray] = ()
 
 
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
@@ -140,13 +152,33 @@ def make_block(
         ]
         outside = int(np.count_nonzero(~rows)) + len(rejected) - len(kept)
         rejected = kept
+    features = batch.features
+    if config.without:
+        features = without(features, config.without)
+        left = present(features).any(axis=0)
+        nothing = f"without {', '.join(config.without)} nothing is left of the record"
+        rejected = [
+            *rejected,
+            *(
+                Rejected(
+                    shard.path,
+                    int(batch.offsets[row]),
+                    printable_id(batch.ids[row]),
+                    "validate",
+                    "missing_feature",
+                    nothing,
+                )
+                for row in np.flatnonzero(rows & ~left).tolist()
+            ),
+        ]
+        rows = rows & left
     ids = list(itertools.compress(batch.ids, rows))
     return Block(
         group.name,
         shard,
         ids,
         batch.offsets[rows],
-        {name: _copied(values, rows) for name, values in batch.features.items()},
+        {name: _copied(values, rows) for name, values in features.items()},
         Labels(batch.label_values, batch.label_lengths, batch.labelled).select(rows),
         None if batch.ratings is None else batch.ratings.select(rows),
         rejected,
@@ -155,6 +187,7 @@ def make_block(
         contexts={
             name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
         },
+        missing={name: int((lacking & rows).sum()) for name, lacking in batch.missing.items()},
     )
 
 

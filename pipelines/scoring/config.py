@@ -33,7 +33,9 @@ class ScoringConfig:
         full_logits: `none`, `float16` or `float32`.
         batch_size: records that are decoded and scored together, at most.
         max_frames: frames kept per video, at most.
-        missing_modality: `reject` or `fill`.
+        missing_modality: `mask`, `reject` or `fill`.
+        without: modalities that count as missing in every record.
+        subsets: modalities that are kept in further measurements, each a subset of all; none unless asked for.
         run_id: the run that asked for it: a label in the manifests, on which no score depends.
         thresholds_given: `class_thresholds` are not the model's own.
         min_probability: classes below are left out of the predictions (metrics count all).
@@ -60,6 +62,8 @@ class ScoringConfig:
     min_probability: float = 0
     slice_by: tuple[str, ...] = ()
     media: "EmbeddingConfig | None" = None
+    without: tuple[str, ...] = ()
+    subsets: tuple[tuple[str, ...], ...] = ()
 
     @property
     def class_count(self) -> int:
@@ -85,4 +89,6 @@ class ScoringConfig:
             "batch_size": self.batch_size,
             "max_frames": self.max_frames,
             "missing_modality": self.missing_modality,
+            "without": list(self.without) or None,
+            "modalities": bool(self.subsets) or None,
         }

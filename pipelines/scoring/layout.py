@@ -35,6 +35,11 @@ def segments_name(group: str) -> str:
     return f"{group}.segments.metrics"
 
 
+def modalities_name(group: str, number: int) -> str:
+    """File name of a group's aggregate with a subset of the modalities: number 0 has all of them."""
+    return f"{group}.modalities{number}.metrics"
+
+
 def slices_name(group: str, number: int) -> str:
     """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
     return f"{group}.slices{number}.metrics"

@@ -51,6 +51,7 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
     """
     totals: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     reasons: dict[str, int] = {}
+    missing: dict[str, int] = {}
     seen: dict[str, str] = {}
     for manifest in manifests:
         for shard in manifest["shards"]:
@@ -64,12 +65,19 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
                 totals[key] += shard.get(key, 0)  # type: ignore[operator]  # 0.1 did not count unknown labels
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
+            for name, count in shard.get("missing", {}).items():
+                missing[name] = missing.get(name, 0) + count
     if totals["records_read"] != totals["records_written"] + totals["records_rejected"]:
         raise JobError(
             f"the manifests count {totals['records_read']} records read, but {totals['records_written']} written and "
             f"{totals['records_rejected']} rejected: they are damaged; use --overwrite"
         )
-    return {**totals, "rejected_by_reason": dict(sorted(reasons.items())), "shards": len(seen)}
+    return {
+        **totals,
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "missing": dict(sorted(missing.items())),
+        "shards": len(seen),
+    }
 
 
 def merge_aggregates(output: str, manifests: Sequence[GroupManifest], number: int) -> MetricAccumulator | None:
@@ -79,7 +87,7 @@ def merge_aggregates(output: str, manifests: Sequence[GroupManifest], number: in
         JobError: a stored aggregate is missing or damaged.
     """
     names = [aggregate_name(manifest["group"], number) for manifest in manifests if number < manifest["aggregates"]]
-    return _merge(output, names, MetricAccumulator)
+    return merge_stored(output, names, MetricAccumulator)
 
 
 def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAccumulator | None:
@@ -88,7 +96,7 @@ def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAc
     Raises:
         JobError: a stored aggregate is missing or damaged.
     """
-    return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
+    return merge_stored(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
 def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
     slices = {}
     for number, feature in enumerate(features):
         try:
-            merged = _merge(
+            merged = merge_stored(
                 output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator
             )
         except ValueError as error:
@@ -113,7 +121,12 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
     return slices
 
 
-def _merge(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
+def merge_stored(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
+    """The sum of stored aggregates; None without any.
+
+    Raises:
+        JobError: one is missing or damaged.
+    """
     merged: _Aggregate | None = None
     for name in names:
         if merged is None:

@@ -13,6 +13,7 @@ from pipelines.running import outputs
 from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTINGS, STATE
 from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
+from pipelines.scoring.worth import write_worth
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.metrics.catalogue import describe
@@ -142,6 +143,9 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     measured = write_metrics(
         config.output, manifests, plan.models, names, segments=config.schema.segments, slice_by=config.slice_by
     )
+    if config.subsets:
+        kept = [modality.name for modality in config.schema.modalities if modality.name not in config.without]
+        write_worth(config.output, manifests, config.subsets, kept, plan.models[0].classes)
     chosen = config.class_thresholds or [None] * config.class_count
     classes = [
         dataclasses.replace(entry, best_threshold=threshold)
@@ -161,6 +165,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         "records_labelled": counts["records_labelled"],
         "records_outside_split": counts["records_outside_split"],
         "labels_unknown": counts["labels_unknown"],
+        "missing": counts["missing"],
         "shards": counts["shards"],
         "models": models,
         "split": config.split,
@@ -170,6 +175,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         "schema": config.schema.to_dict(),
         "class_count": config.class_count,
         "runs": runs_of(manifests),
+        "without": list(config.without),
         "config": plan.flags,
     }
     outputs.write_info(config.output, info)
@@ -195,6 +201,8 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None
             "records are scored, these labels left out of the metrics",
             file=sys.stderr,
         )
+    for name, count in info["missing"].items():
+        print(f"{count:,} records lack {name}: scored without", file=sys.stderr)
     if metrics is None:
         print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
     else:

@@ -15,8 +15,9 @@ from pipelines.running.flags import check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
 from pipelines.scoring.media import plan_media
 from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
+from pipelines.scoring.presence import subsets_of
 from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.records.shards import refuse_transformed, shards_of
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
@@ -92,6 +93,7 @@ class Plan:
             f"score {len(left)} of {len(self.shards)} shards ({sum(shard.size_bytes for shard in left)} bytes) in "
             f"{len(groups)} groups\n"
             f"records: {config.schema.name}, {config.split or 'all'} of them, {config.batch_size} per batch\n"
+            f"{'without ' + ', '.join(config.without) + chr(10) if config.without else ''}"
             f"models: {', '.join(config.model_paths)} ({config.class_count} classes)\n"
             f"output: {config.output}: {config.form} with the best {config.top_k} classes, "
             f"full logits: {config.full_logits}"
@@ -128,6 +130,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")
     if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
         raise UsageError(f"--slice_by={args.slice_by}: name each feature once, and none called frequency or vertical")
+    missing_modality, without = plan_missing(args, models)
     config = ScoringConfig(
         output=storage.absolute(args.output),
         model_paths=tuple(map(storage.absolute, args.model)),
@@ -143,7 +146,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if schema.has_frames else VIDEO_BATCH_RECORDS),
         max_frames=args.max_frames,
-        missing_modality=args.missing_modality,
+        missing_modality=missing_modality,
+        without=without,
+        subsets=plan_subsets(args, models[0], missing_modality, without),
         run_id=args.run_id or "",
         min_probability=args.min_probability,
         slice_by=slice_by,
@@ -156,8 +161,59 @@ def make_plan(args: argparse.Namespace) -> Plan:
         args.max_rejected_fraction,
         resume=args.resume or args.run_id is not None,
         overwrite=args.overwrite,
-        flags={name: value for name, value in vars(args).items() if name != "dry_run"},
+        flags={
+            **{name: value for name, value in vars(args).items() if name != "dry_run"},
+            "missing_modality": missing_modality,
+        },
     )
+
+
+def plan_missing(args: argparse.Namespace, models: Sequence[ExportedModel]) -> tuple[str, tuple[str, ...]]:
+    """What becomes of a record that lacks a modality, and the modalities that are ignored in all.
+
+    Raises:
+        UsageError: a model does not bear it, or --without names what the models do not take, or all they take.
+    """
+    without = tuple(name for name in args.without.split(",") if name)
+    stubborn = next((model for model in models if not model.presence), None)
+    missing = args.missing_modality or ("reject" if stubborn else "mask")
+    if stubborn and (without or missing == "mask"):
+        flag = f"--without={args.without}" if without else "--missing_modality=mask"
+        raise UsageError(
+            f"{flag}: {stubborn.path} does not bear a missing modality: it was trained by an earlier version, or on "
+            "records of one modality. Train it again, or choose --missing_modality=fill"
+        )
+    names = [modality.name for modality in models[0].schema.modalities]
+    for name in without:
+        if name not in names:
+            raise unknown_choice("modality of --without", name, names)
+    if set(without) == set(names):
+        raise UsageError(f"--without={args.without} leaves nothing of the records: {models[0].path} takes no more")
+    if without and missing != "mask":
+        raise UsageError(f"--without needs --missing_modality=mask, which is the default, not {missing}")
+    return missing, without
+
+
+def plan_subsets(
+    args: argparse.Namespace, model: ExportedModel, missing_modality: str, without: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The subsets of the modalities that --modalities measures.
+
+    Raises:
+        UsageError: there is nothing to leave out.
+    """
+    if not args.modalities:
+        return ()
+    names = [modality.name for modality in model.schema.modalities if modality.name not in without]
+    if len(names) < 2:
+        raise UsageError(f"--modalities compares several of them, and there is one: {names[0]}")
+    if missing_modality != "mask":
+        raise UsageError(
+            f"--modalities needs models that bear a missing modality, which {model.path} does not"
+            if not model.presence
+            else f"--modalities needs --missing_modality=mask, not {missing_modality}"
+        )
+    return subsets_of(names)
 
 
 def _check_ranges(args: argparse.Namespace) -> None:

@@ -119,6 +119,15 @@ def best_thresholds(accumulator: MetricAccumulator) -> np.ndarray:
 
 def compute_result(accumulator: MetricAccumulator) -> MetricResult:
     """All metrics of the videos counted so far; ratios without a denominator are NaN."""
+    return compute_resampled(accumulator)[0]
+
+
+def compute_resampled(accumulator: MetricAccumulator) -> tuple[MetricResult, dict[str, np.ndarray]]:
+    """`compute_result`, and figures of R resamples of the videos, the same ones for every accumulator.
+
+    Returns:
+        The result; and `ap` (R, C), `map` (R,) and `gap` (R,), of which only the spread is of use.
+    """
     table, positives = accumulator.tables()
     statistics = _class_statistics(accumulator, table, positives)
     per_class = _per_class(accumulator, statistics)
@@ -190,7 +199,8 @@ def compute_result(accumulator: MetricAccumulator) -> MetricResult:
             "calibration_top_accuracy": top_calibration[2],
         }
     )
-    return MetricResult(summary, per_class, curves, _confusion(accumulator), _examples(accumulator))
+    result = MetricResult(summary, per_class, curves, _confusion(accumulator), _examples(accumulator))
+    return result, resampled
 
 
 def slice_figures(per_class: dict[str, np.ndarray], members: np.ndarray) -> dict[str, Any]:

@@ -29,12 +29,14 @@ from pipelines.reporting.findings.groups import (
 from pipelines.reporting.findings.recommendations import Recommendation
 from pipelines.reporting.findings.verdict import Requirement, Verdict, decide
 from pipelines.reporting.inputs.media import Timeline
+from pipelines.reporting.inputs.modalities import ModalityWorth
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import ClassName, Scores
 from pipelines.reporting.page import figures, report_tables
 from pipelines.reporting.page.approach import Manifests, data_facts, flatten, split_table, steps
 from pipelines.reporting.page.explorer import explorer_data, to_json
 from pipelines.reporting.page.figures import Figure
+from pipelines.reporting.page.modalities import modality_section, shown
 from pipelines.reporting.tables import Table, number, probability, signed
 
 _PACKAGE = "pipelines.reporting.page"
@@ -72,6 +74,7 @@ class Inputs:
         title: of the page.
         timelines: what the model says of the moments of single videos, where their files are at hand.
         sheets: by id of a video a few of its pictures, where its file is at hand.
+        worth: what each modality is worth, where the run measured it.
     """
 
     scores: Scores
@@ -86,6 +89,7 @@ class Inputs:
     title: str
     timelines: Sequence[Timeline] = ()
     sheets: Mapping[str, Sequence[np.ndarray]] = dataclasses.field(default_factory=dict)
+    worth: ModalityWorth | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +169,9 @@ def _labelled(inputs: Inputs) -> Report:
     ]
     if found.verticals:
         tables.append(report_tables.group_table("verticals", found.verticals))
+    senses = modality_section(scores, inputs.worth) if inputs.worth else None
+    if senses is not None:
+        tables += senses.tables
     segments = segment_rows(scores)
     if segments:
         tables.append(report_tables.segment_table(scores, "segments", segments))
@@ -182,6 +189,8 @@ def _labelled(inputs: Inputs) -> Report:
         "same_labels": found.same_labels,
         "models_table": models,
         "slice_tables": slices,
+        "senses": senses,
+        "shown": shown,
         "segment_best": report_tables.segment_table(scores, "segments_best", segments[:_SEGMENT_CLASSES_SHOWN]),
         "segment_worst": report_tables.segment_table(
             scores, "segments_worst", segments[_SEGMENT_CLASSES_SHOWN:][: -_SEGMENT_CLASSES_SHOWN - 1 : -1]
@@ -202,6 +211,7 @@ def _labelled(inputs: Inputs) -> Report:
     all_figures = [figure for figure in drawn.values() if figure] + [
         figure for group in sets.values() for figure in group
     ]
+    all_figures += senses.figures if senses is not None else []
     return Report(_render(inputs, context), all_figures, tables, found.verdict)
 
 
