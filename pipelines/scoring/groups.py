@@ -11,15 +11,7 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.layout import (
-    STATE,
-    aggregate_name,
-    manifest_path,
-    modalities_name,
-    part_name,
-    segments_name,
-    slices_name,
-)
+from pipelines.scoring.layout import manifest_path, modalities_name, part_name, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
@@ -30,6 +22,7 @@ from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.ranking import NotANumberError, chosen_rows, first_k, joined, select_best
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.metrics.stored import STATE, aggregate_name
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.serving.combining import mean_of_models

@@ -1,10 +1,9 @@
 """Names of the files in a scores directory."""
 
 from vcls_model import storage
+from vcls_model.metrics.stored import MANIFEST_SUFFIX, STATE
 
-STATE = "state"
 SETTINGS = "settings.json"
-MANIFEST_SUFFIX = ".manifest.json"
 PREDICTIONS = "predictions"
 LOGITS = "logits"
 
@@ -23,11 +22,6 @@ def parts_of(output: str, group: str) -> list[str]:
     """Paths of the manifests of the parts of a group that are done."""
     directory = storage.join(output, STATE)
     return [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX, f"{group}-")]
-
-
-def aggregate_name(group: str, number: int) -> str:
-    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
-    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
 
 
 def segments_name(group: str) -> str:

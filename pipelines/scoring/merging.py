@@ -3,16 +3,16 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
+from pipelines.scoring.layout import segments_name, slices_name
 from pipelines.scoring.models import THRESHOLDS
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
-from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
+from vcls_model.metrics.stored import merge, merge_aggregates
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.exported import ExportedModel
 from vcls_model.states import GroupManifest
@@ -31,8 +31,6 @@ class Measured:
     models: Sequence[dict[str, Any]] = ()
 
 
-# A sum of counts that workers stored: `from_bytes` reads one, `merge` adds another to it.
-_Aggregate = TypeVar("_Aggregate", MetricAccumulator, SegmentAccumulator, SliceAccumulator)
 _COUNTS = (
     "records_read",
     "records_written",
@@ -80,23 +78,13 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
     }
 
 
-def merge_aggregates(output: str, manifests: Sequence[GroupManifest], number: int) -> MetricAccumulator | None:
-    """The sum of all groups' aggregates of one number (see `aggregate_name`); None when no record carried labels.
-
-    Raises:
-        JobError: a stored aggregate is missing or damaged.
-    """
-    names = [aggregate_name(manifest["group"], number) for manifest in manifests if number < manifest["aggregates"]]
-    return merge_stored(output, names, MetricAccumulator)
-
-
 def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAccumulator | None:
     """The sum of all groups' aggregates over rated segments; None without groups.
 
     Raises:
         JobError: a stored aggregate is missing or damaged.
     """
-    return merge_stored(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
+    return merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
 def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequence[str]) -> dict[str, Any]:
@@ -108,9 +96,7 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
     slices = {}
     for number, feature in enumerate(features):
         try:
-            merged = merge_stored(
-                output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator
-            )
+            merged = merge(output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator)
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
         if merged is None:
@@ -119,29 +105,6 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
         if set(slices[feature]) == {NO_VALUE}:
             print(f"warning: --slice_by={feature}: no labelled record has such a feature", file=sys.stderr)
     return slices
-
-
-def merge_stored(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
-    """The sum of stored aggregates; None without any.
-
-    Raises:
-        JobError: one is missing or damaged.
-    """
-    merged: _Aggregate | None = None
-    for name in names:
-        if merged is None:
-            merged = _stored(output, name, kind)
-        else:
-            merged.merge(_stored(output, name, kind))  # in no variable, so that no two such parts are alive at once
-    return merged
-
-
-def _stored(output: str, name: str, kind: type[_Aggregate]) -> _Aggregate:
-    path = storage.join(output, STATE, name)
-    try:
-        return kind.from_bytes(storage.read_bytes(path))
-    except (OSError, ValueError) as error:
-        raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
 
 
 def write_metrics(

@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.running import outputs
-from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTINGS, STATE
+from pipelines.scoring.layout import LOGITS, PREDICTIONS, SETTINGS
 from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
 from pipelines.scoring.worth import write_worth
 from vcls_model import storage
-from vcls_model.commands import JobError, UsageError
+from vcls_model.commands import UsageError
 from vcls_model.metrics.catalogue import describe
+from vcls_model.metrics.stored import STATE, read_manifests
 from vcls_model.records.vocabulary import write_labels_csv
-from vcls_model.states import GroupManifest, ScoredShard, read_state
+from vcls_model.states import GroupManifest, ScoredShard
 
 # Shards whose content is compared at once with what was scored: each may be a request to an object store.
 _LOOKING = 16
@@ -29,20 +30,6 @@ _OPTIONS = {
     "ratios": "the split of the model's data",
     "class_thresholds": "--thresholds",
 }
-
-
-def read_manifests(output: str) -> list[GroupManifest]:
-    """The manifests of all groups that are done, in the order of their names.
-
-    Raises:
-        JobError: one is damaged.
-    """
-    directory = storage.join(output, STATE)
-    paths = [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
-    try:
-        return [read_state(path, GroupManifest) for path in paths]
-    except JobError as error:
-        raise JobError(f"{error}; score again with --overwrite") from None
 
 
 def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[GroupManifest]) -> list[InputShard]:

@@ -4,7 +4,14 @@ They release the interpreter lock, so that threads use all cores. Callers take t
 """
 
 from vcls_model.metrics.kernels.cells import distinct_by_level, fold_cells, fold_pairs, merge_cells, pair_keys
-from vcls_model.metrics.kernels.counting import carry_counts, count_keys, count_positives, count_scores, score_keys
+from vcls_model.metrics.kernels.counting import (
+    carry_counts,
+    count_in_cells,
+    count_keys,
+    count_positives,
+    count_scores,
+    score_keys,
+)
 from vcls_model.metrics.kernels.curves import class_curves, resampled_precisions
 from vcls_model.metrics.kernels.labels import BestRows, LabelRows, confused_classes, count_best, count_labels, mark_hits
 from vcls_model.metrics.kernels.packing2 import GROUPS_OF_COUNTS, restore_counts, unpack_low_bits
@@ -29,6 +36,7 @@ __all__ = [
     "class_statistics",
     "confused_classes",
     "count_best",
+    "count_in_cells",
     "count_keys",
     "count_labels",
     "count_positives",
