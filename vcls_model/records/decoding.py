@@ -28,6 +28,7 @@ class RecordOptions:
         fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
         drop_unknown_labels: a label outside [0, class_count) is left out and counted; otherwise it costs the record.
+        class_names: names by class index, by which a CSV may call its labels; () understands indices alone.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
     """
 
@@ -37,6 +38,7 @@ class RecordOptions:
     require_labels: bool = True
     drop_unknown_labels: bool = False
     context_features: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
