@@ -75,6 +75,7 @@ class ScoredShard(TypedDict):
     modified_seconds: NotRequired[float]
     digest: NotRequired[str]
     labels_unknown: NotRequired[int]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class GroupManifest(TypedDict):
@@ -105,6 +106,7 @@ class ScoresInfo(TypedDict):
     rejected_by_reason: NotRequired[dict[str, int]]
     schema: NotRequired[dict[str, Any] | None]
     threshold: NotRequired[float]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class Metrics(TypedDict):

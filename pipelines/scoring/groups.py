@@ -25,6 +25,7 @@ from vcls_model.metrics.slices import SliceAccumulator
 from vcls_model.metrics.stored import STATE, aggregate_name
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
+from vcls_model.records.splits import NO_SPLIT, SPLITS
 from vcls_model.serving.combining import mean_of_models
 
 NAN_LOGITS = "nan_logits"
@@ -89,6 +90,7 @@ class _ShardCounts:
     records_labelled: int = 0
     records_outside_split: int = 0
     labels_unknown: int = 0
+    records_by_split: dict[str, int] = dataclasses.field(default_factory=dict)
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -130,11 +132,15 @@ class GroupScores:
                 form=self._config.form,
                 full_logits=self._config.full_logits,
                 min_probability=self._config.min_probability,
+                exact=self._config.schema.segments,
             )
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split
         self._counts.labels_unknown += block.unknown_labels
+        by_split = self._counts.records_by_split
+        for name, count in zip((*SPLITS, NO_SPLIT), block.by_split, strict=False):
+            by_split[name] = by_split.get(name, 0) + count
         self._counts.records_read += len(block.ids) + len(block.rejected)
         if block.ids:
             self._add_records(scored, self._predictions)
