@@ -1,4 +1,7 @@
-"""Names of the files in a scores directory."""
+"""Names of the files in a scores directory, and the shards that they are named after."""
+
+import dataclasses
+import hashlib
 
 from vcls_model import storage
 from vcls_model.metrics.stored import MANIFEST_SUFFIX, STATE
@@ -6,6 +9,22 @@ from vcls_model.metrics.stored import MANIFEST_SUFFIX, STATE
 SETTINGS = "settings.json"
 PREDICTIONS = "predictions"
 LOGITS = "logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class InputShard:
+    """One input file: where it is, how long it is, in bytes, and when it was last written."""
+
+    path: str
+    size_bytes: int
+    modified_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
+        base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
+        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
+        return f"{base}-{digest[:8]}"
 
 
 def manifest_path(output: str, group: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.scoring.layout import segments_name, slices_name
-from pipelines.scoring.models import THRESHOLDS
+from pipelines.scoring.thresholds import THRESHOLDS
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
+from vcls_model.metrics.prior import learned_nothing
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
@@ -25,10 +26,12 @@ class Measured:
     Attributes:
         metrics: the content of metrics.json, or None when no record carried labels and no metric file was written.
         models: the same of each model alone, when there are several.
+        hint: what is plainly wrong with the model, "" where nothing is.
     """
 
     metrics: dict[str, Any] | None
     models: Sequence[dict[str, Any]] = ()
+    hint: str = ""
 
 
 _COUNTS = (
@@ -42,7 +45,7 @@ _COUNTS = (
 
 
 def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
-    """Sums of the shards' counts and rejections by reason.
+    """Sums of the shards' counts, and of their records by reason of rejection and by split ({} where not known).
 
     Raises:
         JobError: two manifests list the same shard, so that its records would count twice.
@@ -50,6 +53,8 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
     totals: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     reasons: dict[str, int] = {}
     missing: dict[str, int] = {}
+    by_split: dict[str, int] = {}
+    known = True
     seen: dict[str, str] = {}
     for manifest in manifests:
         for shard in manifest["shards"]:
@@ -61,6 +66,9 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
             seen[shard["path"]] = manifest["group"]
             for key in _COUNTS:
                 totals[key] += shard.get(key, 0)  # type: ignore[operator]  # 0.1 did not count unknown labels
+            known = known and "records_by_split" in shard  # 0.1 did not count them
+            for name, count in shard.get("records_by_split", {}).items():
+                by_split[name] = by_split.get(name, 0) + count
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
             for name, count in shard.get("missing", {}).items():
@@ -75,6 +83,7 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
         "rejected_by_reason": dict(sorted(reasons.items())),
         "missing": dict(sorted(missing.items())),
         "shards": len(seen),
+        "records_by_split": by_split if known else {},
     }
 
 
@@ -146,8 +155,11 @@ def write_metrics(
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         storage.write_atomically(storage.join(output, name), data)
+    counts = [entry.train_count for entry in models[0].classes if entry.train_count is not None]
+    known = len(counts) == len(models[0].classes)
+    hint = learned_nothing(result.summary, result.per_class["support"], counts if known else None)
     if len(models) == 1:
-        return Measured(result.summary)
+        return Measured(result.summary, hint=hint)
     del merged
     singles: list[MetricResult] = []
     for number in range(1, len(models) + 1):
@@ -156,7 +168,7 @@ def write_metrics(
             raise JobError(f"{output} holds no counts of model {number} of {len(models)}; use --overwrite")
         singles.append(compute_result(single))
     storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
-    return Measured(result.summary, [single.summary for single in singles])
+    return Measured(result.summary, [single.summary for single in singles], hint)
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:
