@@ -74,6 +74,7 @@ class ModelInfo(TypedDict):
     class_count: NotRequired[int]
     model: NotRequired[dict[str, Any]]
     transformed: NotRequired[list[dict[str, Any]]]
+    presence: NotRequired[bool]
     training: NotRequired[dict[str, Any]]
     data: NotRequired[dict[str, Any]]
     split: NotRequired[dict[str, Any] | None]
@@ -94,6 +95,8 @@ class ScoredShard(TypedDict):
     modified_seconds: NotRequired[float]
     digest: NotRequired[str]
     labels_unknown: NotRequired[int]
+    missing: NotRequired[dict[str, int]]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class GroupManifest(TypedDict):
@@ -103,6 +106,7 @@ class GroupManifest(TypedDict):
     group: str
     run_id: str
     aggregates: int
+    modalities: NotRequired[int]
     shards: list[ScoredShard]
 
 
@@ -122,6 +126,7 @@ class ScoresInfo(Counted):
     records_labelled: NotRequired[int]
     schema: NotRequired[dict[str, Any] | None]
     threshold: NotRequired[float]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class Metrics(TypedDict):
@@ -143,6 +148,15 @@ class DeadLetter(TypedDict):
     shard: str
     error: str
     message: str
+
+
+class ModalitiesInfo(TypedDict):
+    """`modalities.json` of a scores directory."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    modalities: list[str]
+    videos: int
+    subsets: list[dict[str, Any]]
 
 
 class CheckpointFacts(TypedDict):
