@@ -1,7 +1,7 @@
 """The live service beside the loop that people write first, on this machine, one line per figure.
 
     pip install '.[bench]'  # FastAPI, which the peer is served by; without it its rows are left out
-    python bench/live.py [--only=ROW,…] [--seconds=N] [--streams=N,…]
+    python bench/live.py [--only=ROW,…] [--seconds=N] [--streams=N,…] [--service_only]
 
 | row | what | a run of `--seconds=20` takes |
 |---|---|---|
@@ -29,6 +29,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -196,19 +197,18 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(ROWS), metavar="ROW,…", help="rows (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=300.0, metavar="N", help="of each run (default: %(default)s)")
     parser.add_argument("--streams", default="1,8,16", metavar="N,…", help="of latency (default: %(default)s)")
+    parser.add_argument("--service_only", action="store_true", help="leave the peer out")
     args = parser.parse_args()
     rows = args.only.split(",")
     if unknown := set(rows) - set(ROWS):
         parser.error(f"--only: unknown {', '.join(sorted(unknown))} (known: {', '.join(ROWS)})")
     with tempfile.TemporaryDirectory() as scratch:
-        program: Path | None = Path(scratch) / "peer.py"
-        try:
-            import fastapi  # noqa: F401
-
-            program.write_text(PEER)
-        except ImportError:
+        program: Path | None = None
+        if not args.service_only and importlib.util.find_spec("fastapi") is None:
             print("the peer needs fastapi, which is not installed: its rows are left out", file=sys.stderr)
-            program = None
+        elif not args.service_only:
+            program = Path(scratch) / "peer.py"
+            program.write_text(PEER)
         streams = [int(number) for number in args.streams.split(",")]
         bench = Bench(*write_models(Path(scratch)), program, args.seconds, streams, pictures())
         for row in rows:
