@@ -19,6 +19,7 @@ from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
+from vcls_model.saved_models import LARGEST_GRAPH_BYTES
 from vcls_model.states import ModelInfo, read_state
 
 SAVED_MODEL = "saved_model"
@@ -105,7 +106,9 @@ def read_exported_model(path: str) -> ExportedModel:
         UsageError: see `read_model_info`; or its vocabulary does not match its class count.
     """
     info = read_model_info(path)
-    info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
+    info_bytes, labels_csv, graph = (
+        storage.read_small(storage.join(path, *name.split("/")), LARGEST_GRAPH_BYTES) for name in _FINISHED
+    )
     info_path = storage.join(path, "info.json")
     class_count = info["class_count"]
     if type(class_count) is not int or class_count < 1:

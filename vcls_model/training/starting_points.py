@@ -91,7 +91,14 @@ def make_model(
     refuse_too_large(config.hyperparameters, modalities, data.class_count)
     pretrained = Pretrained(config.init_from) if config.init_from else None
     if pretrained:
-        pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
+        pretrained.check(
+            config.model,
+            config.hyperparameters,
+            modalities,
+            data,
+            new_head=config.new_head,
+            allow_other_scaling=config.allow_other_scaling,
+        )
     projects = bool(config.hyperparameters["label_projection"])
     directions = pretrained.label_directions() if pretrained and projects else None
     knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
@@ -249,6 +256,7 @@ class Pretrained:
         data: TransformedData,
         *,
         new_head: bool,
+        allow_other_scaling: bool = False,
     ) -> None:
         """Whether a model can take this one's weights over.
 
@@ -256,10 +264,12 @@ class Pretrained:
             name, hyperparameters, modalities: of the model to build.
             data: what it will be trained on.
             new_head: the layers that depend on the classes are not taken over.
+            allow_other_scaling: it may have been trained on features that were normalised with other statistics.
 
         Raises:
             JobError: this is another architecture, or one of other sizes.
-            UsageError: it takes other features, or its classes differ from the data's and `new_head` is not set.
+            UsageError: it takes other features; or its classes, or the scale of its features, differ from the data's
+                and neither flag allows that.
         """
         theirs = [entry["name"] for entry in self.info["transformed"]]
         ours = [modality.name for modality in modalities]
@@ -276,11 +286,16 @@ class Pretrained:
                 ": --new_head gives the model a new classifier",
             )
         if differing := differences(trained_on(self.info), data.identity, SCALING):
-            print(
-                f"warning: --init_from={self.directory} was trained on features scaled otherwise than those of "
-                f"{data.directory}: {differing} differ; its weights are a start, not a model of this data",
-                file=sys.stderr,
+            found = (
+                f"--init_from={self.directory} was trained on features scaled otherwise than those of "
+                f"{data.directory}: {differing} differ"
             )
+            if not (new_head or allow_other_scaling):
+                raise UsageError(
+                    f"{found}, so that its weights are a start, but not a model of this data; --allow_other_scaling "
+                    "starts from them all the same"
+                )
+            print(f"warning: {found}; its weights are a start, but not a model of this data", file=sys.stderr)
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))
         if model["name"] != name:
