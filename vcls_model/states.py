@@ -77,6 +77,7 @@ class ScoredShard(TypedDict):
     digest: NotRequired[str]
     labels_unknown: NotRequired[int]
     missing: NotRequired[dict[str, int]]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class GroupManifest(TypedDict):
@@ -108,6 +109,7 @@ class ScoresInfo(TypedDict):
     rejected_by_reason: NotRequired[dict[str, int]]
     schema: NotRequired[dict[str, Any] | None]
     threshold: NotRequired[float]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class Metrics(TypedDict):

@@ -74,6 +74,8 @@ class TransformConfig:
         max_frames: most frames kept per video.
         missing_modality: one of `MISSING_MODALITY`.
         allow_unlabelled: keep records without labels.
+        class_names: of the vocabulary, by which a CSV may call its labels. Not a setting: a CSV of indices gives the
+            same records whatever the names are.
     """
 
     schema: RecordSchema
@@ -85,10 +87,13 @@ class TransformConfig:
     max_frames: int = 300
     missing_modality: str = "reject"
     allow_unlabelled: bool = False
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
-        return {**dataclasses.asdict(self), "schema": self.schema.settings()}
+        settings = {**dataclasses.asdict(self), "schema": self.schema.settings()}
+        del settings["class_names"]
+        return settings
 
     @functools.cached_property
     def hash(self) -> str:

@@ -217,15 +217,17 @@ def _ids(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedIds:
-    """Ids that come more than once.
+    """The ids of all records, and which of them come more than once.
 
     Attributes:
         repeated: records whose id another record had before; of segments, videos that several shards hold.
         in_several_splits: ids that more than one split holds.
+        by_split: hashes of the distinct ids of each split; None where a shard's are not known.
     """
 
     repeated: int
     in_several_splits: int
+    by_split: tuple[np.ndarray, ...] | None
 
 
 def count_repeated_ids(output: str, shards: Sequence[Shard]) -> RepeatedIds:
@@ -244,7 +246,11 @@ def count_repeated_ids(output: str, shards: Sequence[Shard]) -> RepeatedIds:
     by_split = [np.concatenate([none, *parts]) for parts in zip(*known, strict=True)]
     distinct = [np.unique(hashes) for hashes in by_split]
     _, times = np.unique(np.concatenate([none, *distinct]), return_counts=True)
-    return RepeatedIds(sum(map(len, by_split)) - len(times), int(np.count_nonzero(times > 1)))
+    return RepeatedIds(
+        sum(map(len, by_split)) - len(times),
+        int(np.count_nonzero(times > 1)),
+        tuple(distinct) if len(known) == len(shards) else None,
+    )
 
 
 def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -61,6 +61,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
             max_frames=args.max_frames,
             missing_modality=missing_modality,
             allow_unlabelled=args.allow_unlabelled,
+            class_names=tuple(info.name for info in classes) if vocabulary and schema.container == "csv" else (),
         ),
         vocabulary=vocabulary,
         max_rejected_fraction=args.max_rejected_fraction,

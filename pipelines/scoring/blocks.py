@@ -19,7 +19,8 @@ from vcls_model.records.decoding import Ratings
 from vcls_model.records.examples import Values
 from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
-from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
+from vcls_model.records.split_ids import places_of
+from vcls_model.records.splits import SPLITS
 
 # Bytes of a shard that are decoded together.
 FRAME_BATCH_BYTES = 16 << 20
@@ -40,6 +41,8 @@ class Block:
         ratings: ratings of the segments, for segment records, else None.
         rejected: records that could not be used.
         outside_split: number of records that belong to another split than the one asked for.
+        by_split: number of the B records in each split of the model's data, in the order of `SPLITS`, and in none;
+            () where that is not known.
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
         digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
@@ -63,6 +66,7 @@ class Block:
     unknown_labels: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    by_split: tuple[int, ...] = ()
 
     @property
     def feature_bytes(self) -> int:
@@ -111,6 +115,7 @@ def _read_records(shard: InputShard, config: ScoringConfig) -> Iterator[tuple[Ra
         require_labels=False,
         drop_unknown_labels=True,
         context_features=config.slice_by,
+        class_names=config.class_names,
     )
 
 
@@ -143,13 +148,13 @@ def make_block(
     """The records of `batch` that belong to the split asked for, with their ratings."""
     rows = np.ones(len(batch), np.bool_)
     outside = 0
+    places = places_of(batch.split_ids, config.splits) if config.splits is not None else None
     if config.split is not None:
-        assert config.ratios is not None
-        rows = in_split(batch.split_ids, config.split, config.ratios)
+        assert config.splits is not None and places is not None
+        wanted = SPLITS.index(config.split)
+        rows = places == wanted
         # A rejected record counts unless it is known to belong elsewhere.
-        kept = [
-            each for each in rejected if not each.id or in_split([each.id.encode()], config.split, config.ratios)[0]
-        ]
+        kept = [each for each in rejected if not each.id or places_of([each.id.encode()], config.splits)[0] == wanted]
         outside = int(np.count_nonzero(~rows)) + len(rejected) - len(kept)
         rejected = kept
     features = batch.features
@@ -188,7 +193,14 @@ def make_block(
             name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
         },
         missing={name: int((lacking & rows).sum()) for name, lacking in batch.missing.items()},
+        by_split=() if places is None else _counts(places[rows]),
     )
+
+
+def _counts(places: np.ndarray) -> tuple[int, ...]:
+    """How many records are in each split, and in none, place -1."""
+    counts = np.bincount(np.where(places < 0, len(SPLITS), places), minlength=len(SPLITS) + 1)
+    return tuple(counts.tolist())
 
 
 def _copied(values: "np.ndarray | FrameBatch", rows: np.ndarray) -> "np.ndarray | FrameBatch":
@@ -208,8 +220,3 @@ def _one_text(value: bytes | int | np.floating) -> str:
     if isinstance(value, bytes):
         return printable_id(value)
     return f"{value:g}" if isinstance(value, np.floating) else str(value)
-
-
-def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:
-    """Bool (B,): which ids belong to `split`."""
-    return splits_of(ids, ratios) == SPLITS.index(split)

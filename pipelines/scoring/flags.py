@@ -47,6 +47,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "average of models)",
     )
     add(
+        "--allow_optimistic",
+        action="store_true",
+        help="accept --thresholds that were chosen on the same videos; the report says so",
+    )
+    add(
         "--slice_by",
         default="",
         metavar="NAME,...",

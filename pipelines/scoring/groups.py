@@ -11,15 +11,7 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.layout import (
-    STATE,
-    aggregate_name,
-    manifest_path,
-    modalities_name,
-    part_name,
-    segments_name,
-    slices_name,
-)
+from pipelines.scoring.layout import manifest_path, modalities_name, part_name, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
@@ -30,8 +22,10 @@ from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.ranking import NotANumberError, chosen_rows, first_k, joined, select_best
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.metrics.stored import STATE, aggregate_name
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
+from vcls_model.records.splits import NO_SPLIT, SPLITS
 from vcls_model.serving.combining import mean_of_models
 
 NAN_LOGITS = "nan_logits"
@@ -97,6 +91,7 @@ class _ShardCounts:
     records_outside_split: int = 0
     labels_unknown: int = 0
     missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    records_by_split: dict[str, int] = dataclasses.field(default_factory=dict)
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -139,6 +134,7 @@ class GroupScores:
                 form=self._config.form,
                 full_logits=self._config.full_logits,
                 min_probability=self._config.min_probability,
+                exact=self._config.schema.segments,
             )
         for rejected in block.rejected:
             self._reject(rejected)
@@ -146,6 +142,9 @@ class GroupScores:
         self._counts.labels_unknown += block.unknown_labels
         for name, count in block.missing.items():
             self._counts.missing[name] = self._counts.missing.get(name, 0) + count
+        by_split = self._counts.records_by_split
+        for name, count in zip((*SPLITS, NO_SPLIT), block.by_split, strict=False):
+            by_split[name] = by_split.get(name, 0) + count
         self._counts.records_read += len(block.ids) + len(block.rejected)
         if block.ids:
             self._add_records(scored, self._predictions)

@@ -13,9 +13,11 @@ from typing import Any
 
 from pipelines.running.flags import check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
+from pipelines.scoring.layout import InputShard
 from pipelines.scoring.media import plan_media
-from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
+from pipelines.scoring.models import check_same_task, common_splits, find_schema, schema_for_scoring
 from pipelines.scoring.presence import subsets_of
+from pipelines.scoring.thresholds import Thresholds, choose_thresholds
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.media.flags import check_decoder_flags
@@ -31,22 +33,6 @@ FRAME_GROUP_BYTES = 4 << 30
 MEDIA_GROUP_BYTES = 64 << 20
 # Not worth dividing.
 SMALL_BYTES = 4 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class InputShard:
-    """One input file: where it is, how long it is, in bytes, and when it was last written."""
-
-    path: str
-    size_bytes: int
-    modified_seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
-        base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
-        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
-        return f"{base}-{digest[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +54,7 @@ class Plan:
         max_rejected_fraction: in [0, 1]; above it the job fails.
         resume, overwrite: what to do with an output directory that is not empty.
         flags: the command line, for `info.json`.
+        thresholds: where the thresholds of the classes come from.
     """
 
     config: ScoringConfig
@@ -77,6 +64,7 @@ class Plan:
     resume: bool
     overwrite: bool
     flags: dict[str, Any]
+    thresholds: Thresholds
 
     def groups(self, shards: Sequence[InputShard], workers: int) -> list[Group]:
         """The groups in which `shards`, those that are still to be scored, are shared out among workers."""
@@ -117,9 +105,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for path in args.model:
         refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=args.trust_model)
     refuse_encoder_programs(args)
-    ratios = models[0].split_ratios() if args.split else None
-    if args.split and any(model.split_ratios() != ratios for model in models):
-        raise UsageError("--split needs models whose data was split in the same way; their info.json differ in ratios")
+    splits = common_splits(models, needed=args.split is not None)
     shards = list_shards(args.input)
     paths = [shard.path for shard in shards]
     refuse_transformed(paths, "name the raw records, which a model normalises itself")
@@ -131,16 +117,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
         raise UsageError(f"--slice_by={args.slice_by}: name each feature once, and none called frequency or vertical")
     missing_modality, without = plan_missing(args, models)
+    thresholds = choose_thresholds(args.thresholds, models, shards, args.split, optimistic=args.allow_optimistic)
     config = ScoringConfig(
         output=storage.absolute(args.output),
         model_paths=tuple(map(storage.absolute, args.model)),
         model_identities=tuple(each.identity for each in models),
         schema=schema,
         split=args.split,
-        ratios=ratios,
+        splits=splits,
         top_k=min(args.top_k, models[0].class_count),
         threshold=args.threshold,
-        class_thresholds=class_thresholds(args.thresholds, models),
+        class_thresholds=thresholds.values,
         thresholds_given=args.thresholds is not None,
         form=args.format,
         full_logits=args.full_logits,
@@ -153,6 +140,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         min_probability=args.min_probability,
         slice_by=slice_by,
         media=media,
+        class_names=tuple(info.name for info in models[0].classes) if schema.container == "csv" else (),
     )
     return Plan(
         config,
@@ -165,6 +153,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
             **{name: value for name, value in vars(args).items() if name != "dry_run"},
             "missing_modality": missing_modality,
         },
+        thresholds=thresholds,
     )
 
 

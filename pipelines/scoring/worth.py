@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.scoring.layout import modalities_name
-from pipelines.scoring.merging import merge_stored
 from vcls_model import storage, tables
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.paired import PairedChange, ResampledResult, paired_change
+from vcls_model.metrics.stored import merge
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.states import GroupManifest
 
@@ -34,13 +34,13 @@ def write_worth(
         classes: by index.
     """
     counted = [manifest["group"] for manifest in manifests if manifest.get("modalities")]
-    whole = merge_stored(output, [modalities_name(group, 0) for group in counted], MetricAccumulator)
+    whole = merge(output, [modalities_name(group, 0) for group in counted], MetricAccumulator)
     if whole is None or not whole.videos:
         return
     videos, results = whole.videos, [ResampledResult.of(whole)]
     del whole  # no two tables of counts at once
     for number in range(1, len(subsets) + 1):
-        part = merge_stored(output, [modalities_name(group, number) for group in counted], MetricAccumulator)
+        part = merge(output, [modalities_name(group, number) for group in counted], MetricAccumulator)
         assert part is not None
         results.append(ResampledResult.of(part))
     held = [tuple(names), *map(tuple, subsets)]

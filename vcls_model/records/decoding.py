@@ -28,6 +28,7 @@ class RecordOptions:
         fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
         drop_unknown_labels: a label outside [0, class_count) is left out and counted; otherwise it costs the record.
+        class_names: names by class index, by which a CSV may call its labels; () understands indices alone.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
         mask_missing: a record that lacks some modalities but not all is kept as it is, see `RawBatch.missing`; a
             modality with fewer frames than another is padded to as many. An empty list of frames or values is a
@@ -41,6 +42,7 @@ class RecordOptions:
     drop_unknown_labels: bool = False
     context_features: tuple[str, ...] = ()
     mask_missing: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
+from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
@@ -89,20 +90,12 @@ class ExportedModel:
             return None
         return tuple(0.5 if threshold is None else threshold for threshold in chosen)
 
-    def split_ratios(self) -> SplitRatios:
-        """The ratios by which the model's data were split.
-
-        Raises:
-            UsageError: its data were not split by a hash of the id, so the split of an id is unknown.
-        """
+    def splits(self) -> "SplitRatios | GivenSplits | None":
+        """How the ids of the model's data were split; None where neither a rule nor a list says it."""
         split = self.info.get("split") or {}
-        if split.get("method") != "hash" or not split.get("ratios"):
-            method = split.get("method") or "an unknown method"
-            raise UsageError(
-                f"--split needs a model whose data were split by a hash of the id; the data of "
-                f"{self.path} were split by {method!r}"
-            )
-        return SplitRatios(*split["ratios"])
+        if split.get("method") == "hash" and split.get("ratios"):
+            return SplitRatios(*split["ratios"])
+        return given_splits(self.info, self.path)
 
 
 def read_exported_model(path: str) -> ExportedModel:

@@ -440,7 +440,7 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
     data = plots.Changes(before, after, by_class.exceeds[compared])
     up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
     alternative = (
-        f"Of {compared.sum():,} classes {up:,} got better and {down:,} worse beyond their interval; the mean change is "
+        f"Of {compared.sum():,} classes {up:,} got better and {down:,} worse beyond chance; the mean change is "
         f"{signed(float((after - before).mean()))}."
     )
     index = np.flatnonzero(compared)
@@ -454,6 +454,7 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
             "delta": by_class.delta[compared],
             "low": by_class.low[compared],
             "high": by_class.high[compared],
+            "p": by_class.p[compared],
             "exceeds": by_class.exceeds[compared].astype(int),
         },
     )
