@@ -32,6 +32,7 @@ from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
 from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
+from vcls_model.training.checkpoints import bears_missing
 from vcls_model.training.config import TrainConfig
 
 # What info.json must say of a model that training starts from.
@@ -101,7 +102,10 @@ def make_model(
         )
     projects = bool(config.hyperparameters["label_projection"])
     directions = pretrained.label_directions() if pretrained and projects else None
-    knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
+    presence = data.may_lack and not (config.resume and not bears_missing(config.output))
+    knowledge = training_knowledge(
+        data, modalities, config.hyperparameters, config.options.read, directions, presence=presence
+    )
     with strategy.scope():
         try:
             model = build_model(
@@ -109,7 +113,7 @@ def make_model(
                 modalities,
                 data.class_count,
                 class_prior=class_prior(data) if config.class_prior else None,
-                presence=data.may_lack,
+                presence=presence,
                 **knowledge,
                 **config.hyperparameters,
             )
@@ -148,12 +152,14 @@ def training_knowledge(
     hyperparameters: Mapping[str, Any],
     read: InputOptions,
     label_directions: LabelDirections | None = None,
+    presence: bool = True,
 ) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
 
     Args:
         data, modalities, hyperparameters, read: of the model to build.
         label_directions: those of a pretrained model, to be used instead of counting in these videos.
+        presence: the model takes the presence of its modalities, where a video may lack one.
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
@@ -186,7 +192,7 @@ def training_knowledge(
             data.class_count,
             directions=knowledge.get("label_directions"),
             modality_norm=hyperparameters["modality_norm"],
-            presence=data.may_lack,
+            presence=presence and data.may_lack,
         )
     return knowledge
 
