@@ -20,7 +20,7 @@ from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
 from vcls_model.saved_models import LARGEST_GRAPH_BYTES
-from vcls_model.states import ModelInfo, read_state
+from vcls_model.states import ExportedInfo, read_state
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
@@ -50,7 +50,7 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
             )
     path = storage.join(directory, "info.json")
     try:
-        info: dict[str, Any] = dict(read_state(path, ModelInfo))
+        info: dict[str, Any] = dict(read_state(path, ExportedInfo))
     except JobError as error:
         raise UsageError(str(error)) from None
     for key in keys:
