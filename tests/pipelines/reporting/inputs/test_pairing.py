@@ -93,7 +93,7 @@ def test_the_report_says_how_many_videos_were_lost_and_won(tmp_path: Path, undra
     pairing = info["pairing"]
     page = (tmp_path / "report" / "report.html").read_text()
     assert f"was right in the baseline alone, that of {pairing['won']} in this run alone" in page
-    assert "Both runs scored the same 2,844 videos, paired by id" in page
+    assert "Both runs scored the same 2,844 videos, paired by id" in page and "exact test: p &lt; 0.0001" in page
     assert pairing["paired"] and pairing["lost"] > pairing["won"] > 0
     with (tmp_path / "report" / "tables" / "headline.csv").open() as stream:
         rows = {row["metric"]: row for row in csv.DictReader(stream)}
