@@ -13,7 +13,8 @@ from pipelines.report import run
 from pipelines.reporting.findings.comparison import changes, class_changes, estimates
 from pipelines.reporting.findings.intervals import discoveries, mcnemar, paired_fraction_interval
 from pipelines.reporting.findings.verdict import check_pairing
-from pipelines.reporting.inputs.pairing import Pairing, pair_runs
+from pipelines.reporting.inputs.outcomes import pair_runs
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import read_scores
 from tests.fixtures.scores import (
     labels_and_logits,
