@@ -9,6 +9,7 @@ from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, without_votes
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
 from vcls_model.layers.projection import LabelProjection
 from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
+from vcls_model.layers.text_bag import TextBag
 from vcls_model.layers.unit_input import UnitInput, unit_inputs
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RepeatOverFrames",
     "ScoreGating",
     "SqueezeExciteGating",
+    "TextBag",
     "TransformerBlock",
     "UnitInput",
     "unit_inputs",

@@ -70,7 +70,8 @@ def build_model(
 
     Returns:
         A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
-        (B, T, D) for each frames modality and, when there are frames, `num_frames` int32 (B,); no other keys. Output:
+        (B, T, D) for each frames modality, `<name>` float32 (B, L, 2) for each text (buckets and their weights) and,
+        when there are frames, `num_frames` int32 (B,); no other keys. Output:
         logits float32 (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
 
     Raises:

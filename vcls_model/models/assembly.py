@@ -26,8 +26,9 @@ from vcls_model.models.head import HEAD_PREFIX, Head
 from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
+from vcls_model.models.texts import embed_texts
 from vcls_model.records.raw_values import RawValues
-from vcls_model.records.schema import FRAMES, VECTOR, Modality
+from vcls_model.records.schema import FRAMES, TEXT, VECTOR, Modality
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
@@ -54,24 +55,28 @@ def assemble(
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities)
+    texts, text_modalities = embed_texts(inputs, modalities, options)
+    # Projection and neighbours compare features as they are in the data; the vectors of texts are learned.
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
     values = _input_values(inputs, modalities, options, raw_values)
     features = _features(values, frame_mask, modalities, frame_level)
     features = _normalised(features, modalities, options)
     if options["label_projection"]:
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions)]
     features = _dropped_out(features, modalities, options)
+    texts = _dropped_out(texts, text_modalities, options)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
-    around: list[Branch] = []
+    vectors: list[tuple[KerasTensor, Modality]] = []
+    trunk_modalities = list(modalities)
     if frame_level and not options["label_projection"]:
-        around = [
-            Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False)
-            for tensor, modality in zip(features, modalities, strict=True)
-            if modality.kind == VECTOR
-        ]
+        vectors = [pair for pair in zip(features, modalities, strict=True) if pair[1].kind == VECTOR]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
+    if frame_level:
+        vectors += zip(texts, text_modalities, strict=True)
     else:
-        trunk_modalities = list(modalities)
+        features, trunk_modalities = [*features, *texts], [*trunk_modalities, *text_modalities]
+    around = [Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False) for tensor, modality in vectors]
     branches = _branches(trunk_modalities, features, frame_mask if frame_level else None, options)
     represented = [TRUNKS[name](branch) for branch in branches]
     head = Head(class_count, options)
@@ -98,9 +103,10 @@ def assemble(
 
 def _inputs(modalities: Sequence[Modality]) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
     """The model's inputs by name, and the mask (B, T) of the real frames or None when there are no frames."""
+    shapes = {FRAMES: (None,), TEXT: (None,)}
     inputs = {
         modality.name: keras.Input(
-            (None, modality.width) if modality.kind == FRAMES else (modality.width,), name=modality.name
+            (*shapes.get(modality.kind, ()), 2 if modality.kind == TEXT else modality.width), name=modality.name
         )
         for modality in modalities
     }
@@ -224,7 +230,9 @@ def _branches(
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
-        return [Branch(join(features, "fused"), frame_mask, options, prefix="", narrow=False)]
+        # The projection has joined all but the texts under the first name.
+        joined = join(features, "with_texts" if options["label_projection"] else "fused")
+        return [Branch(joined, frame_mask, options, prefix="", narrow=False)]
     widest = max(modality.width for modality in modalities)
     return [
         Branch(tensor, frame_mask, options, prefix=f"{modality.name}_", narrow=2 * modality.width <= widest)

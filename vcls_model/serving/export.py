@@ -15,7 +15,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
-from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
@@ -31,7 +31,7 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
 
     Returns:
         A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the bytes of all frames of a video,
-        one after the other: codes, or float32.
+        one after the other: codes, or float32; for a text string (B,), its values joined by blanks.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
@@ -41,8 +41,9 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         if modality.encoding == "float32"
         else tf.io.FixedLenFeature([], tf.string)
         for modality in schema.modalities
-        if modality.kind != FRAMES
+        if modality.kind not in (FRAMES, TEXT)
     }
+    vectors |= {modality.source: tf.io.RaggedFeature(tf.string) for modality in schema.texts}
     frames = {
         modality.source: tf.io.RaggedFeature(tf.string if modality.coded else tf.float32)
         for modality in schema.modalities
@@ -58,7 +59,9 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         parsed = tf.io.parse_example(serialized, {**vectors, **frames})
     parsed = {modality.name: parsed[modality.source] for modality in schema.modalities}
     for modality in schema.modalities:
-        if modality.coded:
+        if modality.kind == TEXT:
+            parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1, separator=" ")
+        elif modality.coded:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
         elif modality.kind == FRAMES:
             parsed[modality.name] = tf.map_fn(_as_bytes, parsed[modality.name], fn_output_signature=tf.string)
@@ -144,7 +147,7 @@ class ServingModule(tf.Module):
     def logits_of_features(self, raw: Features) -> tf.Tensor:
         """Logits (B, C) of raw features."""
         transformed = self.transform(raw)
-        features = {modality.name: transformed[modality.name] for modality in self._modalities}
+        features = {modality.name: _dense(transformed[modality.name]) for modality in self._modalities}
         if not self._frame_modalities:
             return self.logits_of_transformed(decode_features(features, self._modalities))
         held = tf.cast(transformed["num_frames"], tf.int32)
@@ -162,7 +165,7 @@ class ServingModule(tf.Module):
         transformed = self.transform({name: features[name] for name in vectors}) if vectors else {}
         longest = tf.minimum(tf.reduce_max(held), self._max_frames) if self._frames == "all" else None
         frames = {modality.name: features[modality.name][:, :longest] for modality in self._frame_modalities}
-        return self._logits_of_frames({**{name: transformed[name] for name in vectors}, **frames}, held)
+        return self._logits_of_frames({**{name: _dense(transformed[name]) for name in vectors}, **frames}, held)
 
     def _logits_of_frames(self, features: Features, held: tf.Tensor) -> tf.Tensor:
         """Logits of vectors float32 (B, D) and frames uint8 (B, T, D), of which video b has held[b]."""
@@ -283,6 +286,11 @@ class ServingModule(tf.Module):
         return {name: b"".join(transformed[name].numpy().tolist()) for name in codes}
 
 
+def _dense(values: Any) -> tf.Tensor:
+    """Transformed values, of texts the tokens filled with 0."""
+    return tf.sparse.to_dense(values) if isinstance(values, tf.SparseTensor) else values
+
+
 def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:
     """Positions int32 (B, K) of the frames to see, as `kernels.choose_frames` defines them; filled with the last."""
     step = tf.range(tf.maximum(tf.reduce_max(tf.concat([counts, [1]], 0)), 1))[tf.newaxis]
@@ -314,14 +322,15 @@ def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
 
 def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `transformed`."""
-    specs = {
-        modality.name: tf.TensorSpec(
-            [None, None, modality.width] if modality.kind == FRAMES else [None, modality.width],
-            tf.float32,
-            name=modality.name,
-        )
+    shapes = {
+        modality.name: [None, None, modality.width]
+        if modality.kind == FRAMES
+        else [None, None, 2]
+        if modality.kind == TEXT
+        else [None, modality.width]
         for modality in modalities
     }
+    specs = {name: tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()}
     if any(modality.kind == FRAMES for modality in modalities):
         specs["num_frames"] = tf.TensorSpec([None], tf.int32, name="num_frames")
     return specs

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import UnitInput, unit_inputs
+from vcls_model.records.schema import TEXT
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.training.averaging import WeightAverage
 from vcls_model.training.losses import distillation_loss, mix_labels, sparse_loss
@@ -85,6 +86,10 @@ class BatchLoss:
         for modality in self.modalities:
             value = features[modality.name]
             part = tf.reshape(shares, [-1] + [1] * (len(value.shape) - 1))
+            if modality.kind == TEXT:  # the words of both, with the weights of each
+                both = (part * [0.0, 1.0] + [1.0, 0.0], (1 - part) * [0.0, 1.0] + [1.0, 0.0])
+                mixed[modality.name] = tf.concat([both[0] * value, both[1] * tf.reverse(value, [0])], axis=1)
+                continue
             mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])
         if "num_frames" in features:
             mixed["num_frames"] = tf.maximum(features["num_frames"], tf.reverse(features["num_frames"], [0]))

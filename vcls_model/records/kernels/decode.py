@@ -21,8 +21,8 @@ from vcls_model.records.kernels.words import load_u32
 
 njit = njit_of(__package__)
 
-# Which message a modality's values are in.
-FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX = range(4)
+# Which message a modality's values are in. Packed integers are those of transformed records.
+FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX, TEXT_BYTES, INTEGERS = range(6)
 
 
 @njit
@@ -114,7 +114,7 @@ def index_records(
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
         context: out, int64 (R, E, 2): begin and end of each Feature to be read as it is, or -1 where there is none.
-        values: out, int64 (R, M, 3): first byte, frames and stride of each modality.
+        values: out, int64 (R, M, 3): first byte, frames (bytes of a text) and stride of each modality.
     """
     modalities = kinds.shape[0]
     ahead = 2 + context.shape[1]
@@ -152,6 +152,11 @@ def index_records(
         for modality in range(modalities):
             at, end = spans[ahead + modality, 0], spans[ahead + modality, 1]
             width = widths[modality]
+            if kinds[modality] == TEXT_BYTES and (at < 0 or at == end):  # there is no text
+                values[record, modality, 0] = features
+                values[record, modality, 1] = 0
+                values[record, modality, 2] = 1
+                continue
             if at < 0:
                 good = False
                 break
@@ -162,6 +167,10 @@ def index_records(
                 code, finish = single_value(buffer, at, end, TAG_2)
                 good = code >= 0 and finish - code == 4 * width and _finite(buffer, code, width)
                 frames, stride = 1, 4 * width
+            elif kinds[modality] == TEXT_BYTES:
+                code, finish = single_value(buffer, at, end, TAG_1)
+                good = code >= 0
+                frames, stride = finish - code, 1
             else:
                 code, finish = single_value(buffer, at, end, TAG_1)
                 frames, stride = (finish - code) // width, width
