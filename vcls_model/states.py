@@ -55,6 +55,7 @@ class ModelInfo(TypedDict):
     class_count: NotRequired[int]
     model: NotRequired[dict[str, Any]]
     transformed: NotRequired[list[dict[str, Any]]]
+    presence: NotRequired[bool]
     training: NotRequired[dict[str, Any]]
     data: NotRequired[dict[str, Any]]
     split: NotRequired[dict[str, Any] | None]
@@ -75,6 +76,8 @@ class ScoredShard(TypedDict):
     modified_seconds: NotRequired[float]
     digest: NotRequired[str]
     labels_unknown: NotRequired[int]
+    missing: NotRequired[dict[str, int]]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class GroupManifest(TypedDict):
@@ -84,6 +87,7 @@ class GroupManifest(TypedDict):
     group: str
     run_id: str
     aggregates: int
+    modalities: NotRequired[int]
     shards: list[ScoredShard]
 
 
@@ -105,6 +109,7 @@ class ScoresInfo(TypedDict):
     rejected_by_reason: NotRequired[dict[str, int]]
     schema: NotRequired[dict[str, Any] | None]
     threshold: NotRequired[float]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class Metrics(TypedDict):
@@ -117,6 +122,15 @@ class Metrics(TypedDict):
     hit_at_1: float | None
     slices: NotRequired[dict[str, dict[str, Any]]]
     segments: NotRequired[dict[str, Any]]
+
+
+class ModalitiesInfo(TypedDict):
+    """`modalities.json` of a scores directory."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    modalities: list[str]
+    videos: int
+    subsets: list[dict[str, Any]]
 
 
 class CheckpointFacts(TypedDict):

@@ -100,10 +100,14 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             _stores().upload(path, cast(BinaryIO, spool), size)
         return
     path = _local(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = _temporary_name(path)
     try:
-        with open(temporary, "wb") as stream:
+        try:
+            stream = open(temporary, "wb")  # noqa: SIM115  # it is closed below
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            stream = open(temporary, "wb")  # noqa: SIM115
+        with stream:
             yield stream
         os.replace(temporary, path)
     except BaseException:

@@ -348,18 +348,6 @@ def number(text: str, where: str, what: str = "a number") -> float:
     return value
 
 
-def class_indices(text: str, where: str) -> np.ndarray:
-    """Class indices separated by `;` or blanks, int64; empty text gives none.
-
-    Raises:
-        JobError: one of them is not a whole number of 0 or more.
-    """
-    values = [whole_number(part, where, "class indices") for part in text.replace(";", " ").split()]
-    if any(value < 0 for value in values):
-        raise JobError(f"{where}: expected class indices, got {min(values)}")
-    return np.array(values, np.int64)
-
-
 def id_bytes(value: object, where: str) -> bytes:
     """A video's id as bytes, whatever its type: text, bytes or a whole number.
 

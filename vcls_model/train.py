@@ -49,7 +49,12 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     plan = make_plan(parse_config(argv))
     config = plan.config
     reads_frames = any(modality.kind == FRAMES for modality in plan.modalities)
-    sentences = ineffective_flags(argv, reads_frames=reads_frames, epochs=config.options.epochs)
+    sentences = ineffective_flags(
+        argv,
+        reads_frames=reads_frames,
+        epochs=config.options.epochs,
+        modalities=len(plan.data.schema.modalities),
+    )
     for sentence in [*sentences, *misfits(config, plan.data)]:
         print(f"warning: {sentence}", file=sys.stderr)
     if config.recipe and config.verbose:

@@ -21,6 +21,7 @@ from vcls_model.records.text_options import TextOptions
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.records.vocabulary import ClassInfo
 
+MISSING_MODALITY = ("mask", "reject", "fill")
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
 # Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
@@ -74,9 +75,11 @@ class TransformConfig:
         pca_dims: keep this many whitened principal components of each modality (at most its width); 0: no PCA.
         pool_frames: add mean, standard deviation and top-5 mean over the frames as video-level features.
         max_frames: most frames kept per video.
-        missing_modality: `"reject"` or `"fill"`.
+        missing_modality: one of `MISSING_MODALITY`.
         allow_unlabelled: keep records without labels.
         text: how texts become bags; None where the records hold none.
+        class_names: of the vocabulary, by which a CSV may call its labels. Not a setting: a CSV of indices gives the
+            same records whatever the names are.
     """
 
     schema: RecordSchema
@@ -89,12 +92,14 @@ class TransformConfig:
     missing_modality: str = "reject"
     allow_unlabelled: bool = False
     text: TextOptions | None = None
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
         settings = {**dataclasses.asdict(self), "schema": self.schema.settings()}
         if self.text is None:
             del settings["text"]  # as in the first manifests
+        del settings["class_names"]
         return settings
 
     @functools.cached_property
@@ -160,6 +165,12 @@ class TransformConfig:
                 for pool in POOLS
             ]
         return features
+
+    def made_of(self, name: str) -> list[str]:
+        """The transformed features that a record without the raw modality `name` lacks."""
+        (modality,) = (each for each in self.schema.modalities if each.name == name)
+        pooled = POOLS if self.pool_frames and modality.kind == FRAMES else ()
+        return [name, *(f"{name}_{pool}" for pool in pooled)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,9 +141,9 @@ def test_model_whose_graph_contradicts_its_info(
         score(f"{shards}/part03.tfrecord", models=[other])
 
 
-def test_split_needs_a_hash(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
+def test_split_needs_a_hash_or_a_list(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
     given = write_model(tmp_path / "given", split={"method": "given", "ratios": None})
-    with pytest.raises(UsageError, match="split by 'given'"):
+    with pytest.raises(UsageError, match="does not say which ids are in which split"):
         score(f"{shards}/*.tfrecord", "--split=test", models=[given])
 
 

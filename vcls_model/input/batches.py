@@ -17,6 +17,7 @@ from vcls_model.input.blocks import Layout, RecordBlock, is_remote, read_blocks
 from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
 from vcls_model.records.schema import FRAMES, TEXT, Modality
+from vcls_model.records.transformed import presence_name
 
 SHARDS_OPEN = 16
 # A block of video-level records stays in the processor's cache from disk to batch. One of frames must hold a few
@@ -50,6 +51,7 @@ class BatchPlan:
     drop_remainder: bool = False
     with_ids: bool = False
     repeat: bool = False
+    presence: bool = False
 
 
 def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
@@ -91,6 +93,10 @@ class _Batch:
             else _aligned((size, modality.width), np.float32)
             for modality in layout.modalities
         }
+        if plan.presence:
+            for modality in layout.modalities:
+                if modality.kind != TEXT:
+                    self.features[presence_name(modality.name)] = _aligned((size,), np.float32)
 
     def widen_labels(self, longest: int) -> None:
         self.labels = _widened(self.labels, longest, LABEL_WIDTH_STEP, -1)
@@ -203,6 +209,12 @@ class _Cutter:
                 positions,
                 kept,
             )
+            if self._plan.presence:  # a video of other modalities alone counts as one empty frame
+                np.maximum(kept, 1, out=kept)
+        if self._plan.presence:
+            for number, modality in enumerate(self._layout.modalities):
+                if modality.kind != TEXT:
+                    batch.features[presence_name(modality.name)][places] = index[:, kernels.INDEX_COLUMNS + number] >= 0
         batch.widen_labels(int(index[:, kernels.LABEL_COUNT].max()))
         for number in self._texts:
             longest = int(index[:, self._layout.places.stop + number].max())

@@ -80,6 +80,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     summary = measure(MeasureConfig(**vars(args)))
     if args.ratings:
         shown, figures = ["rated_pairs", "pairs_left_out", "map_at_k"], summary["segments"]
+        if figures["pairs_below_the_cut"]:
+            shown += ["map_at_k_lower", "map_at_k_upper"]
     else:
         shown, figures = ["videos", *(metric.key for metric in HEADLINE)], summary
     for name in shown:

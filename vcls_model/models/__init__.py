@@ -49,6 +49,7 @@ def build_model(
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
+    presence: bool = False,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -66,13 +67,15 @@ def build_model(
             (`models.label_directions.find_label_directions`).
         raw_values: how to undo the dataset's normalisation, by modality, for `input_norm="l2"`
             (`records.raw_values.find_raw_values`).
+        presence: a video may lack modalities: the model has an input that says so for each.
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
         A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
-        (B, T, D) for each frames modality, `<name>` float32 (B, L, 2) for each text (buckets and their weights) and,
-        when there are frames, `num_frames` int32 (B,); no other keys. Output:
-        logits float32 (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
+        (B, T, D) for each frames modality, `<name>` float32 (B, L, 2) for each text (buckets and their weights), when
+        there are frames `num_frames` int32 (B,), and with `presence` `has_<name>` float32 (B,) for each modality but
+        texts, 1 or 0; no other keys. Output: logits float32 (B, C). `models.head.depends_on_classes` says which layers
+        depend on the classes.
 
     Raises:
         UsageError: unknown model or hyperparameter, a value out of range, or data without frames for a frame-level
@@ -93,4 +96,5 @@ def build_model(
         memory=memory,
         label_directions=label_directions,
         raw_values=raw_values,
+        presence=presence,
     )

@@ -28,7 +28,7 @@ from vcls_model.records.text_options import TextOptions
 WIDTH = 512
 # What a row's codes stand for.
 RANGE = (-1.0, 1.0)
-# A day of captions has some thousands; more is no caption file.
+# A day of captions has some thousands; a file of more is something else.
 MOST_CAPTIONS = 100_000
 MOST_BYTES = 16 << 20
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"

@@ -27,6 +27,7 @@ from vcls_model.records.decoding import FeatureValues, RawBatch, RecordError, Re
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
 from vcls_model.records.schema import TEXT, VECTOR, Modality, RecordSchema, text_modality
+from vcls_model.records.vocabulary import UnknownLabel, class_names
 from vcls_model.storage import open_for_reading
 
 _ID = tables.Column("id", ("video_id", "videoid"))
@@ -397,11 +398,13 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         raise RecordError("not_utf8", "the id is not UTF-8", stage="parse") from None
     if not video_id:
         raise RecordError("empty_id", "the id is empty")
+    unknown = 0
     try:
-        labels = [
-            tables.whole_number(part, columns[layout.labels], "class indices separated by ';'")
-            for part in cells[layout.labels].replace(";", " ").split()
-        ]
+        labels = class_names(options.class_names).labels_of(cells[layout.labels], columns[layout.labels])
+    except UnknownLabel as error:
+        if not options.drop_unknown_labels:
+            raise RecordError("unknown_label", str(error), video_id) from None
+        labels, unknown = _known_labels(cells[layout.labels], columns[layout.labels], options)
     except JobError as error:
         raise RecordError("wrong_type", str(error), video_id) from None
     known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]
@@ -418,12 +421,24 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         wrong = layout.features[int(np.argmin(np.isfinite(values)))]
         message = f"{columns[wrong]} is {cells[wrong].strip()}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
+    unknown += len(labels) - len(known)
     texts = {
         name: b"" if column is None else cells[column].encode(errors="surrogateescape")
         for name, column in layout.texts.items()
     }
-    repeated = len(known) - len(set(known))
-    return _Row(number, video_id, sorted(set(known)), values, repeated, len(labels) - len(known), texts)
+    return _Row(number, video_id, sorted(set(known)), values, len(known) - len(set(known)), unknown, texts)
+
+
+def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[int], int]:
+    """The labels of a cell that the vocabulary has, and how many others there are."""
+    labels: list[int] = []
+    unknown = 0
+    for part in cell.split(";"):
+        try:
+            labels += class_names(options.class_names).labels_of(part, where)
+        except UnknownLabel:
+            unknown += 1
+    return labels, unknown
 
 
 def _value(text: str, column: str, video_id: bytes) -> float:

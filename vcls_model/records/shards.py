@@ -42,6 +42,7 @@ def read_batches(
     require_labels: bool = True,
     drop_unknown_labels: bool = False,
     context_features: Sequence[str] = (),
+    class_names: tuple[str, ...] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
 
@@ -56,19 +57,23 @@ def read_batches(
         batch_records: most records per batch.
         batch_bytes: bytes of the shard that are processed together.
         max_frames: most frames per video; the rest is cut off.
-        missing_modality: `"reject"` or `"fill"` records that lack a modality.
+        missing_modality: what becomes of records that lack a modality: `"reject"`, `"fill"` in zeros, or `"mask"`: keep
+            them as they are, see `RawBatch.missing`.
         require_labels: reject records without labels.
         drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
             reject the record.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
+        class_names: names by class index, by which a CSV may call its labels.
     """
     options = RecordOptions(
         class_count=class_count,
         max_frames=max_frames,
         fill_missing=missing_modality == "fill",
+        mask_missing=missing_modality == "mask",
         require_labels=require_labels,
         drop_unknown_labels=drop_unknown_labels,
         context_features=tuple(context_features),
+        class_names=class_names,
     )
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches

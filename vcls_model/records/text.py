@@ -43,7 +43,7 @@ from vcls_model.records.kernels.text import (
 )
 from vcls_model.records.text_options import TextOptions
 
-# What is read of a text: a book is no title.
+# Bytes that are read of a text: a title is not a book.
 MOST_BYTES = 1 << 16
 # How finely ln is rounded: rarities to 1/256, frequencies to 1/32.
 _RARITY_STEPS, _FREQUENCY_STEPS = 256, 32
@@ -59,7 +59,7 @@ _UNSEEN = frozenset(
     [0x34F, 0x115F, 0x1160, 0x180B, 0x180C, 0x180D, 0x180F, 0x200C, 0x200D, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10)]
 )
 _REPLACEMENT = 0xFFFD
-# Categories of what is no character.
+# Categories of code points that are not characters.
 _NOTHING = frozenset(["Cn", "Co", "Cs"])
 _NOTES = (
     (EMPTY, "texts_empty"),

@@ -18,6 +18,28 @@ from vcls_model.records.schema import (
 )
 from vcls_model.states import DatasetInfo, read_state
 
+# What the feature is called that says, by 0, that a record lacks a modality; a record that has it has no such feature.
+_PRESENCE = "has_"
+
+
+def presence_name(modality: str) -> str:
+    """What records, batches and models call the presence of a modality: `has_audio`."""
+    return _PRESENCE + modality
+
+
+def sources_of(modalities: Sequence[Modality], schema: RecordSchema) -> dict[str, str]:
+    """The raw modality that each transformed one is made of, by name: preprocess pools `rgb_mean` from `rgb`."""
+    raw = {modality.name for modality in schema.modalities}
+    return {each.name: each.name if each.name in raw else each.name.rpartition("_")[0] for each in modalities}
+
+
+def senses_of(modalities: Sequence[Modality], schema: RecordSchema) -> list[list[str]]:
+    """Names of the transformed modalities that a video has, or lacks, together, in their order."""
+    senses: dict[str, list[str]] = {}
+    for name, source in sources_of(modalities, schema).items():
+        senses.setdefault(source, []).append(name)
+    return list(senses.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformedModality(Modality):
@@ -68,6 +90,11 @@ class TransformedData:
     def identity(self) -> dict[str, str]:
         """Tells it from other datasets, see `records.identity`."""
         return dataset_identity(self.info)
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether a record may lack a modality: not where it has but one; a text that is missing is an empty one."""
+        return len(self.schema.modalities) - len(self.schema.texts) > 1
 
     def shards(self, split: str) -> list[str]:
         """Paths of the TFRecord files that preprocess wrote for the split, in the order of their numbers.

@@ -99,6 +99,8 @@ class TrainConfig:
             del value[name]
         if self.hyperparameters.get("input_norm") == "data":
             del value["hyperparameters"]["input_norm"]  # younger than checkpoints that may be continued
+        if not self.options.modality_dropout:
+            del value["options"]["modality_dropout"]  # the same
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]  # a run that continues may change them
         if self.options.schedule.decay != "cosine":

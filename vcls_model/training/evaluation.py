@@ -38,6 +38,7 @@ def evaluate(
     *,
     split: str = "validate",
     class_thresholds: np.ndarray | None = None,
+    presence: bool = False,
 ) -> tuple[MetricAccumulator, float]:
     """Metrics of the labelled videos of a split, in the order of its files.
 
@@ -48,6 +49,7 @@ def evaluate(
         read: those of training: a video is seen by its `evaluation_frames`.
         split: which split.
         class_thresholds: probabilities (C,), see `MetricAccumulator`.
+        presence: `predict` takes the presence of the modalities, too.
 
     Returns:
         The accumulator, and the mean loss.
@@ -72,7 +74,7 @@ def evaluate(
     # The counting of one batch overlaps the forward pass of the next.
     with ThreadPoolExecutor(1) as pool:
         pending: Future[tuple[float, int]] | None = None
-        for batch in readable(make_batches(shards, modalities, options, with_ids=True)):
+        for batch in readable(make_batches(shards, modalities, options, with_ids=True, presence=presence)):
             refuse_not_finite(batch, shards)
             read_videos += int(batch["labels"].shape[0])
             logits, losses = predict(batch)

@@ -17,7 +17,8 @@ from vcls_model.input.dataset import shard_error
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.catalogue import IN_HISTORY, SELECTION_METRIC, history_column
 from vcls_model.metrics.result import compute_result
-from vcls_model.records.transformed import TransformedData, TransformedModality
+from vcls_model.models.presence import takes_presence
+from vcls_model.records.transformed import TransformedData, TransformedModality, senses_of
 from vcls_model.training.averaging import WeightAverage, mean_of_epochs
 from vcls_model.training.checkpoints import Checkpoints
 from vcls_model.training.devices import epoch_batches, worker_count, worker_number, worker_shards
@@ -88,6 +89,7 @@ class Trainer:
         has_validation: whether the dataset has a validation split with labels.
         is_chief: whether this process writes the outputs.
         steps: steps per epoch.
+        presence: whether the model takes the presence of its modalities.
 
     Raises:
         UsageError: the options do not fit the devices, the model or each other.
@@ -129,7 +131,9 @@ class Trainer:
         # A dataset smaller than a batch is trained on as one short batch.
         self.examples_per_step = batch_size if self.drop_remainder else self.records
         self._check_devices()
-        self.loss = BatchLoss(model, self.modalities, options, list(teachers))
+        self.presence = takes_presence(model, self.modalities)
+        senses = senses_of(self.modalities, data.schema) if self.presence else ()
+        self.loss = BatchLoss(model, self.modalities, options, list(teachers), senses)
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
         self.frozen = self.fine_tuning.frozen_layers(model)
         learning = self._learning_variables()
@@ -231,6 +235,7 @@ class Trainer:
             epoch=progress.epoch,
             skip=progress.step,
             drop_remainder=self.drop_remainder,
+            presence=self.presence,
         )
         iterator = iter(batches)
         saved = time.monotonic()
@@ -369,7 +374,14 @@ class Trainer:
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[MetricAccumulator, float]:
         """Metrics of the validation split with the model's present weights: accumulator and mean loss."""
-        return evaluate(self._predict, self.data, self.modalities, self.options.read, class_thresholds=class_thresholds)
+        return evaluate(
+            self._predict,
+            self.data,
+            self.modalities,
+            self.options.read,
+            class_thresholds=class_thresholds,
+            presence=self.presence,
+        )
 
     def _epochs_to_average(self) -> list[int]:
         """The best few epochs so far, in chronological order; the last ones where there is no validation."""

@@ -114,6 +114,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
         max_frames=read.max_frames,
         frames=read.evaluation_frames(),
         teaching=teaching_logits(model),
+        presence=trainer.presence,
     )
     save_module(module, module.signatures(), config.output)
 
@@ -134,6 +135,7 @@ def _describe(
         "split": data.info.get("split"),
         "class_count": data.class_count,
         "transformed": [modality.to_dict() for modality in trainer.modalities],
+        "presence": trainer.presence,
         "model": {
             "name": config.model,
             "hyperparameters": config.hyperparameters,

@@ -59,6 +59,7 @@ class DataFacts:
         positives: training videos per class, on average over the classes that have any.
         width: values of all modalities that the model reads, texts left out, together.
         frames: frames of the longest video, 0 where there are none.
+        modalities: how many a record may have.
         normalisation: how preprocess normalised: `zscore`, `minmax`, `l2`, `none`, `pca`; None is unknown.
     """
 
@@ -67,6 +68,7 @@ class DataFacts:
     width: int
     frames: int
     normalisation: str | None
+    modalities: int = 2
 
     @classmethod
     def of(cls, data: TransformedData, names: set[str]) -> "DataFacts":
@@ -81,6 +83,7 @@ class DataFacts:
             width=sum(modality.width for modality in read if modality.kind != TEXT),
             frames=max((number for number, count in enumerate(per_video) if count), default=1) if has_frames else 0,
             normalisation=normalisation_of(data),
+            modalities=len(data.schema.modalities),
         )
 
 
@@ -142,6 +145,8 @@ def fit_recipe(recipe: Recipe, config: TrainConfig, facts: DataFacts, *, bfloat1
     _fit_knowledge(fitted, facts)
     _fit_batch(fitted, facts, recipe)
     _fit_length(fitted, facts, recipe)
+    if facts.modalities < 2:
+        fitted.set("modality_dropout", 0.0, "the records have one modality")
     if not bfloat16:
         fitted.set("precision", "float32", "this hardware does not compute in bfloat16")
     return FittedRecipe(fitted.open, tuple(fitted.notes))

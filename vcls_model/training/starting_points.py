@@ -27,10 +27,10 @@ from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import TEXT, Modality
-from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
+from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
-from vcls_model.serving.export import transformed_signature
+from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.config import TrainConfig
 
@@ -104,6 +104,7 @@ def make_model(
                 modalities,
                 data.class_count,
                 class_prior=class_prior(data) if config.class_prior else None,
+                presence=data.may_lack,
                 **knowledge,
                 **config.hyperparameters,
             )
@@ -186,6 +187,7 @@ def training_knowledge(
             data.class_count,
             directions=knowledge.get("label_directions"),
             modality_norm=hyperparameters["modality_norm"],
+            presence=data.may_lack,
         )
     return knowledge
 
@@ -206,7 +208,7 @@ def _training_videos(
     """
     shards = data.training_shards()
     read = dataclasses.replace(read, frames=read.evaluation_frames())
-    for batch in readable(make_batches(shards, modalities, read)):
+    for batch in readable(make_batches(shards, modalities, read, presence=data.may_lack)):
         refuse_not_finite(batch, shards)
         features = decode_features(batch["features"], modalities)
         labels = batch["labels"].numpy()
@@ -216,7 +218,11 @@ def _training_videos(
         labels = labels[known]
         present = labels >= 0
         inputs = {name: value.numpy()[known] for name, value in features.items()}
-        inputs |= {name: values.unit(inputs[name]) for name, values in raw.items()}
+        for name, values in raw.items():
+            inputs[name] = values.unit(inputs[name])
+            if data.may_lack:
+                lacking = inputs[presence_name(name)] == 0
+                inputs[name][lacking] = 0
         yield inputs, labels[present], present.sum(axis=1)
 
 
@@ -415,8 +421,9 @@ def load_teacher(
     wanted = list(transformed_signature(needed))
 
     def teach(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        marked = marked_features(features, needed) if info.get("presence") else features
         arguments = {
-            name: features[name] if name == "num_frames" else tf.cast(features[name], tf.float32) for name in wanted
+            name: marked[name] if name == "num_frames" else tf.cast(marked[name], tf.float32) for name in wanted
         }
         return signature(**arguments)["logits"]
 

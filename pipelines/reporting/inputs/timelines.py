@@ -150,7 +150,9 @@ def _windows(
         payloads.append(record_of(recorded, str(row).encode(), None, {}, window))
     lengths = np.array([len(payload) for payload in payloads], np.int64)
     starts = np.cumsum(lengths) - lengths
-    options = RecordOptions(model.class_count, fill_missing=True, require_labels=False)
+    options = RecordOptions(
+        model.class_count, fill_missing=not model.presence, require_labels=False, mask_missing=model.presence
+    )
     buffer = np.frombuffer(b"".join(payloads), np.uint8)
     batch, _ = Decoder(model.schema, options).decode("", buffer, starts, lengths, starts)
     return batch.features

@@ -200,3 +200,24 @@ def test_a_schema_file_takes_the_names_of_the_first_file(tmp_path: Path) -> None
 def test_a_table_of_something_else_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(UsageError, match="is not a CSV of features"):
         detect_schema(str(write(tmp_path / "a.csv", [], header)))
+
+
+def test_labels_by_name(tmp_path: Path) -> None:
+    names = ("Arcade game", "Car", "car", "7", "Dog")
+    rows = ["a,Arcade game;4,1,2,3,4,5", "b,DOG; 0,1,2,3,4,5", "c,Car,1,2,3,4,5", "d,cAR,1,2,3,4,5"]
+    rows += ["e,Cat;Dog,1,2,3,4,5", "f,3 1,1,2,3,4,5"]
+    path = write(tmp_path / "a.csv", rows)
+    ids, labels, _, _, rejected, _ = read(path, class_names=names, class_count=5)
+    assert dict(zip(ids, labels, strict=True)) == {b"a": [0, 4], b"b": [0, 4], b"c": [1], b"f": [1, 3]}
+    assert [(item.id, item.error) for item in rejected] == [("d", "wrong_type"), ("e", "unknown_label")]
+    assert "the classes 1, 2 are called 'cAR': write an index" in rejected[0].message
+    assert "no class of the vocabulary is called 'Cat'" in rejected[1].message
+    # Scoring leaves out labels that the model does not know, and counts them.
+    batches = list(
+        read_batches(str(path), detect_schema(str(path)), class_count=5, class_names=names, drop_unknown_labels=True)
+    )
+    assert [batch.notes["labels_unknown"] for batch, _ in batches] == [1]
+    assert batches[0][0].ids == [b"a", b"b", b"c", b"e", b"f"]
+    # Without a vocabulary there are indices alone.
+    _, _, _, _, rejected, _ = read(path)
+    assert {item.error for item in rejected} == {"wrong_type"} and len(rejected) == 5

@@ -93,6 +93,7 @@ def index_records(
     widths,
     class_count,
     need_labels,
+    may_lack,
     canonical,
     ids,
     labels,
@@ -110,13 +111,18 @@ def index_records(
         kinds, widths: of each modality.
         class_count: labels must be below.
         need_labels: a record needs at least one label.
+        may_lack: a record may lack modalities, though not all but texts.
         canonical: out, bool (R,): the record is good and was understood; if not, the careful reader must look at it.
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
         context: out, int64 (R, E, 2): begin and end of each Feature to be read as it is, or -1 where there is none.
-        values: out, int64 (R, M, 3): first byte, frames (bytes of a text) and stride of each modality.
+        values: out, int64 (R, M, 3): first byte, frames (of a text bytes) and stride of each modality; -1, 0 and 0
+            where it is missing.
     """
     modalities = kinds.shape[0]
+    texts = 0
+    for modality in range(modalities):
+        texts += kinds[modality] == TEXT_BYTES
     ahead = 2 + context.shape[1]
     spans = np.empty((ahead + modalities, 2), np.int64)
     for record in range(starts.shape[0]):
@@ -148,6 +154,7 @@ def index_records(
             continue
         context[record] = spans[2:ahead]
         good = True
+        lacking = 0
         record_frames = np.int64(-1)
         for modality in range(modalities):
             at, end = spans[ahead + modality, 0], spans[ahead + modality, 1]
@@ -158,7 +165,13 @@ def index_records(
                 values[record, modality, 2] = 1
                 continue
             if at < 0:
-                good = False
+                values[record, modality, 0] = -1
+                values[record, modality, 1] = 0
+                values[record, modality, 2] = 0
+                lacking += 1
+                good = may_lack and lacking < modalities - texts
+                if good:
+                    continue
                 break
             if kinds[modality] == BYTE_FRAMES:
                 code, frames, stride = _frames(buffer, at, end, width)
@@ -212,9 +225,12 @@ def gather_labels(buffer, labels, target):
 
 @njit
 def gather_floats(buffer, begins, target):
-    """Copies packed little-endian floats into `target`, uint32 (R, D): the bits of float32."""
+    """Copies packed little-endian floats into `target`, uint32 (R, D): the bits of float32; NaN where begins[r] < 0."""
     for record in range(target.shape[0]):
         begin = begins[record]
+        if begin < 0:
+            target[record] = np.uint32(0x7FC00000)
+            continue
         for column in range(target.shape[1]):
             target[record, column] = load_u32(buffer, begin + 4 * column)
 

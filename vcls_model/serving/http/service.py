@@ -22,7 +22,7 @@ from vcls_model.serving.http.metrics import Metrics
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
 from vcls_model.serving.live.queues import OverloadedError, Scored
-from vcls_model.serving.live.stream import RING_FRAMES, Features
+from vcls_model.serving.live.stream import RING_FRAMES, Features, nothing_of
 
 
 @dataclasses.dataclass
@@ -81,8 +81,8 @@ class Service:
         """Videos from arrays of many.
 
         Args:
-            features: by modality float32 (B, D), codes uint8 (B, T, D), or texts, object (B,) of bytes; texts may be
-                absent.
+            features: by modality float32 (B, D), codes uint8 (B, T, D), or texts, object (B,) of bytes. Texts may be
+                left out, and others where the model bears that they are missing.
             lengths: frames of each video, (B,); None: T.
 
         Raises:
@@ -91,17 +91,21 @@ class Service:
         modalities = self.engine.model.modalities
         names = [each.name for each in modalities]
         texts = {each.name for each in modalities if each.kind == TEXT}
-        missing = texts - set(features) if features else set()
-        features = {**features, **dict.fromkeys(missing, _no_texts(features))}
-        if set(features) != set(names):
+        if features:
+            features = {**dict.fromkeys(texts - set(features), _no_texts(features)), **features}
+        lacking = set(names) - set(features)
+        if not features or not set(features) <= set(names) or (lacking and not self.engine.model.masks):
             raise RefusedError(
                 400, f"the model takes {', '.join(names)}, the request holds {', '.join(sorted(features))}"
             )
         counts = {len(values) for values in features.values()}
         if len(counts) != 1:
             raise RefusedError(400, "the inputs hold different numbers of records")
-        self.check_count(counts.pop())
+        count = counts.pop()
+        self.check_count(count)
         for each in modalities:
+            if each.name in lacking:
+                continue
             values = features[each.name]
             if each.kind == TEXT:
                 if values.dtype != object or values.ndim != 1:
@@ -117,12 +121,12 @@ class Service:
                 raise RefusedError(400, f"{each.name} holds values that are not finite")
         if len({values.shape[1] for values in features.values() if values.ndim == 3}) > 1:
             raise RefusedError(400, "the modalities of a record must have the same number of frames")
+        absent = {each.name: nothing_of(each) for each in modalities if each.name in lacking}
         videos: list[Features] = []
-        for row in range(len(features[names[0]])):
+        for row in range(count):
             steps = _steps(lengths, row, features)
-            videos.append(
-                {name: values[row][:steps] if values.ndim == 3 else values[row] for name, values in features.items()}
-            )
+            own = {name: values[row][:steps] if values.ndim == 3 else values[row] for name, values in features.items()}
+            videos.append({**own, **absent})
         return videos
 
     def of_records(self, payloads: Sequence[bytes]) -> list[Features]:
@@ -136,7 +140,11 @@ class Service:
         if schema is None or schema.container == "csv":
             raise RefusedError(400, "the model takes no serialized records")
         options = RecordOptions(
-            len(self.engine.model.classes), RING_FRAMES, require_labels=False, drop_unknown_labels=True
+            len(self.engine.model.classes),
+            RING_FRAMES,
+            require_labels=False,
+            drop_unknown_labels=True,
+            mask_missing=self.engine.model.masks,
         )
         lengths = np.array([len(payload) for payload in payloads], np.int64)
         starts = np.cumsum(lengths) - lengths

@@ -118,7 +118,7 @@ class Engine:
             )
         else:
             row = {}
-        session = Session("", self.model.modalities, self.rules, lambda answer: None)
+        session = Session("", self.model.modalities, self.rules, lambda answer: None, masks=self.model.masks)
         session.ring.append(row, 0.0)
         for videos in (1, 2, 2):
             self.queue.submit([session.ring.so_far()] * videos).result()
@@ -136,7 +136,7 @@ class Engine:
         with self._lock:
             if len(self._sessions) >= self.options.most_streams:
                 raise TooManyStreamsError(f"{self.options.most_streams} streams are open; close one or try again later")
-            session = Session(name, self.model.modalities, self.rules, deliver)
+            session = Session(name, self.model.modalities, self.rules, deliver, masks=self.model.masks)
             self._sessions.add(session)
             return session
 

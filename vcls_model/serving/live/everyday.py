@@ -76,6 +76,11 @@ class EverydayModel:
             for medium, head in self.everyday.heads.items()
         )
 
+    @property
+    def masks(self) -> bool:
+        """No: what nobody saw or heard is unlikely."""
+        return False
+
     def thresholds(self, default: float) -> np.ndarray:
         """One for what is seen, one for what is heard: `default` fits neither."""
         values = [np.full(len(head.classes), _THRESHOLDS[medium]) for medium, head in self.everyday.heads.items()]

@@ -66,7 +66,13 @@ class Model:
         schema = self.live.schema
         if schema is None or not records:
             raise UsageError("predict takes at least one record" if schema else "the model takes media, not records")
-        options = RecordOptions(len(self.live.classes), RING_FRAMES, require_labels=False, drop_unknown_labels=True)
+        options = RecordOptions(
+            len(self.live.classes),
+            RING_FRAMES,
+            require_labels=False,
+            drop_unknown_labels=True,
+            mask_missing=self.live.masks,
+        )
         lengths = np.array([len(record) for record in records], np.int64)
         starts = np.cumsum(lengths) - lengths
         buffer = np.frombuffer(b"".join(records), np.uint8)
@@ -100,7 +106,7 @@ class Stream:
         self._window = options.window_seconds
         rules = LabelRules(live.thresholds(options.threshold), options.hold_seconds, options.hysteresis)
         self._tracker = LabelTracker(rules)
-        self._ring = FrameRing(live.modalities)
+        self._ring = FrameRing(live.modalities, masks=live.masks)
         self._request: Request | None = live.media.request() if live.media is not None else None
 
     def push(

@@ -45,6 +45,10 @@ class LiveModel(Protocol):
         """Of the records that requests may hold; None where it takes only media."""
 
     @property
+    def masks(self) -> bool:
+        """Whether it bears that a video lacks a modality."""
+
+    @property
     def media(self) -> EmbeddingConfig | None:
         """How media become rows; None where its records were not made from media."""
 
@@ -121,6 +125,11 @@ class ServedModel:
             loaded,
             encoders,
         )
+
+    @property
+    def masks(self) -> bool:
+        """As its `info.json` says."""
+        return self.exported.presence
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
