@@ -14,6 +14,7 @@ RING_FRAMES = 300
 # Of one video: by modality uint8 (T, D) for frames, float32 (D,) for a vector, UTF-8 for a text; of one that is missing
 # `nothing_of` it.
 Features = Mapping[str, np.ndarray | bytes]
+_LEAST_FRAMES_SPARED = 64  # computing fewer costs less than another call of a model
 
 
 def nothing_of(modality: Modality) -> np.ndarray:
@@ -132,3 +133,20 @@ def batch_features(videos: Sequence[Features], modalities: Sequence[Modality]) -
         else:
             batch[each.name] = np.stack(values).astype(np.float32, copy=False)
     return batch
+
+
+def of_like_length(videos: Sequence[Features], modalities: Sequence[Modality]) -> list[np.ndarray]:
+    """Which videos to compute in one call, as int64 indices: a call's frames are padded to those of its longest video.
+
+    Args:
+        videos: at least one.
+        modalities: of the model's records.
+    """
+    frames = next((each.name for each in modalities if each.kind == FRAMES), None)
+    if frames is None:
+        return [np.arange(len(videos))]
+    lengths = np.array([len(video[frames]) for video in videos])
+    order = np.argsort(lengths, kind="stable")
+    shorter, longer = lengths[order][:-1], lengths[order][1:]
+    spared = (longer - shorter) * np.arange(1, len(videos))
+    return np.split(order, np.flatnonzero((longer > 2 * shorter) & (spared >= _LEAST_FRAMES_SPARED)) + 1)
