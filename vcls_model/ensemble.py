@@ -11,37 +11,19 @@ trains the members first, into `members/` of the output directory; --resume cont
 """
 
 import argparse
-import dataclasses
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
-from vcls_model.records.transformed import TransformedData, open_transformed
+from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
 from vcls_model.train import make_plan as plan_training
 from vcls_model.train import train
 from vcls_model.training.flags import parse_config as parse_training
-from vcls_model.training.members import EnsembleConfig, member_flags
-
-if TYPE_CHECKING:
-    from vcls_model.training.joining import Member
-
-
-@dataclasses.dataclass(frozen=True)
-class EnsemblePlan:
-    """An ensemble whose members fit each other.
-
-    Attributes:
-        config: the ensemble.
-        members: the models that it joins.
-        data: the dataset to choose thresholds on, or None.
-    """
-
-    config: EnsembleConfig
-    members: tuple["Member", ...]
-    data: TransformedData | None
+from vcls_model.training.members import EnsembleConfig, EnsemblePlan, member_flags
 
 
 def make_parser() -> Parser:
@@ -94,15 +76,18 @@ def train_members(config: EnsembleConfig) -> None:
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    from vcls_model.training.outputs import result_text
+
     storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data])
     if config.overwrite:
         storage.empty_directory(config.output)
     members = member_flags(open_transformed(config.data), config.output)
     trust = ["--trust_model"] if config.trust_model else []
     for number, (name, flags) in enumerate(members.items(), start=1):
-        print(f"member {number} of {len(members)}: {name}", flush=True)
+        print(f"member {number} of {len(members)}: {name}", file=sys.stderr, flush=True)
         given = [f"--{key}={value}" for key, value in flags.items()]
-        train(plan_training(parse_training([*given, *trust, "--resume"])))
+        info = train(plan_training(parse_training([*given, *trust, "--resume"])))
+        print(f"member {name}: {result_text(info, flags['output'])}", file=sys.stderr, flush=True)
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:

@@ -66,7 +66,7 @@ class DatasetInfo(TypedDict):
     identity: NotRequired[dict[str, str]]
 
 
-class ModelInfo(TypedDict):
+class ExportedInfo(TypedDict):
     """`info.json` of an exported model."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -129,7 +129,7 @@ class ScoresInfo(Counted):
     records_by_split: NotRequired[dict[str, int]]
 
 
-class Metrics(TypedDict):
+class StoredMetrics(TypedDict):
     """`metrics.json`; a figure without a denominator is None."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]

@@ -1,42 +1,17 @@
 """Trains a model on a transformed dataset and exports it with the transform graph inside; see `--help`."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from vcls_model.commands import JobError, main
 from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
+from vcls_model.training.planning import TrainPlan, make_trainer
 from vcls_model.training.recipes import fit_config, keep_pretrained, misfits, recipe_text
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from vcls_model.records.transformed import TransformedData, TransformedModality
-    from vcls_model.training.loop import Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainPlan:
-    """A run whose flags fit the data.
-
-    Attributes:
-        config: the run.
-        strategy: where its steps run.
-        data: the dataset.
-        modalities: the features that the model takes.
-        done: the `info.json` of a finished run that `--resume` has nothing to add to, or None.
-    """
-
-    config: TrainConfig
-    strategy: "tf.distribute.Strategy"
-    data: "TransformedData"
-    modalities: tuple["TransformedModality", ...]
-    done: dict[str, Any] | None
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -58,9 +33,14 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for sentence in [*sentences, *misfits(config, plan.data)]:
         print(f"warning: {sentence}", file=sys.stderr)
     if config.recipe and config.verbose:
-        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:")
-        print(recipe_text(config), flush=True)
-    return train(plan)
+        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:", file=sys.stderr)
+        print(recipe_text(config), file=sys.stderr, flush=True)
+    info = train(plan)
+    if info:  # of several workers, the first has it
+        from vcls_model.training.outputs import result_text
+
+        print(result_text(info, config.output), flush=True)
+    return info
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
@@ -117,7 +97,7 @@ def train(plan: TrainPlan) -> dict[str, Any]:
             if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
                 storage.empty_directory(config.output)
             if config.resume and not trainer.restore_last() and config.verbose:
-                print("no checkpoint to continue from: starting at the beginning")
+                print("no checkpoint to continue from: starting at the beginning", file=sys.stderr)
             history = trainer.fit()
             return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
@@ -126,27 +106,6 @@ def train(plan: TrainPlan) -> dict[str, Any]:
         raise JobError("another worker of TF_CONFIG has ended or cannot be reached: see its output") from error
     finally:
         keras.config.set_dtype_policy("float32")
-
-
-def make_trainer(plan: TrainPlan) -> "Trainer":
-    """The trainer of a run, whose model is built and has its initial weights."""
-    from vcls_model.training.fine_tuning import FineTuning
-    from vcls_model.training.loop import Trainer
-    from vcls_model.training.starting_points import load_teacher, make_model
-
-    config, data = plan.config, plan.data
-    return Trainer(
-        make_model(config, data, plan.modalities, plan.strategy),
-        data,
-        plan.modalities,
-        config.options,
-        config.output,
-        strategy=plan.strategy,
-        teachers=[load_teacher(path, plan.modalities, data) for path in config.teachers],
-        fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales, config.new_head),
-        config_hash=config.fingerprint(data.info),
-        verbose=config.verbose,
-    )
 
 
 def command() -> NoReturn:

@@ -16,6 +16,7 @@ from tests.fixtures.scoring import guilty_copy
 from vcls_model import everyday
 from vcls_model.commands import UsageError
 from vcls_model.embedding import Embedder, EmbeddingConfig
+from vcls_model.encoders import dequantise, encoder_info
 from vcls_model.serving.everyday import Everyday
 
 ENCODER = "efficientnet-lite0"
@@ -100,7 +101,9 @@ def moments(path: Path) -> np.ndarray:
     with Embedder(config) as embedder:
         rows = embedder.embed(str(path)).features["rgb"]
     assert isinstance(rows, list)
-    by_row = Everyday.load(ENCODER).probabilities_of_codes("picture", rows)
+    info = encoder_info(ENCODER, "picture")
+    values = dequantise(np.stack([np.frombuffer(row, np.uint8) for row in rows]), info.value_range, info.rounding)
+    by_row = Everyday.load(ENCODER).probabilities("picture", values)
     return np.array([by_row[max(0, row - 2) : row + 3].mean(axis=0) for row in range(len(by_row))])
 
 

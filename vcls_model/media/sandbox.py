@@ -85,6 +85,12 @@ class MediaReader:
         """The child's process id; None while there is none."""
         return self._process.pid if self._process else None
 
+    def interrupt(self) -> None:
+        """Kills the child from another thread than that which reads: rows that are being waited for become an error."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
         """Ends the child."""
         process, self._process = self._process, None

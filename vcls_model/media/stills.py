@@ -10,6 +10,7 @@ import select
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,8 +64,12 @@ class StillDecoder:
                 "processes (ulimit -a)?"
             ) from error
 
-    def decode(self, jpeg: bytes) -> np.ndarray:
+    def decode(self, jpeg: bytes, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         """The pixels of a JPEG file: RGB, (size, size, 3), uint8.
+
+        Args:
+            jpeg: the file.
+            meanwhile: done while the child decodes; counts for the deadline. What it raises ends the child.
 
         Raises:
             MediaError: damaged, deadline or crashed.
@@ -74,6 +79,8 @@ class StillDecoder:
         deadline = time.monotonic() + self.seconds
         try:
             self._write(_LENGTH.pack(len(jpeg)) + jpeg, deadline)
+            if meanwhile is not None:
+                meanwhile()
             failed = self._read(1, deadline) != b"\x00"
             if failed:
                 length = _LENGTH.unpack(self._read(_LENGTH.size, deadline))[0]
@@ -81,7 +88,7 @@ class StillDecoder:
             else:
                 size = self.picture_format.size
                 pixels = self._read(size * size * 3, deadline)
-        except MediaError:
+        except BaseException:  # an answer that nobody has read would be taken for the next picture's
             self.close()
             raise
         if failed:

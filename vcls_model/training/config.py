@@ -37,7 +37,7 @@ class TrainConfig:
         freeze: globs of layers that do not learn.
         unfreeze_after: epochs after which they do; 0 never.
         rate_scales: (glob over variables, factor on the learning rate).
-        verbose: print progress bars.
+        verbose: show progress.
         recipe: names of the flags whose values are those of the model's recipe.
         recipe_notes: why some of them differ from the recipe; see `training.recipes`.
     """

@@ -112,7 +112,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help=f"how frames are sampled in training: one of {', '.join(FRAME_SAMPLINGS)} {DEFAULT}",
     )
     add("--max_frames", type=int, default=read.max_frames, help=f"largest number of frames per video {DEFAULT}")
-    add("--quiet", action="store_true", help="do not print progress bars")
+    add("--quiet", action="store_true", help="show no progress: print warnings and the result alone")
 
 
 def _add_loss_flags(group: argparse._ArgumentGroup) -> None:

@@ -13,6 +13,7 @@ from vcls_model.input.dataset import decode_features
 from vcls_model.input.options import InputOptions
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.schema import FRAMES
+from vcls_model.records.split_ids import copy_split_ids
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import load_vocabulary, write_labels_csv
 from vcls_model.saved_models import refuse_programs
@@ -89,7 +90,7 @@ def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member
     first = infos[0]
     for path, info in zip(paths[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):
-            if info.get(key) != first.get(key):
+            if info.get(key) != first.get(key) and not (key == "split" and _same_split(info, first)):
                 raise UsageError(
                     f"{path} and {paths[0]} cannot be joined: their {key} differs "
                     f"({info.get(key)} and {first.get(key)})"
@@ -101,6 +102,13 @@ def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member
     for path in paths:
         refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=trusted)
     return tuple(Member(path, info, load_saved_model(path)) for path, info in zip(paths, infos, strict=True))
+
+
+def _same_split(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the data of two models were split alike, as far as both say: earlier versions did not list the ids."""
+    splits = [dict(info.get("split") or {}) for info in (one, other)]
+    listed = [split.pop("ids", None) for split in splits]
+    return splits[0] == splits[1] and (None in listed or listed[0] == listed[1])
 
 
 def _same_features(members: Sequence[Member]) -> bool:
@@ -168,6 +176,7 @@ def join_members(
     labels = storage.join(members[0].path, "labels.csv")
     classes = [dataclasses.replace(entry, best_threshold=None) for entry in load_vocabulary(labels, class_count)]
     storage.write_text(storage.join(output, "labels.csv"), write_labels_csv(classes, validation.thresholds))
+    copy_split_ids(members[0].path, output)
     info = {**_describe(members, weights, combine, validation), "presence": presence}
     storage.write_json(storage.join(output, "info.json"), info)
     shown = validation.headline() if data is not None else "skipped (no --data)"

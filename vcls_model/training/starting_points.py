@@ -26,12 +26,13 @@ from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
-from vcls_model.records.schema import Modality
+from vcls_model.records.schema import TEXT, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
 from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
+from vcls_model.training.checkpoints import bears_missing
 from vcls_model.training.config import TrainConfig
 
 # What info.json must say of a model that training starts from.
@@ -65,7 +66,9 @@ def refuse_too_large(
         UsageError: names the hyperparameter.
     """
     memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    narrowest = min(class_count, *(modality.width for modality in modalities))
+    # A layer that reads a text alone reads at least `text_width` values.
+    width = int(hyperparameters.get("text_width", 1))
+    narrowest = min(class_count, *(width if each.kind == TEXT else each.width for each in modalities))
     for name, value in hyperparameters.items():
         sizes = [size for size in (value if isinstance(value, tuple | list) else [value]) if type(size) is int]
         needed = max(sizes, default=0) * narrowest * 16
@@ -101,7 +104,10 @@ def make_model(
         )
     projects = bool(config.hyperparameters["label_projection"])
     directions = pretrained.label_directions() if pretrained and projects else None
-    knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
+    presence = data.may_lack and not (config.resume and not bears_missing(config.output))
+    knowledge = training_knowledge(
+        data, modalities, config.hyperparameters, config.options.read, directions, presence=presence
+    )
     with strategy.scope():
         try:
             model = build_model(
@@ -109,7 +115,7 @@ def make_model(
                 modalities,
                 data.class_count,
                 class_prior=class_prior(data) if config.class_prior else None,
-                presence=data.may_lack,
+                presence=presence,
                 **knowledge,
                 **config.hyperparameters,
             )
@@ -148,18 +154,26 @@ def training_knowledge(
     hyperparameters: Mapping[str, Any],
     read: InputOptions,
     label_directions: LabelDirections | None = None,
+    presence: bool = True,
 ) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
 
     Args:
         data, modalities, hyperparameters, read: of the model to build.
         label_directions: those of a pretrained model, to be used instead of counting in these videos.
+        presence: the model takes the presence of its modalities, where a video may lack one.
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
         above 0 and `raw_values` for `input_norm=l2`.
+
+    Raises:
+        UsageError: there are only texts, whose vectors a model has yet to learn.
     """
     knowledge: dict[str, Any] = {}
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
+    if not modalities and (hyperparameters["label_projection"] or hyperparameters["neighbours"]):
+        raise UsageError("--label_projection and --neighbours compare vectors or frames: this dataset has only texts")
     raw = find_raw_values(data, modalities) if hyperparameters.get("input_norm") == "l2" else {}
     if raw:
         knowledge["raw_values"] = raw
@@ -186,7 +200,7 @@ def training_knowledge(
             data.class_count,
             directions=knowledge.get("label_directions"),
             modality_norm=hyperparameters["modality_norm"],
-            presence=data.may_lack,
+            presence=presence and data.may_lack,
         )
     return knowledge
 

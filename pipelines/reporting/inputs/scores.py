@@ -12,7 +12,7 @@ from pipelines.reporting.inputs.manifests import read_classes, read_history, tra
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, shared_names, unnamed_classes
-from vcls_model.states import Metrics, ScoresInfo, read_state
+from vcls_model.states import ScoresInfo, StoredMetrics, read_state
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
@@ -173,7 +173,7 @@ def read_scores(path: str) -> Scores:
             {},
             read_history(path),
         )
-    summary: dict[str, Any] = dict(read_state(storage.join(path, "metrics.json"), Metrics))
+    summary: dict[str, Any] = dict(read_state(storage.join(path, "metrics.json"), StoredMetrics))
     per_class = read_table(path, "per_class.csv")
     if not per_class:
         raise JobError(f"{path} has metrics.json but no per_class.csv: the directory is incomplete; score again")

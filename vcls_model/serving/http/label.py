@@ -99,6 +99,7 @@ class _Work:
         self._scratch = tempfile.TemporaryDirectory(prefix="vcls-")
         self._path = os.path.join(self._scratch.name, "media")
         self._cancelled = False
+        self._labeller: FileLabeller | None = None
         self._running: asyncio.Future[None] | None = None
 
     async def receive(self, request: Request) -> None:
@@ -133,6 +134,8 @@ class _Work:
     async def finish(self) -> None:
         """Ends the work, where its client has left, and gives its place back."""
         self._cancelled = True
+        if self._labeller is not None:
+            self._labeller.interrupt()
         if self._running is not None:
             await asyncio.shield(asyncio.wait({self._running}))
         self.discard()
@@ -168,6 +171,7 @@ class _Work:
         limits = Limits(max_seconds=settings.most_media_seconds, protocols=("file",))
         try:
             with FileLabeller(engine.model, engine.options, score=self._score, limits=limits) as labeller:
+                self._labeller = labeller
                 for step in labeller.label(self._path):
                     if self._cancelled:
                         return

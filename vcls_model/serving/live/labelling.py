@@ -152,6 +152,10 @@ class FileLabeller:
         self.labels = film.finish(outcome.seconds, outcome.message, self._score)
         yield FileProgress(outcome.seconds, outcome.seconds)
 
+    def interrupt(self) -> None:
+        """Ends the file that another thread labels, with an error there."""
+        self._reader.interrupt()
+
     def close(self) -> None:
         """Ends the decoding process."""
         self._reader.close()
