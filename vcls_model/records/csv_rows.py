@@ -41,6 +41,8 @@ _CHARACTERS_SHOWN = 80
 # Headings beyond this length hold no number that puts columns in order; the widest row has megabytes.
 _LONGEST_NUMBERED = 200
 _LONGEST_LINE_BYTES = 128 << 20
+# What a cell of labels must hold, for messages.
+_INDICES = "class indices separated by ';'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -408,7 +410,7 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         raise RecordError("empty_id", "the id is empty")
     unknown = 0
     try:
-        labels = class_names(options.class_names).labels_of(cells[layout.labels], columns[layout.labels])
+        labels = class_names(options.class_names).labels_of(cells[layout.labels], columns[layout.labels], _INDICES)
     except UnknownLabel as error:
         if not options.drop_unknown_labels:
             raise RecordError("unknown_label", str(error), video_id) from None
@@ -444,7 +446,7 @@ def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[i
     unknown = 0
     for part in cell.split(";"):
         try:
-            labels += class_names(options.class_names).labels_of(part, where)
+            labels += class_names(options.class_names).labels_of(part, where, _INDICES)
         except UnknownLabel:
             unknown += 1
     return labels, unknown

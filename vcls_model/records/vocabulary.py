@@ -115,21 +115,22 @@ class ClassNames:
         for name, indices in self._exact.items():
             self._folded.setdefault(name.casefold(), []).extend(indices)
 
-    def labels_of(self, cell: str, where: str) -> list[int]:
+    def labels_of(self, cell: str, where: str, what: str = "class indices") -> list[int]:
         """The class indices in a cell: separated by `;`, indices by blanks as well. A number is an index.
 
         Args:
             cell: text; empty text gives none.
             where: what the message begins with.
+            what: what it says that was expected.
 
         Raises:
             JobError: a label is neither a whole number nor the name of one class.
         """
-        return [index for part in cell.split(";") for index in self._part(part.strip(), where)]
+        return [index for part in cell.split(";") for index in self._part(part.strip(), where, what)]
 
-    def _part(self, part: str, where: str) -> list[int]:
+    def _part(self, part: str, where: str, what: str) -> list[int]:
         try:
-            return [tables.whole_number(number, where, "class indices separated by ';'") for number in part.split()]
+            return [tables.whole_number(number, where, what) for number in part.split()]
         except JobError:
             if not self._exact:
                 raise
