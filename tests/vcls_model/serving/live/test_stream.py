@@ -175,7 +175,7 @@ def test_live_equals_the_score_job_on_every_prefix(
 
 
 def test_a_stream_without_sound_lacks_it_where_the_model_bears_that() -> None:
-    """Of frames there are none, of a vector no number; once a row had it, the others are filled as a record pads them."""
+    """Of frames there are none, of a vector no number; once a row had it, the others are filled."""
     modalities = (*CODES, Modality("title", 2, VECTOR, "float32"))
     bearing, plain = (FrameRing(modalities, capacity=5, masks=masks) for masks in (True, False))
     for ring in (bearing, plain):
