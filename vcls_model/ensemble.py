@@ -11,38 +11,19 @@ trains the members first, into `members/` of the output directory; --resume cont
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
-from vcls_model.records.transformed import TransformedData, open_transformed
+from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.serving.combining import COMBINATIONS
 from vcls_model.train import make_plan as plan_training
 from vcls_model.train import train
 from vcls_model.training.flags import parse_config as parse_training
-from vcls_model.training.members import EnsembleConfig, member_flags
-
-if TYPE_CHECKING:
-    from vcls_model.training.joining import Member
-
-
-@dataclasses.dataclass(frozen=True)
-class EnsemblePlan:
-    """An ensemble whose members fit each other.
-
-    Attributes:
-        config: the ensemble.
-        members: the models that it joins.
-        data: the dataset to choose thresholds on, or None.
-    """
-
-    config: EnsembleConfig
-    members: tuple["Member", ...]
-    data: TransformedData | None
+from vcls_model.training.members import EnsembleConfig, EnsemblePlan, member_flags
 
 
 def make_parser() -> Parser:

@@ -1,42 +1,17 @@
 """Trains a model on a transformed dataset and exports it with the transform graph inside; see `--help`."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from vcls_model.commands import JobError, main
 from vcls_model.models import select_modalities
 from vcls_model.records.schema import FRAMES
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import ineffective_flags, parse_config
+from vcls_model.training.planning import TrainPlan, make_trainer
 from vcls_model.training.recipes import fit_config, keep_pretrained, misfits, recipe_text
-
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from vcls_model.records.transformed import TransformedData, TransformedModality
-    from vcls_model.training.loop import Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainPlan:
-    """A run whose flags fit the data.
-
-    Attributes:
-        config: the run.
-        strategy: where its steps run.
-        data: the dataset.
-        modalities: the features that the model takes.
-        done: the `info.json` of a finished run that `--resume` has nothing to add to, or None.
-    """
-
-    config: TrainConfig
-    strategy: "tf.distribute.Strategy"
-    data: "TransformedData"
-    modalities: tuple["TransformedModality", ...]
-    done: dict[str, Any] | None
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -131,27 +106,6 @@ def train(plan: TrainPlan) -> dict[str, Any]:
         raise JobError("another worker of TF_CONFIG has ended or cannot be reached: see its output") from error
     finally:
         keras.config.set_dtype_policy("float32")
-
-
-def make_trainer(plan: TrainPlan) -> "Trainer":
-    """The trainer of a run, whose model is built and has its initial weights."""
-    from vcls_model.training.fine_tuning import FineTuning
-    from vcls_model.training.loop import Trainer
-    from vcls_model.training.starting_points import load_teacher, make_model
-
-    config, data = plan.config, plan.data
-    return Trainer(
-        make_model(config, data, plan.modalities, plan.strategy),
-        data,
-        plan.modalities,
-        config.options,
-        config.output,
-        strategy=plan.strategy,
-        teachers=[load_teacher(path, plan.modalities, data) for path in config.teachers],
-        fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales, config.new_head),
-        config_hash=config.fingerprint(data.info),
-        verbose=config.verbose,
-    )
 
 
 def command() -> NoReturn:

@@ -30,8 +30,9 @@ from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
 from vcls_model.models.presence import Presence
+from vcls_model.models.texts import embed_texts
 from vcls_model.records.raw_values import RawValues
-from vcls_model.records.schema import FRAMES, VECTOR, Modality
+from vcls_model.records.schema import FRAMES, TEXT, VECTOR, Modality
 from vcls_model.records.transformed import presence_name
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
@@ -60,6 +61,9 @@ def assemble(
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities, presence)
+    texts, text_modalities = embed_texts(inputs, modalities, options)
+    # Projection and neighbours compare features as they are in the data; the vectors of texts are learned.
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
     senses = Presence(modalities, inputs)
     values = _input_values(inputs, modalities, options, raw_values, senses)
     features = _features(values, frame_mask, modalities, frame_level, senses)
@@ -67,18 +71,19 @@ def assemble(
     if options["label_projection"]:
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions, senses)]
     features = _dropped_out(features, modalities, options)
+    texts = _dropped_out(texts, text_modalities, options)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
-    around: list[Branch] = []
+    vectors: list[tuple[KerasTensor, Modality]] = []
+    trunk_modalities = list(modalities)
     if frame_level and not options["label_projection"]:
-        around = [
-            Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False)
-            for tensor, modality in zip(features, modalities, strict=True)
-            if modality.kind == VECTOR
-        ]
+        vectors = [pair for pair in zip(features, modalities, strict=True) if pair[1].kind == VECTOR]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
+    if frame_level:
+        vectors += zip(texts, text_modalities, strict=True)
     else:
-        trunk_modalities = list(modalities)
+        features, trunk_modalities = [*features, *texts], [*trunk_modalities, *text_modalities]
+    around = [Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False) for tensor, modality in vectors]
     branches = _branches(trunk_modalities, features, frame_mask if frame_level else None, options, senses)
     groups = [[modality.name] for modality in trunk_modalities]
     groups = [sum(groups, [])] if len(branches) == 1 else groups
@@ -86,7 +91,7 @@ def assemble(
         senses.keep(TRUNKS[name](branch), group, f"{branch.prefix}representation_kept")
         for branch, group in zip(branches, groups, strict=True)
     ]
-    groups += [[modality.name] for modality in modalities if around and modality.kind == VECTOR]
+    groups += [[modality.name] for _, modality in vectors]
     head = Head(class_count, options)
     if options["fusion"] == "score":
         represented += [branch.features for branch in around]
@@ -117,15 +122,16 @@ def assemble(
 
 def _inputs(modalities: Sequence[Modality], presence: bool) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
     """The model's inputs by name, and the mask (B, T) of the real frames or None when there are no frames."""
+    shapes = {FRAMES: (None,), TEXT: (None,)}
     inputs = {
         modality.name: keras.Input(
-            (None, modality.width) if modality.kind == FRAMES else (modality.width,), name=modality.name
+            (*shapes.get(modality.kind, ()), 2 if modality.kind == TEXT else modality.width), name=modality.name
         )
         for modality in modalities
     }
     framed = [inputs[modality.name] for modality in modalities if modality.kind == FRAMES]
     if presence:
-        names = [presence_name(modality.name) for modality in modalities]
+        names = [presence_name(modality.name) for modality in modalities if modality.kind != TEXT]
         inputs.update({name: keras.Input((), dtype="float32", name=name) for name in names})
     if not framed:
         return inputs, None
@@ -261,8 +267,9 @@ def _branches(
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
-        fused = join(features, "fused")
-        if len(features) == len(modalities):  # else the projection has joined, and scaled, them
+        projected = bool(options["label_projection"])
+        fused = join(features, "with_texts" if projected else "fused")  # the projection has joined all but the texts
+        if not projected:  # and scaled them
             groups, sizes = [[each.name] for each in modalities], [each.width for each in modalities]
             fused = senses.rescale(fused, groups, sizes, "fused_rescaled")
         return [Branch(fused, frame_mask, options, prefix="", narrow=False)]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
@@ -11,6 +11,9 @@ from vcls_model.models.recipes import ENSEMBLES
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData
 from vcls_model.serving.combining import COMBINATIONS
+
+if TYPE_CHECKING:
+    from vcls_model.training.joining import Member
 
 RECIPES = ("best", "none")
 
@@ -54,6 +57,21 @@ class EnsembleConfig:
         if len(weights) != len(self.models) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
             raise UsageError(f"--weights must be {len(self.models)} positive numbers, got {list(weights)}")
         object.__setattr__(self, "weights", tuple(weight / sum(weights) for weight in weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsemblePlan:
+    """An ensemble whose members fit each other.
+
+    Attributes:
+        config: the ensemble.
+        members: the models that it joins.
+        data: the dataset to choose thresholds on, or None.
+    """
+
+    config: EnsembleConfig
+    members: tuple["Member", ...]
+    data: TransformedData | None
 
 
 def member_flags(data: TransformedData, output: str) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ from vcls_model.models.label_graph import count_label_graph
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
-from vcls_model.records.schema import Modality
+from vcls_model.records.schema import TEXT, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
@@ -66,7 +66,9 @@ def refuse_too_large(
         UsageError: names the hyperparameter.
     """
     memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    narrowest = min(class_count, *(modality.width for modality in modalities))
+    # A layer that reads a text alone reads at least `text_width` values.
+    width = int(hyperparameters.get("text_width", 1))
+    narrowest = min(class_count, *(width if each.kind == TEXT else each.width for each in modalities))
     for name, value in hyperparameters.items():
         sizes = [size for size in (value if isinstance(value, tuple | list) else [value]) if type(size) is int]
         needed = max(sizes, default=0) * narrowest * 16
@@ -92,7 +94,14 @@ def make_model(
     refuse_too_large(config.hyperparameters, modalities, data.class_count)
     pretrained = Pretrained(config.init_from) if config.init_from else None
     if pretrained:
-        pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
+        pretrained.check(
+            config.model,
+            config.hyperparameters,
+            modalities,
+            data,
+            new_head=config.new_head,
+            allow_other_scaling=config.allow_other_scaling,
+        )
     projects = bool(config.hyperparameters["label_projection"])
     directions = pretrained.label_directions() if pretrained and projects else None
     presence = data.may_lack and not (config.resume and not bears_missing(config.output))
@@ -157,8 +166,14 @@ def training_knowledge(
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
         above 0 and `raw_values` for `input_norm=l2`.
+
+    Raises:
+        UsageError: there are only texts, whose vectors a model has yet to learn.
     """
     knowledge: dict[str, Any] = {}
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
+    if not modalities and (hyperparameters["label_projection"] or hyperparameters["neighbours"]):
+        raise UsageError("--label_projection and --neighbours compare vectors or frames: this dataset has only texts")
     raw = find_raw_values(data, modalities) if hyperparameters.get("input_norm") == "l2" else {}
     if raw:
         knowledge["raw_values"] = raw
@@ -255,6 +270,7 @@ class Pretrained:
         data: TransformedData,
         *,
         new_head: bool,
+        allow_other_scaling: bool = False,
     ) -> None:
         """Whether a model can take this one's weights over.
 
@@ -262,10 +278,12 @@ class Pretrained:
             name, hyperparameters, modalities: of the model to build.
             data: what it will be trained on.
             new_head: the layers that depend on the classes are not taken over.
+            allow_other_scaling: it may have been trained on features that were normalised with other statistics.
 
         Raises:
             JobError: this is another architecture, or one of other sizes.
-            UsageError: it takes other features, or its classes differ from the data's and `new_head` is not set.
+            UsageError: it takes other features; or its classes, or the scale of its features, differ from the data's
+                and neither flag allows that.
         """
         theirs = [entry["name"] for entry in self.info["transformed"]]
         ours = [modality.name for modality in modalities]
@@ -282,11 +300,16 @@ class Pretrained:
                 ": --new_head gives the model a new classifier",
             )
         if differing := differences(trained_on(self.info), data.identity, SCALING):
-            print(
-                f"warning: --init_from={self.directory} was trained on features scaled otherwise than those of "
-                f"{data.directory}: {differing} differ; its weights are a start, not a model of this data",
-                file=sys.stderr,
+            found = (
+                f"--init_from={self.directory} was trained on features scaled otherwise than those of "
+                f"{data.directory}: {differing} differ"
             )
+            if not (new_head or allow_other_scaling):
+                raise UsageError(
+                    f"{found}, so that its weights are a start, but not a model of this data; --allow_other_scaling "
+                    "starts from them all the same"
+                )
+            print(f"warning: {found}; its weights are a start, but not a model of this data", file=sys.stderr)
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))
         if model["name"] != name:

@@ -79,6 +79,7 @@ def test_what_a_graph_takes() -> None:
         ({"labels_feature": 7}, "labels_feature must be text"),
         ({"class_count": 0}, "class_count must be a positive integer"),
         ({"class_count": True}, "class_count must be a positive integer"),
+        ({"class_count": 10**12}, "class_count must be at most 1,000,000"),
         ({"segments": "yes"}, "segments must be true or false"),
         ({"encoders": []}, "encoders must be a JSON object"),
     ],
@@ -91,10 +92,12 @@ def test_an_impossible_schema_is_refused(changes: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "text"}, "kind must be"),
+        ({"kind": "speech"}, "kind must be"),
+        ({"kind": "text"}, "encoding must be"),
         ({"level": "clip"}, "level must be"),
         ({"kind": "vector", "level": "frame"}, "contradicts"),
         ({"width": 0}, "width must be"),
+        ({"width": 10**12}, "width must be at most 4,194,304"),
         ({"encoding": "int4"}, "encoding must be"),
         ({"depth": 3}, "depth"),
     ],

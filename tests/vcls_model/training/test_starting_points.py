@@ -296,9 +296,10 @@ def test_remembered_videos_are_never_taken_over(video_data, graphs, tmp_path):
     train.run([f"--data={video_data}", f"--output={tmp_path / 'source'}", *flags])
     keys = {}
     for name, data in (("other", other), ("longer", longer)):
-        train.run(
-            [f"--data={data}", f"--output={tmp_path / f'm_{name}'}", f"--init_from={tmp_path / 'source'}", *flags]
-        )
+        started = [f"--data={data}", f"--output={tmp_path / f'm_{name}'}", f"--init_from={tmp_path / 'source'}", *flags]
+        with pytest.raises(UsageError, match="features scaled otherwise than those of .*--allow_other_scaling starts"):
+            train.run(started)
+        train.run([*started, "--allow_other_scaling"])
         model = keras.saving.load_model(tmp_path / f"m_{name}" / "model.keras")
         keys[name] = np.asarray(model.get_layer("classifier_neighbours").keys)
     theirs = keras.saving.load_model(tmp_path / "source" / "model.keras").get_layer("classifier_neighbours").keys
