@@ -175,3 +175,21 @@ def test_live_equals_the_score_job_on_every_prefix(
     table = parquet.read_table(tmp_path / "scores" / "logits").to_pydict()
     batch = np.array([logits for _, logits in sorted(zip(table["id"], table["logits"], strict=True))])
     assert np.abs(so_far_of_each(LoadedModel(str(output), 7), modalities, codes) - batch).max() <= 1e-5
+
+
+def test_a_stream_without_sound_lacks_it_where_the_model_bears_that() -> None:
+    """Of frames there are none, of a vector no number; once a row had it, the others are filled."""
+    modalities = (*CODES, Modality("title", 2, VECTOR, "float32"))
+    bearing, plain = (FrameRing(modalities, capacity=5, masks=masks) for masks in (True, False))
+    for ring in (bearing, plain):
+        for number in range(3):
+            ring.append({"rgb": np.full(3, number, np.uint8)}, float(number))
+    for video in (bearing.so_far(), bearing.now(2)):
+        assert video["audio"].shape == (0, 2) and np.isnan(video["title"]).all()
+    assert plain.so_far()["audio"].tolist() == [[128, 128]] * 3 and plain.so_far()["title"].tolist() == [0, 0]
+    bearing.append(code_row(7), 3.0)
+    assert bearing.so_far()["audio"].tolist() == [[128, 128]] * 3 + [[14, 14]]
+    bearing.append({"rgb": np.zeros(3, np.uint8)}, 4.0)
+    assert bearing.now(1)["audio"].shape == (0, 2)  # it has gone from the last second
+    batch = batch_features([bearing.now(1), bearing.so_far()], modalities)
+    assert batch["audio"].lengths.tolist() == [0, 5]
