@@ -10,7 +10,7 @@
 | `capacity` | the most streams whose 99th percentile is a second | 6 minutes |
 | `overload` | 120 pictures a second: lag, what was dropped, memory | 1 minute |
 | `memory` | after 1,000 streams that came and went | 2 minutes |
-| `stream` | what a stream holds once its ring is full | 1 minute |
+| `stream` | memory of 8 streams whose rings are full | 1 minute |
 | `predict` | `:predict` of one video-level record, latency at 50 requests a second, throughput | 2 minutes |
 
 The service: `python -m vcls_model.serve` with the default encoders and a frame-level model of 1,000 classes, made here
@@ -163,8 +163,8 @@ def stream(bench: Bench) -> None:
         before = resident_bytes(pid)
         with Watched(pid) as watched:
             asyncio.run(fill_rings(address, 8, 610))
-        grown = (max(watched.bytes) - before) / 8 / 2**20
-        print(f"memory of a stream whose ring is full: {grown:.1f} MiB, as the growth by 8 of them", flush=True)
+        grown = (max(watched.bytes) - before) / 2**20
+        print(f"8 streams whose rings are full: {grown:+.0f} MiB, with the working memory of larger calls", flush=True)
 
 
 def predict(bench: Bench) -> None:
