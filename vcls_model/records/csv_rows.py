@@ -447,7 +447,7 @@ def _value(text: str, column: str, video_id: bytes) -> float:
     try:
         return float(text)
     except ValueError:
-        advice = " (of text, preprocess learns with --text=COLUMN)"
+        advice = " (preprocess learns from a column of text with --text=NAME)" if len(text.split()) > 1 else ""
         if re.fullmatch(r"[-+]?\d*,\d+", text.strip()):
             advice = " (numbers have a decimal point)"
         raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}{advice}", video_id) from None
