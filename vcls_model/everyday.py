@@ -96,18 +96,20 @@ def run(argv: Sequence[str] | None = None) -> "dict[str, MediaLabels]":
 
 def _export(config: EverydayConfig, media: "EmbeddingConfig") -> None:
     from vcls_model import storage
+    from vcls_model.locks import locked_output
     from vcls_model.quiet import start_tensorflow
     from vcls_model.serving.everyday import Everyday
 
     assert config.output is not None
-    storage.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
-    everyday = Everyday.load(config.image_encoder)
-    start_tensorflow()
-    from vcls_model.serving.everyday_export import export_everyday
+    with locked_output(config.output, "everyday", take_over=config.overwrite):
+        storage.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
+        everyday = Everyday.load(config.image_encoder)
+        start_tensorflow()
+        from vcls_model.serving.everyday_export import export_everyday
 
-    if config.overwrite:
-        storage.empty_directory(config.output)
-    export_everyday(everyday, media, config.output)
+        if config.overwrite:
+            storage.empty_directory(config.output)
+        export_everyday(everyday, media, config.output)
     print(f"a model of {len(everyday.classes):,} everyday classes in {config.output}")
 
 

@@ -16,14 +16,14 @@ from pipelines.reporting.findings.recommendations import Recommendation, Rival, 
 from pipelines.reporting.inputs import predictions
 from pipelines.reporting.inputs.manifests import (
     read_classes,
+    read_dataset_info,
     read_dead_letters,
     read_history,
-    read_manifest,
     train_counts,
 )
 from pipelines.reporting.inputs.media import Timeline, scored_media
 from pipelines.reporting.inputs.modalities import read_worth
-from pipelines.reporting.inputs.pairing import Pairing, pair_runs
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
@@ -110,6 +110,9 @@ def _baseline(scores: Scores, config: ReportConfig) -> tuple[Scores, Pairing] | 
         return None, None
     baseline = read_scores(config.baseline)
     check_same_classes(scores, baseline)
+    # Loads the compiled kernels of the metrics, which a report without a baseline does not need.
+    from pipelines.reporting.inputs.outcomes import pair_runs
+
     return baseline, pair_runs(scores, baseline)
 
 
@@ -132,7 +135,17 @@ def _media(scores: Scores, config: ReportConfig) -> tuple[list[Timeline], dict[s
         sheets = {video_id: sheet.pictures(video_id, _SHEET_PICTURES) for video_id in dict.fromkeys(shown)}
         timelines = []
         if directory:
-            timelines = list(read_timelines(directory, files, chosen, _TIMELINE_CLASSES, sheet, _TIMELINE_PICTURES))
+            timelines = list(
+                read_timelines(
+                    directory,
+                    files,
+                    chosen,
+                    _TIMELINE_CLASSES,
+                    sheet,
+                    _TIMELINE_PICTURES,
+                    trusted=config.trust_model,
+                )
+            )
     return timelines, sheets
 
 
@@ -194,7 +207,7 @@ def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
         model = read_model_info(config.model)
     data: dict[str, Any] = {}
     if config.data:
-        data = read_manifest(config.data, "the data directory")
+        data = read_dataset_info(config.data)
     elif isinstance(model.get("data"), Mapping):
         data = dict(model["data"].get("info") or model["data"])
     for what, path, manifest in (("model", config.model, model), ("dataset", config.data, data)):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipelines import extract, report, score
 from pipelines.reporting.inputs.media import MediaFiles, scored_media
+from tests.fixtures.scoring import guilty_copy
 from vcls_model import everyday
 from vcls_model.commands import UsageError
 from vcls_model.embedding import Embedder, EmbeddingConfig
@@ -57,6 +58,15 @@ def scores(sample: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
 def jpegs(page: str) -> list[Image.Image]:
     found = re.findall(r'<img class="sheet" src="data:image/jpeg;base64,([^"]+)"', page)
     return [Image.open(io.BytesIO(base64.b64decode(content))) for content in found]
+
+
+def test_a_model_that_may_do_more_than_compute_is_refused(
+    sample: Path, scores: Path, model: Path, tmp_path: Path
+) -> None:
+    guilty = guilty_copy(model, tmp_path / "guilty")
+    flags = [f"--scores={scores}", f"--media={sample}/video/V_*.mp4", f"--model={guilty}"]
+    with pytest.raises(UsageError, match="the model .*guilty has operations that may do more than compute: WriteFile"):
+        report.run([*flags, f"--output={tmp_path / 'out'}"])
 
 
 def test_examples_have_pictures_and_videos_a_timeline(sample: Path, scores: Path, model: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def padded(videos, names, limit, sampling="all"):
         for row, count in enumerate(counts):
             chosen = codes[row][seen_frames(len(codes[row]), limit, sampling)]
             features[name][row, :count] = chosen * (8 / 255) - 4
-    return features
+    return training_data.whole(features)
 
 
 def test_training_learns_and_leaves_a_whole_model_directory(trained):
@@ -201,7 +201,7 @@ def test_frames_and_vectors_are_trained_on_together_and_served(flags, mixed_data
     ]
     raw = training_data.make_videos(schema, 12, 9)
     done = training_data.transform(raw, schema, statistics_of(schema))
-    features = {**padded(done, ["rgb", "audio"], 5), "title": done.features["title"]}
+    features = {**padded(done, ["rgb", "audio"], 5), "title": done.features["title"], "has_title": np.ones(12)}
     expected = keras.models.load_model(output / "model.keras")(features)
     served = tf.saved_model.load(str(output / "saved_model")).signatures
     records = tf.constant(training_data.serialize_raw(raw, schema))

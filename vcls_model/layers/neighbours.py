@@ -202,6 +202,15 @@ class SharedNeighbourVote(NeighbourVote):
         presence: float (B, M), 1 where a video has a modality.
 
     Output shape: logits float32 (B, C).
+
+    Example:
+        >>> keys, labels = np.eye(2, dtype="float32"), np.array([[0], [1]], "int32")
+        >>> grams = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], "float32")  # the first has only the first, and so on
+        >>> options = {"neighbours": 1, "weight": 0.5, "keys": keys, "labels": labels, "grams": grams}
+        >>> vote = SharedNeighbourVote(2, 1, sizes=[1, 1], complete=False, presence=np.eye(2), **options)
+        >>> logits = vote(np.zeros((1, 2)), np.array([[0.0, 7.0]]), np.array([[0.0, 1.0]]))  # sees the second alone
+        >>> [round(1 / (1 + float(np.exp(-value))), 2) for value in np.array(logits)[0]]
+        [0.25, 0.75]
     """
 
     def __init__(

@@ -33,6 +33,10 @@ class PresenceTable(keras.layers.Layer):
     """The presence of each modality, float (B,) each, side by side.
 
     Output shape: float32 (B, M).
+
+    Example:
+        >>> np.array(PresenceTable()([np.array([1.0, 1.0]), np.array([0.0, 1.0])])).tolist()
+        [[1.0, 0.0], [1.0, 1.0]]
     """
 
     def call(self, presences: Any) -> Any:
@@ -94,6 +98,11 @@ class PresentFrames(_PresenceLayer):
         presence: float (B, M).
 
     Output shape: bool (B, T).
+
+    Example:
+        >>> mask, presence = np.array([[True, False], [True, True]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> np.array(PresentFrames([0])(mask, presence)).tolist()
+        [[True, False], [False, False]]
     """
 
     def call(self, frame_mask: Any, presence: Any) -> Any:

@@ -98,6 +98,12 @@ class PresentProjection(LabelProjection):
         presence: float (B, M), 1 where a video has a modality.
 
     Output shape: (B, …, K).
+
+    Example:
+        >>> mean, directions, strengths = np.ones(2, "float32"), np.eye(2, dtype="float32"), np.ones(2, "float32")
+        >>> layer = PresentProjection([1, 1], power=1.0, mean=mean, directions=directions, strengths=strengths)
+        >>> np.array(layer(np.array([[3.0, 0.0]]), np.array([[1.0, 0.0]]))).round(2).tolist()  # of length 9 · √2
+        [[12.729999542236328, 0.0]]
     """
 
     def __init__(self, sizes: Sequence[int], **kwargs: Any) -> None:

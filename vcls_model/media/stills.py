@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media.children import end_child, start_child
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
@@ -45,7 +46,7 @@ class StillDecoder:
         """Starts the child, where there is none; else the first picture does, and waits for it.
 
         Raises:
-            RuntimeError: it cannot start.
+            JobError: it cannot start.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -58,7 +59,10 @@ class StillDecoder:
             self._read(1, time.monotonic() + _START_SECONDS)
         except MediaError as error:
             self.close()
-            raise RuntimeError("the process that decodes pictures cannot start") from error
+            raise JobError(
+                "the process that decodes pictures cannot start: is there a limit on its memory or on the number of "
+                "processes (ulimit -a)?"
+            ) from error
 
     def decode(self, jpeg: bytes, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         """The pixels of a JPEG file: RGB, (size, size, 3), uint8.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -388,7 +387,4 @@ def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    storage.write_atomically(str(path), content)

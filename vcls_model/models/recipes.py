@@ -44,6 +44,7 @@ VIDEO_RECIPE = Recipe(
             "decay": "cosine",
             "warmup_examples": 9_000,
             "mixup": 0.4,
+            "modality_dropout": 0.15,
             "precision": "mixed_bfloat16",
         }
     ),
@@ -62,6 +63,7 @@ FRAME_RECIPE = Recipe(
             "learning_rate": 0.001,
             "decay": "cosine",
             "mixup": 0.4,
+            "modality_dropout": 0.15,
             "precision": "mixed_bfloat16",
         }
     ),

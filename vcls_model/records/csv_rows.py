@@ -37,6 +37,10 @@ _ALL_FEATURES = "features"
 _COUNTERS = ("index", "level_0")
 _HEADER_BYTES = 1 << 20
 _NAMES_SHOWN = 8
+_CHARACTERS_SHOWN = 80
+# Headings beyond this length hold no number that puts columns in order; the widest row has megabytes.
+_LONGEST_NUMBERED = 200
+_LONGEST_LINE_BYTES = 128 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +169,9 @@ def _by_name(header: tables.Header, values: Sequence[int], expected: Sequence[st
         JobError: one is missing, or there are others.
     """
     places = {header.names[column].lower(): column for column in values}
+    wanted = {name.lower() for name in expected}
     missing = [name for name in expected if name.lower() not in places]
-    others = [name for name in places if name not in {name.lower() for name in expected}]
+    others = [name for name in places if name not in wanted]
     if missing or others:
         parts = [f"lacks {_shown(missing)}"] if missing else []
         parts += [f"has {_shown([header.names[places[name]] for name in others])} in addition"] if others else []
@@ -190,7 +195,8 @@ def _check_widths(layout: _Layout, modalities: Sequence[Modality], path: str) ->
 def _modalities(names: Sequence[str], columns: Sequence[int]) -> dict[str, tuple[int, ...]]:
     numbered_columns: dict[str, dict[int, int]] = {}
     for column in columns:
-        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column])
+        short = len(names[column]) <= _LONGEST_NUMBERED
+        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column]) if short else None
         if not numbered or not numbered.group(1):
             return {_ALL_FEATURES: tuple(columns)}
         name = numbered.group(1).replace("/", "_")  # a modality's name holds no slash
@@ -231,6 +237,8 @@ def _lines(source: ByteSource, path: str, block_bytes: int) -> Iterator[tuple[in
             yield line, block[:end]
             line += block.count(b"\n", 0, end)
         rest = block[end:]
+        if len(rest) > _LONGEST_LINE_BYTES:
+            raise JobError(f"{path}, line {line}: it has more than {_LONGEST_LINE_BYTES >> 20} MB, as no row has")
 
 
 def read_csv_batches(
@@ -408,8 +416,9 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
     except JobError as error:
         raise RecordError("wrong_type", str(error), video_id) from None
     known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]
+    distinct = set(known)
     for label in labels:
-        if label not in known and not options.drop_unknown_labels:
+        if label not in distinct and not options.drop_unknown_labels:
             raise RecordError(
                 "label_out_of_range", f"the label {label} lies outside [0, {options.class_count})", video_id
             )
@@ -419,14 +428,14 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         values = np.array([_value(cells[column], columns[column], video_id) for column in layout.features], np.float32)
     if not np.isfinite(values).all():
         wrong = layout.features[int(np.argmin(np.isfinite(values)))]
-        message = f"{columns[wrong]} is {cells[wrong].strip()}: NaN, infinite, or beyond float32"
+        message = f"{columns[wrong]} is {cells[wrong].strip()[:_CHARACTERS_SHOWN]}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
     unknown += len(labels) - len(known)
     texts = {
         name: b"" if column is None else cells[column].encode(errors="surrogateescape")
         for name, column in layout.texts.items()
     }
-    return _Row(number, video_id, sorted(set(known)), values, len(known) - len(set(known)), unknown, texts)
+    return _Row(number, video_id, sorted(distinct), values, len(known) - len(distinct), unknown, texts)
 
 
 def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[int], int]:
@@ -445,12 +454,15 @@ def _value(text: str, column: str, video_id: bytes) -> float:
     if not text.strip():
         raise RecordError("missing_feature", f"{column} is empty", video_id)
     try:
+        if "_" in text:  # of Python's numbers alone
+            raise ValueError
         return float(text)
     except ValueError:
-        advice = " (preprocess learns from a column of text with --text=NAME)" if len(text.split()) > 1 else ""
-        if re.fullmatch(r"[-+]?\d*,\d+", text.strip()):
+        shown = text.strip()[:_CHARACTERS_SHOWN]
+        advice = " (preprocess learns from a column of text with --text=NAME)" if len(shown.split()) > 1 else ""
+        if re.fullmatch(r"[-+]?\d*,\d+", shown):
             advice = " (numbers have a decimal point)"
-        raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}{advice}", video_id) from None
+        raise RecordError("wrong_type", f"{column} must be a number, got {shown!r}{advice}", video_id) from None
 
 
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:

@@ -20,7 +20,7 @@ from vcls_model.records.schema import (
     text_modality,
 )
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import absolute, exists, join, read_bytes, read_json, to_json
+from vcls_model.storage import exists, join, read_json, read_small, resolved, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -135,7 +135,7 @@ def _resolve(name: str, shard: str, known: RecordSchema | None, texts: Sequence[
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return _with_columns(with_texts(schema_from_json(read_bytes(name), name), texts), shard)
+        return _with_columns(with_texts(schema_from_json(read_small(name), name), texts), shard)
     return schema_by_name(name)
 
 
@@ -167,8 +167,8 @@ def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
         shards: paths of the input files.
         what_to_name: what the command reads instead, for the message.
     """
-    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
-        above, _, split = absolute(directory).rstrip("/").rpartition("/")
+    for directory in dict.fromkeys(resolved(shard).rpartition("/")[0] for shard in shards):
+        above, _, split = directory.rpartition("/")
         info_path = join(above, "info.json")
         if split not in SPLITS or not exists(info_path):
             continue
@@ -189,8 +189,8 @@ def check_made_alike(shards: Sequence[str]) -> None:
     for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
         if not exists(directory + SCHEMA_FILE):
             continue
-        schema = schema_from_json(read_bytes(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
-        listed = read_bytes(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
+        schema = schema_from_json(read_small(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
+        listed = read_small(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
         if first is None:
             first = directory, schema, listed
         elif (schema.modalities, schema.encoders) != (first[1].modalities, first[1].encoders):

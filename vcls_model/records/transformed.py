@@ -9,6 +9,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity
 from vcls_model.records.schema import (
+    MOST_CLASSES,
     REQUANTISE,
     Modality,
     Quantisation,
@@ -107,9 +108,10 @@ class TransformedData:
         count = self.info["splits"].get(split, {}).get("shards")
         if count is None:
             return [storage.join(directory, name) for name in present]
-        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+        # No more of them are named than can tell what is missing: `count` may be anything.
+        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(min(count, len(present) + 1))]
         if names != present:
-            _refuse_other_files(directory, names, present)
+            _refuse_other_files(directory, count, names, present)
         return [storage.join(directory, name) for name in names]
 
     def training_shards(self) -> list[str]:
@@ -137,11 +139,11 @@ class TransformedData:
         return counts.get(split) if isinstance(counts, Mapping) else None
 
 
-def _refuse_other_files(directory: str, names: Sequence[str], present: Sequence[str]) -> NoReturn:
+def _refuse_other_files(directory: str, count: int, names: Sequence[str], present: Sequence[str]) -> NoReturn:
     missing, others = sorted(set(names) - set(present)), sorted(set(present) - set(names))
     found = f"{missing[0]} is missing" if missing else f"{others[0]} is none of them"
     raise JobError(
-        f"{directory} does not hold the {len(names)} shards that preprocess finished, but {len(present)} "
+        f"{directory} does not hold the {count:,} shards that preprocess finished, but {len(present)} "
         f"({found}): preprocess again with --overwrite"
     )
 
@@ -164,6 +166,8 @@ def open_transformed(directory: str) -> TransformedData:
             modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
         except UsageError as error:
             raise JobError(f"{path}: {error}") from None
+        if not 1 <= info["class_count"] <= MOST_CLASSES:
+            raise JobError(f"{path}: class_count must lie between 1 and {MOST_CLASSES:,}, got {info['class_count']}")
         records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
         return TransformedData(
             directory, schema_from_dict(info["schema"], path), modalities, int(info["class_count"]), records, info

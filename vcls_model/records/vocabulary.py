@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vcls_model import spreadsheets, storage, tables
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import MOST_CLASSES
 
 _VERTICAL_COLUMNS = ("vertical1", "vertical2", "vertical3")
 _COLUMNS = (
@@ -17,7 +18,6 @@ _COLUMNS = (
     tables.Column("train_count", ("trainvideocount",), required=False),
     tables.Column("best_threshold", required=False),
 )
-_MOST_CLASSES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,10 @@ def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo
 
     Raises:
         UsageError: as there.
+        JobError: it is too large for one, or no file.
         OSError: there is no such file.
     """
-    return read_vocabulary(storage.read_bytes(path), path, class_count)
+    return read_vocabulary(storage.read_small(path), path, class_count)
 
 
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
@@ -219,8 +220,8 @@ def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
 
 def _class_info(row: tables.Row) -> ClassInfo:
     index = tables.whole_number(row["index"], row.where, "the index of a class")
-    if not 0 <= index < _MOST_CLASSES:
-        raise JobError(f"{row.where}: the index {index} is outside [0, {_MOST_CLASSES})")
+    if not 0 <= index < MOST_CLASSES:
+        raise JobError(f"{row.where}: the index {index} is outside [0, {MOST_CLASSES})")
     machine_id = row.get("mid")
     name = spreadsheets.original(row.get("name") or "") or (
         f"class {index} ({machine_id})" if machine_id else f"class {index}"

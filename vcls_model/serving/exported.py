@@ -20,7 +20,8 @@ from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
-from vcls_model.states import ModelInfo, read_state
+from vcls_model.saved_models import LARGEST_GRAPH_BYTES
+from vcls_model.states import ExportedInfo, read_state
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
@@ -50,7 +51,7 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
             )
     path = storage.join(directory, "info.json")
     try:
-        info: dict[str, Any] = dict(read_state(path, ModelInfo))
+        info: dict[str, Any] = dict(read_state(path, ExportedInfo))
     except JobError as error:
         raise UsageError(str(error)) from None
     for key in keys:
@@ -106,7 +107,9 @@ def read_exported_model(path: str) -> ExportedModel:
         UsageError: see `read_model_info`; or its vocabulary does not match its class count.
     """
     info = read_model_info(path)
-    info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
+    info_bytes, labels_csv, graph = (
+        storage.read_small(storage.join(path, *name.split("/")), LARGEST_GRAPH_BYTES) for name in _FINISHED
+    )
     info_path = storage.join(path, "info.json")
     class_count = info["class_count"]
     if type(class_count) is not int or class_count < 1:

@@ -33,6 +33,7 @@ class TrainConfig:
         teachers: directories of exported models to distil.
         init_from: directory of an exported model whose weights are taken over; empty starts from scratch.
         new_head: initialise the layers that depend on the classes instead of taking them over.
+        allow_other_scaling: take weights over although the data are normalised otherwise.
         freeze: globs of layers that do not learn.
         unfreeze_after: epochs after which they do; 0 never.
         rate_scales: (glob over variables, factor on the learning rate).
@@ -56,6 +57,7 @@ class TrainConfig:
     teachers: tuple[str, ...] = ()
     init_from: str = ""
     new_head: bool = False
+    allow_other_scaling: bool = False
     freeze: tuple[str, ...] = ()
     unfreeze_after: int = 0
     rate_scales: tuple[tuple[str, float], ...] = ()
@@ -90,6 +92,7 @@ class TrainConfig:
             "resume",
             "overwrite",
             "trust_model",
+            "allow_other_scaling",
             "verbose",
             "distribution",
             "devices",

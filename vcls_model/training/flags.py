@@ -239,6 +239,11 @@ def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
     add("--init_from", default="", metavar="DIR", help="start from the weights of this exported model")
     add("--new_head", action="store_true", help="initialise the classifier at random; take over all other layers")
     add(
+        "--allow_other_scaling",
+        action="store_true",
+        help="start from a model of features that were normalised with other statistics than --data, as --new_head may",
+    )
+    add(
         "--freeze",
         action="append",
         default=[],
@@ -414,6 +419,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         teachers=tuple(args.teacher),
         init_from=args.init_from,
         new_head=args.new_head,
+        allow_other_scaling=args.allow_other_scaling,
         freeze=tuple(args.freeze),
         unfreeze_after=args.unfreeze_after,
         rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),

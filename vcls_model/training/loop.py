@@ -162,7 +162,7 @@ class Trainer:
         groups: dict[str, Sequence[Any]] = {"model": model.variables, "optimizer": self.optimizer.variables}
         if self.average is not None:
             groups["average"] = self.average.averages
-        self.checkpoints = Checkpoints(output, config_hash, data, groups)
+        self.checkpoints = Checkpoints(output, config_hash, data, groups, self.presence)
         self._compile()
 
     def _check_devices(self) -> None:

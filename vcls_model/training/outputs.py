@@ -20,7 +20,7 @@ from vcls_model.records.split_ids import copy_split_ids
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
-from vcls_model.states import ModelInfo, read_state
+from vcls_model.states import ExportedInfo, read_state
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.devices import worker_number
@@ -85,7 +85,7 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
     path = storage.join(config.output, "info.json")
     if not config.resume or not storage.exists(path):
         return None
-    info: dict[str, Any] = dict(read_state(path, ModelInfo))
+    info: dict[str, Any] = dict(read_state(path, ExportedInfo))
     if "options" not in info.get("training", {}):
         raise UsageError(f"--resume: {path} does not say how the model was trained; start again with --overwrite")
     if info.get("config_hash") != config.fingerprint(data.info):

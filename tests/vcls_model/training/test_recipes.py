@@ -77,6 +77,7 @@ def test_each_flag_overrides_its_own_entry_and_no_other(name: str) -> None:
         "decay": ("constant", "constant"),
         "warmup_examples": ("5", 5),
         "mixup": ("0.1", 0.1),
+        "modality_dropout": ("0.3", 0.3),
         "precision": ("mixed_float16", "mixed_float16"),
         "linear_skip": ("false", False),
         "input_dropout": ("0.2", 0.2),
@@ -298,13 +299,13 @@ def test_raw_vectors_are_scaled_inside_the_exported_model(
         return
     done = training_data.transform(videos, schema, STATISTICS)
     features = {each.name: done.features[each.name] for each in schema.modalities}
-    np.testing.assert_allclose(logits, model(features), atol=1e-4)
+    np.testing.assert_allclose(logits, model(training_data.whole(features)), atol=1e-4)
     unit = {key: videos.features[key] / np.linalg.norm(videos.features[key], axis=1, keepdims=True) for key in features}
     with unit_inputs():
-        np.testing.assert_allclose(logits, model(unit), atol=1e-4)
+        np.testing.assert_allclose(logits, model(training_data.whole(unit)), atol=1e-4)
     # Longer raw vectors of the same directions score the same.
     longer = {key: (3 * videos.features[key] - STATISTICS[key][0]) / STATISTICS[key][1] for key in features}
-    np.testing.assert_allclose(logits, model(longer), atol=1e-3)
+    np.testing.assert_allclose(logits, model(training_data.whole(longer)), atol=1e-3)
 
 
 def test_mixtures_are_made_of_unit_vectors_and_stay_shorter(video_data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`POST /label`: a media file, or the address of one, to labels over time."""
 
 import asyncio
+import logging
 import os
 import queue
 import tempfile
@@ -15,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits
@@ -26,6 +28,7 @@ from vcls_model.serving.live.labelling import FileLabeller, FileProgress, MediaL
 from vcls_model.serving.live.queues import OverloadedError
 from vcls_model.serving.live.stream import Features
 
+_LOG = logging.getLogger(__name__)
 _FETCH_SECONDS = 300.0
 _TOO_LARGE = (errors.TOO_LARGE, errors.MEMORY, errors.DEADLINE)
 _DONE = object()
@@ -110,9 +113,13 @@ class _Work:
             most, private = settings.most_media_bytes, settings.private_addresses
             await asyncio.to_thread(fetch, url, self._path, most, _FETCH_SECONDS, private)
             return
-        with storage.open_atomically(self._path) as file:
-            async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
-                await asyncio.to_thread(file.write, chunk)
+        try:
+            with storage.open_atomically(self._path) as file:
+                async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
+                    await asyncio.to_thread(file.write, chunk)
+        except OSError as error:
+            _LOG.error("a file to label cannot be stored: %s", error)
+            raise RefusedError(507, "the service has no room for the file") from None
         if not os.path.getsize(self._path):
             raise RefusedError(400, "the body is empty: send a media file")
 
@@ -173,6 +180,9 @@ class _Work:
         except MediaError as error:
             message = error.message.replace(repr(self._path), "the file")  # no path of this machine goes out
             steps.put(RefusedError(413 if error.reason in _TOO_LARGE else 422, f"{error.reason}: {message}"))
+        except JobError as error:
+            _LOG.error("a file cannot be labelled: %s", error)
+            steps.put(RefusedError(503, "the service cannot decode files now"))
         finally:
             steps.put(_DONE)
 

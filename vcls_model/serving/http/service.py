@@ -98,7 +98,7 @@ class Service:
             raise RefusedError(
                 400, f"the model takes {', '.join(names)}, the request holds {', '.join(sorted(features))}"
             )
-        counts = {len(values) for values in features.values()}
+        counts = {len(values) if values.ndim else 0 for values in features.values()}
         if len(counts) != 1:
             raise RefusedError(400, "the inputs hold different numbers of records")
         count = counts.pop()

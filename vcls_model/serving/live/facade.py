@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.media.rows import Request
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.decoding import Decoder, RecordOptions
+from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions, sound_patch
 from vcls_model.serving.live.events import LabelEvent, LabelRules, LabelTracker
 from vcls_model.serving.live.everyday import EverydayModel
@@ -162,15 +165,22 @@ class Stream:
         return self._live.row({"picture": picture, "sound": sound_patch(sound)})
 
 
-def load(model: str | None = None, *, image_encoder: str | None = None, audio_encoder: str | None = None) -> Model:
+def load(
+    model: str | None = None,
+    *,
+    image_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    trust_model: bool = False,
+) -> Model:
     """Loads an exported model directory.
 
     Args:
         model: the directory, local or on an object store; None: the everyday classes of ImageNet and AudioSet.
         image_encoder, audio_encoder: paths of encoders that are not known by name.
+        trust_model: load the model whatever operations it has, see `saved_models`.
 
     Raises:
-        UsageError: it is not an exported model.
+        UsageError: it is not an exported model, or may do more than compute.
         JobError: an encoder is not installed.
     """
     if model is None:
@@ -178,4 +188,6 @@ def load(model: str | None = None, *, image_encoder: str | None = None, audio_en
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    if storage.exists(storage.join(model, SAVED_MODEL, FILE)):  # what loads it says that it is missing
+        refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
     return Model(ServedModel.load(model, image_encoder=image_encoder, audio_encoder=audio_encoder))

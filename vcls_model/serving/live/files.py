@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from vcls_model import storage
@@ -40,10 +41,12 @@ class FilesConfig:
             raise UsageError(f"--format={formats}: unknown {', '.join(sorted(unknown))} (known: {', '.join(FORMATS)})")
         if top < 1:
             raise UsageError(f"--top must be at least 1, got {top}")
+        if output is not None:
+            storage.check_writable(output)
         files = tuple(path for pattern in patterns for path, _, _ in storage.list_files(pattern))
-        names = [_name(path) for path in files]
-        if twice := [name for name in names if output is not None and names.count(name) > 1]:
-            raise UsageError(f"two files are called {twice[0]}: label them into two directories")
+        name, times = Counter(map(_name, files)).most_common(1)[0]
+        if output is not None and times > 1:
+            raise UsageError(f"{times} files are called {name}: label them into directories of their own")
         return cls(files, output, chosen, top)
 
 

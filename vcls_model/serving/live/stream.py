@@ -142,10 +142,10 @@ def of_like_length(videos: Sequence[Features], modalities: Sequence[Modality]) -
         videos: at least one.
         modalities: of the model's records.
     """
-    frames = next((each.name for each in modalities if each.kind == FRAMES), None)
-    if frames is None:
+    frames = [each.name for each in modalities if each.kind == FRAMES]
+    if not frames:
         return [np.arange(len(videos))]
-    lengths = np.array([len(video[frames]) for video in videos])
+    lengths = np.array([max(len(video[name]) for name in frames) for video in videos])  # one may be missing
     order = np.argsort(lengths, kind="stable")
     shorter, longer = lengths[order][:-1], lengths[order][1:]
     spared = (longer - shorter) * np.arange(1, len(videos))

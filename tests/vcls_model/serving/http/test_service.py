@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import resource
 import signal
 import threading
 import time
@@ -67,6 +68,16 @@ def test_sound_alone_is_labelled(address: str) -> None:
         loud = label(socket, sound=tone(0.975), seconds=1)
         scores = [dict((int(index), score) for index, score in answer["now"])[4] for answer in (silent, loud)]
         assert scores[1] > 2 * scores[0]
+
+
+def test_a_file_for_which_there_is_no_room_is_refused(media_model: Path, small_encoders: Encoders) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+
+    with served(media_model, *small_encoders.flags, before=small_files) as address:
+        answer = httpx.post(f"{address}/label", content=bytes(1 << 20))
+        assert answer.status_code == 507 and answer.json() == {"error": "the service has no room for the file"}
+        assert httpx.get(f"{address}/v2/health/ready").status_code == 200
 
 
 def test_bad_frames_cost_themselves_and_the_stream_goes_on(address: str) -> None:
