@@ -461,7 +461,7 @@ def _value(text: str, column: str, video_id: bytes) -> float:
         return float(text)
     except ValueError:
         shown = text.strip()[:_CHARACTERS_SHOWN]
-        advice = " (of text, preprocess learns with --text=COLUMN)"
+        advice = " (preprocess learns from a column of text with --text=NAME)" if len(shown.split()) > 1 else ""
         if re.fullmatch(r"[-+]?\d*,\d+", shown):
             advice = " (numbers have a decimal point)"
         raise RecordError("wrong_type", f"{column} must be a number, got {shown!r}{advice}", video_id) from None
