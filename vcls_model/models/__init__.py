@@ -49,6 +49,7 @@ def build_model(
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
+    label_vectors: np.ndarray | None = None,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -66,6 +67,8 @@ def build_model(
             (`models.label_directions.find_label_directions`).
         raw_values: how to undo the dataset's normalisation, by modality, for `input_norm="l2"`
             (`records.raw_values.find_raw_values`).
+        label_vectors: float32 (C, E), vectors of the classes' names, for `label_text` above 0
+            (`models.label_text.find_label_vectors`).
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
@@ -92,4 +95,5 @@ def build_model(
         memory=memory,
         label_directions=label_directions,
         raw_values=raw_values,
+        label_vectors=label_vectors,
     )

@@ -13,6 +13,7 @@ from vcls_model.layers import (
     L2Normalise,
     LabelGraphHead,
     LabelProjection,
+    MeanOfMembers,
     MeanPool,
     MemoryKey,
     NeighbourVote,
@@ -45,12 +46,13 @@ def assemble(
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
+    label_vectors: np.ndarray | None = None,
 ) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
-        ValueError: the options need a label graph, a memory, label directions or raw values that are not given, or the
-            prior's shape is not (C,).
+        ValueError: the options need a label graph, a memory, label directions, label vectors or raw values that are not
+            given, or the prior's shape is not (C,).
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities)
@@ -59,22 +61,63 @@ def assemble(
     features = _normalised(features, modalities, options)
     if options["label_projection"]:
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions)]
-    features = _dropped_out(features, modalities, options)
+    if options["label_text"] and label_vectors is None:
+        raise ValueError("label_text needs label_vectors, which find_label_vectors makes from the classes' names")
+    vectors = label_vectors if options["label_text"] else None
+    heads = [Head(class_count, options, vectors, _member_prefix(member)) for member in range(options["members"])]
+    members = [
+        _member_scores(name, features, modalities, frame_mask if frame_level else None, options, head, label_graph)
+        for head in heads
+    ]
+    scores = members[0] if len(members) == 1 else MeanOfMembers(dtype="float32", name=f"{HEAD_PREFIX}_mean")(members)
+    if options["neighbours"]:
+        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions)
+    model = keras.Model(inputs, scores, name=name)
+    if class_prior is not None:
+        for head in heads:
+            head.start_at_prior(class_prior)
+    return model
+
+
+def _member_prefix(member: int) -> str:
+    """Starts the names of a member's layers; those of a first or only member are named as ever."""
+    return f"member{member}_" if member else ""
+
+
+def _member_scores(
+    name: str,
+    features: Sequence[KerasTensor],
+    modalities: Sequence[Modality],
+    frame_mask: KerasTensor | None,
+    options: Mapping[str, Any],
+    head: Head,
+    label_graph: LabelGraph | None,
+) -> KerasTensor:
+    """Logits (B, C) of one member: dropout of the input, trunks and classifier.
+
+    Args:
+        name: of the model.
+        features: of each modality, or of all joined and projected.
+        modalities: all that the model reads.
+        frame_mask: of a frame-level model, else None.
+        options: the hyperparameters.
+        head: makes the member's classifiers.
+        label_graph: for `head=label_graph`.
+    """
+    features = _dropped_out(features, modalities, options, head.member)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
     around: list[Branch] = []
-    if frame_level and not options["label_projection"]:
+    trunk_modalities = list(modalities)
+    if frame_mask is not None and not options["label_projection"]:
         around = [
-            Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False)
+            Branch(tensor, None, options, prefix=f"{head.member}{modality.name}_", narrow=False)
             for tensor, modality in zip(features, modalities, strict=True)
             if modality.kind == VECTOR
         ]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
-    else:
-        trunk_modalities = list(modalities)
-    branches = _branches(trunk_modalities, features, frame_mask if frame_level else None, options)
+    branches = _branches(trunk_modalities, features, frame_mask, options, head.member)
     represented = [TRUNKS[name](branch) for branch in branches]
-    head = Head(class_count, options)
     if options["fusion"] == "score":
         represented += [branch.features for branch in around]
         scores = head.mean(
@@ -84,16 +127,11 @@ def assemble(
             ]
         )
     else:
-        joined = join([*represented, *(branch.features for branch in around)], "representation")
-        scores = head.logits(joined, branches + around)
+        joined = join([*represented, *(branch.features for branch in around)], f"{head.member}representation")
+        scores = head.logits(joined, branches + around, head.member)
     if options["head"] == "label_graph":
-        scores = _graph_head(label_graph)(scores)
-    if options["neighbours"]:
-        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions)
-    model = keras.Model(inputs, scores, name=name)
-    if class_prior is not None:
-        head.start_at_prior(class_prior)
-    return model
+        scores = _graph_head(label_graph, head.member)(scores)
+    return scores
 
 
 def _inputs(modalities: Sequence[Modality]) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
@@ -204,14 +242,14 @@ def _projection(directions: LabelDirections, name: str, **options: Any) -> Label
 
 
 def _dropped_out(
-    features: Sequence[KerasTensor], modalities: Sequence[Modality], options: Mapping[str, Any]
+    features: Sequence[KerasTensor], modalities: Sequence[Modality], options: Mapping[str, Any], prefix: str
 ) -> list[KerasTensor]:
     """The features of each modality, or of all joined, after input dropout."""
     if not options["input_dropout"]:
         return list(features)
     names = [f"{modality.name}_" for modality in modalities] if len(features) == len(modalities) else [""]
     return [
-        keras.layers.Dropout(options["input_dropout"], name=f"{name}input_dropout")(tensor)
+        keras.layers.Dropout(options["input_dropout"], name=f"{prefix}{name}input_dropout")(tensor)
         for name, tensor in zip(names, features, strict=True)
     ]
 
@@ -221,18 +259,19 @@ def _branches(
     features: Sequence[KerasTensor],
     frame_mask: KerasTensor | None,
     options: Mapping[str, Any],
+    prefix: str,
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
-        return [Branch(join(features, "fused"), frame_mask, options, prefix="", narrow=False)]
+        return [Branch(join(features, f"{prefix}fused"), frame_mask, options, prefix=prefix, narrow=False)]
     widest = max(modality.width for modality in modalities)
     return [
-        Branch(tensor, frame_mask, options, prefix=f"{modality.name}_", narrow=2 * modality.width <= widest)
+        Branch(tensor, frame_mask, options, prefix=f"{prefix}{modality.name}_", narrow=2 * modality.width <= widest)
         for modality, tensor in zip(modalities, features, strict=True)
     ]
 
 
-def _graph_head(label_graph: LabelGraph | None) -> LabelGraphHead:
+def _graph_head(label_graph: LabelGraph | None, prefix: str) -> LabelGraphHead:
     if label_graph is None:
         raise ValueError("head='label_graph' needs label_graph, which count_label_graph makes from the training labels")
     return LabelGraphHead(
@@ -240,7 +279,7 @@ def _graph_head(label_graph: LabelGraph | None) -> LabelGraphHead:
         neighbours=label_graph.neighbours,
         strength=label_graph.strength,
         dtype="float32",
-        name=f"{HEAD_PREFIX}_graph",
+        name=f"{HEAD_PREFIX}_{prefix}graph",
     )
 
 

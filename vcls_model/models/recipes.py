@@ -38,12 +38,17 @@ VIDEO_RECIPE = Recipe(
             "neighbours": 60,
             "class_prior": True,
             "batch_size": 256,
-            "epochs": 6,
+            "epochs": 9,
             "patience": 0,
             "learning_rate": 0.002,
             "decay": "cosine",
             "warmup_examples": 9_000,
             "mixup": 0.4,
+            "label_text": 0.3,
+            "classifier_rate": 0.3,
+            "ema": 0.99,
+            "final_rate": 0.2,
+            "neighbour_weight": 0.25,
             "precision": "mixed_bfloat16",
         }
     ),
@@ -67,7 +72,8 @@ FRAME_RECIPE = Recipe(
     ),
     videos=19_899,
 )
-RESIDUAL_RECIPE = VIDEO_RECIPE.but(linear_skip=True, input_dropout=0.3)
+WIDE_RECIPE = VIDEO_RECIPE.but(units=1024, members=2)
+RESIDUAL_RECIPE = WIDE_RECIPE.but(linear_skip=True, input_dropout=0.3)
 
 # By level: the members of `vcls_model.ensemble --recipe=best`, each with its model and what differs from its recipe.
 # They differ so that their errors do.

@@ -15,8 +15,11 @@ _COLUMNS = (
     *(tables.Column(name, required=False) for name in _VERTICAL_COLUMNS),
     tables.Column("train_count", ("trainvideocount",), required=False),
     tables.Column("best_threshold", required=False),
+    tables.Column("description", ("wikidescription",), required=False),
 )
 _MOST_CLASSES = 1_000_000
+# Fewer classes with names have nothing in common that a model could learn from them.
+FEWEST_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ClassInfo:
         verticals: up to three broad topics.
         train_count: number of training videos, if the vocabulary says so.
         best_threshold: probability with the best F1 on validation, if a model has chosen one.
+        description: a text about the class, if the vocabulary has one.
     """
 
     index: int
@@ -36,6 +40,12 @@ class ClassInfo:
     verticals: tuple[str, ...] = ()
     train_count: int | None = None
     best_threshold: float | None = None
+    description: str = ""
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether the name says no more than the index."""
+        return self.name.startswith(f"class {self.index}")
 
 
 def unnamed_classes(class_count: int) -> list[ClassInfo]:
@@ -132,7 +142,7 @@ def write_vocabulary_csv(classes: Sequence[ClassInfo]) -> str:
 
 
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
-    """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count.
+    """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count, description (if there is any).
 
     People open it in spreadsheets: see `spreadsheets.harmless`, which `read_vocabulary` undoes.
 
@@ -149,6 +159,7 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         raise ValueError(f"{len(thresholds)} thresholds for {len(classes)} classes")
     else:
         chosen = [float(value) for value in thresholds]
+    described = any(info.description for info in classes)
     rows = [
         (
             info.index,
@@ -156,10 +167,12 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
             *map(spreadsheets.harmless, _three_verticals(info)),
             "" if threshold is None else repr(threshold),
             "" if info.train_count is None else info.train_count,
+            *([spreadsheets.harmless(info.description)] if described else []),
         )
         for info, threshold in zip(classes, chosen, strict=True)
     ]
-    return tables.write_csv(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"], rows)
+    header = ["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"]
+    return tables.write_csv([*header, "description"] if described else header, rows)
 
 
 def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
@@ -183,4 +196,5 @@ def _class_info(row: tables.Row) -> ClassInfo:
         threshold = tables.number(row["best_threshold"], row.where, "a threshold")
         if not 0 <= threshold <= 1:
             raise JobError(f"{row.where}: the threshold {threshold:g} is not a probability, in [0, 1]")
-    return ClassInfo(index, name, verticals, train_count, threshold)
+    description = spreadsheets.original(row.get("description") or "")
+    return ClassInfo(index, name, verticals, train_count, threshold, description)

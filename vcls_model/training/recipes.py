@@ -13,6 +13,7 @@ from vcls_model.models.recipes import Recipe
 from vcls_model.records.raw_values import normalisation_of
 from vcls_model.records.schema import FRAMES
 from vcls_model.records.transformed import TransformedData
+from vcls_model.records.vocabulary import FEWEST_NAMED
 from vcls_model.training.config import TrainConfig
 
 AUTO = "auto"
@@ -60,6 +61,7 @@ class DataFacts:
         width: values of all modalities that the model reads, together.
         frames: frames of the longest video, 0 where there are none.
         normalisation: how preprocess normalised: `zscore`, `minmax`, `l2`, `none`, `pca`; None is unknown.
+        named: whether classes have names.
     """
 
     videos: int
@@ -67,6 +69,7 @@ class DataFacts:
     width: int
     frames: int
     normalisation: str | None
+    named: bool = True
 
     @classmethod
     def of(cls, data: TransformedData, names: set[str]) -> "DataFacts":
@@ -81,6 +84,7 @@ class DataFacts:
             width=sum(modality.width for modality in read),
             frames=max((number for number, count in enumerate(per_video) if count), default=1) if has_frames else 0,
             normalisation=normalisation_of(data),
+            named=sum(not info.unnamed for info in data.classes()) >= FEWEST_NAMED,
         )
 
 
@@ -184,6 +188,8 @@ def _fit_knowledge(fitted: _Fitting, facts: DataFacts) -> None:
         fitted.set("label_projection", 0.0, f"{facts.width:,} values are too many for it")
     if facts.positives < _FEWEST_POSITIVES:
         fitted.set("label_projection", 0.0, f"{facts.positives:.1f} training videos per class")
+    if not facts.named:
+        fitted.set("label_text", 0.0, "the dataset does not name its classes")
     if facts.videos < FEWEST_VIDEOS or facts.videos > _MOST_REMEMBERED:
         fitted.set("neighbours", 0, videos)
     elif fitted.open.get("neighbours"):
@@ -225,6 +231,8 @@ def _fit_length(fitted: _Fitting, facts: DataFacts, recipe: Recipe) -> None:
 def apply_recipe(config: TrainConfig, fitted: FittedRecipe) -> TrainConfig:
     """The run with the values of a fitted recipe."""
     values = dict(fitted.values)
+    if "final_rate" in values:
+        values["floor"] = values.pop("final_rate")
     hyperparameters = {name: values.pop(name, value) for name, value in config.hyperparameters.items()}
     options = config.options
     read = _taken(options.read, values)
@@ -245,6 +253,7 @@ def _flags_of(config: TrainConfig) -> dict[str, Any]:
     options = config.options
     return {
         **vars(options.schedule),
+        "final_rate": options.schedule.floor,
         **vars(options.read),
         **vars(options),
         "precision": config.precision,
