@@ -34,7 +34,7 @@ demo: $(INSTALLED)  ## from the sample's records to a report, in under five minu
 	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/baseline --model=dense --epochs=30 --overwrite
 	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=auto --epochs=10 --overwrite
 	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/baseline --output=$(DEMO)/baseline_scores --split=test --overwrite
-	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --overwrite
+	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --modalities --overwrite
 	$(PY) -m pipelines.report --scores=$(DEMO)/scores --baseline=$(DEMO)/baseline_scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
 	@echo "report: $(CURDIR)/$(DEMO)/report/report.html"
 
@@ -46,7 +46,7 @@ demo-video: $(INSTALLED)  ## from the sample's video files to a report, in under
 	$(PY) -m pipelines.score --input=$(DEMO)/video/records --model=$(DEMO)/video/model --split=test --output=$(DEMO)/video/scores --overwrite
 	$(PY) -m pipelines.report --scores=$(DEMO)/video/scores --model=$(DEMO)/video/model --data=$(DEMO)/video/data --media='sample/video/*.mp4' --output=$(DEMO)/video/report --overwrite
 	$(PY) -m pipelines.score --input='sample/video/V_BIRD_*.mp4' --model=$(DEMO)/video/model --output=$(DEMO)/video/labels --overwrite
-	$(PY) -m vcls_model.everyday sample/video/V_HELICOPTER_012.mp4
+	$(PY) -m vcls_model.label sample/video/V_HELICOPTER_012.mp4
 	@echo "report: $(CURDIR)/$(DEMO)/video/report/report.html"
 
 .PHONY: demo-live

@@ -68,6 +68,7 @@ setup(
         "pyarrow>=18",
         "pydantic>=2.9,<3",
         "scikit-learn>=1.5,<2",
+        "scipy>=1.13,<2",
         "starlette>=1.0,<2",
         "tensorflow>=2.21,<2.22",
         "tensorflow-transform>=1.21,<1.22",

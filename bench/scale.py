@@ -122,7 +122,7 @@ def score_graph(shards: int) -> int:
         model_identities=("0123456789abcdef",),
         schema=dataclasses.replace(schema_by_name("yt8m-frame"), class_count=3862),
         split=None,
-        ratios=None,
+        splits=None,
         top_k=20,
         threshold=0.5,
         class_thresholds=None,

@@ -61,9 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max_frames", type=int, default=300, help=f"keep at most this many frames per video {DEFAULT}")
     add(
         "--missing_modality",
-        default="reject",
         metavar="MODE",
-        help=f"what to do with a record that lacks a modality: reject, or fill with 0 {DEFAULT}",
+        help="what to do with a record that lacks a modality: mask (models do without it), reject, or fill with 0 "
+        "(default: mask; what an earlier run had, with --resume)",
     )
     add(
         "--allow_unlabelled",

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from vcls_model import storage
 from vcls_model.commands import Parser, main, parse_all
+from vcls_model.saved_models import add_trust_argument
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--title", default="", metavar="TEXT", help="title of the page (default: made from model and data)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
+    add_trust_argument(parser)
     return parser
 
 

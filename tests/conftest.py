@@ -10,7 +10,12 @@ import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["tests.fixtures.reporting", "tests.fixtures.scoring", "tests.fixtures.training"]
+pytest_plugins = [
+    "tests.fixtures.every_command",
+    "tests.fixtures.reporting",
+    "tests.fixtures.scoring",
+    "tests.fixtures.training",
+]
 
 
 @pytest.fixture(scope="session")

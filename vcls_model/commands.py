@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from vcls_model import limits
+
 # Seconds that a job has to end by itself after SIGTERM.
 _ENDING_SECONDS = 5.0
 # A path on the command line that is not what it should be: nothing was begun.
@@ -106,6 +108,8 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
 
 def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
     try:
+        limits.supervise(_fail_now)
+        limits.end_with_threads(_fail_now)
         run(None)
     except UsageError as error:
         print(f"usage error: {error}", file=sys.stderr)
@@ -114,10 +118,11 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno is None:  # raised by a library for reasons of its own
+        reason = limits.explained(error) if error.errno in (None, errno.EAGAIN, errno.ENOMEM) else None
+        if error.errno is None and reason is None:  # raised by a library for reasons of its own
             raise
         plain = error.errno in _NAMING_ERRORS
-        print(f"error: {os_error_text(error)}" + ("" if plain else f". {_GO_ON}"), file=sys.stderr)
+        print(f"error: {reason or os_error_text(error)}" + ("" if plain else f". {_GO_ON}"), file=sys.stderr)
         return 1
     except _Terminated:
         print(f"terminated. {_GO_ON}", file=sys.stderr)
@@ -125,7 +130,18 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
     except KeyboardInterrupt:
         print(f"interrupted. {_GO_ON}", file=sys.stderr)
         return 130
+    except Exception as error:
+        reason = limits.explained(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}. {_GO_ON}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _fail_now(reason: str) -> NoReturn:
+    print(f"error: {reason}. {_GO_ON}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def os_error_text(error: OSError) -> str:

@@ -12,6 +12,7 @@ trains the members first, into `members/` of the output directory; --resume cont
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,15 +95,18 @@ def train_members(config: EnsembleConfig) -> None:
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    from vcls_model.training.outputs import result_text
+
     storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data])
     if config.overwrite:
         storage.empty_directory(config.output)
     members = member_flags(open_transformed(config.data), config.output)
     trust = ["--trust_model"] if config.trust_model else []
     for number, (name, flags) in enumerate(members.items(), start=1):
-        print(f"member {number} of {len(members)}: {name}", flush=True)
+        print(f"member {number} of {len(members)}: {name}", file=sys.stderr, flush=True)
         given = [f"--{key}={value}" for key, value in flags.items()]
-        train(plan_training(parse_training([*given, *trust, "--resume"])))
+        info = train(plan_training(parse_training([*given, *trust, "--resume"])))
+        print(f"member {name}: {result_text(info, flags['output'])}", file=sys.stderr, flush=True)
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:

@@ -10,12 +10,14 @@ Object stores here have no atomic creation: a lock is written, and believed when
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import NoReturn
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
@@ -23,6 +25,8 @@ from vcls_model.commands import JobError, UsageError
 _RENEWED_SECONDS = 15.0
 # Without a renewal for so long, the process has ended or hangs.
 _WATCHED_SECONDS = 60.0
+# Wakes a job whose lock another job took, even while it waits for its workers.
+_LOST = signal.SIGUSR1
 # Two writers of one object see each other within this time.
 _SETTLED_SECONDS = 1.0
 
@@ -124,7 +128,7 @@ def locked_output(directory: str, job: str, *, take_over: bool) -> Iterator[None
 
     Raises:
         UsageError: another job writes there.
-        JobError: another job took the lock while the block ran.
+        JobError: another job took the lock while the block ran, which is interrupted.
     """
     storage.check_writable(directory)
     directory = storage.absolute(directory)
@@ -134,18 +138,31 @@ def locked_output(directory: str, job: str, *, take_over: bool) -> Iterator[None
     while not _create(path, holder):
         _remove_if_ended(directory, path, take_over)
     stopped, lost = threading.Event(), threading.Event()
-    renewal = threading.Thread(target=_renew, args=(path, holder, stopped, lost), name="lock", daemon=True)
+    interrupts = threading.current_thread() is threading.main_thread()
+    before = signal.signal(_LOST, _interrupt) if interrupts else None
+    arguments = (path, holder, stopped, lost, interrupts)
+    renewal = threading.Thread(target=_renew, args=arguments, name="lock", daemon=True)
     renewal.start()
     try:
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not lost.is_set():
+                raise
         if lost.is_set():
             raise JobError(f"another job took over {directory} while this one wrote there: see {path}")
     finally:
         stopped.set()
         renewal.join()
+        if interrupts:
+            signal.signal(_LOST, before)
         _release(path, holder)
         if made and os.path.isdir(directory) and not os.listdir(directory):
             os.rmdir(directory)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _create(path: str, holder: _Holder) -> bool:
@@ -216,12 +233,14 @@ def _remove_if_ended(directory: str, path: str, take_over: bool) -> None:
         os.unlink(aside)
 
 
-def _renew(path: str, holder: _Holder, stopped: threading.Event, lost: threading.Event) -> None:
+def _renew(path: str, holder: _Holder, stopped: threading.Event, lost: threading.Event, interrupts: bool) -> None:
     while not stopped.wait(_RENEWED_SECONDS):
         try:
             now = _Holder.read(path)
             if now is None or now.token != holder.token:
                 lost.set()
+                if interrupts:  # whoever took over must not find this job's files among its own
+                    signal.pthread_kill(threading.main_thread().ident or 0, _LOST)
                 return
             storage.write_atomically(path, dataclasses.replace(now, renewed=now.renewed + 1).to_json())
         except (OSError, JobError, UsageError):  # a store that does not answer for a moment; the next renewal tells

@@ -44,10 +44,34 @@ def quiet_start_up() -> Iterator[None]:
                 os.write(2, b"".join(lines))
 
 
+@contextlib.contextmanager
+def absent(*modules: str) -> Iterator[None]:
+    """Makes imports of modules fail meanwhile, for libraries that import them and do without."""
+    hidden = [name for name in modules if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail at once
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for its devices, quietly: the GPU libraries complain where there is no GPU."""
     import_matplotlib()  # as Keras will
     with quiet_start_up():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+def start_tensorflow_without_keras() -> None:
+    """The same for processes that only run SavedModels: TensorFlow imports Keras and two others, and does without.
+
+    They can still be imported later. The figure that keeps this is in docs/BENCHMARKS.md ("Live").
+    """
+    with absent("keras.src.optimizers", "scipy", "googleapiclient"), quiet_start_up():
         import tensorflow as tf
 
         tf.config.list_physical_devices()

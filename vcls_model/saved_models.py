@@ -14,6 +14,8 @@ from vcls_model.commands import UsageError
 from vcls_model.computing_operations import COMPUTING, SAVING
 
 FILE = "saved_model.pb"
+# What a protocol buffer holds at most.
+LARGEST_GRAPH_BYTES = 1 << 31
 # Functions of these names hold the operations that write and read the variables' files when a model is saved.
 _SAVER = re.compile(r"__inference__traced_(save|restore)_\d+")
 _NAMED = 8
@@ -51,7 +53,7 @@ def refuse_programs(directory: str, what: str, *, trusted: bool) -> None:
     if trusted:
         return
     path = storage.join(directory, FILE)
-    names = sorted(other_operations(storage.read_bytes(path), path))
+    names = sorted(other_operations(storage.read_small(path, LARGEST_GRAPH_BYTES), path))
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise UsageError(

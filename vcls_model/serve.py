@@ -5,6 +5,7 @@ python -m vcls_model.serve --model=model
 
 import argparse
 import dataclasses
+import gc
 import ipaddress
 import logging
 import sys
@@ -110,19 +111,23 @@ def run(argv: Sequence[str] | None = None) -> None:
     if config.sources and model.media is None:
         raise UsageError(f"--source needs a model whose data were made from media; those of {args.model} were not")
 
-    from vcls_model.serving.http.app import make_app
     from vcls_model.serving.http.metrics import Metrics
-    from vcls_model.serving.http.server import serve
-    from vcls_model.serving.http.service import Service
-    from vcls_model.serving.http.sources import SourceRoutes
     from vcls_model.serving.live.engine import Engine
-    from vcls_model.serving.live.sinks import EventSink, LinesFile, Webhook
 
     metrics = Metrics()
     engine = Engine(model, options, observe_frame=metrics.observe_frame, observe_batch=metrics.observe_batch)
     metrics.watch(engine)
+    # Imported while the engine's decoding processes start.
+    from vcls_model.serving.http.app import make_app
+    from vcls_model.serving.http.server import serve
+    from vcls_model.serving.http.service import Service
+    from vcls_model.serving.http.sources import SourceRoutes
+    from vcls_model.serving.live.sinks import EventSink, LinesFile, Webhook
+
     service = Service(engine, config.settings, metrics)
     service.warm_up()
+    gc.collect()
+    gc.freeze()  # what is loaded stays: to look through it again and again would halt all streams meanwhile
     sinks: list[EventSink] = [Webhook(url) for url in config.webhooks]
     if config.events is not None:
         sinks.append(LinesFile(config.events))

@@ -35,6 +35,25 @@ class SplitCount(TypedDict):
     shards: NotRequired[int]
 
 
+class FeatureStatistics(TypedDict):
+    """Of a modality of a dataset: in its `info.json`, or in `manifests/moments.json`."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    mean: NotRequired[list[float]]
+    std: NotRequired[list[float]]
+    lowest: NotRequired[list[float]]
+    highest: NotRequired[list[float]]
+
+
+class DatasetStatistics(TypedDict):
+    """What preprocess counted and measured."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    class_counts: NotRequired[dict[str, list[int]]]
+    features: NotRequired[dict[str, FeatureStatistics]]
+    labels_per_video: NotRequired[list[int]]
+
+
 class DatasetInfo(TypedDict):
     """`info.json` of a transformed dataset."""
 
@@ -43,11 +62,11 @@ class DatasetInfo(TypedDict):
     transformed: list[dict[str, Any]]
     splits: dict[str, SplitCount]
     class_count: int
-    statistics: NotRequired[dict[str, Any]]
+    statistics: NotRequired[DatasetStatistics]
     identity: NotRequired[dict[str, str]]
 
 
-class ModelInfo(TypedDict):
+class ExportedInfo(TypedDict):
     """`info.json` of an exported model."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -55,6 +74,7 @@ class ModelInfo(TypedDict):
     class_count: NotRequired[int]
     model: NotRequired[dict[str, Any]]
     transformed: NotRequired[list[dict[str, Any]]]
+    presence: NotRequired[bool]
     training: NotRequired[dict[str, Any]]
     data: NotRequired[dict[str, Any]]
     split: NotRequired[dict[str, Any] | None]
@@ -75,6 +95,8 @@ class ScoredShard(TypedDict):
     modified_seconds: NotRequired[float]
     digest: NotRequired[str]
     labels_unknown: NotRequired[int]
+    missing: NotRequired[dict[str, int]]
+    records_by_split: NotRequired[dict[str, int]]
 
 
 class GroupManifest(TypedDict):
@@ -84,6 +106,7 @@ class GroupManifest(TypedDict):
     group: str
     run_id: str
     aggregates: int
+    modalities: NotRequired[int]
     shards: list[ScoredShard]
 
 
@@ -95,19 +118,18 @@ class ScoreSettings(TypedDict):
     split: str | None
 
 
-class ScoresInfo(TypedDict):
+class ScoresInfo(Counted):
     """`info.json` of a scores directory."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     class_count: NotRequired[int | None]
     models: NotRequired[list[dict[str, Any]] | None]
     records_labelled: NotRequired[int]
-    rejected_by_reason: NotRequired[dict[str, int]]
     schema: NotRequired[dict[str, Any] | None]
     threshold: NotRequired[float]
+    records_by_split: NotRequired[dict[str, int]]
 
 
-class Metrics(TypedDict):
+class StoredMetrics(TypedDict):
     """`metrics.json`; a figure without a denominator is None."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -117,6 +139,24 @@ class Metrics(TypedDict):
     hit_at_1: float | None
     slices: NotRequired[dict[str, dict[str, Any]]]
     segments: NotRequired[dict[str, Any]]
+
+
+class DeadLetter(TypedDict):
+    """A line of `dead_letter/*.jsonl`: a record that was rejected."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    shard: str
+    error: str
+    message: str
+
+
+class ModalitiesInfo(TypedDict):
+    """`modalities.json` of a scores directory."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    modalities: list[str]
+    videos: int
+    subsets: list[dict[str, Any]]
 
 
 class CheckpointFacts(TypedDict):

@@ -23,6 +23,8 @@ from vcls_model.commands import JobError, UsageError
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
+# Vocabularies, schemas and what jobs say of themselves have megabytes at most.
+_SMALL_BYTES = 256 << 20
 # The lock of a job that writes to a directory, see `locks`, and what its files' names begin with: no part of what the
 # directory holds.
 LOCK_NAME = ".vcls-lock"
@@ -49,6 +51,11 @@ def absolute(path: str) -> str:
     return path if is_object_store(path) else os.path.abspath(_local(path))
 
 
+def resolved(path: str) -> str:
+    """A local path as it is without symbolic links; an object store's address stays as it is."""
+    return path if is_object_store(path) else os.path.realpath(_local(path))
+
+
 def is_object_store(path: str) -> bool:
     """Whether `path` is on an object store: no rename, but a file appears only when closed."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None and not path.startswith("file://")
@@ -68,6 +75,7 @@ def write_atomically(path: str, data: bytes) -> None:
         _stores().upload(path, io.BytesIO(data), len(data))
         return
     path = _local(path)
+    _refuse_device(path)
     directory = os.path.dirname(path)
     if directory:
         os.makedirs(directory, exist_ok=True)
@@ -100,10 +108,15 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             _stores().upload(path, cast(BinaryIO, spool), size)
         return
     path = _local(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    _refuse_device(path)
     temporary = _temporary_name(path)
     try:
-        with open(temporary, "wb") as stream:
+        try:
+            stream = open(temporary, "wb")  # noqa: SIM115  # it is closed below
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            stream = open(temporary, "wb")  # noqa: SIM115
+        with stream:
             yield stream
         os.replace(temporary, path)
     except BaseException:
@@ -184,9 +197,15 @@ def write_json(path: str, value: Any) -> None:
 
 
 def open_for_reading(path: str) -> BinaryIO:
-    """A stream over the bytes of a file as they are stored: never decompressed, whatever the suffix."""
+    """A stream over the bytes of a file as they are stored: never decompressed, whatever the suffix.
+
+    Raises:
+        JobError: it is a pipe, a socket or a device.
+        OSError: it cannot be opened.
+    """
     if is_object_store(path):
         return cast(BinaryIO, _stores().open_for_reading(path))
+    _refuse_device(_local(path))
     return open(_local(path), "rb", buffering=0)
 
 
@@ -196,21 +215,48 @@ def open_for_appending(path: str) -> BinaryIO:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole content of a small file."""
+    """The whole content of a small file; raises as `open_for_reading` does."""
     if is_object_store(path):
         return cast(bytes, _stores().read_bytes(path))
+    _refuse_device(_local(path))
     with open(_local(path), "rb") as stream:
         return stream.read()
 
 
+def _refuse_device(path: str) -> None:
+    """Raises `JobError` for what never ends, or makes its reader wait for ever, and what no file must replace."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # whoever opens it says what is wrong
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise JobError(f"{path} is a pipe, a socket or a device, not a file")
+
+
+def read_small(path: str, most_bytes: int = _SMALL_BYTES) -> bytes:
+    """The whole content of a file that people write, or that describes data.
+
+    Args:
+        path: of the file.
+        most_bytes: that such a file has.
+
+    Raises:
+        JobError: it is far too large to be one, or no file.
+        OSError: it cannot be opened.
+    """
+    if not is_object_store(path) and (size := size_of(path)) > most_bytes:
+        raise JobError(f"{path} has {size:,} bytes: it is not a file of this kind")
+    return read_bytes(path)
+
+
 def read_text(path: str) -> str:
     """The whole content of a small UTF-8 text file, without its byte-order mark."""
-    return read_bytes(path).decode("utf-8-sig")
+    return read_small(path).decode("utf-8-sig")
 
 
 def read_json(path: str) -> Any:
     """Reads one JSON document; a `JobError` names the file that is not one."""
-    return from_json(read_bytes(path), path)
+    return from_json(read_small(path), path)
 
 
 def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -223,6 +269,8 @@ def changed_settings(path: str, now: Mapping[str, Any]) -> dict[str, tuple[Any, 
     if not exists(path):
         return {}
     then, now = read_json(path), from_json(to_json(now), path)  # lists for tuples, as in the file
+    if not isinstance(then, dict):
+        raise JobError(f"{path} is damaged: it does not hold the settings of a run; start over with --overwrite")
     return {key: (then.get(key), now.get(key)) for key in sorted({*then, *now}) if then.get(key) != now.get(key)}
 
 
@@ -653,7 +701,9 @@ def forbid_inputs_inside_output(output: str, inputs: Iterable[str | None]) -> No
 
 
 def check_writable(output: str) -> None:
-    """Raises `UsageError` if a local directory can neither be written to nor created."""
+    """Raises `UsageError` if a local directory can neither be written to nor created, or has no name."""
+    if not output.strip():
+        raise UsageError("the output has no name: is a variable of the shell not set?")
     if is_object_store(output):
         return
     place = os.path.abspath(_local(output))

@@ -13,6 +13,7 @@ import re
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -25,6 +26,11 @@ SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # A row of predictions may list thousands of classes in one cell.
 _LONGEST_CELL = 64 << 20
+_LONGEST_LINE = _LONGEST_CELL + (1 << 20)
+# Files that hold so many times their size are bombs, but for what takes no time and no memory to read.
+_MOST_INFLATION = 200
+_INFLATED_FREELY_BYTES = 1 << 30
+_VALUE_BYTES = 4
 _BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 # What pandas writes above the row numbers that it saves when nobody tells it not to.
 _COUNTER = re.compile(r"unnamed: \d+(\.\d+)?")
@@ -123,9 +129,13 @@ def parse_header(line: str, path: str, encoding: str = "utf-8", *, fold_case: bo
     separator = max(SEPARATORS, key=lambda each: len(rows[each]))
     names = tuple(cell.strip() for cell in rows[separator])
     lowered = [name.lower() if fold_case else name for name in names if name]
-    if repeated := sorted({name for name in lowered if lowered.count(name) > 1}):
+    if repeated := _repeated(lowered):
         raise JobError(f"{path}: the header names {', '.join(map(repr, repeated))} more than once")
     return Header(names, separator, encoding)
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -212,7 +222,7 @@ def read_header(path: str, *, fold_case: bool = True) -> Header:
     """
     with _text(path) as (stream, encoding):
         try:
-            return parse_header(stream.readline().rstrip("\r\n"), path, encoding, fold_case=fold_case)
+            return parse_header(next(_lines(stream, path), "").rstrip("\r\n"), path, encoding, fold_case=fold_case)
         except UnicodeDecodeError as error:
             raise JobError(not_utf8(path, 1, error)) from None
 
@@ -241,13 +251,14 @@ def read_csv(
     with _text(path, data) as (stream, encoding):
         line = 1
         try:
-            first_line = stream.readline().rstrip("\r\n")
+            lines = _lines(stream, path)
+            first_line = next(lines, "").rstrip("\r\n")
             header = parse_header(first_line, path, encoding, fold_case=columns is not None)
             if columns is None:
                 positions = {name: at for at, name in enumerate(header.names)}
             else:
                 positions = match_columns(header, columns, path, others=others)
-            reader = csv.reader(stream, delimiter=header.separator, skipinitialspace=True, strict=True)
+            reader = csv.reader(lines, delimiter=header.separator, skipinitialspace=True, strict=True)
             first_lines: dict[str, int] = {}
             for cells in reader:
                 line = reader.line_num + 1
@@ -268,6 +279,14 @@ def read_csv(
             raise JobError(f"{path}, line {line + 1}: {error}") from None
         except UnicodeDecodeError as error:
             raise JobError(not_utf8(path, line + 1, error)) from None
+
+
+def _lines(stream: IO[str], path: str) -> Iterator[str]:
+    """The lines of a text; raises `JobError` for one that is longer than any of a table."""
+    while line := stream.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise JobError(f"{path} is not a table: it has a line of more than {_LONGEST_LINE >> 20} MB")
+        yield line
 
 
 def split_line(line: str, separator: str) -> list[str]:
@@ -348,18 +367,6 @@ def number(text: str, where: str, what: str = "a number") -> float:
     return value
 
 
-def class_indices(text: str, where: str) -> np.ndarray:
-    """Class indices separated by `;` or blanks, int64; empty text gives none.
-
-    Raises:
-        JobError: one of them is not a whole number of 0 or more.
-    """
-    values = [whole_number(part, where, "class indices") for part in text.replace(";", " ").split()]
-    if any(value < 0 for value in values):
-        raise JobError(f"{where}: expected class indices, got {min(values)}")
-    return np.array(values, np.int64)
-
-
 def id_bytes(value: object, where: str) -> bytes:
     """A video's id as bytes, whatever its type: text, bytes or a whole number.
 
@@ -401,11 +408,17 @@ def open_parquet(path: str) -> Any:
 
     try:
         # A stream, not the path: Arrow takes no path that is not UTF-8.
-        return pq.ParquetFile(
+        file = pq.ParquetFile(
             io.BytesIO(storage.read_bytes(path)) if storage.is_object_store(path) else storage.open_for_reading(path)
         )
+        columns = range(file.metadata.num_columns)
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        values = sum(group.column(column).num_values for group in groups for column in columns)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise JobError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:300]}") from None
+    if values * _VALUE_BYTES > _INFLATED_FREELY_BYTES + _MOST_INFLATION * storage.size_of(path):
+        raise JobError(f"{path} claims to hold {values:,} values, many times its size: it is damaged, or a trap")
+    return file
 
 
 def parquet_columns(file: Any, columns: Sequence[Column], path: str) -> dict[str, str]:
@@ -416,7 +429,7 @@ def parquet_columns(file: Any, columns: Sequence[Column], path: str) -> dict[str
     """
     header = Header(tuple(file.schema_arrow.names), ",", "utf-8")
     lowered = [name.lower() for name in header.names]
-    if repeated := sorted({name for name in lowered if lowered.count(name) > 1}):
+    if repeated := _repeated(lowered):
         raise JobError(f"{path} has the column {repeated[0]!r} more than once")
     return {name: header.names[at] for name, at in match_columns(header, columns, path, others="ignore").items()}
 
@@ -463,7 +476,10 @@ def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequenc
                     raise JobError(f"{path} has no array {name}; it holds {', '.join(archive.files) or 'nothing'}")
                 continue
             try:
+                _refuse_bomb(archive, name, path)
                 arrays[name] = archive[name]
+            except MemoryError:
+                raise JobError(f"{path}: the array {name} is larger than the memory of this machine") from None
             except ValueError as error:
                 if "allow_pickle" in str(error):
                     raise JobError(
@@ -474,6 +490,16 @@ def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequenc
             except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
                 raise JobError(f"{path}: the array {name} is damaged: {' '.join(str(error).split())[:200]}") from None
         return arrays
+
+
+def _refuse_bomb(archive: "np.lib.npyio.NpzFile", name: str, path: str) -> None:
+    entries = {entry.filename: entry for entry in archive.zip.infolist()} if archive.zip else {}
+    entry = entries.get(f"{name}.npy") or entries.get(name)
+    if entry and entry.file_size > _INFLATED_FREELY_BYTES + _MOST_INFLATION * entry.compress_size:
+        raise JobError(
+            f"{path}: the array {name} inflates to {entry.file_size:,} bytes, many times its size: it is damaged, or a "
+            "trap"
+        )
 
 
 def as_usage_error(error: JobError) -> UsageError:

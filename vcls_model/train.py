@@ -49,13 +49,23 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     plan = make_plan(parse_config(argv))
     config = plan.config
     reads_frames = any(modality.kind == FRAMES for modality in plan.modalities)
-    sentences = ineffective_flags(argv, reads_frames=reads_frames, epochs=config.options.epochs)
+    sentences = ineffective_flags(
+        argv,
+        reads_frames=reads_frames,
+        epochs=config.options.epochs,
+        modalities=len(plan.data.schema.modalities),
+    )
     for sentence in [*sentences, *misfits(config, plan.data)]:
         print(f"warning: {sentence}", file=sys.stderr)
     if config.recipe and config.verbose:
-        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:")
-        print(recipe_text(config), flush=True)
-    return train(plan)
+        print(f"recipe of {config.model} for {plan.data.records.get('train', 0):,} training videos:", file=sys.stderr)
+        print(recipe_text(config), file=sys.stderr, flush=True)
+    info = train(plan)
+    if info:  # of several workers, the first has it
+        from vcls_model.training.outputs import result_text
+
+        print(result_text(info, config.output), flush=True)
+    return info
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
@@ -112,7 +122,7 @@ def train(plan: TrainPlan) -> dict[str, Any]:
             if trainer.is_chief and config.overwrite:  # only now: flags that do not fit leave what is there
                 storage.empty_directory(config.output)
             if config.resume and not trainer.restore_last() and config.verbose:
-                print("no checkpoint to continue from: starting at the beginning")
+                print("no checkpoint to continue from: starting at the beginning", file=sys.stderr)
             history = trainer.fit()
             return export(config, trainer, history, time.monotonic() - started) if trainer.is_chief else {}
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:

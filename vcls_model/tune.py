@@ -7,6 +7,8 @@ All other flags are those of `python -m vcls_model.train`. Trials are compared b
 """
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,18 +86,20 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     from vcls_model import storage
     from vcls_model.locks import locked_output
+    from vcls_model.training.outputs import result_text
 
     failures: list[str] = []
 
     def score(trial: str, flags: Sequence[str]) -> float:
-        print(f"trial {trial}: {' '.join(flags)}", flush=True)
+        print(f"trial {trial}: {' '.join(flags)}", file=sys.stderr, flush=True)
         output = storage.join(config.output, "trials", trial)
         try:
             info = train(make_plan(parse_config([*config.fixed, *flags, f"--output={output}", "--resume"])))
         except (JobError, UsageError) as error:  # a learning rate at which training diverges, sizes that do not fit
             failures.append(str(error))
-            print(f"trial {trial} failed: {error}", flush=True)
+            print(f"trial {trial} failed: {error}", file=sys.stderr, flush=True)
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
+        print(f"trial {trial}: {result_text(info, output)}", file=sys.stderr, flush=True)
         if "map" not in info["training"]["validation"]:
             raise keras_tuner.errors.FatalError("no validation video has a label")
         return float(info["training"]["validation"]["map"])
@@ -103,7 +107,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with locked_output(config.output, "tune", take_over=config.resume or config.overwrite):
         open_search(config)
         try:
-            trials = search(config, score)
+            with contextlib.redirect_stdout(sys.stderr):  # the search library shows its progress
+                trials = search(config, score)
         except keras_tuner.errors.FatalError as error:
             raise JobError(f"trials cannot be compared: {error}") from None
         if not trials:

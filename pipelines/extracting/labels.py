@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import MOST_CLASSES
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 from vcls_model.tables import Column
 
@@ -14,7 +15,6 @@ FOLDERS = "folders"
 _PATH = Column("path", ("file", "filename", "video"))
 _LABELS = Column("labels", ("label",), required=False)
 _OPTIONAL = tuple(Column(name, required=False) for name in ("id", "start", "end"))
-_MOST_CLASSES = 1_000_000
 _WHOLE = re.compile(r"\d+")
 
 File = tuple[str, int, float]  # path, bytes, time of the last change
@@ -168,8 +168,8 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
         classes = load_vocabulary(vocabulary)
     elif names and all(_WHOLE.fullmatch(name) for name in names):
         highest = max(map(int, names))
-        if highest >= _MOST_CLASSES:
-            raise UsageError(f"label {highest} is outside [0, {_MOST_CLASSES}): list the classes with --vocabulary")
+        if highest >= MOST_CLASSES:
+            raise UsageError(f"label {highest} is outside [0, {MOST_CLASSES}): list the classes with --vocabulary")
         classes = unnamed_classes(highest + 1)
     else:
         classes = [ClassInfo(index, name) for index, name in enumerate(names)]

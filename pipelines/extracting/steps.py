@@ -9,6 +9,7 @@ import apache_beam as beam
 from pipelines.extracting.config import ExtractConfig, MediaFile
 from pipelines.extracting.manifests import Part, ShardSummary, assemble, load_part, load_summary, save_part
 from pipelines.running.counters import inc_counter
+from pipelines.running.inputs import check_unchanged
 from vcls_model.embedding import Embedder, EmbeddingConfig, record_of
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
@@ -43,7 +44,10 @@ class ExtractFile(beam.DoFn):
         if load_part(self._config, shard, place) is None:
             if self._embedder is None:
                 self._embedder = Embedder(self._config.embedding)
-            part = extract_file(shard.files[place], self._embedder, self._config.embedding)
+            file = shard.files[place]
+            part = extract_file(file, self._embedder, self._config.embedding)
+            if file.size_bytes >= 0:  # one that is still being recorded, say
+                check_unchanged(file.path, file.size_bytes, file.modified_seconds)
             save_part(self._config, shard, place, part)
             inc_counter(self, "records_written" if part.record else f"rejected_{part.reason}")
             inc_counter(self, "rows", part.rows)

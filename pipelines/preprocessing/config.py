@@ -18,6 +18,7 @@ from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.records.vocabulary import ClassInfo
 
+MISSING_MODALITY = ("mask", "reject", "fill")
 NORMALISATIONS = ("zscore", "minmax", "l2", "none")
 POOLS = ("mean", "std", "top5")
 # Raised when the bytes that a given configuration writes change, so that --resume does not mix old and new shards.
@@ -71,8 +72,10 @@ class TransformConfig:
         pca_dims: keep this many whitened principal components of each modality (at most its width); 0: no PCA.
         pool_frames: add mean, standard deviation and top-5 mean over the frames as video-level features.
         max_frames: most frames kept per video.
-        missing_modality: `"reject"` or `"fill"`.
+        missing_modality: one of `MISSING_MODALITY`.
         allow_unlabelled: keep records without labels.
+        class_names: of the vocabulary, by which a CSV may call its labels. Not a setting: a CSV of indices gives the
+            same records whatever the names are.
     """
 
     schema: RecordSchema
@@ -84,10 +87,13 @@ class TransformConfig:
     max_frames: int = 300
     missing_modality: str = "reject"
     allow_unlabelled: bool = False
+    class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
-        return {**dataclasses.asdict(self), "schema": self.schema.settings()}
+        settings = {**dataclasses.asdict(self), "schema": self.schema.settings()}
+        del settings["class_names"]
+        return settings
 
     @functools.cached_property
     def hash(self) -> str:
@@ -142,6 +148,12 @@ class TransformConfig:
                 for pool in POOLS
             ]
         return features
+
+    def made_of(self, name: str) -> list[str]:
+        """The transformed features that a record without the raw modality `name` lacks."""
+        (modality,) = (each for each in self.schema.modalities if each.name == name)
+        pooled = POOLS if self.pool_frames and modality.kind == FRAMES else ()
+        return [name, *(f"{name}_{pool}" for pool in pooled)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,6 +83,7 @@ class Summary:
         shards, shards_empty, bytes_read, bytes_written: of the shards done.
         rejected: records by reason.
         notes: repairs by kind, see `RawBatch.notes`.
+        missing: by raw modality, records written that lack it.
         written: records of each split, by `SPLITS`.
         class_counts: int64 (splits, C): records of each split that carry each class.
         label_counts: int64 (MOST_LABELS_SHOWN + 1,): videos by number of labels; the last counts all above.
@@ -108,6 +109,7 @@ class Summary:
     sampled: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     content: int | None = 0
     ids: tuple[np.ndarray, ...] = ()
+    missing: Counter = dataclasses.field(default_factory=Counter)
 
     @property
     def records_read(self) -> int:
@@ -132,6 +134,7 @@ class Summary:
         self.bytes_written += other.bytes_written
         self.rejected.update(other.rejected)
         self.notes.update(other.notes)
+        self.missing.update(other.missing)
         self.pairs.merge(other.pairs)
         self.written = self.written + other.written
         self.label_counts = self.label_counts + other.label_counts
@@ -153,6 +156,7 @@ class Summary:
             "bytes_written": self.bytes_written,
             "rejected": dict(sorted(self.rejected.items())),
             "notes": dict(sorted(self.notes.items())),
+            "missing": dict(sorted(self.missing.items())),
             "class_count": self.class_counts.shape[1],
             "content": None if self.content is None else f"{self.content:032x}",
         }
@@ -200,6 +204,7 @@ class Summary:
             arrays["frame_counts"],
             sampled=sampled,
             content=int(head["content"], 16) if head.get("content") else None,
+            missing=Counter(head.get("missing", {})),  # manifests of 0.1 have none
         )
         summary.pairs.add(arrays["pairs"], arrays["pair_counts"])
         return summary
@@ -212,15 +217,17 @@ def _ids(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedIds:
-    """Ids that come more than once.
+    """The ids of all records, and which of them come more than once.
 
     Attributes:
         repeated: records whose id another record had before; of segments, videos that several shards hold.
         in_several_splits: ids that more than one split holds.
+        by_split: hashes of the distinct ids of each split; None where a shard's are not known.
     """
 
     repeated: int
     in_several_splits: int
+    by_split: tuple[np.ndarray, ...] | None
 
 
 def count_repeated_ids(output: str, shards: Sequence[Shard]) -> RepeatedIds:
@@ -239,7 +246,11 @@ def count_repeated_ids(output: str, shards: Sequence[Shard]) -> RepeatedIds:
     by_split = [np.concatenate([none, *parts]) for parts in zip(*known, strict=True)]
     distinct = [np.unique(hashes) for hashes in by_split]
     _, times = np.unique(np.concatenate([none, *distinct]), return_counts=True)
-    return RepeatedIds(sum(map(len, by_split)) - len(times), int(np.count_nonzero(times > 1)))
+    return RepeatedIds(
+        sum(map(len, by_split)) - len(times),
+        int(np.count_nonzero(times > 1)),
+        tuple(distinct) if len(known) == len(shards) else None,
+    )
 
 
 def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from pipelines.running.outputs import (
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records.identity import dataset_identity
+from vcls_model.records.split_ids import write_split_ids
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.vocabulary import write_labels_csv
 
@@ -62,6 +63,12 @@ def open_dataset(config: JobConfig) -> None:
         inputs=[*paths, config.vocabulary],
     )
     clear_stale(config)
+
+
+def begun_with(output: str, setting: str, default: str) -> str:
+    """A setting of the run that --resume continues in `output`; `default` where there is none."""
+    path = storage.join(output, manifests.DIRECTORY, _SETTINGS)
+    return str(storage.read_json(path).get(setting, default)) if storage.exists(path) else default
 
 
 def clear_stale(config: JobConfig) -> None:
@@ -116,20 +123,22 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, manifests.DIRECTORY))
     print(table(summary))
     _check(config, summary)
-    summary.notes.update(_repeated_ids(config))
+    ids = manifests.count_repeated_ids(config.output, config.shards)
+    summary.notes.update(_repeated_ids(ids))
     counts = summary.class_counts[0].tolist()
     labels = write_labels_csv([dataclasses.replace(info, train_count=counts[info.index]) for info in config.classes])
     storage.write_text(storage.join(config.output, "labels.csv"), labels)
     info = make_info(config, summary, features, started)
+    if config.transform.ratios is None:
+        info["split"]["ids"] = write_split_ids(config.output, ids.by_split) if ids.by_split is not None else None
     card = render_card(config, info, summary, features)
     storage.write_text(storage.join(config.output, "data_card.html"), card)
     write_info(config.output, info)
     return info
 
 
-def _repeated_ids(config: JobConfig) -> dict[str, int]:
+def _repeated_ids(ids: manifests.RepeatedIds) -> dict[str, int]:
     """Warns of ids that come more than once; returns their numbers for `info.json`, where there are any."""
-    ids = manifests.count_repeated_ids(config.output, config.shards)
     if ids.repeated:
         print(
             f"warning: {ids.repeated:,} records have the id of another one; each counts. Is a file there twice?",
@@ -169,6 +178,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
     info = {
         **info_head(summary.records_written, summary.rejected, started),
         "notes": dict(sorted(summary.notes.items())),
+        "missing": dict(sorted(summary.missing.items())),
         "splits": {
             name: {"records": int(count), "shards": sum(split in shard.splits for shard in config.shards)}
             for split, (name, count) in enumerate(zip(SPLITS, summary.written, strict=True))
@@ -207,4 +217,8 @@ def table(summary: Summary) -> str:
             f"{name:<10}{records:>12,}{int((counts > 0).sum()):>10,}{counts.sum() / records if records else 0:>14.2f}"
         )
     lines.append(rejected_line(summary.rejected, 10, 12))
+    lines += [
+        f"{count:,} records lack {name}; models will do without, see --missing_modality"
+        for name, count in sorted(summary.missing.items())
+    ]
     return "\n".join(lines)

@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.preprocessing.config import NORMALISATIONS, JobConfig, Shard, TransformConfig
+from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, JobConfig, Shard, TransformConfig
+from pipelines.preprocessing.outputs import begun_with
 from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
@@ -42,6 +43,9 @@ def plan(args: argparse.Namespace) -> JobConfig:
     if args.pca_dims and storage.is_object_store(args.output) and storage.is_pattern(args.output):
         # On a disk a link stands in for it; tf.Transform's analysis would read this one as a pattern.
         raise UsageError(f"--pca_dims: --output={args.output} must not hold any of * ? [ on an object store")
+    missing_modality = args.missing_modality
+    if missing_modality is None:
+        missing_modality = begun_with(args.output, "missing_modality", "mask") if args.resume else "mask"
     vocabulary = args.vocabulary or (schema.encoders and file_beside(shards[0].path, VOCABULARY_FILE)) or None
     classes = plan_classes(vocabulary, schema)
     return JobConfig(
@@ -55,12 +59,16 @@ def plan(args: argparse.Namespace) -> JobConfig:
             pca_dims=args.pca_dims,
             pool_frames=args.pool_frames,
             max_frames=args.max_frames,
-            missing_modality=args.missing_modality,
+            missing_modality=missing_modality,
             allow_unlabelled=args.allow_unlabelled,
+            class_names=tuple(info.name for info in classes) if vocabulary and schema.container == "csv" else (),
         ),
         vocabulary=vocabulary,
         max_rejected_fraction=args.max_rejected_fraction,
-        flags={name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS},
+        flags={
+            **{name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS},
+            "missing_modality": missing_modality,
+        },
         resume=args.resume,
         overwrite=args.overwrite,
         classes=tuple(classes),
@@ -70,8 +78,8 @@ def plan(args: argparse.Namespace) -> JobConfig:
 def _check_flags(args: argparse.Namespace) -> None:
     if args.normalise not in NORMALISATIONS:
         raise unknown_choice("normalisation", args.normalise, NORMALISATIONS)
-    if args.missing_modality not in ("reject", "fill"):
-        raise unknown_choice("value of --missing_modality", args.missing_modality, ("reject", "fill"))
+    if args.missing_modality not in (None, *MISSING_MODALITY):
+        raise unknown_choice("value of --missing_modality", args.missing_modality, MISSING_MODALITY)
     if args.max_frames < 1:
         raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
     if args.pca_dims < 0:

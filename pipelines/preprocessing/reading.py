@@ -19,6 +19,7 @@ def read_shard(shard: Shard, config: TransformConfig) -> Iterator[tuple[RawBatch
         max_frames=config.max_frames,
         missing_modality=config.missing_modality,
         require_labels=not config.allow_unlabelled,
+        class_names=config.class_names,
     ):
         if shard.split is not None:
             splits = np.full(len(batch), shard.split)

@@ -40,6 +40,7 @@ from vcls_model.records.encoding import (
 from vcls_model.records.identity import content_sum
 from vcls_model.records.schema import FRAMES, RecordSchema
 from vcls_model.records.splits import SPLITS
+from vcls_model.records.transformed import presence_name
 
 # The square of a value must fit float32 with room for the sum over a vector; larger ones are no features of media.
 _LARGEST_VALUE = 1e17
@@ -275,8 +276,9 @@ class ShardTransformer:
         if not len(batch):
             return []
         columns = self._columns(batch)
-        self._count(batch, splits, columns)
-        return encode_by_split(columns, splits)
+        where = self._where(batch, columns)
+        self._count(batch, splits, columns, where)
+        return encode_by_split(columns, splits, where)
 
     def finish(self) -> Summary:
         """What was transformed, with the hashes of its ids."""
@@ -303,13 +305,27 @@ class ShardTransformer:
                     else FloatColumn(np.ascontiguousarray(values))
                 )
         if self._frames:
-            first = next(values for values in batch.features.values() if isinstance(values, FrameBatch))
-            columns["num_frames"] = IntegerColumn.of_lengths(first.lengths, np.ones(len(batch), np.int64))
+            columns["num_frames"] = IntegerColumn.of_lengths(batch.frame_counts(), np.ones(len(batch), np.int64))
         return columns
 
-    def _count(self, batch: RawBatch, splits: np.ndarray, columns: dict[str, Column]) -> None:
+    def _where(self, batch: RawBatch, columns: dict[str, Column]) -> dict[str, np.ndarray]:
+        """Which records get a column, for those that not all get; adds the columns that say what is missing."""
+        where = {}
+        for name, lacking in batch.missing.items():
+            for feature in self._config.made_of(name):
+                presence = presence_name(feature)
+                columns[presence] = IntegerColumn.of_lengths(
+                    np.zeros(len(batch), np.int64), np.ones(len(batch), np.int64)
+                )
+                where[feature], where[presence] = ~lacking, lacking
+        return where
+
+    def _count(
+        self, batch: RawBatch, splits: np.ndarray, columns: dict[str, Column], where: dict[str, np.ndarray]
+    ) -> None:
         summary = self.summary
         summary.written += np.bincount(splits, minlength=len(SPLITS))
+        summary.missing.update({name: int(lacking.sum()) for name, lacking in batch.missing.items()})
         classes = summary.class_counts.shape[1]
         codes = np.repeat(splits, batch.label_lengths) * classes + batch.label_values
         summary.class_counts += np.bincount(codes, minlength=summary.class_counts.size).reshape(-1, classes)
@@ -327,7 +343,7 @@ class ShardTransformer:
         for split, parts in enumerate(self._hashes):
             parts.append(hashes[splits == split])
         if self._sampling and not summary.sampled:
-            self._sample(columns, np.flatnonzero(splits == 0)[:_SAMPLED_RECORDS])
+            self._sample(columns, np.flatnonzero(splits == 0)[:_SAMPLED_RECORDS], where)
 
     def _count_pairs(self, batch: RawBatch) -> None:
         lengths = batch.label_lengths
@@ -341,9 +357,10 @@ class ShardTransformer:
                 codes, counts = codes[kept], counts[kept]
             self.summary.pairs.add(codes, counts)
 
-    def _sample(self, columns: dict[str, Column], chosen: np.ndarray) -> None:
+    def _sample(self, columns: dict[str, Column], rows_chosen: np.ndarray, where: dict[str, np.ndarray]) -> None:
         """Sums the transformed values of some training records, for the data card."""
         for feature in self._config.transformed():
+            chosen = rows_chosen[where[feature.name][rows_chosen]] if feature.name in where else rows_chosen
             column = columns[feature.name]
             if isinstance(column, FloatColumn):
                 rows = column.rows[chosen].astype(np.float64)

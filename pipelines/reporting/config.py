@@ -23,6 +23,7 @@ class ReportConfig:
         classes: names or indices of the classes whose curves are drawn; () chooses them.
         title: title of the page; "" makes one.
         overwrite: whether to replace what the output holds.
+        trust_model: a SavedModel may have any operations.
         flags: as given, for info.json.
     """
 
@@ -36,6 +37,7 @@ class ReportConfig:
     classes: tuple[str, ...]
     title: str
     overwrite: bool
+    trust_model: bool
     flags: dict[str, Any]
 
 
@@ -59,5 +61,6 @@ def plan(args: argparse.Namespace) -> ReportConfig:
         classes,
         args.title,
         args.overwrite,
+        args.trust_model,
         {key: value for key, value in vars(args).items() if key != "overwrite"},
     )

@@ -16,12 +16,14 @@ from pipelines.reporting.findings.recommendations import Recommendation, Rival, 
 from pipelines.reporting.inputs import predictions
 from pipelines.reporting.inputs.manifests import (
     read_classes,
+    read_dataset_info,
     read_dead_letters,
     read_history,
-    read_manifest,
     train_counts,
 )
 from pipelines.reporting.inputs.media import Timeline, scored_media
+from pipelines.reporting.inputs.modalities import read_worth
+from pipelines.reporting.inputs.pairing import Pairing, pair_runs
 from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
@@ -53,9 +55,7 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
     scores = read_scores(config.scores)
     manifests = _manifests(scores, config)
     scores = _complete(scores, config)
-    baseline = read_scores(config.baseline) if config.baseline else None
-    if baseline is not None:
-        check_same_classes(scores, baseline)
+    baseline, pairing = _baseline(scores, config)
     chosen = choose_classes(scores, config.classes) if scores.labelled else []
     pairs = confused_pairs(scores, _PAIRS_COUNTED) if scores.labelled else []
     recommended: list[Recommendation] = []
@@ -67,7 +67,7 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
             cooccurrence=predictions.count_cooccurrence(
                 config.scores, [(pair.true_index, pair.predicted_index) for pair in pairs], scores.class_count
             ),
-            against=class_changes(scores, baseline) if baseline else None,
+            against=class_changes(scores, baseline, pairing) if baseline else None,
             baseline_path=config.baseline or "",
             rivals=_rivals(scores),
         )
@@ -90,6 +90,8 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
             config.title or _title(scores, manifests),
             timelines,
             sheets,
+            read_worth(config.scores, scores.class_count) if scores.labelled else None,
+            pairing,
         )
     )
     return report, {
@@ -98,7 +100,17 @@ def build(config: ReportConfig) -> tuple[Report, dict[str, Any]]:
         "class_count": scores.class_count,
         "verdict": {"state": report.verdict.state, "title": report.verdict.title} if report.verdict else None,
         "recommendations": [entry.kind for entry in recommended],
+        "pairing": _pairing_facts(pairing),
     }
+
+
+def _baseline(scores: Scores, config: ReportConfig) -> tuple[Scores, Pairing] | tuple[None, None]:
+    """The run to compare with, its videos paired with those of this run."""
+    if not config.baseline:
+        return None, None
+    baseline = read_scores(config.baseline)
+    check_same_classes(scores, baseline)
+    return baseline, pair_runs(scores, baseline)
 
 
 def _media(scores: Scores, config: ReportConfig) -> tuple[list[Timeline], dict[str, list[np.ndarray]]]:
@@ -120,8 +132,26 @@ def _media(scores: Scores, config: ReportConfig) -> tuple[list[Timeline], dict[s
         sheets = {video_id: sheet.pictures(video_id, _SHEET_PICTURES) for video_id in dict.fromkeys(shown)}
         timelines = []
         if directory:
-            timelines = list(read_timelines(directory, files, chosen, _TIMELINE_CLASSES, sheet, _TIMELINE_PICTURES))
+            timelines = list(
+                read_timelines(
+                    directory,
+                    files,
+                    chosen,
+                    _TIMELINE_CLASSES,
+                    sheet,
+                    _TIMELINE_PICTURES,
+                    trusted=config.trust_model,
+                )
+            )
     return timelines, sheets
+
+
+def _pairing_facts(pairing: Pairing | None) -> dict[str, Any] | None:
+    """The pairing for `info.json`."""
+    if pairing is None:
+        return None
+    keys = ("now", "before", "shared", "relabelled", "lost", "won")
+    return {**{key: getattr(pairing, key) for key in keys}, "paired": pairing.same_videos, "obstacle": pairing.obstacle}
 
 
 def _counts(scores: Scores) -> dict[str, Any]:
@@ -174,7 +204,7 @@ def _manifests(scores: Scores, config: ReportConfig) -> Manifests:
         model = read_model_info(config.model)
     data: dict[str, Any] = {}
     if config.data:
-        data = read_manifest(config.data, "the data directory")
+        data = read_dataset_info(config.data)
     elif isinstance(model.get("data"), Mapping):
         data = dict(model["data"].get("info") or model["data"])
     for what, path, manifest in (("model", config.model, model), ("dataset", config.data, data)):

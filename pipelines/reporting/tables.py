@@ -87,6 +87,16 @@ def probability(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-4 or value == 0 else "< 0.0001"
 
 
+def at_least(value: float, places: int = 5) -> str:
+    """A lower bound, rounded down."""
+    return f"{math.floor(value * 10**places) / 10**places:.{places}f}"
+
+
+def at_most(value: float, places: int = 5) -> str:
+    """An upper bound of a fraction, rounded up."""
+    return f"{min(math.ceil(value * 10**places) / 10**places, 1):.{places}f}"
+
+
 def pluralise(count: int, singular: str, plural: str = "") -> str:
     """`1 class`, `2,000 classes`."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

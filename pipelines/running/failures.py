@@ -23,6 +23,10 @@ _FAILURES = (
         "a worker ran out of memory: give each worker more, or let fewer threads share one "
         "(--number_of_worker_harness_threads)",
     ),
+    (
+        r"can't start new thread",
+        "a worker gets no more threads from the system (ulimit -u or -v, or the limit of a container)",
+    ),
 )
 
 

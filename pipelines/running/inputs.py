@@ -4,13 +4,13 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 
 
-def check_unchanged(path: str, size_bytes: int, modified_seconds: float, digest: str) -> None:
+def check_unchanged(path: str, size_bytes: int, modified_seconds: float, digest: str | None = None) -> None:
     """Compares an input, once it was read, with what it was before.
 
     Args:
         path: of the file.
         size_bytes, modified_seconds: when the job listed its input; a time of 0 is not known.
-        digest: its `storage.content_digest` before it was read.
+        digest: its `storage.content_digest` before it was read; None leaves the content out.
 
     Raises:
         JobError: its size, its time of modification or its content is another one.
@@ -22,7 +22,7 @@ def check_unchanged(path: str, size_bytes: int, modified_seconds: float, digest:
         change = f"had {size_bytes:,} bytes when the job began and has {size:,} now"
     elif modified_seconds and not storage.is_object_store(path) and modified != modified_seconds:
         change = "was written again"
-    elif storage.content_digest(path) != digest:
+    elif digest is not None and storage.content_digest(path) != digest:
         change = "holds other bytes than when the job began to read it"
     else:
         return

@@ -9,6 +9,7 @@ from typing import Any
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.reasons import NOT_TFRECORD, cut_short_note
+from vcls_model.states import DeadLetter, checked
 from vcls_model.versions import versions_of
 
 DEAD_LETTER = "dead_letter"
@@ -179,7 +180,8 @@ def _foreign_files(dead_letters: str, count: int) -> str:
     for name in storage.list_names(dead_letters):
         for line in storage.read_bytes(storage.join(dead_letters, name)).splitlines():
             if NOT_TFRECORD.encode() in line:
-                letters.append(storage.from_json(line, storage.join(dead_letters, name)))
+                origin = storage.join(dead_letters, name)
+                letters.append(checked(storage.from_json(line, origin), origin, DeadLetter))
         if len(letters) >= _FILES_NAMED:
             break
     named = "; ".join(f"{letter['shard']} is {letter['message']}" for letter in letters[:_FILES_NAMED])

@@ -12,13 +12,15 @@ from pipelines.scoring.config import ScoringConfig
 from pipelines.scoring.media import MediaRecords
 from pipelines.scoring.planning import Group, InputShard
 from pipelines.scoring.predictions import Labels
+from pipelines.scoring.presence import present, without
 from vcls_model import storage
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.decoding import Ratings
 from vcls_model.records.examples import Values
 from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
-from vcls_model.records.splits import SPLITS, SplitRatios, splits_of
+from vcls_model.records.split_ids import places_of
+from vcls_model.records.splits import SPLITS
 
 # Bytes of a shard that are decoded together.
 FRAME_BATCH_BYTES = 16 << 20
@@ -39,11 +41,14 @@ class Block:
         ratings: ratings of the segments, for segment records, else None.
         rejected: records that could not be used.
         outside_split: number of records that belong to another split than the one asked for.
+        by_split: number of the B records in each split of the model's data, in the order of `SPLITS`, and in none;
+            () where that is not known.
         ends_shard: no block of this shard follows; such a block holds no records.
         ends_group: no block of this group follows.
         digest: of the last block of a shard, the `storage.content_digest` of the shard when it was read.
         unknown_labels: number of labels, in the records read, that are none of the model's classes and were left out.
         contexts: the values, one per record, of each context feature by which metrics are broken down.
+        missing: how many of the records lack each modality, for those that some lack.
     """
 
     group: str
@@ -60,6 +65,8 @@ class Block:
     digest: str = ""
     unknown_labels: int = 0
     contexts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    by_split: tuple[int, ...] = ()
 
     @property
     def feature_bytes(self) -> int:
@@ -69,10 +76,19 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredBlock:
-    """A block and its logits, float32 (B, C), one array per model."""
+    """A block and what the models say of it.
+
+    Attributes:
+        block: the records.
+        logits: float32 (B, C), one array per model.
+        complete: bool (B,), the records that have all modalities, where subsets are measured.
+        subsets: float32 (records that are complete, C), of the mean of the models, by subset.
+    """
 
     block: Block
     logits: list[np.ndarray]
+    complete: np.ndarray | None = None
+    subsets: Sequence[np.ndarray] = ()
 
 
 def read_group(group: Group, config: ScoringConfig) -> Iterator[Block]:
@@ -99,6 +115,7 @@ def _read_records(shard: InputShard, config: ScoringConfig) -> Iterator[tuple[Ra
         require_labels=False,
         drop_unknown_labels=True,
         context_features=config.slice_by,
+        class_names=config.class_names,
     )
 
 
@@ -131,22 +148,42 @@ def make_block(
     """The records of `batch` that belong to the split asked for, with their ratings."""
     rows = np.ones(len(batch), np.bool_)
     outside = 0
+    places = places_of(batch.split_ids, config.splits) if config.splits is not None else None
     if config.split is not None:
-        assert config.ratios is not None
-        rows = in_split(batch.split_ids, config.split, config.ratios)
+        assert config.splits is not None and places is not None
+        wanted = SPLITS.index(config.split)
+        rows = places == wanted
         # A rejected record counts unless it is known to belong elsewhere.
-        kept = [
-            each for each in rejected if not each.id or in_split([each.id.encode()], config.split, config.ratios)[0]
-        ]
+        kept = [each for each in rejected if not each.id or places_of([each.id.encode()], config.splits)[0] == wanted]
         outside = int(np.count_nonzero(~rows)) + len(rejected) - len(kept)
         rejected = kept
+    features = batch.features
+    if config.without:
+        features = without(features, config.without)
+        left = present(features).any(axis=0)
+        nothing = f"without {', '.join(config.without)} nothing is left of the record"
+        rejected = [
+            *rejected,
+            *(
+                Rejected(
+                    shard.path,
+                    int(batch.offsets[row]),
+                    printable_id(batch.ids[row]),
+                    "validate",
+                    "missing_feature",
+                    nothing,
+                )
+                for row in np.flatnonzero(rows & ~left).tolist()
+            ),
+        ]
+        rows = rows & left
     ids = list(itertools.compress(batch.ids, rows))
     return Block(
         group.name,
         shard,
         ids,
         batch.offsets[rows],
-        {name: _copied(values, rows) for name, values in batch.features.items()},
+        {name: _copied(values, rows) for name, values in features.items()},
         Labels(batch.label_values, batch.label_lengths, batch.labelled).select(rows),
         None if batch.ratings is None else batch.ratings.select(rows),
         rejected,
@@ -155,7 +192,15 @@ def make_block(
         contexts={
             name: [_text(own) for own in itertools.compress(values, rows)] for name, values in batch.context.items()
         },
+        missing={name: int((lacking & rows).sum()) for name, lacking in batch.missing.items()},
+        by_split=() if places is None else _counts(places[rows]),
     )
+
+
+def _counts(places: np.ndarray) -> tuple[int, ...]:
+    """How many records are in each split, and in none, place -1."""
+    counts = np.bincount(np.where(places < 0, len(SPLITS), places), minlength=len(SPLITS) + 1)
+    return tuple(counts.tolist())
 
 
 def _copied(values: "np.ndarray | FrameBatch", rows: np.ndarray) -> "np.ndarray | FrameBatch":
@@ -175,8 +220,3 @@ def _one_text(value: bytes | int | np.floating) -> str:
     if isinstance(value, bytes):
         return printable_id(value)
     return f"{value:g}" if isinstance(value, np.floating) else str(value)
-
-
-def in_split(ids: Sequence[bytes], split: str, ratios: SplitRatios) -> np.ndarray:
-    """Bool (B,): which ids belong to `split`."""
-    return splits_of(ids, ratios) == SPLITS.index(split)

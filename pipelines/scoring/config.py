@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.records.schema import RecordSchema
+from vcls_model.records.split_ids import GivenSplits
 from vcls_model.records.splits import SplitRatios
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ScoringConfig:
         model_identities: which models these are, whatever their directories are called.
         schema: how the records are read, `class_count` included.
         split: keep only ids of this split, or None for all.
-        ratios: fractions of the splits, when `split` is set.
+        splits: how the ids of the model's dataset were split, or None where that is not known.
         top_k: number of classes kept in the predictions.
         threshold: probability from which a class counts as predicted.
         class_thresholds: a second threshold per class; None without.
@@ -33,12 +34,15 @@ class ScoringConfig:
         full_logits: `none`, `float16` or `float32`.
         batch_size: records that are decoded and scored together, at most.
         max_frames: frames kept per video, at most.
-        missing_modality: `reject` or `fill`.
+        missing_modality: `mask`, `reject` or `fill`.
+        without: modalities that count as missing in every record.
+        subsets: modalities that are kept in further measurements, each a subset of all; none unless asked for.
         run_id: the run that asked for it: a label in the manifests, on which no score depends.
         thresholds_given: `class_thresholds` are not the model's own.
         min_probability: classes below are left out of the predictions (metrics count all).
         slice_by: context features of the records, by whose values metrics are broken down.
         media: how files become features, where the input is media files.
+        class_names: of the model's classes, by which a CSV may call its labels.
     """
 
     output: str
@@ -46,7 +50,7 @@ class ScoringConfig:
     model_identities: tuple[str, ...]
     schema: RecordSchema
     split: str | None
-    ratios: SplitRatios | None
+    splits: "SplitRatios | GivenSplits | None"
     top_k: int
     threshold: float
     class_thresholds: tuple[float, ...] | None
@@ -60,6 +64,9 @@ class ScoringConfig:
     min_probability: float = 0
     slice_by: tuple[str, ...] = ()
     media: "EmbeddingConfig | None" = None
+    without: tuple[str, ...] = ()
+    subsets: tuple[tuple[str, ...], ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def class_count(self) -> int:
@@ -67,13 +74,19 @@ class ScoringConfig:
         assert self.schema.class_count is not None
         return self.schema.class_count
 
+    def _split_settings(self) -> list[float | str]:
+        assert self.splits is not None
+        if isinstance(self.splits, SplitRatios):
+            return list(dataclasses.astuple(self.splits))
+        return [self.splits.digest]
+
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for two runs to add to the same scores directory, JSON-able."""
         return {
             "models": list(self.model_identities),
             "schema": self.schema.settings(),
             "split": self.split,
-            "ratios": list(dataclasses.astuple(self.ratios)) if self.ratios else None,
+            "ratios": self._split_settings() if self.split else None,
             "top_k": self.top_k,
             "threshold": self.threshold,
             # The model's own follow from the model.
@@ -85,4 +98,6 @@ class ScoringConfig:
             "batch_size": self.batch_size,
             "max_frames": self.max_frames,
             "missing_modality": self.missing_modality,
+            "without": list(self.without) or None,
+            "modalities": bool(self.subsets) or None,
         }

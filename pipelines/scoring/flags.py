@@ -47,6 +47,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "average of models)",
     )
     add(
+        "--allow_optimistic",
+        action="store_true",
+        help="accept --thresholds that were chosen on the same videos; the report says so",
+    )
+    add(
         "--slice_by",
         default="",
         metavar="NAME,...",
@@ -65,9 +70,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--max_frames", type=int, default=300, help=f"keep at most this many frames per video {DEFAULT}")
     add(
         "--missing_modality",
-        choices=("reject", "fill"),
-        default="reject",
-        help=f"what to do with a record that lacks a modality {DEFAULT}",
+        choices=("mask", "reject", "fill"),
+        help="what to do with a record that lacks a modality: mask (the model does without it), reject, or fill with 0 "
+        "(default: mask, and reject for models that were not made for it)",
+    )
+    add(
+        "--without",
+        default="",
+        metavar="NAME,...",
+        help="modalities to ignore, as if every record lacked them (default: none)",
+    )
+    add(
+        "--modalities",
+        action="store_true",
+        help="also measure what each modality is worth: the models again with each alone, and without each, on the "
+        "records that have all; takes as many times as long",
     )
     add(
         "--batch_size",

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.layout import STATE, aggregate_name, manifest_path, part_name, segments_name, slices_name
+from pipelines.scoring.layout import manifest_path, modalities_name, part_name, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
@@ -22,8 +22,10 @@ from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.ranking import NotANumberError, chosen_rows, first_k, joined, select_best
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.metrics.stored import STATE, aggregate_name
 from vcls_model.records.decoding import Rejected
 from vcls_model.records.ids import printable_id
+from vcls_model.records.splits import NO_SPLIT, SPLITS
 from vcls_model.serving.combining import mean_of_models
 
 NAN_LOGITS = "nan_logits"
@@ -88,6 +90,8 @@ class _ShardCounts:
     records_labelled: int = 0
     records_outside_split: int = 0
     labels_unknown: int = 0
+    missing: dict[str, int] = dataclasses.field(default_factory=dict)
+    records_by_split: dict[str, int] = dataclasses.field(default_factory=dict)
     rejected_by_reason: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -109,6 +113,7 @@ class GroupScores:
     def _begin_part(self) -> None:
         config = self._config
         self._aggregates: list[_Aggregate] = []  # made when the first labelled record comes
+        self._by_subset: list[_Aggregate] = []  # the first has all modalities
         self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
         self._slices = [SliceAccumulator(config.class_count, feature) for feature in config.slice_by]
         self._rejected: list[Rejected] = []
@@ -129,14 +134,21 @@ class GroupScores:
                 form=self._config.form,
                 full_logits=self._config.full_logits,
                 min_probability=self._config.min_probability,
+                exact=self._config.schema.segments,
             )
         for rejected in block.rejected:
             self._reject(rejected)
         self._counts.records_outside_split += block.outside_split
         self._counts.labels_unknown += block.unknown_labels
+        for name, count in block.missing.items():
+            self._counts.missing[name] = self._counts.missing.get(name, 0) + count
+        by_split = self._counts.records_by_split
+        for name, count in zip((*SPLITS, NO_SPLIT), block.by_split, strict=False):
+            by_split[name] = by_split.get(name, 0) + count
         self._counts.records_read += len(block.ids) + len(block.rejected)
         if block.ids:
             self._add_records(scored, self._predictions)
+            self._add_subsets(scored)
         if block.ends_shard:
             self._predictions.finish()
             self._predictions = None
@@ -200,6 +212,20 @@ class GroupScores:
         for number, (aggregate, logits) in enumerate(zip(self._aggregates, measured, strict=True)):
             aggregate.add(logits, labels, ids, best if number == 0 else None)
 
+    def _add_subsets(self, scored: ScoredBlock) -> None:
+        """Counts the labelled records that have all modalities, with all and with some of them."""
+        block, complete = scored.block, scored.complete
+        if complete is None or not (complete & block.labels.labelled).any():
+            return
+        every = [mean_of_models(scored.logits)[complete], *scored.subsets]
+        labels = block.labels.select(complete)
+        good = labels.labelled & ~np.any([np.isnan(logits).any(axis=1) for logits in every], axis=0)
+        ids, labels = _select(_select(block.ids, complete), good), labels.select(good)
+        if not self._by_subset:
+            self._by_subset = [_Aggregate(self._config) for _ in every]
+        for aggregate, logits in zip(self._by_subset, every, strict=True):
+            aggregate.add(logits[good], labels, ids, None)
+
     def _select_best(self, logits: np.ndarray, labels: Labels) -> BestRows:
         """Enough of the best classes for the predictions and every metric."""
         sizes = np.maximum(labels.lengths, max(self._config.top_k, TOP))
@@ -216,6 +242,8 @@ class GroupScores:
         output = self._config.output
         for number, aggregate in enumerate(self._aggregates):
             storage.write_atomically(storage.join(output, STATE, aggregate_name(name, number)), aggregate.to_bytes())
+        for number, aggregate in enumerate(self._by_subset):
+            storage.write_atomically(storage.join(output, STATE, modalities_name(name, number)), aggregate.to_bytes())
         for number, slices in enumerate(self._slices):
             storage.write_atomically(storage.join(output, STATE, slices_name(name, number)), slices.to_bytes())
         if self._segments is not None:
@@ -229,6 +257,7 @@ class GroupScores:
             "group": name,
             "run_id": self._config.run_id,
             "aggregates": len(self._aggregates),
+            "modalities": len(self._by_subset),
             "shards": self._shards,
         }
         storage.write_json(manifest_path(output, name), manifest)

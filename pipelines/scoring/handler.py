@@ -9,6 +9,8 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from pipelines.scoring.blocks import Block, ScoredBlock
 from pipelines.scoring.memory import give_back_large_blocks
+from pipelines.scoring.presence import present, select, without
+from vcls_model.serving.combining import mean_of_models
 from vcls_model.serving.exported import LoadedModel
 
 
@@ -27,17 +29,25 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
     """
 
     def __init__(
-        self, model_paths: Sequence[str], class_count: int, *, one_thread: bool = False, give_back: bool = True
+        self,
+        model_paths: Sequence[str],
+        class_count: int,
+        *,
+        subsets: Sequence[Sequence[str]] = (),
+        one_thread: bool = False,
+        give_back: bool = True,
     ) -> None:
         """Args:
         model_paths: exported models, local or on an object store.
         class_count: number of classes that they all have.
+        subsets: modalities to keep, for further measurements.
         one_thread: in a process that has not used TensorFlow yet, compute each matrix product with one thread: more
             gain nothing where the workers use all cores; and on some processors the last bits depend on their number,
             so that a machine with more cores would give other scores.
         give_back: return large arrays to the system as they are freed, see `give_back_large_blocks`.
         """
         super().__init__()
+        self._subsets = tuple(map(tuple, subsets))
         self._one_thread = one_thread
         self._give_back = give_back
         self._model_paths = tuple(model_paths)
@@ -59,7 +69,24 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
         self, batch: Sequence[Block], model: LoadedModels, inference_args: dict[str, Any] | None = None
     ) -> Iterable[ScoredBlock]:
         """Scores each block with every model."""
-        return [ScoredBlock(block, self._logits(block, model.models)) for block in batch]
+        return [
+            ScoredBlock(block, self._logits(block, model.models), *self._of_subsets(block, model.models))
+            for block in batch
+        ]
+
+    def _of_subsets(
+        self, block: Block, models: Sequence[LoadedModel]
+    ) -> tuple[np.ndarray, list[np.ndarray]] | tuple[()]:
+        """Which records have all modalities, and their logits with each subset."""
+        if not self._subsets or not block.ids:
+            return ()
+        complete = np.all(present(block.features), axis=0)
+        whole = select(block.features, complete)
+        logits = []
+        for kept in self._subsets if complete.any() else ():
+            features = without(whole, set(whole) - set(kept))
+            logits.append(mean_of_models([each.logits(features) for each in models]))
+        return complete, logits
 
     def _logits(self, block: Block, models: Sequence[LoadedModel]) -> list[np.ndarray]:
         if not block.ids:

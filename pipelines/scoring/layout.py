@@ -1,12 +1,30 @@
-"""Names of the files in a scores directory."""
+"""Names of the files in a scores directory, and the shards that they are named after."""
+
+import dataclasses
+import hashlib
 
 from vcls_model import storage
+from vcls_model.metrics.stored import MANIFEST_SUFFIX, STATE
 
-STATE = "state"
 SETTINGS = "settings.json"
-MANIFEST_SUFFIX = ".manifest.json"
 PREDICTIONS = "predictions"
 LOGITS = "logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class InputShard:
+    """One input file: where it is, how long it is, in bytes, and when it was last written."""
+
+    path: str
+    size_bytes: int
+    modified_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
+        base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
+        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
+        return f"{base}-{digest[:8]}"
 
 
 def manifest_path(output: str, group: str) -> str:
@@ -25,14 +43,14 @@ def parts_of(output: str, group: str) -> list[str]:
     return [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX, f"{group}-")]
 
 
-def aggregate_name(group: str, number: int) -> str:
-    """File name of a group's aggregate: number 0 is the mean of the models, n > 0 the n-th model alone."""
-    return f"{group}.metrics" if number == 0 else f"{group}.model{number}.metrics"
-
-
 def segments_name(group: str) -> str:
     """File name of a group's aggregate over rated segments."""
     return f"{group}.segments.metrics"
+
+
+def modalities_name(group: str, number: int) -> str:
+    """File name of a group's aggregate with a subset of the modalities: number 0 has all of them."""
+    return f"{group}.modalities{number}.metrics"
 
 
 def slices_name(group: str, number: int) -> str:

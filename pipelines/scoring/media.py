@@ -75,6 +75,7 @@ class MediaRecords:
             config.missing_modality == "fill",
             require_labels=False,
             context_features=config.slice_by,
+            mask_missing=config.missing_modality == "mask",
         )
         self._decoder = Decoder(config.schema, options)
 

@@ -3,16 +3,17 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from pipelines.scoring.layout import STATE, aggregate_name, segments_name, slices_name
-from pipelines.scoring.models import THRESHOLDS
+from pipelines.scoring.layout import segments_name, slices_name
+from pipelines.scoring.thresholds import THRESHOLDS
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
-from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.prior import learned_nothing
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
+from vcls_model.metrics.stored import merge, merge_aggregates
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.exported import ExportedModel
 from vcls_model.states import GroupManifest
@@ -25,14 +26,14 @@ class Measured:
     Attributes:
         metrics: the content of metrics.json, or None when no record carried labels and no metric file was written.
         models: the same of each model alone, when there are several.
+        hint: what is plainly wrong with the model, "" where nothing is.
     """
 
     metrics: dict[str, Any] | None
     models: Sequence[dict[str, Any]] = ()
+    hint: str = ""
 
 
-# A sum of counts that workers stored: `from_bytes` reads one, `merge` adds another to it.
-_Aggregate = TypeVar("_Aggregate", MetricAccumulator, SegmentAccumulator, SliceAccumulator)
 _COUNTS = (
     "records_read",
     "records_written",
@@ -44,13 +45,16 @@ _COUNTS = (
 
 
 def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
-    """Sums of the shards' counts and rejections by reason.
+    """Sums of the shards' counts, and of their records by reason of rejection and by split ({} where not known).
 
     Raises:
         JobError: two manifests list the same shard, so that its records would count twice.
     """
     totals: dict[str, Any] = dict.fromkeys(_COUNTS, 0)
     reasons: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    by_split: dict[str, int] = {}
+    known = True
     seen: dict[str, str] = {}
     for manifest in manifests:
         for shard in manifest["shards"]:
@@ -62,24 +66,25 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
             seen[shard["path"]] = manifest["group"]
             for key in _COUNTS:
                 totals[key] += shard.get(key, 0)  # type: ignore[operator]  # 0.1 did not count unknown labels
+            known = known and "records_by_split" in shard  # 0.1 did not count them
+            for name, count in shard.get("records_by_split", {}).items():
+                by_split[name] = by_split.get(name, 0) + count
             for reason, count in shard["rejected_by_reason"].items():
                 reasons[reason] = reasons.get(reason, 0) + count
+            for name, count in shard.get("missing", {}).items():
+                missing[name] = missing.get(name, 0) + count
     if totals["records_read"] != totals["records_written"] + totals["records_rejected"]:
         raise JobError(
             f"the manifests count {totals['records_read']} records read, but {totals['records_written']} written and "
             f"{totals['records_rejected']} rejected: they are damaged; use --overwrite"
         )
-    return {**totals, "rejected_by_reason": dict(sorted(reasons.items())), "shards": len(seen)}
-
-
-def merge_aggregates(output: str, manifests: Sequence[GroupManifest], number: int) -> MetricAccumulator | None:
-    """The sum of all groups' aggregates of one number (see `aggregate_name`); None when no record carried labels.
-
-    Raises:
-        JobError: a stored aggregate is missing or damaged.
-    """
-    names = [aggregate_name(manifest["group"], number) for manifest in manifests if number < manifest["aggregates"]]
-    return _merge(output, names, MetricAccumulator)
+    return {
+        **totals,
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "missing": dict(sorted(missing.items())),
+        "shards": len(seen),
+        "records_by_split": by_split if known else {},
+    }
 
 
 def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAccumulator | None:
@@ -88,7 +93,7 @@ def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAc
     Raises:
         JobError: a stored aggregate is missing or damaged.
     """
-    return _merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
+    return merge(output, [segments_name(manifest["group"]) for manifest in manifests], SegmentAccumulator)
 
 
 def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequence[str]) -> dict[str, Any]:
@@ -100,9 +105,7 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
     slices = {}
     for number, feature in enumerate(features):
         try:
-            merged = _merge(
-                output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator
-            )
+            merged = merge(output, [slices_name(manifest["group"], number) for manifest in manifests], SliceAccumulator)
         except ValueError as error:
             raise JobError(f"--slice_by={feature}: {error}") from None
         if merged is None:
@@ -111,24 +114,6 @@ def merge_slices(output: str, manifests: Sequence[GroupManifest], features: Sequ
         if set(slices[feature]) == {NO_VALUE}:
             print(f"warning: --slice_by={feature}: no labelled record has such a feature", file=sys.stderr)
     return slices
-
-
-def _merge(output: str, names: Sequence[str], kind: type[_Aggregate]) -> _Aggregate | None:
-    merged: _Aggregate | None = None
-    for name in names:
-        if merged is None:
-            merged = _stored(output, name, kind)
-        else:
-            merged.merge(_stored(output, name, kind))  # in no variable, so that no two such parts are alive at once
-    return merged
-
-
-def _stored(output: str, name: str, kind: type[_Aggregate]) -> _Aggregate:
-    path = storage.join(output, STATE, name)
-    try:
-        return kind.from_bytes(storage.read_bytes(path))
-    except (OSError, ValueError) as error:
-        raise JobError(f"cannot read the stored aggregate {path}: {error}; score again with --overwrite") from None
 
 
 def write_metrics(
@@ -170,8 +155,11 @@ def write_metrics(
     contents[THRESHOLDS] = write_labels_csv(models[0].classes, best_thresholds(merged).tolist()).encode()
     for name, data in contents.items():
         storage.write_atomically(storage.join(output, name), data)
+    counts = [entry.train_count for entry in models[0].classes if entry.train_count is not None]
+    known = len(counts) == len(models[0].classes)
+    hint = learned_nothing(result.summary, result.per_class["support"], counts if known else None)
     if len(models) == 1:
-        return Measured(result.summary)
+        return Measured(result.summary, hint=hint)
     del merged
     singles: list[MetricResult] = []
     for number in range(1, len(models) + 1):
@@ -180,7 +168,7 @@ def write_metrics(
             raise JobError(f"{output} holds no counts of model {number} of {len(models)}; use --overwrite")
         singles.append(compute_result(single))
     storage.write_atomically(storage.join(output, "per_model.csv"), per_model_csv(names, singles))
-    return Measured(result.summary, [single.summary for single in singles])
+    return Measured(result.summary, [single.summary for single in singles], hint)
 
 
 def per_model_csv(names: Sequence[str], results: Sequence[MetricResult]) -> bytes:

@@ -1,21 +1,18 @@
-"""What scoring asks of exported models: that they fit each other, the records, and the thresholds given."""
+"""What scoring asks of exported models: that they fit each other and the records."""
 
 import dataclasses
 from collections.abc import Sequence
 
-from pipelines.scoring.layout import SETTINGS, STATE
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.encoders.encoder import check_same_identity
 from vcls_model.records.framing import read_chunks
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema
+from vcls_model.records.split_ids import GivenSplits
+from vcls_model.records.splits import SplitRatios
 from vcls_model.records.vocabulary import check_same_classes, load_vocabulary
 from vcls_model.serving.exported import ExportedModel, describe
-from vcls_model.states import ScoreSettings, read_state
-
-# In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
-THRESHOLDS = "thresholds.csv"
 
 
 def check_same_task(models: Sequence[ExportedModel]) -> None:
@@ -125,34 +122,26 @@ def _sorted(names: Sequence[str]) -> list[str]:
     return sorted(name.lower() for name in names)
 
 
-def class_thresholds(directory: str | None, models: Sequence[ExportedModel]) -> tuple[float, ...] | None:
-    """The thresholds of the classes: those of a scores directory, else those of a single model, else None."""
-    if directory is not None:
-        return read_thresholds(directory, models)
-    return models[0].class_thresholds() if len(models) == 1 else None
+def common_splits(models: Sequence[ExportedModel], *, needed: bool) -> SplitRatios | GivenSplits | None:
+    """How the data of all models were split; None where that is not known, or differs.
 
-
-def read_thresholds(directory: str, models: Sequence[ExportedModel]) -> tuple[float, ...]:
-    """The best-F1 thresholds of the classes in a scores directory of the same models.
+    Args:
+        models: the models.
+        needed: --split asks for it.
 
     Raises:
-        UsageError: there are none, they are of other models, or they were chosen on records that trained the models.
+        UsageError: it is needed and not known.
     """
-    info_path, path = (storage.join(directory, name) for name in ("info.json", THRESHOLDS))
-    if not storage.exists(info_path):
-        raise UsageError(f"--thresholds={directory} is not a finished scores directory: it has no info.json")
-    if not storage.exists(path):
-        raise UsageError(f"--thresholds={directory} has no {THRESHOLDS}: its records carried no labels")
-    settings = storage.join(directory, STATE, SETTINGS)
-    if not storage.exists(settings):
-        raise UsageError(f"--thresholds={directory} is not a scores directory: it has no {STATE}/{SETTINGS}")
-    scored = read_state(settings, ScoreSettings)
-    if sorted(scored["models"]) != sorted(model.identity for model in models):
+    rules = [model.splits() for model in models]
+    settings = [rule.digest if isinstance(rule, GivenSplits) else rule for rule in rules]
+    if rules[0] is not None and settings.count(settings[0]) == len(rules):
+        return rules[0]
+    if needed and None in rules:
+        path = models[rules.index(None)].path
         raise UsageError(
-            f"the thresholds in {directory} were chosen for other models than {models[0].path}"
-            + (f" and {len(models) - 1} more" if len(models) > 1 else "")
+            f"--split: {path} does not say which ids are in which split of its data. Where the splits were given by "
+            "hand, preprocess and train again with this version, which list them; or name the files of the split alone"
         )
-    if scored["split"] == "train":
-        raise UsageError(f"{directory} holds scores of the training split: choose thresholds on --split=validate")
-    classes = load_vocabulary(path, models[0].class_count)
-    return tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes)
+    if needed:
+        raise UsageError("--split needs models whose data were split in the same way: the splits of their data differ")
+    return None

@@ -10,14 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.running import outputs
-from pipelines.scoring.layout import LOGITS, MANIFEST_SUFFIX, PREDICTIONS, SETTINGS, STATE
+from pipelines.scoring.layout import LOGITS, PREDICTIONS, SETTINGS
 from pipelines.scoring.merging import total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
+from pipelines.scoring.submission import write_submission
+from pipelines.scoring.thresholds import checked_source
+from pipelines.scoring.worth import write_worth
 from vcls_model import storage
-from vcls_model.commands import JobError, UsageError
+from vcls_model.commands import UsageError
 from vcls_model.metrics.catalogue import describe
+from vcls_model.metrics.stored import STATE, read_manifests
 from vcls_model.records.vocabulary import write_labels_csv
-from vcls_model.states import GroupManifest, ScoredShard, read_state
+from vcls_model.states import GroupManifest, ScoredShard
 
 # Shards whose content is compared at once with what was scored: each may be a request to an object store.
 _LOOKING = 16
@@ -28,20 +32,6 @@ _OPTIONS = {
     "ratios": "the split of the model's data",
     "class_thresholds": "--thresholds",
 }
-
-
-def read_manifests(output: str) -> list[GroupManifest]:
-    """The manifests of all groups that are done, in the order of their names.
-
-    Raises:
-        JobError: one is damaged.
-    """
-    directory = storage.join(output, STATE)
-    paths = [storage.join(directory, name) for name in storage.list_names(directory, MANIFEST_SUFFIX)]
-    try:
-        return [read_state(path, GroupManifest) for path in paths]
-    except JobError as error:
-        raise JobError(f"{error}; score again with --overwrite") from None
 
 
 def remaining_shards(shards: Sequence[InputShard], manifests: Sequence[GroupManifest]) -> list[InputShard]:
@@ -142,6 +132,11 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
     measured = write_metrics(
         config.output, manifests, plan.models, names, segments=config.schema.segments, slice_by=config.slice_by
     )
+    if config.subsets:
+        kept = [modality.name for modality in config.schema.modalities if modality.name not in config.without]
+        write_worth(config.output, manifests, config.subsets, kept, plan.models[0].classes)
+    if config.form == "kaggle_csv":
+        write_submission(config.output, config.class_count, segments=config.schema.segments)
     chosen = config.class_thresholds or [None] * config.class_count
     classes = [
         dataclasses.replace(entry, best_threshold=threshold)
@@ -161,19 +156,25 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         "records_labelled": counts["records_labelled"],
         "records_outside_split": counts["records_outside_split"],
         "labels_unknown": counts["labels_unknown"],
+        "missing": counts["missing"],
+        **({"records_by_split": counts["records_by_split"]} if counts["records_by_split"] else {}),
         "shards": counts["shards"],
         "models": models,
         "split": config.split,
         "top_k": config.top_k,
         "threshold": config.threshold,
         "thresholds_from": None if plan.flags["thresholds"] is None else storage.absolute(plan.flags["thresholds"]),
+        "thresholds": checked_source(plan.thresholds.source, config.output, config.split),
         "schema": config.schema.to_dict(),
         "class_count": config.class_count,
         "runs": runs_of(manifests),
+        "without": list(config.without),
         "config": plan.flags,
     }
     outputs.write_info(config.output, info)
-    _print_summary(info, measured.metrics)
+    if measured.hint:
+        print(f"warning: {measured.hint}", file=sys.stderr)
+    _print_summary(info, measured.metrics, config.output)
     return info
 
 
@@ -183,19 +184,20 @@ def model_names(paths: Sequence[str]) -> list[str]:
     return [name if short.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(short)]
 
 
-def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None) -> None:
-    print(
-        f"scored {info['records_written']} records of {info['shards']} shards, {info['records_rejected']} rejected, "
-        f"{info['records_labelled']} with labels",
-        file=sys.stderr,
-    )
+def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None, output: str) -> None:
     if info["labels_unknown"]:
         print(
             f"warning: {info['labels_unknown']:,} labels are none of the {info['class_count']:,} classes: their "
             "records are scored, these labels left out of the metrics",
             file=sys.stderr,
         )
+    for name, count in info["missing"].items():
+        print(f"{count:,} records lack {name}: scored without", file=sys.stderr)
+    print(
+        f"scored {info['records_written']} records of {info['shards']} shards, {info['records_rejected']} rejected, "
+        f"{info['records_labelled']} with labels; scores in {output}"
+    )
     if metrics is None:
         print("no record carried labels: predictions were written, metrics were not", file=sys.stderr)
     else:
-        print(describe(metrics), file=sys.stderr)
+        print(describe(metrics))

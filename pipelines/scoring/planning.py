@@ -13,10 +13,13 @@ from typing import Any
 
 from pipelines.running.flags import check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
+from pipelines.scoring.layout import InputShard
 from pipelines.scoring.media import plan_media
-from pipelines.scoring.models import check_same_task, class_thresholds, find_schema, schema_for_scoring
+from pipelines.scoring.models import check_same_task, common_splits, find_schema, schema_for_scoring
+from pipelines.scoring.presence import subsets_of
+from pipelines.scoring.thresholds import Thresholds, choose_thresholds
 from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.records.shards import refuse_transformed, shards_of
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
@@ -30,22 +33,6 @@ FRAME_GROUP_BYTES = 4 << 30
 MEDIA_GROUP_BYTES = 64 << 20
 # Not worth dividing.
 SMALL_BYTES = 4 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class InputShard:
-    """One input file: where it is, how long it is, in bytes, and when it was last written."""
-
-    path: str
-    size_bytes: int
-    modified_seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Name of its outputs: its base name and a few digits that tell equal base names in two folders apart."""
-        base = self.path.rsplit("/", 1)[-1].removesuffix(".tfrecord")
-        digest = hashlib.sha256(self.path.encode(errors="surrogateescape")).hexdigest()
-        return f"{base}-{digest[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +54,7 @@ class Plan:
         max_rejected_fraction: in [0, 1]; above it the job fails.
         resume, overwrite: what to do with an output directory that is not empty.
         flags: the command line, for `info.json`.
+        thresholds: where the thresholds of the classes come from.
     """
 
     config: ScoringConfig
@@ -76,6 +64,7 @@ class Plan:
     resume: bool
     overwrite: bool
     flags: dict[str, Any]
+    thresholds: Thresholds
 
     def groups(self, shards: Sequence[InputShard], workers: int) -> list[Group]:
         """The groups in which `shards`, those that are still to be scored, are shared out among workers."""
@@ -92,6 +81,7 @@ class Plan:
             f"score {len(left)} of {len(self.shards)} shards ({sum(shard.size_bytes for shard in left)} bytes) in "
             f"{len(groups)} groups\n"
             f"records: {config.schema.name}, {config.split or 'all'} of them, {config.batch_size} per batch\n"
+            f"{'without ' + ', '.join(config.without) + chr(10) if config.without else ''}"
             f"models: {', '.join(config.model_paths)} ({config.class_count} classes)\n"
             f"output: {config.output}: {config.form} with the best {config.top_k} classes, "
             f"full logits: {config.full_logits}"
@@ -115,9 +105,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for path in args.model:
         refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=args.trust_model)
     refuse_encoder_programs(args)
-    ratios = models[0].split_ratios() if args.split else None
-    if args.split and any(model.split_ratios() != ratios for model in models):
-        raise UsageError("--split needs models whose data was split in the same way; their info.json differ in ratios")
+    splits = common_splits(models, needed=args.split is not None)
     shards = list_shards(args.input)
     paths = [shard.path for shard in shards]
     refuse_transformed(paths, "name the raw records, which a model normalises itself")
@@ -128,26 +116,31 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")
     if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
         raise UsageError(f"--slice_by={args.slice_by}: name each feature once, and none called frequency or vertical")
+    missing_modality, without = plan_missing(args, models)
+    thresholds = choose_thresholds(args.thresholds, models, shards, args.split, optimistic=args.allow_optimistic)
     config = ScoringConfig(
         output=storage.absolute(args.output),
         model_paths=tuple(map(storage.absolute, args.model)),
         model_identities=tuple(each.identity for each in models),
         schema=schema,
         split=args.split,
-        ratios=ratios,
+        splits=splits,
         top_k=min(args.top_k, models[0].class_count),
         threshold=args.threshold,
-        class_thresholds=class_thresholds(args.thresholds, models),
+        class_thresholds=thresholds.values,
         thresholds_given=args.thresholds is not None,
         form=args.format,
         full_logits=args.full_logits,
         batch_size=args.batch_size or (FRAME_BATCH_RECORDS if schema.has_frames else VIDEO_BATCH_RECORDS),
         max_frames=args.max_frames,
-        missing_modality=args.missing_modality,
+        missing_modality=missing_modality,
+        without=without,
+        subsets=plan_subsets(args, models[0], missing_modality, without),
         run_id=args.run_id or "",
         min_probability=args.min_probability,
         slice_by=slice_by,
         media=media,
+        class_names=tuple(info.name for info in models[0].classes) if schema.container == "csv" else (),
     )
     return Plan(
         config,
@@ -156,8 +149,60 @@ def make_plan(args: argparse.Namespace) -> Plan:
         args.max_rejected_fraction,
         resume=args.resume or args.run_id is not None,
         overwrite=args.overwrite,
-        flags={name: value for name, value in vars(args).items() if name != "dry_run"},
+        flags={
+            **{name: value for name, value in vars(args).items() if name != "dry_run"},
+            "missing_modality": missing_modality,
+        },
+        thresholds=thresholds,
     )
+
+
+def plan_missing(args: argparse.Namespace, models: Sequence[ExportedModel]) -> tuple[str, tuple[str, ...]]:
+    """What becomes of a record that lacks a modality, and the modalities that are ignored in all.
+
+    Raises:
+        UsageError: a model does not bear it, or --without names what the models do not take, or all they take.
+    """
+    without = tuple(name for name in args.without.split(",") if name)
+    stubborn = next((model for model in models if not model.presence), None)
+    missing = args.missing_modality or ("reject" if stubborn else "mask")
+    if stubborn and (without or missing == "mask"):
+        flag = f"--without={args.without}" if without else "--missing_modality=mask"
+        raise UsageError(
+            f"{flag}: {stubborn.path} does not bear a missing modality: it was trained by an earlier version, or on "
+            "records of one modality. Train it again, or choose --missing_modality=fill"
+        )
+    names = [modality.name for modality in models[0].schema.modalities]
+    for name in without:
+        if name not in names:
+            raise unknown_choice("modality of --without", name, names)
+    if set(without) == set(names):
+        raise UsageError(f"--without={args.without} leaves nothing of the records: {models[0].path} takes no more")
+    if without and missing != "mask":
+        raise UsageError(f"--without needs --missing_modality=mask, which is the default, not {missing}")
+    return missing, without
+
+
+def plan_subsets(
+    args: argparse.Namespace, model: ExportedModel, missing_modality: str, without: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The subsets of the modalities that --modalities measures.
+
+    Raises:
+        UsageError: there is nothing to leave out.
+    """
+    if not args.modalities:
+        return ()
+    names = [modality.name for modality in model.schema.modalities if modality.name not in without]
+    if len(names) < 2:
+        raise UsageError(f"--modalities compares several of them, and there is one: {names[0]}")
+    if missing_modality != "mask":
+        raise UsageError(
+            f"--modalities needs models that bear a missing modality, which {model.path} does not"
+            if not model.presence
+            else f"--modalities needs --missing_modality=mask, not {missing_modality}"
+        )
+    return subsets_of(names)
 
 
 def _check_ranges(args: argparse.Namespace) -> None:

@@ -59,14 +59,18 @@ class ShardPredictions:
     Where a part ends depends on the shard's records alone, so that writing a shard again gives the same files.
     """
 
-    def __init__(self, output: str, name: str, *, form: str, full_logits: str, min_probability: float = 0) -> None:
+    def __init__(
+        self, output: str, name: str, *, form: str, full_logits: str, min_probability: float = 0, exact: bool = False
+    ) -> None:
         """Args:
         output: the scores directory.
         name: base name of the shard's files.
         form: `parquet` or `kaggle_csv`.
         full_logits: `none`, `float16` or `float32`.
         min_probability: less probable classes are left out.
+        exact: a Kaggle CSV has every digit of a confidence rather than six decimals: records are ranked by it.
         """
+        self._digits = ".9g" if exact else ".6f"
         self._output = output
         self._name = name
         self._form = form
@@ -115,7 +119,7 @@ class ShardPredictions:
         if self._form == "parquet":
             data, suffix = parquet_bytes(self._rows), ".parquet"
         else:
-            data, suffix = kaggle_bytes(self._rows), ".csv"
+            data, suffix = kaggle_bytes(self._rows, self._digits), ".csv"
         self._write(PREDICTIONS, self._part, suffix, data)
         self._rows, self._row_count = [], 0
         self._part += 1
@@ -172,7 +176,7 @@ def parquet_bytes(blocks: Sequence[Ranked]) -> bytes:
     return sink.getvalue()
 
 
-def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
+def kaggle_bytes(blocks: Sequence[Ranked], digits: str = ".6f") -> bytes:
     """The Kaggle submission format: `VideoId,LabelConfidencePairs`, pairs `class confidence` separated by blanks."""
     rows = []
     for block in blocks:
@@ -180,7 +184,7 @@ def kaggle_bytes(blocks: Sequence[Ranked]) -> bytes:
             block.ids, block.indices.tolist(), block.probabilities.tolist(), block.kept.tolist(), strict=True
         ):
             pairs = " ".join(
-                f"{index} {probability:.6f}"
+                f"{index} {probability:{digits}}"
                 for index, probability in zip(indices[:kept], probabilities[:kept], strict=True)
             )
             rows.append((printable_id(video_id), pairs))

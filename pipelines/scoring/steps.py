@@ -38,6 +38,7 @@ class ScoreGroups(beam.PTransform):
         handler = ExportedModelHandler(
             self.config.model_paths,
             self.config.class_count,
+            subsets=self.config.subsets,
             one_thread=one_thread,
             give_back=not self.config.schema.has_frames,
         )

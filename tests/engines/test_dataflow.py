@@ -85,7 +85,7 @@ def score_job() -> Any:
         model_identities=("0123456789abcdef",),
         schema=schema,
         split=None,
-        ratios=None,
+        splits=None,
         top_k=20,
         threshold=0.5,
         class_thresholds=None,

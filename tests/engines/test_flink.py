@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from deploy.flink.cluster import FlinkCluster, resident_bytes
-from deploy.flink.install import is_installed
+from deploy.flink.install import is_installed, job_server_jar
 from pipelines import extract, preprocess, score
 from pipelines.extracting import planning as extract_planning
 from pipelines.scoring import planning
 from tests.conftest import ROOT
 from tests.fixtures.media import colour_clip, write_encoders
 from tests.fixtures.scoring import write_model
+from tests.fixtures.sockets import descendants, is_loopback, listening, needs_tables
 from vcls_model.commands import JobError
 from vcls_model.records import examples
 from vcls_model.records.framing import frame_record
@@ -203,6 +204,24 @@ def test_preprocess_of_videos_writes_the_same_bytes(
 ) -> None:
     preprocess.run([f"--input={videos}/*.tfrecord", f"--output={tmp_path / 'out'}", *two_machines.beam_flags()])
     assert_same_data(tmp_path / "out", preprocessed)
+
+
+@needs_tables
+def test_nothing_listens_to_other_machines(two_machines: FlinkCluster, videos: Path, tmp_path: Path) -> None:
+    """Neither the cluster nor a job that starts a job server of its own."""
+    output, addresses = tmp_path / "out", []
+
+    def look() -> None:
+        for process in {*descendants(os.getpid()), *two_machines.pids()}:
+            addresses.extend(listening(process))
+
+    flags = [flag for flag in two_machines.beam_flags() if not flag.startswith("--job_endpoint")]
+    flags += [f"--flink_master=127.0.0.1:{two_machines.rest_port}", f"--flink_job_server_jar={job_server_jar()}"]
+    with Meanwhile(files_in(output / "train", "*", 5), look) as looked:
+        preprocess.run([f"--input={videos}/*.tfrecord", f"--output={output}", *flags])
+    assert looked.done
+    assert len(addresses) >= 10
+    assert [address for address in addresses if not is_loopback(address)] == []
 
 
 def test_preprocess_of_frames_writes_the_same_bytes(two_machines: FlinkCluster, frames: Path, tmp_path: Path) -> None:

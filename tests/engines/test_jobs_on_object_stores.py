@@ -44,6 +44,7 @@ def test_jobs_give_the_same_as_on_a_disk(store: str, request: pytest.FixtureRequ
                 [f"--input={records}/videos*.tfrecord", f"--model={model}", f"--output={storage.join(place, 'scores')}"]
             ),
         ]
+    assert not [name for name in storage.list_names(root) if name.endswith(".lock")]
     for on_disk, on_store in zip(infos[str(tmp_path)], infos[root], strict=True):
         for key in ("records_read", "records_written", "records_rejected"):
             assert on_disk[key] == on_store[key]

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pipelines.extracting.labels import index_labels, of_table
-from pipelines.scoring.models import read_thresholds
+from pipelines.scoring.thresholds import choose_thresholds
 from tests.fixtures.records import FRAME
 from tests.fixtures.scores import add_segments, write_scores, write_unlabelled
 from vcls_model import storage
@@ -299,7 +299,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Pa
         run([f"--scores={directory}", f"--output={place}/report", "--overwrite"])
 
     def thresholds(directory: str) -> None:
-        read_thresholds(directory, [read_exported_model(str(model))])
+        choose_thresholds(directory, [read_exported_model(str(model))], [], "test", optimistic=False)
 
     def data(directory: str) -> None:
         opened = open_transformed(directory)
@@ -309,7 +309,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, model: Path, video_data: Pa
     def exported(directory: str) -> None:
         opened = read_exported_model(directory)
         opened.class_thresholds()
-        opened.split_ratios()
+        opened.splits()
 
     scores = write_scores(place / "scores", videos=30, class_count=6)
     add_segments(scores, 6, [0, 1, 1], [1.0, 0.5, -1.0], [1, 0, 1])

@@ -4,19 +4,31 @@ Every command must end, within seconds unless the machine is busy, with one line
 state to go on from.
 """
 
+import contextlib
+import errno
 import gzip
 import json
 import os
+import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines import extract
 from tests.conftest import ROOT
+from tests.fixtures.held import JOBS, held_job, job_flags
 from tests.fixtures.records import VIDEO, float_feature, videos, write_shard
+from tests.fixtures.scores import write_scores
+from vcls_model import everyday, label
+from vcls_model.commands import UsageError
 
 _SECONDS = 120
 
@@ -56,78 +68,89 @@ def flags(records: Path, *more: str) -> list[str]:
     return [f"--input={records}/in*.tfrecord", f"--schema={records}/schema.json", f"--output={records}/out", *more]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "directory"])
+KINDS = ("pipe", "socket", "device", "directory")
+
+
+@contextlib.contextmanager
+def no_file(kind: str, path: Path) -> Iterator[None]:
+    """Something at `path` that is not a file."""
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            before = os.getcwd()
+            os.chdir(path.parent)  # names of sockets are short
+            server.bind(path.name)
+            os.chdir(before)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.mkdir()
+        yield
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("module", ["pipelines.preprocess", "pipelines.score"])
 def test_a_shard_that_is_no_file_is_refused(
     kind: str, module: str, records: Path, request: pytest.FixtureRequest
 ) -> None:
     path = records / "in2.tfrecord"
-    with socket.socket(socket.AF_UNIX) as server:
-        if kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "socket":
-            os.chdir(records)  # names of sockets are short
-            server.bind("in2.tfrecord")
-        elif kind == "device":
-            path.symlink_to("/dev/zero")
-        else:
-            path.mkdir()
-        more = [f"--schema={records}/schema.json"]
-        if module.endswith("score"):
-            more = [f"--model={request.getfixturevalue('model')}"]
+    more = [f"--schema={records}/schema.json"]
+    if module.endswith("score"):
+        more = [f"--model={request.getfixturevalue('model')}"]
+    with no_file(kind, path):
         done = command(module, f"--input={path}", f"--output={records}/out", *more)
     one_line(done, 2, "in2.tfrecord", "directory" if kind == "directory" else "not a file")
 
 
-def test_a_terminated_job_says_how_to_go_on_and_leaves_no_lock(records: Path) -> None:
-    held = (
-        "import sys, time\n"
-        "from pipelines.preprocessing import steps\n"
-        "measure = steps.measure_shard\n"
-        "steps.measure_shard = lambda *a: (measure(*a), print('measuring', flush=True), time.sleep(1))[0]\n"
-        "from pipelines.preprocess import run\n"
-        "from vcls_model.commands import main\n"
-        "main(run)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", held, *flags(records, "--direct_num_workers=1")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "measuring\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=_SECONDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("job", [extract, label, everyday])
+def test_media_that_are_no_file_are_refused(kind: str, job: Any, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    flags = [f"--input={path}", f"--output={tmp_path}/out"] if job is extract else [str(path)]
+    with (
+        no_file(kind, path),
+        pytest.raises(UsageError, match="clip.mp4.*" + ("directory" if kind == "directory" else "not a file")),
+    ):
+        job.run(flags)
+
+
+# Of each job that --resume continues; the others in the long run of the tests.
+OF_EVERY_JOB = pytest.mark.parametrize(
+    "job", [job if job == "preprocess" else pytest.param(job, marks=pytest.mark.slow) for job in JOBS]
+)
+
+
+@OF_EVERY_JOB
+def test_a_terminated_job_says_how_to_go_on_and_leaves_no_lock(
+    job: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    flags = [*job_flags(job, tmp_path, request), f"--output={tmp_path}/out"]
+    with held_job(job, flags, tmp_path / "mark", seconds=2) as process:
+        process.terminate()
+        _, errors = process.communicate(timeout=_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors
-    assert "of 2" in errors  # what is done, and of how much
+    if job != "train":
+        assert re.search(r"\d of \d", errors)  # what is done, and of how much
     assert "terminated. What was finished stays: the same command goes on with --resume" in errors
-    done = command("pipelines.preprocess", *flags(records, "--resume"))
+    assert not (tmp_path / "out" / ".vcls-lock").exists()
+    done = command(JOBS[job][0], *flags, "--resume")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_killed_job_is_continued_with_a_note_about_its_lock(records: Path) -> None:
-    held = (
-        "import sys, time\n"
-        "from pipelines.preprocessing import steps\n"
-        "steps.measure_shard = lambda *a: (print('measuring', flush=True), time.sleep(60))\n"
-        "from pipelines.preprocess import run\n"
-        "run(sys.argv[1:])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", held, *flags(records)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None and process.stdout.readline() == b"measuring\n"
-    # A second job is refused while the first works, whatever its flags are.
-    for more in ("--overwrite", "--resume"):
-        one_line(command("pipelines.preprocess", *flags(records, more)), 2, "is being written by another job")
-    process.kill()
-    process.wait()
-    done = command("pipelines.preprocess", *flags(records, "--resume"))
+@OF_EVERY_JOB
+def test_a_killed_job_is_continued_with_a_note_about_its_lock(
+    job: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    flags = [*job_flags(job, tmp_path, request), f"--output={tmp_path}/out"]
+    with held_job(job, flags, tmp_path / "mark") as process:
+        # A second job is refused while the first works, whatever its flags are.
+        for more in ("--overwrite", "--resume"):
+            one_line(command(JOBS[job][0], *flags, more), 2, "is being written by another job")
+    done = command(JOBS[job][0], *flags, "--resume")
     assert done.returncode == 0, done.stderr
-    assert f"removing the lock of a job that has ended (preprocess, process {process.pid} on" in done.stderr
+    assert f"removing the lock of a job that has ended ({job}, process {process.pid} on" in done.stderr
 
 
 def test_features_too_large_for_float32_are_named(records: Path) -> None:
@@ -196,6 +219,43 @@ def test_a_layer_that_no_memory_holds_is_refused_before_it_is_made(video_data: P
     one_line(done, 2, "--hidden_units=1000000000", "GB")
 
 
+# What fails where the last files of a job get their names.
+_FAILING = """
+import errno, os, sys
+from {module} import run
+from vcls_model.commands import main
+replace = os.replace
+def failing(source, target):
+    if target.endswith({last!r}):
+        raise OSError(errno.{number}, os.strerror(errno.{number}))  # without the name of a file
+    replace(source, target)
+os.replace = failing
+main(run)
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "number"), [("score", "EIO"), pytest.param("score", "ENOSPC", marks=pytest.mark.slow), ("report", "ESTALE")]
+)
+def test_an_error_at_the_end_is_one_line_and_the_job_goes_on(
+    job: str, number: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if job == "score":
+        flags, more, last = job_flags(job, tmp_path, request), "--resume", "metrics.json"
+    else:
+        flags, more, last = [f"--scores={write_scores(tmp_path / 'in', videos=20)}"], "--overwrite", "report.html"
+    flags = [*flags, f"--output={tmp_path}/out"]
+    code = _FAILING.format(module=f"pipelines.{job}", last=last, number=number)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS
+    )
+    one_line(done, 1, os.strerror(getattr(errno, number)), more)
+    assert not (tmp_path / "out" / "info.json").exists() and not (tmp_path / "out" / ".vcls-lock").exists()
+    again = command(f"pipelines.{job}", *flags, more)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / last).exists()
+
+
 @pytest.mark.parametrize("number", ["EIO", "ESTALE", "ENOSPC", "EFBIG", "EDQUOT", "EROFS"])
 def test_errors_of_the_system_are_one_line(number: str, tmp_path: Path) -> None:
     """With the name of a file, as the system reports most, and without one, as a failing close does."""
@@ -211,3 +271,46 @@ def test_errors_of_the_system_are_one_line(number: str, tmp_path: Path) -> None:
         )
         done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS)
         one_line(done, 1, "--resume", *([] if name == "None" else ["/data/scores/info.json"]))
+
+
+def test_a_bucket_that_does_not_answer_is_one_line_within_seconds(tmp_path: Path) -> None:
+    """As users run it: whatever Google's clients still try in the background ends with the command."""
+    pytest.importorskip("apache_beam.io.gcp.gcsio", reason="apache-beam[gcp] is not installed")
+    flags = ["--input=gs://bucket/in*", "--output=gs://bucket/out", "--runner=Dataflow", "--project=p", "--region=r"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        silent = {"STORAGE_EMULATOR_HOST": f"http://{address}", "GCE_METADATA_HOST": address}
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.preprocess", *flags, "--temp_location=gs://bucket/tmp", "--dry_run"],
+            cwd=ROOT,
+            env={**os.environ, **silent, "GOOGLE_APPLICATION_CREDENTIALS": "", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+    one_line(done, 1)
+    assert re.search("does not answer within 5 s|no Google credentials", done.stderr)
+    assert time.monotonic() - started < 30  # 15 when the machine is free
+
+
+def test_a_device_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    """/dev/null as an output: whoever runs as root would put a file in its place."""
+    device = tmp_path / "device.json"
+    os.mkfifo(device)
+    (tmp_path / "predictions.csv").write_text("VideoId,LabelConfidencePairs\na,1 0.9\n")
+    (tmp_path / "labels.csv").write_text("id,labels\na,1\n")
+    flags = [f"--predictions={tmp_path}/predictions.csv", f"--labels={tmp_path}/labels.csv"]
+    one_line(command("vcls_model.metrics", *flags, f"--output={device}"), 1, "device.json is a pipe, a socket or a")
+    assert stat.S_ISFIFO(device.stat().st_mode)
+    assert len(os.listdir(tmp_path)) == 3  # nothing half-written beside it
+    flags = [f"--predictions={device}", f"--labels={tmp_path}/labels.csv", f"--output={tmp_path}/metrics.json"]
+    one_line(command("vcls_model.metrics", *flags), 1, "device.json is a pipe, a socket or a device, not a file")
+
+
+@pytest.mark.parametrize(("job", "name"), [(everyday, "labels.csv"), (label, "labels")])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(job: Any, name: str, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"never read")
+    with pytest.raises(UsageError, match="clip.mp4 is a file, not a directory"):
+        job.run([str(clip), f"--output={clip}/{name}"])

@@ -4,11 +4,14 @@ A new command or flag is a row of `NAMED` or `READ`, a new kind of name or damag
 Cells stop where the work would begin: at `--dry_run` or at the plan.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +43,31 @@ NAMES = {
     "backslash": "a\\[b",
 }
 
-DAMAGES: dict[str, bytes | None] = {
+
+def make_socket(path: Path) -> None:
+    # A socket's name is short: it is made in its directory. It stays when it is closed.
+    before = os.open(".", os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(path.parent)
+        server.bind(path.name)
+        os.fchdir(before)
+    os.close(before)
+
+
+# What takes the place of a file: nothing, bytes, or what is not a file at all.
+DAMAGES: dict[str, bytes | Callable[[Path], None] | None] = {
     "absent": None,
     "empty": b"",
     "zeros": bytes(300),
     "an error page": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>\n",
     "bytes of no text": bytes(range(256)) * 4,
     "cut JSON": b'{"schema": {"name":',
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "a pipe": os.mkfifo,
+    "a socket": make_socket,
+    "no end": lambda path: path.symlink_to("/dev/zero"),
+    "a directory": Path.mkdir,
 }
 
 Flags = Mapping[str, str]
@@ -91,9 +112,10 @@ def initialised(flags: Flags, text: Callable[[], str]) -> Any:
 
 
 def tune(flags: Flags, text: Callable[[], str]) -> Any:
-    from vcls_model.tune import open_output, parse_tune_config
+    from vcls_model.training.search import open_search
+    from vcls_model.tune import parse_tune_config
 
-    open_output(parse_tune_config([f"--{name}={value}" for name, value in flags.items()]))
+    open_search(parse_tune_config([f"--{name}={value}" for name, value in flags.items()]))
 
 
 def ensemble(flags: Flags, text: Callable[[], str]) -> Any:
@@ -113,6 +135,7 @@ COMMANDS = {
     "report": report,
     "train": train,
     "train from a model": initialised,
+    "train with a teacher": initialised,
     "tune": tune,
     "ensemble": ensemble,
 }
@@ -158,10 +181,15 @@ READ = [
     ("metrics of segments", "predictions"),
     ("metrics of segments", "ratings"),
     ("report", "scores"),
+    ("report", "baseline"),
+    ("report", "model"),
+    ("report", "data"),
     ("train", "data"),
     ("train from a model", "init_from"),
+    ("train with a teacher", "teacher"),
     ("tune", "data"),
     ("ensemble", "model"),
+    ("ensemble", "data"),
 ]
 
 
@@ -182,6 +210,10 @@ def world(
     (root / "ratings.csv").write_text("segment,class,rating\na:0,1,1\na:0,0,0\nb:5,2,1\n")
     write_scores(root / "scores", videos=60, class_count=12)
     score_job.run([f"--input={root}/records/*.tfrecord", f"--model={model}", f"--output={root}/thresholds"])
+    # For flags that READ damages and no command needs.
+    write_scores(root / "baseline", videos=60, class_count=12)
+    for flag, source in (("model", trained), ("data", video_data), ("teacher", trained)):
+        shutil.copytree(source, root / flag)
     records, vocabulary = root / "records", root / "vocabulary.csv"
     return {
         "preprocess": {"input": records, "vocabulary": vocabulary, "schema": root / "schema.json"},
@@ -196,6 +228,7 @@ def world(
         "report": {"scores": root / "scores"},
         "train": {"data": video_data},
         "train from a model": {"data": video_data, "init_from": model},
+        "train with a teacher": {"data": video_data, "teacher": trained},
         "tune": {"data": video_data},
         "ensemble": {"model": trained},
     }
@@ -272,6 +305,22 @@ def test_a_path_is_a_path_whatever_its_name(
     assert set(os.listdir(place)) <= {NAMES[name]}
 
 
+@contextlib.contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Fails where the block hangs."""
+
+    def fail(number: int, frame: object) -> None:
+        raise AssertionError(f"it hangs: {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("command", "flag"), READ, ids=lambda value: value)
 def test_a_damaged_input_is_one_line_that_names_it(
@@ -289,9 +338,11 @@ def test_a_damaged_input_is_one_line_that_names_it(
     if copy.is_dir():
         copy /= "thresholds.csv" if flag == "thresholds" else "info.json"
     copy.unlink()
-    if content is not None:
+    if isinstance(content, bytes):
         copy.write_bytes(content)
-    with pytest.raises((UsageError, JobError, OSError)) as raised:
+    elif content is not None:
+        content(copy)
+    with pytest.raises((UsageError, JobError, OSError)) as raised, within(30):
         COMMANDS[command](flags_of(command, paths, tmp_path / "made"), lambda: capsys.readouterr().out)
     message = str(raised.value)
     assert "damaged" in message and "\n" not in message, message

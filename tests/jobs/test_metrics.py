@@ -110,6 +110,40 @@ def test_what_a_top_k_file_leaves_out_widens_the_interval(tmp_path, case, truth)
     assert few["map_lower"] <= map_ <= few["map_upper"]
 
 
+def test_a_directory_of_kaggle_files(tmp_path, case, truth):
+    parts = tmp_path / "predictions"
+    parts.mkdir()
+    write_labels_csv(tmp_path / "labels.csv", case)
+    for name, chosen in (("a", slice(0, 20)), ("b", slice(20, 50))):
+        write_kaggle(parts / f"{name}.csv", (None, case[1][chosen], None, None, case[4][chosen]))
+    arguments = [f"--labels={tmp_path}/labels.csv", f"--output={tmp_path}/m.json", f"--class_count={CLASSES}"]
+    summary = run([f"--predictions={parts}", *arguments])
+    check(summary, case, truth, TOP_20)
+    assert summary["videos"] == 50
+
+
+def test_labels_by_name(tmp_path, case, truth):
+    names = ["Arcade game", "Car", "7", "a;b", *(f"Thing {index}" for index in range(4, CLASSES))]
+    (tmp_path / "vocabulary.csv").write_text(
+        "Index,Name\n" + "".join(f"{index},{name}\n" for index, name in enumerate(names))
+    )
+    lines = ["id,labels"]
+    for video_id, labels in zip(case[4], rows_of(case), strict=True):
+        # Some by index, some by name in another case; a number is an index, a name with ";" cannot be written.
+        texts = [str(label) if label % 3 == 2 or label == 3 else names[label].upper() for label in labels]
+        lines.append(f"{video_id.decode()},{'; '.join(texts)}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    write_npz(tmp_path / "p.npz", case)
+    arguments = [f"--predictions={tmp_path}/p.npz", f"--labels={tmp_path}/labels.csv", f"--output={tmp_path}/m.json"]
+    summary = run([*arguments, f"--vocabulary={tmp_path}/vocabulary.csv"])
+    check(summary, case, truth, (*TOP_20, "perr"))
+    with pytest.raises(JobError, match="expected class indices"):
+        run(arguments)
+    (tmp_path / "labels.csv").write_text("id,labels\nx,Carr\n")
+    with pytest.raises(JobError, match="line 2: no class of the vocabulary is called 'Carr'"):
+        run([*arguments, f"--vocabulary={tmp_path}/vocabulary.csv"])
+
+
 def test_a_directory_of_parts_and_details(tmp_path, case):
     parts = tmp_path / "predictions"
     parts.mkdir()
@@ -251,6 +285,44 @@ def test_the_segment_task(tmp_path, rated_segments):
     listed = [(row, index) for row, index, _ in ratings if row in best[index]]
     assert found["map_at_k"] == pytest.approx(segment_map(logits, ratings, lambda *pair: pair in listed), abs=1e-9)
     assert found["pairs_left_out"] == 120 - len(listed) > 0
+
+
+def test_what_predictions_cut_off_is_bounded_and_said(tmp_path, rated_segments, capsys):
+    ids, logits, ratings, path = rated_segments
+    top = np.argsort(-logits, axis=1)[:, :3]
+    probabilities = np.take_along_axis(probability_of(logits), top, 1)
+    columns = {
+        "id": [name.decode() for name in ids],
+        "class_index": pa.array(top.tolist(), pa.list_(pa.int32())),
+        "probability": pa.array(probabilities.tolist(), pa.list_(pa.float64())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "top3.parquet")
+    found = run(
+        [
+            f"--predictions={tmp_path / 'top3.parquet'}",
+            f"--ratings={path}",
+            "--class_count=8",
+            f"--output={tmp_path / 'metrics.json'}",
+        ]
+    )["segments"]
+    named = [(row, index) for row in range(60) for index in top[row]]
+    cut = [(row, index, hit) for row, index, hit in ratings if (row, index) not in named]
+    assert found["pairs_below_the_cut"] == len(cut) > 40
+    extremes = []
+    for raised in (0, 1):  # negatives, then positives, as high as they can be; the others below everything
+        guess = logits.astype(np.float64)
+        for row, index, hit in cut:
+            guess[row, index] = logits[row, top[row, -1]] if hit == raised else -1e9 - row
+        extremes.append(guess)
+    lowest = segment_map(extremes[0], [*ratings], lambda *pair: extremes[0][pair] > -1e8)
+    highest = segment_map(extremes[1], ratings)
+    assert found["map_at_k_lower"] == pytest.approx(lowest, abs=1e-6)
+    assert found["map_at_k_upper"] == pytest.approx(highest, abs=1e-6)
+    assert found["map_at_k_lower"] < segment_map(logits, ratings) < found["map_at_k_upper"]
+    assert found["map_at_k_lower"] <= found["map_at_k"] <= found["map_at_k_upper"]
+    printed = capsys.readouterr()
+    assert f"map_at_k is certain to lie between {lowest:.4f} and {highest:.4f}" in printed.err
+    assert f"map_at_k_lower: {found['map_at_k_lower']}" in printed.out
 
 
 @pytest.mark.parametrize(

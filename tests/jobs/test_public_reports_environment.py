@@ -374,11 +374,12 @@ def test_without_a_terminal_progress_comes_in_whole_lines(capsys: pytest.Capture
     from vcls_model.training import loop
 
     lines = loop._ProgressLines(400)
-    lines.update(100, [("loss", 0.5)])
-    assert capsys.readouterr().out == ""  # too early
+    lines.update(100, 0.5)
+    assert capsys.readouterr().err == ""  # too early
     lines._shown = time.monotonic() - loop._LINE_SECONDS
-    lines.update(200, [("loss", 0.25)])
-    assert capsys.readouterr().out == "  step 200/400 - loss: 0.2500\n"
+    lines.update(200, 0.25)
+    lines.end()
+    assert capsys.readouterr() == ("", "  step 200/400 - loss: 0.2500\n")
 
 
 # -- kind 5: names in any script ---------------------------------------------------------------------------------------

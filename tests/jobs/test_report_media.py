@@ -12,9 +12,11 @@ from PIL import Image
 
 from pipelines import extract, report, score
 from pipelines.reporting.inputs.media import MediaFiles, scored_media
+from tests.fixtures.scoring import guilty_copy
 from vcls_model import everyday
 from vcls_model.commands import UsageError
 from vcls_model.embedding import Embedder, EmbeddingConfig
+from vcls_model.encoders import dequantise, encoder_info
 from vcls_model.serving.everyday import Everyday
 
 ENCODER = "efficientnet-lite0"
@@ -58,6 +60,15 @@ def jpegs(page: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(content))) for content in found]
 
 
+def test_a_model_that_may_do_more_than_compute_is_refused(
+    sample: Path, scores: Path, model: Path, tmp_path: Path
+) -> None:
+    guilty = guilty_copy(model, tmp_path / "guilty")
+    flags = [f"--scores={scores}", f"--media={sample}/video/V_*.mp4", f"--model={guilty}"]
+    with pytest.raises(UsageError, match="the model .*guilty has operations that may do more than compute: WriteFile"):
+        report.run([*flags, f"--output={tmp_path / 'out'}"])
+
+
 def test_examples_have_pictures_and_videos_a_timeline(sample: Path, scores: Path, model: Path, tmp_path: Path) -> None:
     info = report.run([f"--scores={scores}", f"--media={sample}/video/V_*.mp4", f"--output={tmp_path / 'out'}"])
     page = (tmp_path / "out" / "report.html").read_text()
@@ -90,7 +101,9 @@ def moments(path: Path) -> np.ndarray:
     with Embedder(config) as embedder:
         rows = embedder.embed(str(path)).features["rgb"]
     assert isinstance(rows, list)
-    by_row = Everyday.load(ENCODER).probabilities_of_codes("picture", rows)
+    info = encoder_info(ENCODER, "picture")
+    values = dequantise(np.stack([np.frombuffer(row, np.uint8) for row in rows]), info.value_range, info.rounding)
+    by_row = Everyday.load(ENCODER).probabilities("picture", values)
     return np.array([by_row[max(0, row - 2) : row + 3].mean(axis=0) for row in range(len(by_row))])
 
 

@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines.scoring import blocks
+from pipelines.scoring.config import ScoringConfig
+from pipelines.scoring.planning import InputShard
 from tests.conftest import ROOT
 from tests.fixtures.scoring import CLASSES, make_videos, serialise, write_model, write_shard
 from vcls_model.commands import JobError, UsageError
@@ -141,9 +145,9 @@ def test_model_whose_graph_contradicts_its_info(
         score(f"{shards}/part03.tfrecord", models=[other])
 
 
-def test_split_needs_a_hash(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
+def test_split_needs_a_hash_or_a_list(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
     given = write_model(tmp_path / "given", split={"method": "given", "ratios": None})
-    with pytest.raises(UsageError, match="split by 'given'"):
+    with pytest.raises(UsageError, match="does not say which ids are in which split"):
         score(f"{shards}/*.tfrecord", "--split=test", models=[given])
 
 
@@ -197,3 +201,22 @@ def test_one_video(score: Callable[..., dict], shards: Path, tmp_path: Path) -> 
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert info["records_written"] == metrics["videos"] == 1
     assert np.isfinite(metrics["gap_at_20"])
+
+
+def test_a_shard_that_grows_while_it_is_read_ends_the_job(
+    score: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_shard(tmp_path / "in.tfrecord", [serialise(video) for video in make_videos(5, 0)])
+    content, read = path.read_bytes(), blocks._read_records
+
+    def growing(shard: InputShard, config: ScoringConfig) -> Iterator[Any]:
+        yield from read(shard, config)
+        with open(path, "ab") as stream:
+            stream.write(content)
+
+    monkeypatch.setattr(blocks, "_read_records", growing)
+    with pytest.raises(JobError, match=f"in.tfrecord changed while it was read: it had {len(content):,} bytes when"):
+        score(path)
+    assert not list((tmp_path / "scores" / "state").glob("*.manifest.json"))
+    monkeypatch.undo()
+    assert score(path, "--resume")["records_read"] == 10

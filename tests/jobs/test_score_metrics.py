@@ -199,7 +199,7 @@ def test_thresholds_of_other_models_are_refused(
     with pytest.raises(UsageError, match="of the training split"):
         score(pattern, f"--thresholds={tmp_path / 'train'}")
     score(pattern, output=tmp_path / "own")
-    score(pattern, f"--thresholds={tmp_path / 'own'}", output=tmp_path / "again")
+    score(pattern, f"--thresholds={tmp_path / 'own'}", "--allow_optimistic", output=tmp_path / "again")
     with pytest.raises(UsageError, match="other settings: --thresholds changed"):
         score(pattern, "--resume", output=tmp_path / "again")
 

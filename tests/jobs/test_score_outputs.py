@@ -10,9 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.scoring import predictions
+from pipelines.scoring import predictions, submission
 from pipelines.scoring.predictions import Labels, ShardPredictions
-from tests.fixtures.scoring import CLASSES, Video, make_videos, serialise, write_model, write_shard
+from tests.fixtures.scoring import (
+    CLASSES,
+    Video,
+    make_videos,
+    serialise,
+    write_model,
+    write_shard,
+)
+from vcls_model.metrics.__main__ import run as measure
 from vcls_model.records.schema import DEQUANTISE_OFFSET, DEQUANTISE_SCALE, schema_by_name
 from vcls_model.records.splits import SplitRatios, splits_of
 
@@ -104,6 +112,54 @@ def test_kaggle_csv(score: Callable[..., dict], shards: Path, videos: list[list[
         np.testing.assert_allclose([float(value) for value in values[1::2]], expected["probability"], atol=6e-7)
 
 
+def test_one_file_to_upload(score: Callable[..., dict], shards: Path, tmp_path: Path) -> None:
+    score(f"{shards}/*.tfrecord", "--format=kaggle_csv", "--top_k=5")
+    with open(tmp_path / "scores" / "submission.csv", newline="") as stream:
+        header, *rows = csv.reader(stream)
+    assert header == ["VideoId", "LabelConfidencePairs"]
+    parts = []
+    for path in sorted((tmp_path / "scores" / "predictions").iterdir()):
+        with open(path, newline="") as stream:
+            parts += list(csv.reader(stream))[1:]
+    assert rows == parts and len(rows) == 159
+    score(f"{shards}/*.tfrecord", output=tmp_path / "parquet")
+    assert not (tmp_path / "parquet" / "submission.csv").exists()
+
+
+def test_the_result_goes_to_standard_output(
+    score: Callable[..., dict], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = score(f"{shards}/*.tfrecord", "--split=test")
+    printed = capsys.readouterr()
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert printed.out.splitlines() == [
+        f"scored {info['records_written']} records of 5 shards, 0 rejected, {info['records_labelled']} with labels; "
+        f"scores in {tmp_path / 'scores'}",
+        f"gap_at_20 {metrics['gap_at_20']:.4f}, map {metrics['map']:.4f}, hit_at_1 {metrics['hit_at_1']:.4f}, "
+        f"perr {metrics['perr']:.4f}",
+    ]
+    assert "\x1b" not in printed.err and "gap_at_20" not in printed.err
+
+
+def test_a_model_that_is_worse_than_the_frequency_of_the_classes_is_told(
+    score: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = make_videos(40, 3)
+    truth = np.zeros((40, CLASSES), bool)
+    for row, video in enumerate(videos):
+        # The most frequent class is there whatever the features are, beside another one.
+        video.labels = [row % (CLASSES - 1), CLASSES - 1]
+        truth[row, video.labels] = True
+    score(write_shard(tmp_path / "a.tfrecord", [serialise(video) for video in videos]))
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    # The model's labels.csv counts as many training videos of a class as its index is.
+    counts = truth.sum(axis=0)[::-1][:20]
+    prior = (counts * np.cumsum(counts) / (40 * np.arange(1, 21))).sum() / truth.sum()
+    assert metrics["gap_at_20"] < prior
+    told = f"GAP@20 is {metrics['gap_at_20']:.4f}, but {prior:.4f} for predicting every video the same 20"
+    assert told in capsys.readouterr().err
+
+
 def frame_record(video_id: bytes, labels: list[int], rgb: np.ndarray, audio: np.ndarray) -> bytes:
     """A `yt8m-frame` record: codes uint8 (T, 1024) and (T, 128)."""
     import tensorflow as tf
@@ -167,7 +223,7 @@ def segment_record(video_id: bytes, frames: int, ratings: list[tuple[int, int, f
     return record.SerializeToString()
 
 
-def test_segment_records(score: Callable[..., dict], tmp_path: Path) -> None:
+def test_segment_records(score: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rated segment is an example; MAP@K ranks rated pairs only, checked pair by pair."""
     rng = np.random.default_rng(8)
     ratings = {
@@ -205,6 +261,31 @@ def test_segment_records(score: Callable[..., dict], tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert metrics["segments"]["rated_pairs"] == 72
     assert metrics["segments"]["map_at_k"] == pytest.approx(np.mean(precisions), abs=1e-6)
+
+    # One file to upload to the challenge, which ranks the same segments.
+    monkeypatch.setattr(submission, "_PAIRS_AT_ONCE", 100)  # several passes over the predictions
+    score(tmp_path / "s.tfrecord", "--top_k=30", "--format=kaggle_csv", models=[model], output=tmp_path / "kaggle")
+    with open(tmp_path / "kaggle" / "submission.csv", newline="") as stream:
+        header, *ranked = csv.reader(stream)
+    assert header == ["Class", "Segments"] and [int(index) for index, _ in ranked] == list(range(30))
+    for index, segments in ranked:
+        expected = sorted(rows, key=lambda name: -rows[name][int(index)])
+        assert segments.split() == expected
+    lines = [
+        f"{name.decode()}:{start},{label},{int(found)}"
+        for name, rated in ratings.items()
+        for start, label, found in rated
+    ]
+    (tmp_path / "ratings.csv").write_text("\n".join(["segment,class,rating", *lines]) + "\n")
+    measured = measure(
+        [
+            f"--predictions={tmp_path}/kaggle/submission.csv",
+            f"--ratings={tmp_path}/ratings.csv",
+            "--class_count=30",
+            f"--output={tmp_path}/m.json",
+        ]
+    )
+    assert measured["segments"]["map_at_k"] == pytest.approx(np.mean(precisions), abs=1e-6)
 
 
 def test_audioset_records(score: Callable[..., dict], shared_data: Path, tmp_path: Path) -> None:

@@ -197,9 +197,9 @@ def test_a_run_that_continues_is_unfinished_until_its_end(
     there = []
     commit = groups.GroupScores._commit
 
-    def looking(self: groups.GroupScores) -> dict:
+    def looking(self: groups.GroupScores, name: str) -> dict | None:
         there.append(info.exists())
-        return commit(self)
+        return commit(self, name)
 
     monkeypatch.setattr(groups.GroupScores, "_commit", looking)
     assert score(f"{landing}/*.tfrecord", "--resume")["shards"] == 2

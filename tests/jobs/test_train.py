@@ -68,7 +68,7 @@ def padded(videos, names, limit, sampling="all"):
         for row, count in enumerate(counts):
             chosen = codes[row][seen_frames(len(codes[row]), limit, sampling)]
             features[name][row, :count] = chosen * (8 / 255) - 4
-    return features
+    return training_data.whole(features)
 
 
 def test_training_learns_and_leaves_a_whole_model_directory(trained):
@@ -201,7 +201,7 @@ def test_frames_and_vectors_are_trained_on_together_and_served(flags, mixed_data
     ]
     raw = training_data.make_videos(schema, 12, 9)
     done = training_data.transform(raw, schema, statistics_of(schema))
-    features = {**padded(done, ["rgb", "audio"], 5), "title": done.features["title"]}
+    features = {**padded(done, ["rgb", "audio"], 5), "title": done.features["title"], "has_title": np.ones(12)}
     expected = keras.models.load_model(output / "model.keras")(features)
     served = tf.saved_model.load(str(output / "saved_model")).signatures
     records = tf.constant(training_data.serialize_raw(raw, schema))
@@ -357,6 +357,43 @@ def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tm
     model = keras.models.load_model(tmp_path / "m" / "model.keras")
     for variable, second, third in zip(model.weights, *loaded, strict=False):
         np.testing.assert_allclose(variable.numpy(), (second + third) / 2, rtol=1e-6)
+
+
+def test_the_best_epoch_in_place_of_a_mean_that_is_worse_is_said(video_data, tmp_path, monkeypatch, capsys):
+    validate = Trainer._validate
+    scores = iter([0.3, 0.5, 0.4, 0.45])  # the fourth is that of the average
+    monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "val_map": next(scores)})
+    info = train.run(
+        [f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=3", *SMALL, "--average_checkpoints=2"]
+    )
+    assert info["training"]["averaged_epochs"] == [] and info["training"]["best_epoch"] == 2
+    printed = capsys.readouterr()
+    assert (
+        "the mean of epochs 2, 3 has a validation map of 0.4500, epoch 2 alone one of 0.5000: the best epoch is "
+        "exported instead" in printed.err
+    )
+    assert printed.out.startswith("best epoch 2: validation gap_at_20 ")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_result_is_one_line_on_standard_output(quiet, video_data, tmp_path, capsys):
+    flags = [flag for flag in SMALL if flag != "--quiet"] + ["--quiet"] * quiet
+    info = train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--epochs=2", *flags])
+    printed = capsys.readouterr()
+    found = info["training"]
+    expected = f"best epoch {found['best_epoch']}: validation gap_at_20 {found['validation']['gap_at_20']:.4f}, "
+    assert printed.out.count("\n") == 1 and printed.out.startswith(expected)
+    assert printed.out.endswith(f"; model in {tmp_path / 'm'}\n")
+    assert ("Epoch 2/2" in printed.err) != quiet and "\x1b" not in printed.err + printed.out
+
+
+def test_a_model_that_has_learned_nothing_is_told(graphs, tmp_path, capsys):
+    training_data.write_transformed(tmp_path / "data", training_data.VIDEO_SCHEMA, train=60, graph=graphs["video"])
+    flags = [f"--data={tmp_path / 'data'}", "--model=logistic", "--recipe=none", "--batch_size=20", "--quiet"]
+    train.run([*flags, f"--output={tmp_path / 'bad'}", "--epochs=1", "--learning_rate=1e-9"])
+    assert "the model has learned nothing that helps" in capsys.readouterr().err
+    train.run([*flags, f"--output={tmp_path / 'good'}", "--epochs=8", "--learning_rate=0.05"])
+    assert "learned nothing" not in capsys.readouterr().err
 
 
 def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):

@@ -1,6 +1,5 @@
-"""Labels without training: what real clips are called, the command's outputs, and the exported model."""
+"""Labels without training: what real clips are called, and the exported model."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.everyday import run
 from vcls_model.serving.everyday import Everyday
 from vcls_model.serving.exported import read_exported_model
+from vcls_model.serving.live.labelling import MediaLabels
 
 HELICOPTER = "V_HELICOPTER_012.mp4"
 
@@ -71,49 +71,46 @@ def test_a_video_has_the_mean_of_its_seconds_and_no_labels_of_what_it_lacks(ever
     assert (label.index, label.name, label.medium) == (1132, "Music", "sound")
 
 
+def named(labels: MediaLabels, medium: str, top: int = 5) -> set[str]:
+    """The best classes of what is `seen` or `heard` in a file."""
+    chosen = [labels.classes[index] for index, _ in labels.whole if labels.classes[index].verticals == (medium,)]
+    return {info.name for info in chosen[:top]}
+
+
 def test_what_flies_and_a_chord_are_called_that(
     clip: Path, song: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "labels.csv"
-    labelled = run([str(clip), str(song), "--image_encoder=efficientnet-lite0", f"--output={output}"])
-    seen, heard = (
-        {label.name for label in each.labels if label.medium == medium}
-        for each, medium in zip(labelled, ("picture", "sound"), strict=True)
-    )
-    assert seen & {"warplane", "airship", "parachute"}
-    assert heard & {"Music", "Sine wave", "Dial tone", "Tuning fork", "Musical instrument"}
-    assert {label.medium for label in labelled[0].labels} == {"picture"}  # it has no sound
-    assert len(labelled[0].moments) == pytest.approx(labelled[0].seconds, abs=1)
+    labelled = run([str(clip), str(song), "--image_encoder=efficientnet-lite0", f"--output={tmp_path}"])
+    assert named(labelled[str(clip)], "seen") & {"warplane", "airship", "parachute"}
+    chord = {"Music", "Sine wave", "Dial tone", "Tuning fork", "Musical instrument"}
+    assert named(labelled[str(song)], "heard") & chord
+    best, score = labelled[str(clip)].whole[0]
+    assert labelled[str(clip)].classes[best].verticals == ("seen",) and score > 0.1  # it has no sound
+    assert len(labelled[str(clip)].moments) == pytest.approx(labelled[str(clip)].seconds, abs=1)
     printed = capsys.readouterr().out
-    assert f"{clip} (" in printed and "  seen  " in printed and "  heard " in printed
-    with open(output, newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [(row["path"], row["label"], float(row["probability"])) for row in rows] == [
-        (each.path, label.name, pytest.approx(label.probability, abs=1e-6))
-        for each in labelled
-        for label in each.labels
-    ]
+    assert f"{clip}: " in printed and f"{song}: 3.0 s" in printed
+    (result,) = json.loads((tmp_path / f"{HELICOPTER}.json").read_text())["annotationResults"]
+    assert result["segmentLabelAnnotations"][0]["entity"]["entityId"] == str(best)
+    assert (tmp_path / "song.wav.json").exists()
 
 
-def test_json_has_the_moments_and_a_file_that_is_none_fails_alone(
-    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output, text = tmp_path / "labels.json", tmp_path / "text.mp4"
+def test_a_file_that_is_none_fails_alone(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.mp4"
     text.write_text("this is text")
-    flags = ["--image_encoder=efficientnet-lite0", "--max_seconds=2", "--top=3", f"--output={output}"]
+    flags = ["--image_encoder=efficientnet-lite0", "--max_seconds=2", "--fps=2"]
     with pytest.raises(JobError, match="1 of 2 files could not be labelled"):
         run([str(text), str(clip), *flags])
-    assert str(text) in capsys.readouterr().err
-    (file,) = json.loads(output.read_text())["files"]
-    assert (file["path"], len(file["labels"]), len(file["moments"])) == (str(clip), 3, 2)
-    assert file["moments"][0][0].keys() == {"index", "name", "medium", "probability"}
+    said = capsys.readouterr()
+    assert str(text) in said.err and str(clip) in said.out
+    moments = run([str(clip), *flags])[str(clip)].moments
+    assert [each.seconds for each in moments] == [0, 0.5, 1, 1.5]
 
 
 def test_the_exported_model_scores_files_as_the_command_does(
     clip: Path, song: Path, tmp_path: Path, everyday: Everyday
 ) -> None:
     model, scores = tmp_path / "model", tmp_path / "scores"
-    assert run(["--image_encoder=efficientnet-lite0", f"--output={model}"]) == []
+    assert run(["--image_encoder=efficientnet-lite0", f"--output={model}"]) == {}
     exported = read_exported_model(str(model))
     assert [info.name for info in exported.classes] == [info.name for info in everyday.classes]
     score.run([f"--input={clip},{song}", f"--model={model}", f"--output={scores}", "--missing_modality=fill"])
@@ -123,20 +120,19 @@ def test_the_exported_model_scores_files_as_the_command_does(
         for row in pq.read_table(path).to_pylist():
             predicted[row["id"]] = dict(zip(row["class_index"], row["probability"], strict=True))
     assert len(predicted) == 2
-    for each in labelled:
-        scored = next(values for name, values in predicted.items() if Path(each.path).stem in str(name))
-        for label in each.labels[:3]:
-            assert scored[label.index] == pytest.approx(label.probability, abs=2e-3)
-        assert {index < 1000 for index in scored} == {label.medium == "picture" for label in each.labels}
+    for path, labels in labelled.items():
+        scored = next(values for name, values in predicted.items() if Path(path).stem in str(name))
+        for index, probability in labels.whole[:3]:
+            assert scored[index] == pytest.approx(probability, abs=2e-3)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "name media files to label"),
-        (["a.mp4", "--output=labels"], "go to a .csv or .json file"),
         (["a.mp4", "--top=0"], "--top must be at least 1"),
-        (["a.mp4", "--image_encoder=clip"], "unknown picture encoder with a classifier 'clip'"),
+        (["a.mp4", "--fps=0"], "--fps"),
+        (["a.mp4", "--image_encoder=clip"], "unknown picture encoder 'clip'"),
         (["no_such_file.mp4"], "no_such_file.mp4"),
     ],
 )

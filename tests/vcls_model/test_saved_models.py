@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipelines import score
 from tests.conftest import ROOT
+from tests.fixtures.scoring import guilty_copy
 from vcls_model import ensemble, train
 from vcls_model.commands import UsageError
 from vcls_model.saved_models import other_operations, refuse_programs
@@ -87,18 +88,6 @@ def test_what_is_not_a_saved_model_is_named() -> None:
         other_operations(b"\xff\xff\xff", "x.pb")
 
 
-def guilty_copy(model: Path, directory: Path) -> Path:
-    """A model whose graph has an operation that writes a file."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    shutil.copytree(model, directory)
-    path = directory / "saved_model" / "saved_model.pb"
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    saved.meta_graphs[0].graph_def.library.function[0].node_def.add(name="guilty", op="WriteFile")
-    path.write_bytes(saved.SerializeToString())
-    return directory
-
-
 def test_every_command_that_loads_a_model_refuses(
     model: Path, shards: Path, trained: Path, video_data: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +115,7 @@ def test_every_command_that_loads_a_model_refuses(
     [
         "pipelines.score",
         "pipelines.extract",
+        "pipelines.report",
         "vcls_model.train",
         "vcls_model.ensemble",
         "vcls_model.label",

@@ -334,3 +334,41 @@ def test_local_paths_do_not_import_beam(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_output_without_a_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--output=$OUT` where OUT is not set."""
+    monkeypatch.chdir(tmp_path)
+    for output in ("", " "):
+        for check in (storage.check_writable, lambda path: storage.prepare_output(path, resume=False, overwrite=True)):
+            with pytest.raises(UsageError, match="the output has no name"):
+                check(output)
+
+
+def test_what_is_not_a_small_file_is_not_read(tmp_path: Path) -> None:
+    """A flag that names a shard, or a sparse file of a terabyte, by mistake or not."""
+    path = tmp_path / "vocabulary.csv"
+    with open(path, "wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(JobError, match=r"vocabulary.csv has 1,099,511,627,776 bytes: it is not a file of this kind"):
+        storage.read_small(str(path))
+    with pytest.raises(JobError, match="not a file of this kind"):
+        storage.read_json(str(path))
+
+
+def test_a_device_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/zero")
+    for path in (str(pipe), str(link), f"file://{pipe}"):
+        for use in (storage.read_bytes, storage.open_for_reading, storage.read_json):
+            with pytest.raises(JobError, match="is a pipe, a socket or a device, not a file"):
+                use(path)
+        with pytest.raises(JobError, match="is a pipe"):
+            storage.write_text(path, "x")
+        with pytest.raises(JobError, match="is a pipe"), storage.open_atomically(path):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+    with pytest.raises(IsADirectoryError):
+        storage.read_bytes(str(tmp_path))

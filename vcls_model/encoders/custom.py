@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def read_description(model: Path) -> Description:
     """
     if not model.exists():
         raise UsageError(f"there is no encoder at {model}")
+    if not (model.is_file() or model.is_dir()):
+        raise UsageError(f"{model} is a pipe, a socket or a device, not an encoder")
     if not (model.suffix in (".onnx", ".keras") or (model / "saved_model.pb").is_file()):
         raise UsageError(f"{model} is neither an .onnx file, nor a .keras file, nor a SavedModel's directory")
     beside = description_path(model)
@@ -216,7 +219,10 @@ def _sound_input(keys: "_Keys") -> SoundInput:
     else:
         samples, offset = keys.whole("samples", 1, _MAX_SAMPLES), 0.0
         default_shape = [samples]
-    shape = tuple(keys.get("shape", default_shape))
+    shape = keys.get("shape", default_shape)
+    if not isinstance(shape, list):
+        raise UsageError(f"{keys.origin}: shape must be a list of whole numbers")
+    shape = tuple(shape)
     count = PATCH_FRAMES * MEL_BANDS if features == "log_mel" else samples
     if not all(type(size) is int and size > 0 for size in shape) or int(np.prod(shape, dtype=object)) != count:
         raise UsageError(f"{keys.origin}: shape {list(shape)} does not hold {count} values")
@@ -293,7 +299,12 @@ class _Keys:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _sha256(model: Path, projection: Path | None) -> str:

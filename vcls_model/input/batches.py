@@ -17,6 +17,7 @@ from vcls_model.input.blocks import Layout, RecordBlock, is_remote, read_blocks
 from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
 from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.transformed import presence_name
 
 SHARDS_OPEN = 16
 # A block of video-level records stays in the processor's cache from disk to batch. One of frames must hold a few
@@ -49,6 +50,7 @@ class BatchPlan:
     drop_remainder: bool = False
     with_ids: bool = False
     repeat: bool = False
+    presence: bool = False
 
 
 def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
@@ -88,6 +90,9 @@ class _Batch:
             else _aligned((size, modality.width), np.float32)
             for modality in layout.modalities
         }
+        if plan.presence:
+            for modality in layout.modalities:
+                self.features[presence_name(modality.name)] = _aligned((size,), np.float32)
 
     def widen_labels(self, longest: int) -> None:
         missing = longest - self.labels.shape[1]
@@ -191,6 +196,11 @@ class _Cutter:
                 positions,
                 kept,
             )
+            if self._plan.presence:  # a video of other modalities alone counts as one empty frame
+                np.maximum(kept, 1, out=kept)
+        if self._plan.presence:
+            for number, modality in enumerate(self._layout.modalities):
+                batch.features[presence_name(modality.name)][places] = index[:, kernels.INDEX_COLUMNS + number] >= 0
         batch.widen_labels(int(index[:, kernels.LABEL_COUNT].max()))
         rewritten = block.rewritten[rows]
         for source, chosen in ((block.buffer, np.flatnonzero(~rewritten)), (block.extra, np.flatnonzero(rewritten))):

@@ -21,6 +21,7 @@ import numpy as np
 from vcls_model.commands import JobError
 from vcls_model.records import examples, kernels
 from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.transformed import presence_name
 
 _PIECE_RECORDS = 512
 _STOPPED = {
@@ -58,6 +59,7 @@ class Layout:
             b"labels",
             b"num_frames" if self.has_frames else b"",
             *(modality.name.encode() for modality in modalities),
+            *(presence_name(modality.name).encode() for modality in modalities),
         ]
         self.names = np.frombuffer(bytearray().join(names), np.uint8)
         self.name_ends = np.cumsum([len(name) for name in names])
@@ -101,6 +103,10 @@ class Layout:
                 raise ValueError(f"feature 'num_frames' of a record is {frames}")
             target["num_frames"] = examples.int64_feature([frames])
         for modality in self.modalities:
+            presence = presence_name(modality.name)
+            if presence in features and _values(features, presence, "int64", 1) == [0]:
+                target[presence] = features[presence]
+                continue
             if modality.kind == FRAMES:
                 size = frames * modality.width
                 codes = _values(features, modality.name, "bytes", 1)[0]

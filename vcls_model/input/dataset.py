@@ -20,7 +20,7 @@ from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import ShardError
 from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES, Modality
-from vcls_model.records.transformed import TransformedModality
+from vcls_model.records.transformed import TransformedModality, presence_name
 
 
 def _signature(plan: BatchPlan) -> dict[str, Any]:
@@ -33,6 +33,8 @@ def _signature(plan: BatchPlan) -> dict[str, Any]:
             features["num_frames"] = tf.TensorSpec([rows], tf.int32)
         else:
             features[modality.name] = tf.TensorSpec([rows, modality.width], tf.float32)
+        if plan.presence:
+            features[presence_name(modality.name)] = tf.TensorSpec([rows], tf.float32)
     signature: dict[str, Any] = {
         "labels": tf.TensorSpec([rows, None], tf.int32),
         "shard": tf.TensorSpec([rows], tf.int32),
@@ -53,6 +55,7 @@ def make_batches(
     drop_remainder: bool = False,
     with_ids: bool = False,
     repeat: bool = False,
+    presence: bool = False,
 ) -> tf.data.Dataset:
     """Batches of a split.
 
@@ -66,14 +69,17 @@ def make_batches(
         drop_remainder: leave out the last batch when it is not full.
         with_ids: include `id` bytes (B,).
         repeat: start again at the end of the data (for workers whose shards hold fewer videos than those of others).
+        presence: include `has_<name>` of each modality, 1 where a video has it, else 0 (and its values 0).
 
     Returns:
         A dataset of dicts: `features` (a dict of `<name>` float32 (B, D), or uint8 codes (B, T, D) with `num_frames`
-        int32 (B,)), `labels` int32 (B, L) padded with -1 (L is a multiple of 8, so that few shapes occur), `shard`
-        int32 (B,), an index into `shards`, and `id`. A shard that cannot be read ends it with a
-        `tf.errors.OpError`, which `shard_error` translates.
+        int32 (B,), and of `has_<name>` float32 (B,)), `labels` int32 (B, L) padded with -1 (L is a multiple of 8, so
+        that few shapes occur), `shard` int32 (B,), an index into `shards`, and `id`. A shard that cannot be read
+        ends it with a `tf.errors.OpError`, which `shard_error` translates.
     """
-    plan = BatchPlan(tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat)
+    plan = BatchPlan(
+        tuple(shards), tuple(modalities), options, epoch, skip_batches, drop_remainder, with_ids, repeat, presence
+    )
     dataset = tf.data.Dataset.from_generator(lambda: array_batches(plan), output_signature=_signature(plan))
     settings = tf.data.Options()
     settings.autotune.enabled = False
@@ -118,12 +124,15 @@ def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
 
 
 def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:
-    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]), and padded frames zero."""
+    """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]); padded frames and those of a
+    missing modality zero."""
     decoded = dict(features)
     for modality in modalities:
         if modality.kind == FRAMES:
             codes = features[modality.name]
             values = modality.quantisation.values(tf.cast(codes, tf.float32))
             mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])
+            if (presence := presence_name(modality.name)) in features:
+                mask &= features[presence][:, tf.newaxis] > 0
             decoded[modality.name] = tf.where(mask[:, :, tf.newaxis], values, 0.0)  # (B, T, D)
     return decoded

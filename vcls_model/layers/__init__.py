@@ -7,19 +7,29 @@ from vcls_model.layers.label_vectors import LabelVectorScores
 from vcls_model.layers.masking import ClearPadding, FrameMask, RepeatOverFrames
 from vcls_model.layers.members import MeanOfMembers
 from vcls_model.layers.mixture import MixtureOfExperts
-from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, without_votes
+from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, SharedNeighbourVote, without_votes
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
-from vcls_model.layers.projection import LabelProjection
+from vcls_model.layers.presence import (
+    AnyPresent,
+    KeepPresent,
+    MeanOfPresent,
+    PresenceTable,
+    PresentFrames,
+    RescalePresent,
+)
+from vcls_model.layers.projection import LabelProjection, PresentProjection
 from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
 from vcls_model.layers.unit_input import UnitInput, unit_inputs
 
 __all__ = [
+    "AnyPresent",
     "AttentionPool",
     "BagOfFrames",
     "ClearPadding",
     "ContextGating",
     "FeatureAttentionPool",
     "FrameMask",
+    "KeepPresent",
     "L2Normalise",
     "LabelGraphHead",
     "LabelProjection",
@@ -27,6 +37,7 @@ __all__ = [
     "MaskedConvolution",
     "MaxPool",
     "MeanOfMembers",
+    "MeanOfPresent",
     "MeanPool",
     "MemoryKey",
     "MixtureOfExperts",
@@ -34,8 +45,13 @@ __all__ = [
     "NeighbourVote",
     "NetVLAD",
     "PositionEncoding",
+    "PresenceTable",
+    "PresentFrames",
+    "PresentProjection",
     "RepeatOverFrames",
+    "RescalePresent",
     "ScoreGating",
+    "SharedNeighbourVote",
     "SqueezeExciteGating",
     "TransformerBlock",
     "UnitInput",

@@ -9,7 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from vcls_model.layers.constants import add_constants
 from vcls_model.layers.masking import PACKAGE
+from vcls_model.layers.presence import spread_presence
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -51,6 +53,8 @@ class MemoryKey(keras.layers.Layer):
         return {**super().get_config(), "shares": self.shares}
 
 
+# A similarity so low that the softmax of votes gives it nothing.
+_NOTHING_SHARED = -1e3
 _votes_count = contextvars.ContextVar("_votes_count", default=True)
 
 
@@ -143,9 +147,12 @@ class NeighbourVote(keras.layers.Layer):
         logits = ops.cast(logits, "float32")
         if training or not self.weight or not _votes_count.get():
             return logits
-        batch, classes = ops.shape(logits)[0], logits.shape[1]
         keys = ops.cast(self.keys, "float32")
-        similarity = ops.matmul(ops.cast(query, "float32"), ops.transpose(keys))  # (B, N)
+        return self._mixed(logits, ops.matmul(ops.cast(query, "float32"), ops.transpose(keys)))
+
+    def _mixed(self, logits: Any, similarity: Any) -> Any:
+        """Scores with the votes of the most similar remembered videos; `similarity` (B, N), -1 or less says no."""
+        batch, classes = ops.shape(logits)[0], logits.shape[1]
         nearest, rows = ops.top_k(similarity, min(self.neighbours, self.videos))  # (B, k)
         shares = ops.softmax(self.sharpness * nearest, axis=-1)
         labels = ops.take(ops.convert_to_tensor(self.labels), rows, axis=0)  # (B, k, L)
@@ -170,3 +177,136 @@ class NeighbourVote(keras.layers.Layer):
             "sharpness": self.sharpness,
             "weight": self.weight,
         }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SharedNeighbourVote(NeighbourVote):
+    """`NeighbourVote` by the modalities that both videos have.
+
+    The similarity of x and k is the cosine of x T and k T, both without the modalities that either lacks. For every
+    remembered video the products of its parts, G = (k_m T)·(k_m' T), are stored, so that its length without some
+    modalities costs no more than their sum. Videos without a modality in common do not vote.
+
+    Args:
+        sizes: width of each modality in x, M of them.
+        complete: every remembered video has all modalities.
+        turned: width K of x T; 0: T is the unit matrix.
+        grams: float (N, M · M), the products G of each remembered video.
+        presence: float (N, M), which modalities it has.
+        mean, turn: float (D,) and (D, K): x is what the query has above the mean, T; of K above 0.
+        **kwargs: of `NeighbourVote`; its keys are the k, of length 1 as k T.
+
+    Call arguments:
+        logits: (B, C).
+        query: float (B, D), 0 where a modality is missing.
+        presence: float (B, M), 1 where a video has a modality.
+
+    Output shape: logits float32 (B, C).
+
+    Example:
+        >>> keys, labels = np.eye(2, dtype="float32"), np.array([[0], [1]], "int32")
+        >>> grams = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], "float32")  # the first has only the first, and so on
+        >>> options = {"neighbours": 1, "weight": 0.5, "keys": keys, "labels": labels, "grams": grams}
+        >>> vote = SharedNeighbourVote(2, 1, sizes=[1, 1], complete=False, presence=np.eye(2), **options)
+        >>> logits = vote(np.zeros((1, 2)), np.array([[0.0, 7.0]]), np.array([[0.0, 1.0]]))  # sees the second alone
+        >>> [round(1 / (1 + float(np.exp(-value))), 2) for value in np.array(logits)[0]]
+        [0.25, 0.75]
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sizes: Sequence[int],
+        complete: bool,
+        turned: int = 0,
+        grams: np.ndarray | None = None,
+        presence: np.ndarray | None = None,
+        mean: np.ndarray | None = None,
+        turn: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.sizes = tuple(sizes)
+        self.complete = complete
+        self.turned = turned
+        self._constants = (grams, presence), (mean, turn)
+
+    def build(self, logits_shape: Any, query_shape: Any, presence_shape: Any = None) -> None:
+        super().build(logits_shape, query_shape)
+        parts, width = len(self.sizes), query_shape[-1]
+        of_videos, of_space = self._constants
+        shapes = {"grams": (self.videos, parts * parts), "presence": (self.videos, parts)}
+        self.grams, self.presence = add_constants(self, shapes, of_videos)
+        if self.turned:
+            self.mean, self.turn = add_constants(self, {"mean": (width,), "turn": (width, self.turned)}, of_space)
+
+    def call(  # type: ignore[override]
+        self, logits: Any, query: Any, presence: Any, training: bool | None = None
+    ) -> Any:
+        logits = ops.cast(logits, "float32")
+        if training or not self.weight or not _votes_count.get():
+            return logits
+        return self._mixed(logits, self._similarity(ops.cast(query, "float32"), ops.cast(presence, "float32")))
+
+    def _similarity(self, query: Any, presence: Any) -> Any:
+        """(B, N): cosines; far below -1 where two videos have no modality in common."""
+        mask = spread_presence(presence, self.sizes)
+        values = (query - self.mean) * mask if self.turned else query * mask
+        keys = ops.transpose(ops.cast(self.keys, "float32"))  # (D, N)
+        if not self.complete:
+            return self._of_parts(values, mask, presence, keys)
+        whole = ops.all(presence > 0)
+        return ops.cond(
+            whole, lambda: self._of_whole(values, keys), lambda: self._of_parts(values, mask, presence, keys)
+        )
+
+    def _of_whole(self, values: Any, keys: Any) -> Any:
+        """Where no video lacks anything: keys have length 1."""
+        turned = ops.matmul(values, self.turn) if self.turned else values
+        length = ops.rsqrt(ops.maximum(ops.sum(ops.square(turned), axis=1, keepdims=True), 1e-24))
+        turned = turned * length
+        return ops.matmul(ops.matmul(turned, ops.transpose(self.turn)) if self.turned else turned, keys)
+
+    def _of_parts(self, values: Any, mask: Any, presence: Any, keys: Any) -> Any:
+        remembered = ops.transpose(ops.convert_to_tensor(self.presence))  # (M, N)
+        parts = self._parts(values)
+        # What each part of the query gives, without what it lacks itself: (B, D).
+        back = [(ops.matmul(part, ops.transpose(self.turn)) if self.turned else part) * mask for part in parts]
+        if self.complete:
+            product = ops.matmul(sum(back), keys)
+        else:
+            product = sum(ops.matmul(part, keys) * remembered[number] for number, part in enumerate(back))
+        own = ops.stack([ops.sum(one * other, axis=1) for one in parts for other in parts], axis=1)  # (B, M · M)
+        query_square = ops.matmul(own, _pairs(remembered, axis=0))
+        key_square = ops.matmul(_pairs(presence, axis=1), ops.transpose(ops.convert_to_tensor(self.grams)))
+        cosine = product * ops.rsqrt(ops.maximum(query_square * key_square, 1e-24))
+        return ops.where(ops.matmul(presence, remembered) > 0, cosine, _NOTHING_SHARED)
+
+    def _parts(self, values: Any) -> list[Any]:
+        """Each modality's share in x T, float (B, K); of T = 1 its own values, the others 0."""
+        ends = np.cumsum(self.sizes)
+        parts = []
+        for end, size in zip(ends.tolist(), self.sizes, strict=True):
+            if self.turned:
+                parts.append(ops.matmul(values[:, end - size : end], self.turn[end - size : end]))
+            else:
+                parts.append(ops.pad(values[:, end - size : end], ((0, 0), (end - size, int(ends[-1]) - end))))
+        return parts
+
+    def _mixed(self, logits: Any, similarity: Any) -> Any:
+        mixed = super()._mixed(logits, similarity)
+        return ops.where(ops.max(similarity, axis=1, keepdims=True) > _NOTHING_SHARED, mixed, logits)
+
+    def compute_output_spec(  # type: ignore[override]
+        self, logits: Any, query: Any, presence: Any, training: bool | None = None
+    ) -> Any:
+        return keras.KerasTensor(logits.shape, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "sizes": self.sizes, "complete": self.complete, "turned": self.turned}
+
+
+def _pairs(presence: Any, axis: int) -> Any:
+    """Products of all pairs along an axis of length M, which becomes M · M."""
+    columns = [ops.take(presence, number, axis=axis) for number in range(presence.shape[axis])]
+    return ops.stack([one * other for one in columns for other in columns], axis=axis)

@@ -64,7 +64,9 @@ class MemoryLimit:
     def __init__(self, allowed: int) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         self._scarce = used + allowed * 3 // 4
-        resource.setrlimit(resource.RLIMIT_AS, (used + allowed, used + allowed))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = used + allowed if most == resource.RLIM_INFINITY else min(used + allowed, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     def scarce(self) -> bool:
         """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""

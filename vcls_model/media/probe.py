@@ -25,6 +25,7 @@ CONTAINERS = (
     "hevc,ivf,live_flv,loas,m4v,matroska,mjpeg,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,oma,rm,smjpeg,tak,"
     "truehd,tta,vc1,vvc,w64,wav,wtv,wv,xwma,yuv4mpegpipe,amrnb,amrwb"
 )
+_NETWORK_SECONDS = 20.0  # of silence after which an address is given up
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _ATTACHED_PICTURE, _TIMED_THUMBNAILS = 0x400, 0x800
 _ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")
@@ -175,6 +176,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
         container = av.open(
             address,
             metadata_errors="replace",
+            timeout=None if address.startswith("file:") else _NETWORK_SECONDS,
             options={
                 "protocol_whitelist": ",".join(limits.protocols),
                 "format_whitelist": limits.containers,
@@ -222,7 +224,9 @@ def _address(path: str, limits: Limits) -> str:
 
 
 def _unopened(path: str, error: Exception) -> MediaError:
-    """Why FFmpeg would not open an existing file, judged by how the file begins."""
+    """Why FFmpeg would not open an address, or an existing file, judged by how the file begins."""
+    if not os.path.exists(path):
+        return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")
     try:
         with open_for_reading(path) as file:
             head = file.read(4096)

@@ -85,6 +85,12 @@ class MediaReader:
         """The child's process id; None while there is none."""
         return self._process.pid if self._process else None
 
+    def interrupt(self) -> None:
+        """Kills the child from another thread than that which reads: rows that are being waited for become an error."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
         """Ends the child."""
         process, self._process = self._process, None
@@ -115,7 +121,10 @@ class MediaReader:
         except (_TooLate, _Ended, _Garbled, JobError) as error:
             complaint = self._last_complaint()
             self.close()
-            raise RuntimeError(f"the decoding process cannot start: {complaint or error!r}") from error
+            raise JobError(
+                f"the decoding process cannot start: {complaint or error!r}; is there a limit on its memory or on the "
+                "number of processes (ulimit -a)?"
+            ) from error
         return self._process
 
     def _last_complaint(self) -> str:
@@ -157,12 +166,21 @@ class MediaRows:
         self._reader._busy = False
 
     def __iter__(self) -> Iterator[MediaRow]:
-        """Rows in order; raises `MediaError` where there are none, or no more because decoding had to be ended."""
+        """Rows in order.
+
+        Raises:
+            MediaError: there are none, or no more because decoding had to be ended.
+            JobError: no file can be decoded here.
+        """
         if self._ended:
             return
         count = 0
         try:
             process = self._reader._start()
+        except BaseException:  # no fault of the file
+            self.close()
+            raise
+        try:
             pipe = _Pipe(process, self._reader.seconds_per_minute)
             if isinstance(self.request, Request):
                 pipe.reached(self.request.sampling.start)

@@ -10,9 +10,11 @@ import select
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media.children import end_child, start_child
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
@@ -44,7 +46,7 @@ class StillDecoder:
         """Starts the child, where there is none; else the first picture does, and waits for it.
 
         Raises:
-            RuntimeError: it cannot start.
+            JobError: it cannot start.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -57,10 +59,17 @@ class StillDecoder:
             self._read(1, time.monotonic() + _START_SECONDS)
         except MediaError as error:
             self.close()
-            raise RuntimeError("the process that decodes pictures cannot start") from error
+            raise JobError(
+                "the process that decodes pictures cannot start: is there a limit on its memory or on the number of "
+                "processes (ulimit -a)?"
+            ) from error
 
-    def decode(self, jpeg: bytes) -> np.ndarray:
+    def decode(self, jpeg: bytes, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         """The pixels of a JPEG file: RGB, (size, size, 3), uint8.
+
+        Args:
+            jpeg: the file.
+            meanwhile: done while the child decodes; counts for the deadline. What it raises ends the child.
 
         Raises:
             MediaError: damaged, deadline or crashed.
@@ -70,6 +79,8 @@ class StillDecoder:
         deadline = time.monotonic() + self.seconds
         try:
             self._write(_LENGTH.pack(len(jpeg)) + jpeg, deadline)
+            if meanwhile is not None:
+                meanwhile()
             failed = self._read(1, deadline) != b"\x00"
             if failed:
                 length = _LENGTH.unpack(self._read(_LENGTH.size, deadline))[0]
@@ -77,7 +88,7 @@ class StillDecoder:
             else:
                 size = self.picture_format.size
                 pixels = self._read(size * size * 3, deadline)
-        except MediaError:
+        except BaseException:  # an answer that nobody has read would be taken for the next picture's
             self.close()
             raise
         if failed:

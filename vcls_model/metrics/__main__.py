@@ -11,6 +11,7 @@ from typing import Any
 
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.metrics.catalogue import HEADLINE
+from vcls_model.records.schema import MOST_CLASSES
 from vcls_model.storage import check_writable
 
 
@@ -80,6 +81,8 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     summary = measure(MeasureConfig(**vars(args)))
     if args.ratings:
         shown, figures = ["rated_pairs", "pairs_left_out", "map_at_k"], summary["segments"]
+        if figures["pairs_below_the_cut"]:
+            shown += ["map_at_k_lower", "map_at_k_upper"]
     else:
         shown, figures = ["videos", *(metric.key for metric in HEADLINE)], summary
     for name in shown:
@@ -91,8 +94,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raises `UsageError` when a flag is out of range, or what is written would replace what is read."""
     if not 0 <= args.threshold <= 1:
         raise UsageError(f"--threshold must lie in [0, 1], got {args.threshold}")
-    if args.class_count is not None and args.class_count < 1:
-        raise UsageError(f"--class_count must be at least 1, got {args.class_count}")
+    if args.class_count is not None and not 1 <= args.class_count <= MOST_CLASSES:
+        raise UsageError(f"--class_count must be at least 1 and at most {MOST_CLASSES:,}, got {args.class_count}")
     if args.ratings and (args.labels or args.slices):
         raise UsageError("--labels and --slices are for videos, --ratings is for segments: pass one kind")
     read = {
@@ -100,11 +103,11 @@ def _check(args: argparse.Namespace) -> None:
         for path in (args.predictions, args.labels, args.slices, args.ratings, args.vocabulary)
         if path
     }
+    check_writable(args.output and os.path.dirname(os.path.abspath(args.output)))
     if os.path.realpath(args.output) in read:
         raise UsageError(f"--output={args.output} is also an input: name another file")
     if os.path.isdir(args.output):
         raise UsageError(f"--output={args.output} is a directory: name a file, such as {args.output}/metrics.json")
-    check_writable(os.path.dirname(os.path.abspath(args.output)))
     if args.details:
         place = os.path.realpath(args.details)
         if inside := [path for real, path in read.items() if os.path.dirname(real) == place]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from vcls_model.metrics.result import compute_result, to_json
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
 from vcls_model.records.ids import printable_id
-from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
+from vcls_model.records.vocabulary import ClassInfo, ClassNames, load_vocabulary, unnamed_classes
 
 # More classes than this are not inferred from an index: one wrong number would cost all memory.
 _MOST_CLASSES_IMPLIED = 100_000
@@ -88,7 +87,8 @@ def _measure_videos(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The content of metrics.json, and the other files by name."""
     predictions = Path(config.predictions)
-    labels = read_labels(Path(config.labels)) if config.labels else None
+    names = ClassNames([entry.name for entry in classes or ()])
+    labels = read_labels(Path(config.labels), names) if config.labels else None
     class_count = (
         len(classes) if classes else config.class_count or _count_classes(predictions, labels, str(config.labels))
     )
@@ -128,8 +128,11 @@ def _measure_segments(
     if highest >= class_count:
         raise JobError(f"{config.ratings} rates class {highest}, but {class_count} classes are expected")
     accumulator = SegmentAccumulator(class_count)
-    add = _add_ranking if is_segment_ranking(predictions) else _add_scored_segments
-    ranked = add(accumulator, predictions, ratings)
+    caps: dict[bytes, float] = {}
+    if is_segment_ranking(predictions):
+        ranked = _add_ranking(accumulator, predictions, ratings)
+    else:
+        ranked, caps = _add_scored_segments(accumulator, predictions, ratings)
     if not ranked:
         raise JobError(f"{predictions} ranks none of the pairs that {config.ratings} rates")
     segments = len({segment for segment, _ in ranked})
@@ -139,15 +142,26 @@ def _measure_segments(
         file=sys.stderr,
     )
     left_out = [
-        (index, rating)
+        (segment, (index, rating))
         for segment, of_segment in ratings.items()
         for index, rating in of_segment.items()
         if (segment, index) not in ranked
     ]
+    cut = [(caps[segment], *pair) for segment, pair in left_out if segment in caps]
+    bounds = _bounds_of_cut(accumulator, cut, [pair for segment, pair in left_out if segment not in caps])
     if left_out:
-        accumulator.add_unranked([index for index, _ in left_out], [rating for _, rating in left_out])
+        accumulator.add_unranked(*np.array([pair for _, pair in left_out]).T)
     summary, per_class = accumulator.to_files(classes or unnamed_classes(class_count))
-    summary["pairs_left_out"] = len(left_out)
+    summary |= {"pairs_left_out": len(left_out), "pairs_below_the_cut": len(cut), **bounds}
+    if cut:
+        print(
+            f"warning: the predictions leave out {len(cut):,} rated pairs, in which a class is not among the best of "
+            f"its segment. Their places are not known: map_at_k is certain to lie between "
+            f"{bounds['map_at_k_lower']:.4f} and {bounds['map_at_k_upper']:.4f}, and {summary['map_at_k']:.4f} counts "
+            "them as if they ranked last. python -m pipelines.score measures it exactly; so do predictions with all "
+            "classes (score --top_k)",
+            file=sys.stderr,
+        )
     return {"segments": summary}, {"segment_per_class.csv": per_class}
 
 
@@ -166,9 +180,48 @@ def _add_ranking(accumulator: SegmentAccumulator, path: Path, ratings: Ratings) 
     return added
 
 
-def _add_scored_segments(accumulator: SegmentAccumulator, path: Path, ratings: Ratings) -> set[tuple[bytes, int]]:
-    """Adds the rated pairs that predictions have a score for; returns them."""
+def _bounds_of_cut(
+    accumulator: SegmentAccumulator,
+    cut: Sequence[tuple[float, int, int]],
+    absent: Sequence[tuple[int, int]],
+) -> dict[str, float]:
+    """What MAP@K may be where predictions name only the best classes of a segment.
+
+    A class that is left out scores at most as high as the lowest that is named. MAP@K is lowest if all negatives so cut
+    off score as high as that and all positives below everything, and highest the other way round.
+
+    Args:
+        accumulator: the pairs that are ranked.
+        cut: the lowest score named for the segment, class and rating of each pair that is cut off.
+        absent: class and rating of the pairs of segments that have no predictions.
+    """
+    if not cut:
+        return {}
+    found = {}
+    for name, raised in (("map_at_k_lower", 0), ("map_at_k_upper", 1)):
+        bound = SegmentAccumulator(accumulator.class_count)
+        bound.merge(accumulator)
+        high = [pair for pair in cut if pair[2] == raised]
+        low = [pair[1:] for pair in cut if pair[2] != raised]
+        if high:
+            scores, classes, rated = zip(*high, strict=True)
+            bound.update(classes, scores, rated)
+        if low or absent:
+            bound.add_unranked(*np.array([*low, *absent]).T)
+        found[name] = float(bound.result()[name])
+    return found
+
+
+def _add_scored_segments(
+    accumulator: SegmentAccumulator, path: Path, ratings: Ratings
+) -> tuple[set[tuple[bytes, int]], dict[bytes, float]]:
+    """Adds the rated pairs that predictions have a score for.
+
+    Returns:
+        Those pairs, and by segment the lowest score that it has; infinity where no class is named.
+    """
     added: set[tuple[bytes, int]] = set()
+    lowest: dict[bytes, float] = {}
     for batch in read_predictions(path):
         pairs = []
         for row, segment in enumerate(batch.ids):
@@ -176,6 +229,7 @@ def _add_scored_segments(accumulator: SegmentAccumulator, path: Path, ratings: R
             if not of_segment:
                 continue
             named = range(len(batch.logits[row])) if batch.indices is None else batch.indices[row].tolist()
+            lowest[segment] = float(batch.logits[row].min()) if len(batch.logits[row]) else math.inf
             pairs += [
                 (segment, index, of_segment[index], float(logit))
                 for index, logit in zip(named, batch.logits[row], strict=True)
@@ -190,7 +244,7 @@ def _add_scored_segments(accumulator: SegmentAccumulator, path: Path, ratings: R
         if pairs:
             _, classes, rated, logits = zip(*pairs, strict=True)
             accumulator.update(classes, logits, rated)
-    return added
+    return added, lowest
 
 
 def _warn(hashes: Sequence[np.ndarray], named: int, class_count: int) -> None:
@@ -333,7 +387,4 @@ def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    storage.write_atomically(str(path), content)

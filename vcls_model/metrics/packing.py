@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vcls_model.metrics import packing2
+from vcls_model.metrics import kernels, packing2
 
 _MAGIC = b"VCLSMET3"
 _LEVEL = 3
@@ -103,19 +103,14 @@ def _read_arrays(entries: list[list[Any]], body: memoryview) -> dict[str, np.nda
 
 def _byte_planes(values: np.ndarray) -> bytes:
     """The lowest byte of every zigzag difference of (n,) int64, then the next byte of every one, as far as needed."""
-    changes = np.diff(values, prepend=0)
-    numbers = ((changes << 1) ^ (changes >> 63)).astype("<u8")
-    width = (int(numbers.max(initial=0)).bit_length() + 7) // 8
-    return numbers.view(np.uint8).reshape(-1, 8)[:, :width].tobytes(order="F")
+    planes = np.empty((kernels.bytes_of_changes(values), values.size), np.uint8)
+    kernels.split_planes(values, planes)
+    return planes.tobytes()
 
 
 def _from_byte_planes(planes: bytes, count: int) -> np.ndarray:
     """Undoes `_byte_planes`: (count,) int64."""
-    numbers = np.zeros((count, 8), np.uint8)
-    width = len(planes) // count
-    numbers[:, :width] = np.frombuffer(planes, np.uint8).reshape(width, count).T
-    zigzag = numbers.view("<u8").reshape(-1)
-    values = np.cumsum((zigzag >> np.uint64(1)).astype(np.int64) ^ -(zigzag & np.uint64(1)).astype(np.int64))
-    if values.min(initial=0) < 0:
+    values = np.empty(count, np.int64)
+    if not kernels.join_planes(np.frombuffer(planes, np.uint8).reshape(len(planes) // count, count), values):
         raise ValueError("its counts do not fit together")
     return values

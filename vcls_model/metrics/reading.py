@@ -12,6 +12,7 @@ from vcls_model import tables
 from vcls_model.commands import JobError
 from vcls_model.metrics.binning import logit_of
 from vcls_model.records.ids import printable_id
+from vcls_model.records.vocabulary import ClassNames
 from vcls_model.tables import Column
 
 _Value = TypeVar("_Value")
@@ -24,6 +25,8 @@ _CLASS = Column("class", ("class_index", "label"))
 _RATING = Column("rating", ("score",))
 _SEGMENTS = Column("segments")
 _CSV = (".csv", ".tsv")
+# Labels beside predictions are indices: nobody says which vocabulary else they would be of.
+_INDICES = ClassNames(())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +69,14 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Iterator[Predictions]:
-    """Reads a file, or every Parquet file of a directory, in batches.
+    """Reads a file, or every Parquet file of a directory, or else every CSV of it, in batches.
 
     Raises:
         JobError: the file is missing, of another kind, or a value in it is out of range; the message says where.
     """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet")) or sorted(file for end in _CSV for file in path.glob(f"*{end}"))
     if not files or not all(file.exists() for file in files):
         raise JobError(f"no predictions at {path}")
     readers = {".parquet": _read_parquet, ".npz": _read_npz, **dict.fromkeys(_CSV, _read_kaggle)}
@@ -81,9 +86,13 @@ def read_predictions(path: Path) -> Iterator[Predictions]:
         yield from readers[file.suffix.lower()](str(file))
 
 
-def read_labels(path: Path) -> dict[bytes, np.ndarray | None]:
+def read_labels(path: Path, names: ClassNames) -> dict[bytes, np.ndarray | None]:
     """True class indices by video id, from Parquet (id, labels), npz (ids, label_flat, label_lens) or a CSV with the
-    columns id and labels, class indices separated by blanks or semicolons.
+    columns id and labels: class indices separated by blanks or semicolons, or names separated by semicolons.
+
+    Args:
+        path: of the file.
+        names: what text may call the classes.
 
     Returns:
         By id an ascending array without repetitions, int64. A null (of Parquet) is None: the labels are unknown. An
@@ -98,10 +107,10 @@ def read_labels(path: Path) -> dict[bytes, np.ndarray | None]:
     if suffix == ".npz":
         return _unique(zip(*_npz_labels(file), strict=True), file)
     if suffix == ".parquet":
-        return _unique(_parquet_labels(file), file)
+        return _unique(_parquet_labels(file, names), file)
     if suffix in _CSV:
         return {
-            row["id"].encode(): np.unique(tables.class_indices(row["labels"], row.where))
+            row["id"].encode(): _named_labels(row["labels"], row.where, names)
             for row in _identified(tables.read_csv(file, (_ID, _LABELS), unique="id"), "id")
         }
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
@@ -213,13 +222,20 @@ def _read_parquet(path: str) -> Iterator[Predictions]:
             [tables.id_bytes(value, where) for value, where in zip(cells["id"], rows, strict=True)],
             [pair[0] for pair in pairs],
             [pair[1] for pair in pairs],
-            [_label_cell(value, where) for value, where in zip(cells["labels"], rows, strict=True)]
+            [_label_cell(value, where, _INDICES) for value, where in zip(cells["labels"], rows, strict=True)]
             if "labels" in cells
             else None,
         )
 
 
-def _parquet_labels(path: str) -> Iterator[tuple[bytes, np.ndarray | None]]:
+def _named_labels(text: str, where: str, names: ClassNames) -> np.ndarray:
+    labels = np.unique(np.array(names.labels_of(text, where), np.int64))
+    if labels.size and labels[0] < 0:
+        raise JobError(f"{where}: expected class indices, got {labels[0]}")
+    return labels
+
+
+def _parquet_labels(path: str, class_names: ClassNames) -> Iterator[tuple[bytes, np.ndarray | None]]:
     file = tables.open_parquet(path)
     names = tables.parquet_columns(file, (_ID, _LABELS), path)
     row = 0
@@ -227,15 +243,15 @@ def _parquet_labels(path: str) -> Iterator[tuple[bytes, np.ndarray | None]]:
         for identity, value in zip(*(batch.column(name).to_pylist() for name in names.values()), strict=True):
             where = f"{path}, row {row}"
             row += 1
-            yield tables.id_bytes(identity, where), _label_cell(value, where)
+            yield tables.id_bytes(identity, where), _label_cell(value, where, class_names)
 
 
-def _label_cell(value: object, where: str) -> np.ndarray | None:
+def _label_cell(value: object, where: str, names: ClassNames) -> np.ndarray | None:
     """The labels in a cell of Parquet: a list, a single index, text, or null: unknown."""
     if value is None:
         return None
     if isinstance(value, str):
-        return np.unique(tables.class_indices(value, where))
+        return _named_labels(value, where, names)
     indices = tables.whole_numbers(_array(value, where), f"{where}, labels", "class indices")
     if (indices < 0).any():
         raise JobError(f"{where}, labels: expected class indices, got {indices.min()}")

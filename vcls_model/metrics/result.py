@@ -1,6 +1,7 @@
 """From the counts of a `MetricAccumulator` to figures, curves and files."""
 
 import dataclasses
+import decimal
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ FEWEST_FOR_CLASS_INTERVAL = 10
 HEAD_FRACTION, TORSO_FRACTION = 0.1, 0.5
 _RESAMPLE_SEED = 20170214
 _CLASSES_PER_CHUNK = 512
+# By the end of a column's name.
+_ROUNDING = {"lower": decimal.ROUND_FLOOR, "upper": decimal.ROUND_CEILING}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ class MetricResult:
 
     def _per_class_csv(self, classes: "Sequence[ClassInfo]") -> bytes:
         columns = [name for name in self.per_class if name != "index"]
-        lists = [_cells(self.per_class[name]) for name in columns]
+        lists = [_cells(self.per_class[name], _ROUNDING.get(name.rpartition("_")[2])) for name in columns]
         rows = (
             [entry.index, entry.name, "|".join(entry.verticals), *cells]
             for entry, *cells in zip(classes, *lists, strict=True)
@@ -119,6 +122,15 @@ def best_thresholds(accumulator: MetricAccumulator) -> np.ndarray:
 
 def compute_result(accumulator: MetricAccumulator) -> MetricResult:
     """All metrics of the videos counted so far; ratios without a denominator are NaN."""
+    return compute_resampled(accumulator)[0]
+
+
+def compute_resampled(accumulator: MetricAccumulator) -> tuple[MetricResult, dict[str, np.ndarray]]:
+    """`compute_result`, and figures of R resamples of the videos, the same ones for every accumulator.
+
+    Returns:
+        The result; and `ap` (R, C), `map` (R,) and `gap` (R,), of which only the spread is of use.
+    """
     table, positives = accumulator.tables()
     statistics = _class_statistics(accumulator, table, positives)
     per_class = _per_class(accumulator, statistics)
@@ -190,7 +202,8 @@ def compute_result(accumulator: MetricAccumulator) -> MetricResult:
             "calibration_top_accuracy": top_calibration[2],
         }
     )
-    return MetricResult(summary, per_class, curves, _confusion(accumulator), _examples(accumulator))
+    result = MetricResult(summary, per_class, curves, _confusion(accumulator), _examples(accumulator))
+    return result, resampled
 
 
 def slice_figures(per_class: dict[str, np.ndarray], members: np.ndarray) -> dict[str, Any]:
@@ -471,10 +484,15 @@ def _mean_rows(values: np.ndarray) -> np.ndarray:
     return _divide(np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def _cells(values: np.ndarray) -> list[object]:
-    if values.dtype.kind == "f":
+def _cells(values: np.ndarray, rounding: str | None = None) -> list[object]:
+    """The cells of a column, numbers to six digits: bounds are rounded outward, so that they stay bounds."""
+    if values.dtype.kind != "f":
+        return values.tolist()
+    if rounding is None:
         return ["" if math.isnan(value) else f"{value:.6g}" for value in values.tolist()]
-    return values.tolist()
+    context = decimal.Context(prec=6, rounding=rounding)
+    rounded = (context.create_decimal_from_float(value) for value in values.tolist())
+    return ["" if value.is_nan() else f"{float(value):.6g}" for value in rounded]
 
 
 def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> bytes:

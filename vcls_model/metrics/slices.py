@@ -1,4 +1,4 @@
-"""Top-20 metrics by the value of a context feature, light enough for one set per value."""
+"""Metrics by the value of a context feature, light enough for one set per value."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,28 +6,53 @@ from typing import Any
 import numpy as np
 
 from vcls_model.metrics import kernels
+from vcls_model.metrics.binning import bin_edges
 from vcls_model.metrics.kernels import BestRows
 from vcls_model.metrics.layout import TOP
 from vcls_model.metrics.packing import pack, unpack
-from vcls_model.metrics.ranking import select_best, shortened
+from vcls_model.metrics.ranking import select_best, shortened, starts_of
 from vcls_model.metrics.sparse import ScoreSketch
 
 MOST_VALUES = 64
 # The value of a video that lacks the feature.
 NO_VALUE = "(none)"
 _BUDGET = 1 << 14
+# Lower ends, in logits, of the cells in which a value's full rankings are counted: 8 per logit where rankings are
+# decided, 1 beyond.
+_CELL_ENDS = np.concatenate([np.arange(-20, -7), np.arange(-56, 32) / 8, np.arange(4, 20)])
+_CELL_OF_BIN = np.searchsorted(_CELL_ENDS, bin_edges()[:-1], side="right") - 1
+# Certified intervals are widened by what double precision can lose in a sum.
+_ROUNDING = 1e-12
 
 
 class _Slice:
     """The counts of one value."""
 
-    def __init__(self) -> None:
+    def __init__(self, class_count: int) -> None:
         self.videos = 0
         self.labels = 0
         self.hits_at_1 = 0
         # label count << 32 | labels among as many best: number of videos
         self.recall_counts: dict[int, int] = {}
         self.pairs = ScoreSketch(_BUDGET)
+        # (C, cells) counts of all scores and of those of true labels; None once what is added has none.
+        shape = (class_count, _CELL_ENDS.size)
+        self.tables: tuple[np.ndarray, np.ndarray] | None = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
+
+    def mean_average_precision(self) -> np.ndarray:
+        """Mean over the classes with a positive of average precision: with the scores of a cell tied, and its bounds.
+
+        NaN without such a class.
+        """
+        if self.tables is None:
+            return np.full(3, np.nan)
+        cells = np.zeros(_CELL_ENDS.size)
+        sums = kernels.class_statistics(*self.tables, cells, cells.astype(np.int64), 1)[:, :4]
+        seen = sums[:, 0] > 0
+        if not seen.any():
+            return np.full(3, np.nan)
+        means = (sums[seen, 1:] / sums[seen, :1]).mean(axis=0)
+        return np.clip(means + [0, -_ROUNDING, _ROUNDING], 0, 1)
 
     def add_recall(self, counts: dict[int, int]) -> None:
         for key, count in counts.items():
@@ -35,9 +60,10 @@ class _Slice:
 
 
 class SliceAccumulator:
-    """GAP@20, Hit@1 and PERR for each value of a feature, such as the upload year; mergeable to the bit.
+    """GAP@20, mAP, Hit@1 and PERR for each value of a feature, such as the upload year; mergeable to the bit.
 
-    At most 64 values of 200 KB each: the full ranking is not kept, so there is no mAP by value.
+    At most 64 values, of 4 MB each at 3,862 classes: the full rankings are counted in cells of 1/8 logit, and the
+    certified interval of mAP says what that costs.
     """
 
     def __init__(self, class_count: int, feature: str):
@@ -95,12 +121,18 @@ class SliceAccumulator:
         recalled = np.bincount(owners, hits & (places < counts[owners]), len(logits)).astype(np.int64)
         first_hit = hits[starts[:-1]]
         keys = kernels.pair_keys(np.zeros(starts[-1], np.int64), top_logit, hits)
+        label_starts = starts_of(counts)
+        classes = np.array(sorted(truth), np.int64) % self.class_count
         of_value = {value: number for number, value in enumerate(distinct)}
         numbers = np.array([of_value[value] for value in values], np.int64)
         for number, value in enumerate(distinct):
             chosen = numbers == number
-            target = self.slices.setdefault(value, _Slice())
+            target = self.slices.get(value) or self.slices.setdefault(value, _Slice(self.class_count))
             target.videos += int(chosen.sum())
+            if target.tables is not None:
+                kernels.count_in_cells(
+                    logits, np.flatnonzero(chosen), classes, label_starts, _CELL_OF_BIN, *target.tables
+                )
             target.labels += int(counts[chosen].sum())
             target.hits_at_1 += int(first_hit[chosen].sum())
             target.pairs.add(keys[chosen[owners] & (places < keep)])
@@ -121,7 +153,12 @@ class SliceAccumulator:
         if len(self.slices.keys() | other.slices.keys()) > MOST_VALUES:
             raise ValueError(f"the feature {self.feature!r} has more than {MOST_VALUES} values")
         for value, source in other.slices.items():
-            target = self.slices.setdefault(value, _Slice())
+            target = self.slices.get(value) or self.slices.setdefault(value, _Slice(self.class_count))
+            if target.tables is None or source.tables is None:
+                target.tables = None
+            else:
+                for mine, theirs in zip(target.tables, source.tables, strict=True):
+                    mine += theirs
             target.videos += source.videos
             target.labels += source.labels
             target.hits_at_1 += source.hits_at_1
@@ -137,6 +174,8 @@ class SliceAccumulator:
             entry, columns = state.pairs.packable(f"pairs{number:02d}")
             header |= entry
             arrays |= columns
+            if state.tables is not None:
+                arrays[f"table{number:02d}"], arrays[f"positives{number:02d}"] = state.tables
             entries.append([value, state.videos, state.labels, state.hits_at_1, sorted(state.recall_counts.items())])
         return pack({**header, "slices": entries}, arrays)
 
@@ -152,7 +191,10 @@ class SliceAccumulator:
             raise ValueError("not the metrics of slices")
         result = cls(header["class_count"], header["feature"])
         for number, (value, videos, labels, hits_at_1, recall_counts) in enumerate(header["slices"]):
-            state = result.slices[value] = _Slice()
+            state = result.slices[value] = _Slice(result.class_count)
+            names = [f"{name}{number:02d}" for name in ("table", "positives")]
+            # Earlier versions kept no tables.
+            state.tables = (arrays[names[0]], arrays[names[1]]) if set(names) <= arrays.keys() else None
             state.videos, state.labels, state.hits_at_1 = videos, labels, hits_at_1
             state.recall_counts = dict(recall_counts)
             state.pairs.restore(f"pairs{number:02d}", header, arrays)
@@ -176,12 +218,16 @@ class SliceAccumulator:
                 for key, count in sorted(state.recall_counts.items())
                 if key >> 32
             )
+            mean = state.mean_average_precision()
             figures[value] = {
                 "videos": state.videos,
                 "labels": state.labels,
                 "gap_at_20": float(gap[0]),
                 "gap_at_20_lower": float(gap[1]),
                 "gap_at_20_upper": float(gap[2]),
+                "map": float(mean[0]),
+                "map_lower": float(mean[1]),
+                "map_upper": float(mean[2]),
                 "hit_at_1": state.hits_at_1 / state.videos,
                 "perr": recall / state.videos,
             }

@@ -50,6 +50,7 @@ def build_model(
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
     label_vectors: np.ndarray | None = None,
+    presence: bool = False,
     **hyperparameters: Any,
 ) -> keras.Model:
     """Builds the model called `name`.
@@ -69,12 +70,14 @@ def build_model(
             (`records.raw_values.find_raw_values`).
         label_vectors: float32 (C, E), vectors of the classes' names, for `label_text` above 0
             (`models.label_text.find_label_vectors`).
+        presence: a video may lack modalities: the model has an input that says so for each.
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
     Returns:
         A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
-        (B, T, D) for each frames modality and, when there are frames, `num_frames` int32 (B,); no other keys. Output:
-        logits float32 (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
+        (B, T, D) for each frames modality, when there are frames `num_frames` int32 (B,), and with `presence`
+        `has_<name>` float32 (B,) for each modality, 1 or 0, one of them 1; no other keys. Output: logits float32
+        (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
 
     Raises:
         UsageError: unknown model or hyperparameter, a value out of range, or data without frames for a frame-level
@@ -96,4 +99,5 @@ def build_model(
         label_directions=label_directions,
         raw_values=raw_values,
         label_vectors=label_vectors,
+        presence=presence,
     )

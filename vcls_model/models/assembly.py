@@ -14,10 +14,13 @@ from vcls_model.layers import (
     LabelGraphHead,
     LabelProjection,
     MeanOfMembers,
+    MeanOfPresent,
     MeanPool,
     MemoryKey,
     NeighbourVote,
+    PresentProjection,
     RepeatOverFrames,
+    SharedNeighbourVote,
     UnitInput,
 )
 from vcls_model.models import frame_trunks, video_trunks
@@ -27,8 +30,10 @@ from vcls_model.models.head import HEAD_PREFIX, Head
 from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
+from vcls_model.models.presence import Presence
 from vcls_model.records.raw_values import RawValues
 from vcls_model.records.schema import FRAMES, VECTOR, Modality
+from vcls_model.records.transformed import presence_name
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
 NUM_FRAMES = "num_frames"
@@ -47,6 +52,7 @@ def assemble(
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
     label_vectors: np.ndarray | None = None,
+    presence: bool = False,
 ) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
@@ -55,23 +61,26 @@ def assemble(
             given, or the prior's shape is not (C,).
     """
     frame_level = model_info(name).level == FRAME_LEVEL
-    inputs, frame_mask = _inputs(modalities)
-    values = _input_values(inputs, modalities, options, raw_values)
-    features = _features(values, frame_mask, modalities, frame_level)
+    inputs, frame_mask = _inputs(modalities, presence)
+    senses = Presence(modalities, inputs)
+    values = _input_values(inputs, modalities, options, raw_values, senses)
+    features = _features(values, frame_mask, modalities, frame_level, senses)
     features = _normalised(features, modalities, options)
     if options["label_projection"]:
-        features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions)]
+        features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions, senses)]
     if options["label_text"] and label_vectors is None:
         raise ValueError("label_text needs label_vectors, which find_label_vectors makes from the classes' names")
     vectors = label_vectors if options["label_text"] else None
     heads = [Head(class_count, options, vectors, _member_prefix(member)) for member in range(options["members"])]
     members = [
-        _member_scores(name, features, modalities, frame_mask if frame_level else None, options, head, label_graph)
+        _member_scores(
+            name, features, modalities, frame_mask if frame_level else None, options, head, label_graph, senses
+        )
         for head in heads
     ]
     scores = members[0] if len(members) == 1 else MeanOfMembers(dtype="float32", name=f"{HEAD_PREFIX}_mean")(members)
     if options["neighbours"]:
-        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions)
+        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions, senses)
     model = keras.Model(inputs, scores, name=name)
     if class_prior is not None:
         for head in heads:
@@ -92,6 +101,7 @@ def _member_scores(
     options: Mapping[str, Any],
     head: Head,
     label_graph: LabelGraph | None,
+    senses: Presence,
 ) -> KerasTensor:
     """Logits (B, C) of one member: dropout of the input, trunks and classifier.
 
@@ -103,6 +113,7 @@ def _member_scores(
         options: the hyperparameters.
         head: makes the member's classifiers.
         label_graph: for `head=label_graph`.
+        senses: which modalities each video has.
     """
     features = _dropped_out(features, modalities, options, head.member)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
@@ -116,25 +127,37 @@ def _member_scores(
         ]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
-    branches = _branches(trunk_modalities, features, frame_mask, options, head.member)
-    represented = [TRUNKS[name](branch) for branch in branches]
+    branches = _branches(trunk_modalities, features, frame_mask, options, senses, head.member)
+    groups = [[modality.name] for modality in trunk_modalities]
+    groups = [sum(groups, [])] if len(branches) == 1 else groups
+    represented = [
+        senses.keep(TRUNKS[name](branch), group, f"{branch.prefix}representation_kept")
+        for branch, group in zip(branches, groups, strict=True)
+    ]
+    groups += [[modality.name] for modality in modalities if around and modality.kind == VECTOR]
     if options["fusion"] == "score":
         represented += [branch.features for branch in around]
-        scores = head.mean(
-            [
-                head.logits(representation, [branch], branch.prefix)
-                for representation, branch in zip(represented, branches + around, strict=True)
-            ]
-        )
+        each = [
+            head.logits(representation, [branch], branch.prefix)
+            for representation, branch in zip(represented, branches + around, strict=True)
+        ]
+        if senses.table is not None and len(each) > 1:
+            average = MeanOfPresent(dtype="float32", name=f"{HEAD_PREFIX}_{head.member}average")
+            scores = average(each, senses.groups(groups, f"{head.member}scores_presence"))
+        else:
+            scores = head.mean(each)
     else:
-        joined = join([*represented, *(branch.features for branch in around)], f"{head.member}representation")
+        represented += [branch.features for branch in around]
+        joined = join(represented, f"{head.member}representation")
+        sizes = [tensor.shape[-1] for tensor in represented]
+        joined = senses.rescale(joined, groups, sizes, f"{head.member}representation_rescaled")
         scores = head.logits(joined, branches + around, head.member)
     if options["head"] == "label_graph":
         scores = _graph_head(label_graph, head.member)(scores)
     return scores
 
 
-def _inputs(modalities: Sequence[Modality]) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
+def _inputs(modalities: Sequence[Modality], presence: bool) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
     """The model's inputs by name, and the mask (B, T) of the real frames or None when there are no frames."""
     inputs = {
         modality.name: keras.Input(
@@ -143,6 +166,9 @@ def _inputs(modalities: Sequence[Modality]) -> tuple[dict[str, KerasTensor], Ker
         for modality in modalities
     }
     framed = [inputs[modality.name] for modality in modalities if modality.kind == FRAMES]
+    if presence:
+        names = [presence_name(modality.name) for modality in modalities]
+        inputs.update({name: keras.Input((), dtype="float32", name=name) for name in names})
     if not framed:
         return inputs, None
     inputs[NUM_FRAMES] = keras.Input((), dtype="int32", name=NUM_FRAMES)
@@ -154,34 +180,43 @@ def _input_values(
     modalities: Sequence[Modality],
     options: Mapping[str, Any],
     raw_values: Mapping[str, RawValues] | None,
+    senses: Presence,
 ) -> dict[str, KerasTensor]:
-    """The inputs as `input_norm` says; see `catalogue.COMMON`."""
-    if options["input_norm"] == "data":
-        return {modality.name: inputs[modality.name] for modality in modalities}
-    if raw_values is None:
-        raise ValueError("input_norm='l2' needs raw_values, which find_raw_values reads from the dataset")
+    """The inputs as `input_norm` says, see `catalogue.COMMON`; vectors that a video lacks are 0."""
+    values = {modality.name: inputs[modality.name] for modality in modalities}
+    if options["input_norm"] != "data":
+        if raw_values is None:
+            raise ValueError("input_norm='l2' needs raw_values, which find_raw_values reads from the dataset")
+        for name, tensor in values.items():
+            unit = UnitInput(
+                raw_values[name].location, raw_values[name].spread, dtype="float32", name=f"{name}_unit_input"
+            )
+            values[name] = unit(tensor)
     return {
-        modality.name: UnitInput(
-            raw_values[modality.name].location,
-            raw_values[modality.name].spread,
-            dtype="float32",
-            name=f"{modality.name}_unit_input",
-        )(inputs[modality.name])
+        modality.name: values[modality.name]
+        if modality.kind == FRAMES
+        else senses.keep(values[modality.name], [modality.name], f"{modality.name}_kept")
         for modality in modalities
     }
 
 
 def _features(
-    inputs: Mapping[str, KerasTensor], frame_mask: KerasTensor | None, modalities: Sequence[Modality], frame_level: bool
+    inputs: Mapping[str, KerasTensor],
+    frame_mask: KerasTensor | None,
+    modalities: Sequence[Modality],
+    frame_level: bool,
+    senses: Presence,
 ) -> list[KerasTensor]:
     """Each modality's features: vectors (B, D); frames (B, T, D) cleared of padding, or their mean (B, D)."""
     features = []
     for modality in modalities:
         tensor = inputs[modality.name]
         if modality.kind == FRAMES and frame_level:
-            tensor = ClearPadding(name=f"{modality.name}_clear")(tensor, frame_mask)
+            mask = senses.frames_of(frame_mask, modality.name)
+            tensor = ClearPadding(name=f"{modality.name}_clear")(tensor, mask)
         elif modality.kind == FRAMES:
-            tensor = MeanPool(name=f"{modality.name}_frame_mean")(tensor, frame_mask)
+            mean = MeanPool(name=f"{modality.name}_frame_mean")(tensor, frame_mask)
+            tensor = senses.keep(mean, [modality.name], f"{modality.name}_kept")
         features.append(tensor)
     return features
 
@@ -210,6 +245,7 @@ def _projected(
     frame_level: bool,
     options: Mapping[str, Any],
     label_directions: LabelDirections | None,
+    senses: Presence,
 ) -> KerasTensor:
     """The features of all modalities joined and projected: (B, D), or (B, T, D) for a frame-level model.
 
@@ -226,12 +262,16 @@ def _projected(
             else tensor
             for modality, tensor in zip(modalities, features, strict=True)
         ]
-    projection = _projection(label_directions, PROJECTION, power=options["label_projection"])
-    return projection(join(features, "fused"))
+    joined = join(features, "fused")
+    power = options["label_projection"]
+    if senses.table is None:
+        return _projection(LabelProjection, label_directions, PROJECTION, power=power)(joined)
+    sizes = [modality.width for modality in modalities]
+    return _projection(PresentProjection, label_directions, PROJECTION, power=power, sizes=sizes)(joined, senses.table)
 
 
-def _projection(directions: LabelDirections, name: str, **options: Any) -> LabelProjection:
-    return LabelProjection(
+def _projection(kind: type[LabelProjection], directions: LabelDirections, name: str, **options: Any) -> LabelProjection:
+    return kind(
         mean=directions.mean,
         directions=directions.directions,
         strengths=directions.strengths,
@@ -259,11 +299,16 @@ def _branches(
     features: Sequence[KerasTensor],
     frame_mask: KerasTensor | None,
     options: Mapping[str, Any],
+    senses: Presence,
     prefix: str,
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
-        return [Branch(join(features, f"{prefix}fused"), frame_mask, options, prefix=prefix, narrow=False)]
+        fused = join(features, f"{prefix}fused")
+        if len(features) == len(modalities):  # else the projection has joined, and scaled, them
+            groups, sizes = [[each.name] for each in modalities], [each.width for each in modalities]
+            fused = senses.rescale(fused, groups, sizes, f"{prefix}fused_rescaled")
+        return [Branch(fused, frame_mask, options, prefix=prefix, narrow=False)]
     widest = max(modality.width for modality in modalities)
     return [
         Branch(tensor, frame_mask, options, prefix=f"{prefix}{modality.name}_", narrow=2 * modality.width <= widest)
@@ -291,22 +336,31 @@ def _vote(
     options: Mapping[str, Any],
     memory: Memory | None,
     label_directions: LabelDirections | None,
+    senses: Presence,
 ) -> KerasTensor:
     """Mixes the votes of the most similar remembered videos into the scores."""
     if memory is None:
         raise ValueError("neighbours need memory, which remember makes from the training videos")
     vectors = [
-        MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask)
+        senses.keep(
+            MeanPool(name=f"{modality.name}_key_mean")(inputs[modality.name], frame_mask),
+            [modality.name],
+            f"{modality.name}_key_kept",
+        )
         if modality.kind == FRAMES
         else inputs[modality.name]
         for modality in modalities
     ]
     name = f"{HEAD_PREFIX}_neighbour_key"
-    if label_directions is not None and options["label_projection"]:
-        joined = join(_normalised(vectors, modalities, options, "key_"), "key_fused")
-        key = _projection(label_directions, name, power=KEY_POWER, unit=True)(joined)
-    else:
+    directions = label_directions if options["label_projection"] else None
+    if directions is None:
         key = MemoryKey(shares_of(modalities), dtype="float32", name=name)(vectors)
+    else:
+        key = join(_normalised(vectors, modalities, options, "key_"), "key_fused")
+    if senses.table is not None:
+        return _shared_vote(modalities, options, memory, directions)(scores, key, senses.table)
+    if directions is not None:
+        key = _projection(LabelProjection, directions, name, power=KEY_POWER, unit=True)(key)
     videos, labels_per_video = memory.labels.shape
     vote = NeighbourVote(
         videos,
@@ -319,3 +373,30 @@ def _vote(
         name=f"{HEAD_PREFIX}_neighbours",
     )
     return vote(scores, key)
+
+
+def _shared_vote(
+    modalities: Sequence[Modality], options: Mapping[str, Any], memory: Memory, directions: LabelDirections | None
+) -> SharedNeighbourVote:
+    """The vote by the modalities that both videos have."""
+    if memory.presence is None or memory.grams is None:
+        raise ValueError("a model whose videos may lack modalities needs a memory that remember made with presence")
+    space: dict[str, Any] = {}
+    if directions is not None:
+        space = {"turned": directions.directions.shape[1], "mean": directions.mean, "turn": directions.key_turn}
+    videos, labels_per_video = memory.labels.shape
+    return SharedNeighbourVote(
+        videos,
+        labels_per_video,
+        options["neighbours"],
+        weight=options["neighbour_weight"],
+        keys=memory.keys,
+        labels=memory.labels,
+        sizes=[modality.width for modality in modalities],
+        complete=bool(memory.presence.all()),
+        grams=memory.grams,
+        presence=memory.presence.astype(np.float32),
+        **space,
+        dtype="float32",
+        name=f"{HEAD_PREFIX}_neighbours",
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.models.video_vectors import joined_vectors, video_vectors
+from vcls_model.models.video_vectors import joined_vectors, presence_of, video_vectors
 from vcls_model.records.schema import Modality
 
 # Penalties to try, as multiples of the features' mean variance. The least of them keeps directions that hardly vary
@@ -39,6 +39,11 @@ class LabelDirections:
     directions: np.ndarray
     strengths: np.ndarray
 
+    @property
+    def key_turn(self) -> np.ndarray:
+        """float32 (D, D): what centred features are multiplied by before they are compared."""
+        return np.asarray(self.directions * self.strengths**KEY_POWER, np.float32)
+
     def keys(self, joined: np.ndarray) -> np.ndarray:
         """What videos (B, D) are compared by: (B, D) of unit length, as `LabelProjection` gives them."""
         turned = (joined - self.mean) @ self.directions * self.strengths**KEY_POWER
@@ -62,7 +67,7 @@ def find_label_directions(
 
     Args:
         batches: for each a model's input dict, the labels of its videos one after the other, int (n,), and the number
-            of labels of each video, int (B,).
+            of labels of each video, int (B,). A modality that a video lacks counts as its mean.
         modalities: those of the input dict. Of frame-level ones the mean of the frames counts.
         class_count: number of classes C.
         modality_norm: the model's hyperparameter.
@@ -72,29 +77,18 @@ def find_label_directions(
         ValueError: there is no video.
     """
     width = sum(modality.width for modality in modalities)
-    total, squares = np.zeros(width), np.zeros((width, width))
-    by_class, counts = np.zeros((class_count, width)), np.zeros(class_count)
-    videos = 0
+    sums = _Sums(width, len(modalities), class_count)
     for inputs, label_values, label_lengths in batches:
-        if videos >= limit:
+        if sums.videos >= limit:
             break
         rows = joined_vectors([video_vectors(inputs, modality) for modality in modalities], modality_norm)
-        videos += len(rows)
-        total += rows.sum(axis=0, dtype=np.float64)
-        squares += rows.T @ rows
-        # Sorted by class: one sum per class instead of one addition per label.
-        order = np.argsort(label_values, kind="stable")
-        owners = np.repeat(np.arange(len(rows)), label_lengths)[order]
-        present, begins = np.unique(np.asarray(label_values)[order], return_index=True)
-        if len(present):
-            by_class[present] += np.add.reduceat(rows[owners], begins, axis=0)
-            counts += np.bincount(label_values, minlength=class_count)
-    if not videos:
+        sums.add(rows, presence_of(inputs, modalities), np.asarray(label_values), label_lengths)
+    if not sums.videos:
         raise ValueError("there is no video to find directions in")
-    mean = total / videos
-    covariance = squares - videos * np.outer(mean, mean)
+    videos, counts = sums.videos, sums.counts
+    mean, covariance, by_class = sums.centred([modality.width for modality in modalities])
     rarity = 1 / np.maximum(counts, _FEWEST_VIDEOS) ** _RARITY
-    shared = (by_class - counts[:, np.newaxis] * mean) * rarity[:, np.newaxis]  # (C, D)
+    shared = by_class * rarity[:, np.newaxis]  # (C, D)
     spreads, axes = np.linalg.eigh(covariance)
     spreads = np.maximum(spreads, 0.0)
     along_axes = axes.T @ shared.T  # (D, C)
@@ -110,6 +104,62 @@ def find_label_directions(
     return LabelDirections(
         mean.astype(np.float32), np.ascontiguousarray(directions[:, ::-1], np.float32), relative.astype(np.float32)
     )
+
+
+class _Sums:
+    """What is added up of joined vectors (B, D) of M modalities and their labels; absent values are 0.
+
+    Attributes:
+        videos: number of videos.
+        counts: int (C,), videos per class.
+    """
+
+    def __init__(self, width: int, modalities: int, class_count: int) -> None:
+        self.videos = 0
+        self.counts = np.zeros(class_count)
+        self._total, self._squares = np.zeros(width), np.zeros((width, width))
+        self._by_class = np.zeros((class_count, width))
+        # By modality: the sum of the vectors of videos that have it, the videos that have it and another, and by class.
+        self._total_with = np.zeros((modalities, width))
+        self._both = np.zeros((modalities, modalities))
+        self._by_class_with = np.zeros((class_count, modalities))
+
+    def add(self, rows: np.ndarray, presence: np.ndarray, label_values: np.ndarray, label_lengths: np.ndarray) -> None:
+        """Adds B videos: rows (B, D), presence bool (B, M), labels one after the other (n,), labels per video (B,)."""
+        self.videos += len(rows)
+        total = rows.sum(axis=0, dtype=np.float64)
+        self._total += total
+        self._squares += rows.T @ rows
+        whole = bool(presence.all())
+        weights = presence.astype(np.float64)
+        self._total_with += total if whole else weights.T @ rows
+        self._both += weights.T @ weights
+        # Sorted by class: one sum per class instead of one addition per label.
+        order = np.argsort(label_values, kind="stable")
+        owners = np.repeat(np.arange(len(rows)), label_lengths)[order]
+        present, begins = np.unique(label_values[order], return_index=True)
+        if len(present):
+            self._by_class[present] += np.add.reduceat(rows[owners], begins, axis=0)
+            self._by_class_with[present] += np.add.reduceat(weights[owners], begins, axis=0)
+            self.counts += np.bincount(label_values, minlength=len(self.counts))
+
+    def centred(self, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean (D,) of the present values; products (D, D) of the centred features with each other, and (C, D) with the
+        classes, where a modality that a video lacks has its mean.
+
+        Args:
+            sizes: width of each modality.
+        """
+        if (self._both == self.videos).all():
+            mean = self._total / self.videos
+            products = self._squares - self.videos * np.outer(mean, mean)
+            return mean, products, self._by_class - self.counts[:, np.newaxis] * mean
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        mean = self._total / np.maximum(np.diag(self._both)[owners], 1)
+        # Sum over videos with both of (x - mean)(y - mean)^T.
+        crossed = mean[:, np.newaxis] * self._total_with[owners]
+        products = self._squares - crossed - crossed.T + np.outer(mean, mean) * self._both[owners][:, owners]
+        return mean, products, self._by_class - self._by_class_with[:, owners] * mean
 
 
 def cross_validation_errors(

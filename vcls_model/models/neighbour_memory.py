@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from vcls_model.models.label_directions import LabelDirections
-from vcls_model.models.video_vectors import joined_vectors, video_vectors
+from vcls_model.models.video_vectors import joined_vectors, presence_of, video_vectors
 from vcls_model.records.schema import Modality
 
 # A prediction compares with every remembered video: 50,000 keys of 1,152 values take 115 MB and some milliseconds per
@@ -23,10 +23,14 @@ class Memory:
     Attributes:
         keys: float16 (N, D), of unit length; see `shares_of`.
         labels: int32 (N, L), each video's class indices; a row with fewer than L is filled with the number of classes.
+        presence: bool (N, M), which modalities each has; None where models take all for granted.
+        grams: float32 (N, M · M), see `layers.SharedNeighbourVote`; with `presence`.
     """
 
     keys: np.ndarray
     labels: np.ndarray
+    presence: np.ndarray | None = None
+    grams: np.ndarray | None = None
 
 
 def shares_of(modalities: Sequence[Modality]) -> tuple[float, ...]:
@@ -56,6 +60,7 @@ def remember(
     directions: LabelDirections | None = None,
     modality_norm: str = "none",
     limit: int = MEMORY_LIMIT,
+    presence: bool = False,
 ) -> Memory:
     """Reads the first `limit` videos into a memory.
 
@@ -67,6 +72,7 @@ def remember(
         directions: compare by these rather than by the modalities' vectors.
         modality_norm: the model's hyperparameter, with which `directions` were computed.
         limit: largest number of videos to remember.
+        presence: for a model that compares by the modalities that both videos have.
 
     Raises:
         ValueError: there is no video.
@@ -74,16 +80,22 @@ def remember(
     shares = shares_of(modalities)
     keys: list[np.ndarray] = []
     labels: list[np.ndarray] = []
+    present: list[np.ndarray] = []
+    grams: list[np.ndarray] = []
     for inputs, label_values, label_lengths in batches:
         room = limit - sum(map(len, keys))
         if room <= 0:
             break
         vectors = [video_vectors(inputs, modality)[:room] for modality in modalities]
-        joined = (
-            join_keys(vectors, shares)
-            if directions is None
-            else directions.keys(joined_vectors(vectors, modality_norm))
-        )
+        if presence:
+            present.append(presence_of(inputs, modalities)[:room])
+            joined = join_keys(vectors, shares) if directions is None else joined_vectors(vectors, modality_norm)
+            joined, products = shared_keys(joined, present[-1], [each.width for each in modalities], directions)
+            grams.append(products)
+        elif directions is None:
+            joined = join_keys(vectors, shares)
+        else:
+            joined = directions.keys(joined_vectors(vectors, modality_norm))
         keys.append(joined.astype(np.float16))
         ends = np.cumsum(label_lengths)
         labels += np.split(np.asarray(label_values), ends[:-1])[:room]
@@ -92,4 +104,32 @@ def remember(
     table = np.full((len(labels), max(1, *map(len, labels), 1)), class_count, np.int32)
     for row, values in zip(table, labels, strict=True):
         row[: len(values)] = values
-    return Memory(np.concatenate(keys), table)
+    if not presence:
+        return Memory(np.concatenate(keys), table)
+    return Memory(np.concatenate(keys), table, np.concatenate(present), np.concatenate(grams))
+
+
+def shared_keys(
+    joined: np.ndarray, presence: np.ndarray, sizes: Sequence[int], directions: LabelDirections | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (N, D) and grams (N, M · M) of `layers.SharedNeighbourVote`.
+
+    Args:
+        joined: (N, D), the modalities' vectors side by side.
+        presence: bool (N, M).
+        sizes: width of each modality.
+        directions: compare by these; None: by the vectors as they are.
+    """
+    mask = np.repeat(presence, sizes, axis=1)
+    centred = np.where(mask, joined if directions is None else joined - directions.mean, 0)
+    ends = np.cumsum(sizes)
+    parts = [centred[:, end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    products = np.zeros((len(joined), len(sizes), len(sizes)), np.float32)
+    if directions is not None:
+        turn = directions.key_turn
+        parts = [part @ turn[end - size : end] for part, end, size in zip(parts, ends, sizes, strict=True)]
+    for one in range(len(sizes)):
+        for other in range(len(sizes)) if directions is not None else (one,):
+            products[:, one, other] = np.einsum("nk,nk->n", parts[one], parts[other])
+    square = np.maximum(products.sum(axis=(1, 2)), 1e-24)
+    return centred / np.sqrt(square)[:, None], products.reshape(len(joined), -1) / square[:, None]

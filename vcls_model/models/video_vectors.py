@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.transformed import presence_name
 
 
 def video_vectors(inputs: Mapping[str, np.ndarray], modality: Modality) -> np.ndarray:
@@ -32,3 +33,10 @@ def joined_vectors(vectors: Sequence[np.ndarray], modality_norm: str) -> np.ndar
             values / np.sqrt(np.maximum(np.mean(np.square(values), axis=1, keepdims=True), 1e-12)) for values in vectors
         ]
     return np.concatenate(vectors, axis=1)
+
+
+def presence_of(inputs: Mapping[str, np.ndarray], modalities: Sequence[Modality]) -> np.ndarray:
+    """Bool (B, M): which modalities each video has; all, where a model's input dict does not say."""
+    videos = len(inputs[modalities[0].name])
+    everywhere = np.ones(videos, np.float32)
+    return np.stack([inputs.get(presence_name(each.name), everywhere) > 0 for each in modalities], axis=1)

@@ -26,6 +26,7 @@ from vcls_model.records.decoding import FrameBatch, RawBatch, RecordError, Recor
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
+from vcls_model.records.vocabulary import UnknownLabel, class_names
 from vcls_model.storage import open_for_reading
 
 _ID = tables.Column("id", ("video_id", "videoid"))
@@ -35,6 +36,10 @@ _ALL_FEATURES = "features"
 _COUNTERS = ("index", "level_0")
 _HEADER_BYTES = 1 << 20
 _NAMES_SHOWN = 8
+_CHARACTERS_SHOWN = 80
+# Headings beyond this length hold no number that puts columns in order; the widest row has megabytes.
+_LONGEST_NUMBERED = 200
+_LONGEST_LINE_BYTES = 128 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +157,9 @@ def _by_name(header: tables.Header, values: Sequence[int], expected: Sequence[st
         JobError: one is missing, or there are others.
     """
     places = {header.names[column].lower(): column for column in values}
+    wanted = {name.lower() for name in expected}
     missing = [name for name in expected if name.lower() not in places]
-    others = [name for name in places if name not in {name.lower() for name in expected}]
+    others = [name for name in places if name not in wanted]
     if missing or others:
         parts = [f"lacks {_shown(missing)}"] if missing else []
         parts += [f"has {_shown([header.names[places[name]] for name in others])} in addition"] if others else []
@@ -177,7 +183,8 @@ def _check_widths(layout: _Layout, schema: RecordSchema, path: str) -> None:
 def _modalities(names: Sequence[str], columns: Sequence[int]) -> dict[str, tuple[int, ...]]:
     numbered_columns: dict[str, dict[int, int]] = {}
     for column in columns:
-        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column])
+        short = len(names[column]) <= _LONGEST_NUMBERED
+        numbered = re.fullmatch(r"(.*?)[_\[. ]?(\d+)\]?", names[column]) if short else None
         if not numbered or not numbered.group(1):
             return {_ALL_FEATURES: tuple(columns)}
         name = numbered.group(1).replace("/", "_")  # a modality's name holds no slash
@@ -218,6 +225,8 @@ def _lines(source: ByteSource, path: str, block_bytes: int) -> Iterator[tuple[in
             yield line, block[:end]
             line += block.count(b"\n", 0, end)
         rest = block[end:]
+        if len(rest) > _LONGEST_LINE_BYTES:
+            raise JobError(f"{path}, line {line}: it has more than {_LONGEST_LINE_BYTES >> 20} MB, as no row has")
 
 
 def read_csv_batches(
@@ -374,16 +383,19 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
     video_id = cells[layout.id].strip().encode()
     if not video_id:
         raise RecordError("empty_id", "the id is empty")
+    unknown = 0
     try:
-        labels = [
-            tables.whole_number(part, columns[layout.labels], "class indices separated by ';'")
-            for part in cells[layout.labels].replace(";", " ").split()
-        ]
+        labels = class_names(options.class_names).labels_of(cells[layout.labels], columns[layout.labels])
+    except UnknownLabel as error:
+        if not options.drop_unknown_labels:
+            raise RecordError("unknown_label", str(error), video_id) from None
+        labels, unknown = _known_labels(cells[layout.labels], columns[layout.labels], options)
     except JobError as error:
         raise RecordError("wrong_type", str(error), video_id) from None
     known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]
+    distinct = set(known)
     for label in labels:
-        if label not in known and not options.drop_unknown_labels:
+        if label not in distinct and not options.drop_unknown_labels:
             raise RecordError(
                 "label_out_of_range", f"the label {label} lies outside [0, {options.class_count})", video_id
             )
@@ -393,19 +405,35 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         values = np.array([_value(cells[column], columns[column], video_id) for column in layout.features], np.float32)
     if not np.isfinite(values).all():
         wrong = layout.features[int(np.argmin(np.isfinite(values)))]
-        message = f"{columns[wrong]} is {cells[wrong].strip()}: NaN, infinite, or beyond float32"
+        message = f"{columns[wrong]} is {cells[wrong].strip()[:_CHARACTERS_SHOWN]}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
-    return _Row(number, video_id, sorted(set(known)), values, len(known) - len(set(known)), len(labels) - len(known))
+    unknown += len(labels) - len(known)
+    return _Row(number, video_id, sorted(distinct), values, len(known) - len(distinct), unknown)
+
+
+def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[int], int]:
+    """The labels of a cell that the vocabulary has, and how many others there are."""
+    labels: list[int] = []
+    unknown = 0
+    for part in cell.split(";"):
+        try:
+            labels += class_names(options.class_names).labels_of(part, where)
+        except UnknownLabel:
+            unknown += 1
+    return labels, unknown
 
 
 def _value(text: str, column: str, video_id: bytes) -> float:
     if not text.strip():
         raise RecordError("missing_feature", f"{column} is empty", video_id)
     try:
+        if "_" in text:  # of Python's numbers alone
+            raise ValueError
         return float(text)
     except ValueError:
-        advice = " (numbers have a decimal point)" if re.fullmatch(r"[-+]?\d*,\d+", text.strip()) else ""
-        raise RecordError("wrong_type", f"{column} must be a number, got {text.strip()!r}{advice}", video_id) from None
+        shown = text.strip()[:_CHARACTERS_SHOWN]
+        advice = " (numbers have a decimal point)" if re.fullmatch(r"[-+]?\d*,\d+", shown) else ""
+        raise RecordError("wrong_type", f"{column} must be a number, got {shown!r}{advice}", video_id) from None
 
 
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:

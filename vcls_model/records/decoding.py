@@ -15,7 +15,7 @@ from vcls_model.records.ids import printable_id
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema
 
 SEGMENT_SECONDS = 5
-_ANY_CLASS = 1 << 62
+_ANY_CLASS = _ANY_COUNT = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,11 @@ class RecordOptions:
         fill_missing: a record that lacks some modalities but not all is completed instead of rejected.
         require_labels: a record without labels is rejected.
         drop_unknown_labels: a label outside [0, class_count) is left out and counted; otherwise it costs the record.
+        class_names: names by class index, by which a CSV may call its labels; () understands indices alone.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
+        mask_missing: a record that lacks some modalities but not all is kept as it is, see `RawBatch.missing`; a
+            modality with fewer frames than another is padded to as many. An empty list of frames or values is a
+            modality that is missing.
     """
 
     class_count: int | None = None
@@ -37,6 +41,8 @@ class RecordOptions:
     require_labels: bool = True
     drop_unknown_labels: bool = False
     context_features: tuple[str, ...] = ()
+    mask_missing: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +79,7 @@ class FrameBatch:
     Attributes:
         buffer: uint8; it is valid only until the next batch is requested.
         begins, strides: int64 (B,).
-        lengths: int64 (B,), frames per video, at least 1.
+        lengths: int64 (B,), frames per video; 0 where the modality is missing.
         width: bytes per frame, `Modality.frame_bytes`.
     """
 
@@ -151,12 +157,15 @@ class RawBatch:
         label_lengths: int64 (B,), labels per record.
         labelled: bool (B,), whether the record says what its labels are. A video without any label does not; a rated
             segment does, even when the raters saw no class in it.
-        features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones.
+        features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones. Of a record
+            that lacks the modality the vector is NaN, and there are no frames.
         filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
-        notes: counts of repairs: `videos_cut`, `frames_cut`, `labels_deduplicated`, `labels_unknown`,
-            `modality_filled`.
+        notes: counts of repairs: `videos_cut`, `frames_cut`, `videos_padded`, `frames_padded`, `labels_deduplicated`,
+            `labels_unknown`, `modality_filled`.
         ratings: of segment records: what raters said of the segments, else None.
         context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
+        missing: by modality name, for modalities that some record lacks: bool (B,), true where it does.
+        held: by modality name, for modalities that were padded somewhere: int64 (B,), the frames before padding.
     """
 
     id_column: BytesColumn
@@ -170,9 +179,16 @@ class RawBatch:
     notes: Counter = dataclasses.field(default_factory=Counter)
     ratings: "Ratings | None" = None
     context: dict[str, list[Values]] = dataclasses.field(default_factory=dict)
+    missing: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    held: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.id_column.lengths)
+
+    def frame_counts(self) -> np.ndarray:
+        """Frames per video, int64 (B,): of any frames modality that it has."""
+        counts = [values.lengths for values in self.features.values() if isinstance(values, FrameBatch)]
+        return functools.reduce(np.maximum, counts)
 
     @functools.cached_property
     def ids(self) -> list[bytes]:
@@ -207,6 +223,8 @@ class _CanonicalRecord:
         payload: the serialized record.
         split_id: the id that decides its split; empty: its own.
         filled: names of the modalities that were filled in.
+        held: frames of each modality that was padded, before that.
+        padded: frames that were added to the shortest modality.
         repeated_labels: how many labels were repetitions.
         unknown_labels: how many labels were left out because they are none of the classes.
         ratings: of a segment: (class, whether the raters saw it).
@@ -216,6 +234,8 @@ class _CanonicalRecord:
     payload: bytes
     split_id: bytes = b""
     filled: tuple[str, ...] = ()
+    held: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    padded: int = 0
     repeated_labels: int = 0
     unknown_labels: int = 0
     ratings: Sequence[tuple[int, bool]] = ()
@@ -300,7 +320,11 @@ class Decoder:
         for name in {name for item in items for name in item.filled}:
             batch.filled[name] = np.array([name in item.filled for item in items])
             batch.notes["modality_filled"] += int(batch.filled[name].sum())
+        for name in {name for item in items for name in item.held}:
+            batch.held[name] = np.array([item.held.get(name, _ANY_COUNT) for item in items])
         for note, count in (
+            ("videos_padded", sum(item.padded > 0 for item in items)),
+            ("frames_padded", sum(item.padded for item in items)),
             ("labels_deduplicated", sum(item.repeated_labels for item in items)),
             ("labels_unknown", sum(item.unknown_labels for item in items)),
         ):
@@ -345,6 +369,7 @@ class Decoder:
             self._widths,
             _ANY_CLASS if class_count is None else class_count,
             self.options.require_labels and not self.schema.segments,
+            self.options.mask_missing,
             index.canonical,
             index.ids,
             index.labels,
@@ -358,30 +383,45 @@ class Decoder:
         label_values = np.empty(int(label_lengths.sum()), np.int64)
         kernels.gather_labels(buffer, index.labels, label_values)
         features: dict[str, np.ndarray | FrameBatch] = {}
-        notes: Counter = Counter()
+        missing: dict[str, np.ndarray] = {}
+        frames = np.zeros(len(label_lengths), np.int64)
         for modality in self.schema.modalities:
             position = self._modalities.index(modality)
             begins = np.ascontiguousarray(index.values[:, position, 0])
+            lacking = begins < 0
+            if lacking.any():
+                missing[modality.name] = lacking
             if modality.kind == FRAMES:
-                frames = index.values[:, position, 1]
-                kept = np.minimum(frames, self.options.max_frames)
+                frames = np.maximum(frames, index.values[:, position, 1])
+                kept = np.minimum(index.values[:, position, 1], self.options.max_frames)
                 features[modality.name] = FrameBatch(
-                    buffer, begins, np.ascontiguousarray(index.values[:, position, 2]), kept, modality.frame_bytes
+                    buffer,
+                    np.maximum(begins, 0),
+                    np.ascontiguousarray(index.values[:, position, 2]),
+                    kept,
+                    modality.frame_bytes,
                 )
-                if modality.name == self._frames_modalities[0] and kept.sum() < frames.sum():
-                    notes["videos_cut"] += int((kept < frames).sum())
-                    notes["frames_cut"] += int((frames - kept).sum())
             elif modality.encoding == "float32":
                 bits = np.empty((len(begins), modality.width), np.uint32)
                 kernels.gather_floats(buffer, begins, bits)
                 features[modality.name] = bits.view(np.float32)
             else:
-                once = np.ones(len(begins), np.int64)
-                codes = FrameBatch(buffer, begins, once, once, modality.width).codes
-                features[modality.name] = modality.quantisation.values(codes.astype(np.float32))
+                present = begins[~lacking]
+                once = np.ones(len(present), np.int64)
+                codes = FrameBatch(buffer, present, once, once, modality.width).codes
+                vectors = np.full((len(begins), modality.width), np.nan, np.float32)
+                vectors[~lacking] = modality.quantisation.values(codes.astype(np.float32))
+                features[modality.name] = vectors
         labelled = label_lengths > 0 if not self.schema.segments else np.ones(len(label_lengths), np.bool_)
         ids = _bytes_column(buffer, index.ids)
-        return RawBatch(ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes)
+        notes: Counter = Counter()
+        cut = np.maximum(frames - self.options.max_frames, 0)
+        if cut.any():
+            notes["videos_cut"] += int(np.count_nonzero(cut))
+            notes["frames_cut"] += int(cut.sum())
+        return RawBatch(
+            ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes, missing=missing
+        )
 
     def _careful(self, payload: bytes) -> "list[_CanonicalRecord | RecordError]":
         """Slow path: parses and checks one record, and encodes it canonically: for segments one record per segment.
@@ -420,9 +460,7 @@ class Decoder:
         labels, repeated, unknown = self._labels(record)
         lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
         absent = [modality.source for modality in self.schema.modalities if modality.name in lacking]
-        # Without any frames modality there is nothing that says how many frames to fill in.
-        frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
-        if lacking and (not self.options.fill_missing or frameless or len(lacking) == len(self.schema.modalities)):
+        if lacking and not self._may_lack(lacking):
             self._check_container(record)
             raise RecordError(
                 "missing_feature", f"the record has no {', '.join(map(repr, absent))}; it has {_names_of(record)}"
@@ -433,40 +471,59 @@ class Decoder:
             if modality.name not in lacking
         }
         frames = {name: len(values[name]) for name in self._frames_modalities if name in values}
-        if len(set(frames.values())) > 1:
+        longest = max(frames.values(), default=0)
+        held = {name: count for name, count in frames.items() if count < longest}
+        if held and not self.options.mask_missing:
             raise RecordError(
                 "frames_differ",
                 "modalities differ in frames: " + ", ".join(f"{name} has {count}" for name, count in frames.items()),
             )
         for modality in self.schema.modalities:
-            if modality.name in lacking:
-                rows = next(iter(frames.values())) if modality.kind == FRAMES else 1
-                values[modality.name] = [_filling(modality)] * rows
-        filled = tuple(lacking)
+            name = modality.name
+            if name in lacking and not self.options.mask_missing:
+                values[name] = [filling(modality)] * (longest if modality.kind == FRAMES else 1)
+            elif name in held:
+                values[name] = values[name] + [filling(modality)] * (longest - held[name])
+        filled = () if self.options.mask_missing else tuple(lacking)
+        padded = longest - min(held.values(), default=longest)
         context = {
             name: record.features[name].values if name in record.features else []
             for name in self.options.context_features
         }
         if not self.schema.segments:
             payload = self._write(video_id, labels, values)
-            return [_CanonicalRecord(payload, video_id, filled, repeated, unknown, context=context)]
+            return [_CanonicalRecord(payload, video_id, filled, held, padded, repeated, unknown, context=context)]
         items: list[_CanonicalRecord | RecordError] = []
-        count = next(iter(frames.values()))
         segments, unrated = self._segments(record)
         for number, (start, end, ratings) in enumerate(segments):
-            if not 0 <= start < min(end, count):
+            if not 0 <= start < min(end, longest):
                 items.append(
                     RecordError(
-                        "segment_out_of_range", f"segment {start}..{end} of a video of {count} frames", video_id
+                        "segment_out_of_range", f"segment {start}..{end} of a video of {longest} frames", video_id
                     )
                 )
                 continue
-            part = {name: rows[start:end] if name in self._frames_modalities else rows for name, rows in values.items()}
+            within = {name: count - start for name, count in held.items() if count < end}
+            part = {
+                name: rows[start:end] if name in self._frames_modalities else rows
+                for name, rows in values.items()
+                if within.get(name, 1) > 0  # else the modality has ended: the segment lacks it
+            }
             present = [label for label, seen in ratings if seen]
             payload = self._write(b"%s:%d" % (video_id, start), present, part)
             dropped = unknown + unrated if number == 0 else 0  # once per video
-            items.append(_CanonicalRecord(payload, video_id, filled, repeated, dropped, ratings, context))
+            own = {name: count for name, count in within.items() if count > 0}
+            added = min(end, longest) - start - min(own.values(), default=min(end, longest) - start)
+            items.append(_CanonicalRecord(payload, video_id, filled, own, added, repeated, dropped, ratings, context))
         return items
+
+    def _may_lack(self, lacking: Sequence[str]) -> bool:
+        """Whether a record may lack these modalities."""
+        if len(lacking) == len(self.schema.modalities):
+            return False
+        # Without any frames modality there is nothing that says how many frames to fill in.
+        frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
+        return self.options.mask_missing or (self.options.fill_missing and not frameless)
 
     def _labels(self, record: examples.Record) -> tuple[list[int], int, int]:
         """The distinct labels in ascending order, the number of repetitions, and that of labels left out."""
@@ -496,10 +553,13 @@ class Decoder:
         return list(values)
 
     def _present(self, record: examples.Record, modality: Modality) -> bool:
+        emptiness = self.options.mask_missing
         if self._in_lists(modality):
-            return modality.source in record.feature_lists
+            return modality.source in record.feature_lists and (
+                not emptiness or bool(record.feature_lists[modality.source])
+            )
         feature = record.features.get(modality.source)
-        return feature is not None and feature.kind is not None
+        return feature is not None and feature.kind is not None and (not emptiness or len(feature.values) > 0)
 
     def _other_container(self, record: examples.Record) -> bool:
         if not self._sequence:
@@ -580,6 +640,8 @@ class Decoder:
         }
         lists: dict[str, list[bytes]] = {}
         for modality in self.schema.modalities:
+            if modality.name not in values:
+                continue
             rows = values[modality.name]
             if self._in_lists(modality):
                 lists[modality.source] = rows
@@ -603,7 +665,7 @@ class _Index:
     values: np.ndarray
 
 
-def _filling(modality: Modality) -> bytes:
+def filling(modality: Modality) -> bytes:
     """Zeros, or the nearest to 0 that codes can say: the middle of what whitened features hold."""
     if modality.encoding == "uint8":
         return bytes([modality.fill_code]) * modality.width

@@ -1,7 +1,7 @@
 """From arrays to framed, serialized tf.train.Example records, in batches."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -108,15 +108,18 @@ class CodesColumn:
 Column = BytesColumn | IntegerColumn | FloatColumn | AffineColumn | CodesColumn
 
 
-def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def encode_by_split(
+    columns: dict[str, Column], splits: np.ndarray, where: Mapping[str, np.ndarray] | None = None
+) -> list[tuple[int, np.ndarray]]:
     """Serializes and frames all records: (split, bytes of its records in their order) for each split that has any.
 
     Args:
         columns: features by name, in the order in which they are written.
         splits: int64 (B,), the split of each record.
+        where: by name of a column that not every record gets: bool (B,), whether it does.
     """
     order = np.argsort(splits, kind="stable")
-    data, starts = _encode(columns, order)
+    data, starts = _encode(columns, order, where or {})
     encoded = []
     begin = 0
     for split, count in enumerate(np.bincount(splits).tolist()):
@@ -126,57 +129,84 @@ def encode_by_split(columns: dict[str, Column], splits: np.ndarray) -> list[tupl
     return encoded
 
 
-def _encode(columns: dict[str, Column], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _encode(
+    columns: dict[str, Column], chosen: np.ndarray, where: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of the records; and where each payload lies in them, int64 (R + 1,), and where one more would begin."""
     count = len(chosen)
-    names = {name: np.frombuffer(bytearray(name.encode()), np.uint8) for name in columns}
-    packed = {
-        name: _packed_lengths(column, chosen) for name, column in columns.items() if isinstance(column, IntegerColumn)
-    }
+    pieces = {name: _Piece.of(name, column, chosen, where.get(name)) for name, column in columns.items()}
     features = np.zeros(count, np.int64)
-    for name, column in columns.items():
-        if isinstance(column, IntegerColumn):
-            content = packed[name]
-        elif isinstance(column, FloatColumn | AffineColumn):
-            content = np.full(count, 4 * column.rows.shape[1], np.int64)
-        elif isinstance(column, CodesColumn):
-            content = column.frames[chosen] * column.mapping.affine.shape[1]
-        else:
-            content = column.lengths[chosen]
-        kernels.add_feature_bytes(len(names[name]), content, features)
+    for piece in pieces.values():
+        totals = features[piece.places]
+        kernels.add_feature_bytes(len(piece.name), piece.content, totals)
+        features[piece.places] = totals
     starts = np.empty(count + 1, np.int64)
     kernels.place_records(features, starts)
     target = np.empty(int(starts[count]) - HEADER_BYTES, np.uint8)
     at = starts[:count].copy()
     kernels.put_example_heads(target, at, features)
     for name, column in columns.items():
-        if isinstance(column, IntegerColumn):
-            kernels.put_integers(
-                target, at, names[name], column.values, column.begins[chosen], column.counts[chosen], packed[name]
-            )
-        elif isinstance(column, FloatColumn):
-            kernels.put_floats(target, at, names[name], column.rows.view(np.uint8), chosen)
-        elif isinstance(column, AffineColumn):
-            kernels.put_affine_floats(target, at, names[name], column.rows, chosen, column.location, column.factor)
-        elif isinstance(column, CodesColumn):
-            kernels.put_mapped_codes(
-                target,
-                at,
-                names[name],
-                column.buffer,
-                column.begins[chosen],
-                column.strides[chosen],
-                column.frames[chosen],
-                column.mapping.affine,
-                column.mapping.levels,
-            )
-        else:
-            kernels.put_bytes(target, at, names[name], column.data, column.begins[chosen], column.lengths[chosen])
+        piece = pieces[name]
+        own = at[piece.places]
+        _put(target, own, column, piece)
+        at[piece.places] = own
     kernels.frame_payloads(target, starts[:count], np.diff(starts) - (HEADER_BYTES + FOOTER_BYTES))
     return target, starts
 
 
-def _packed_lengths(column: IntegerColumn, chosen: np.ndarray) -> np.ndarray:
-    lengths = np.empty(len(chosen), np.int64)
-    kernels.packed_bytes(column.values, column.begins[chosen], column.counts[chosen], lengths)
-    return lengths
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """What of a column goes into a run of records.
+
+    Attributes:
+        name: of the feature, uint8.
+        places: which of the records get it: all, or their places in the run.
+        chosen: int64 (R,), the rows of the column.
+        content: int64 (R,), bytes of the values of each.
+    """
+
+    name: np.ndarray
+    places: slice | np.ndarray
+    chosen: np.ndarray
+    content: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, column: Column, chosen: np.ndarray, where: np.ndarray | None) -> "_Piece":
+        """Of the rows `chosen` those that `where`, if it is given, keeps."""
+        places = slice(None) if where is None else np.flatnonzero(where[chosen])
+        rows = chosen[places]
+        if isinstance(column, IntegerColumn):
+            content = np.empty(len(rows), np.int64)
+            kernels.packed_bytes(column.values, column.begins[rows], column.counts[rows], content)
+        elif isinstance(column, FloatColumn | AffineColumn):
+            content = np.full(len(rows), 4 * column.rows.shape[1], np.int64)
+        elif isinstance(column, CodesColumn):
+            content = column.frames[rows] * column.mapping.affine.shape[1]
+        else:
+            content = column.lengths[rows]
+        return cls(np.frombuffer(bytearray(name.encode()), np.uint8), places, rows, content)
+
+
+def _put(target: np.ndarray, at: np.ndarray, column: Column, piece: _Piece) -> None:
+    """Appends a feature to the records whose next bytes go to `at`."""
+    name, rows = piece.name, piece.chosen
+    if isinstance(column, IntegerColumn):
+        kernels.put_integers(target, at, name, column.values, column.begins[rows], column.counts[rows], piece.content)
+    elif isinstance(column, FloatColumn):
+        kernels.put_floats(target, at, name, column.rows.view(np.uint8), rows)
+    elif isinstance(column, AffineColumn):
+        kernels.put_affine_floats(target, at, name, column.rows, rows, column.location, column.factor)
+    elif isinstance(column, CodesColumn):
+        kernels.put_mapped_codes(
+            target,
+            at,
+            name,
+            column.buffer,
+            column.begins[rows],
+            column.strides[rows],
+            column.frames[rows],
+            column.mapping.affine,
+            column.mapping.levels,
+        )
+    else:
+        kernels.put_bytes(target, at, name, column.data, column.begins[rows], column.lengths[rows])

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records.transformed import TransformedData, TransformedModality
+from vcls_model.states import FeatureStatistics, read_state
 
 # Squared lengths below this are those of zero vectors, as for `tf.math.l2_normalize`.
 _LEAST_SQUARE = 1e-12
@@ -70,12 +71,17 @@ def find_raw_values(data: TransformedData, modalities: Sequence[TransformedModal
 
 def _location_and_spread(data: TransformedData, name: str, normalise: str) -> tuple[np.ndarray, np.ndarray]:
     """What preprocess subtracted from a modality and divided it by, float64 (D,) each."""
-    if normalise == "zscore":
-        statistics = data.info["statistics"]["features"][name]
-        location, spread = np.array(statistics["mean"]), np.array(statistics["std"])
-    else:
-        statistics = storage.read_json(storage.join(data.directory, "manifests", "moments.json"))[name]
-        location = np.array(statistics["lowest"])
-        spread = np.array(statistics["highest"]) - location
+    zscore = normalise == "zscore"
+    path = storage.join(data.directory, *(("info.json",) if zscore else ("manifests", "moments.json")))
+    try:
+        if zscore:
+            statistics = data.info["statistics"]["features"][name]
+            location, spread = np.array(statistics["mean"]), np.array(statistics["std"])
+        else:
+            extremes = read_state(path, dict[str, FeatureStatistics])[name]
+            location = np.array(extremes["lowest"])
+            spread = np.array(extremes["highest"]) - location
+    except (KeyError, ValueError) as error:
+        raise JobError(f"{path} is damaged: it lacks statistics of {name} ({error})") from None
     # Where the training values do not vary, preprocess only subtracts.
     return location, np.where(spread <= np.abs(location) * 1e-7, 1.0, spread)

@@ -61,6 +61,11 @@ REQUANTISE = Quantisation(8.0 / 255.0, -4.0)
 REQUANTISE_SCALE, REQUANTISE_OFFSET = REQUANTISE
 
 
+# Beyond these no layer fits a machine: such a number is a mistake, or meant to exhaust the memory.
+MOST_CLASSES = 1_000_000
+MOST_VALUES = 1 << 22
+
+
 @dataclasses.dataclass(frozen=True)
 class Modality:
     """One kind of feature of a video.
@@ -92,6 +97,8 @@ class Modality:
             raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
         if type(self.width) is not int or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
+        if self.width > MOST_VALUES:
+            raise UsageError(f"modality {self.name!r}: width must be at most {MOST_VALUES:,}, got {self.width:,}")
         if self.range is not None:
             self._check_range(self.range)
             object.__setattr__(self, "range", tuple(self.range))  # a list in JSON
@@ -230,6 +237,8 @@ class RecordSchema:
                 raise UsageError(f"schema {self.name!r}: {what} must be text, got {text!r}")
         if self.class_count is not None and (type(self.class_count) is not int or self.class_count < 1):
             raise UsageError(f"schema {self.name!r}: class_count must be a positive integer, got {self.class_count!r}")
+        if self.class_count is not None and self.class_count > MOST_CLASSES:
+            raise UsageError(f"schema {self.name!r}: class_count must be at most {MOST_CLASSES:,}")
         if type(self.segments) is not bool:
             raise UsageError(f"schema {self.name!r}: segments must be true or false, got {self.segments!r}")
         for what, facts in (("encoders", self.encoders), ("sampling", self.sampling)):

@@ -11,7 +11,7 @@ from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOpt
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
 from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import absolute, exists, join, read_bytes, read_json, to_json
+from vcls_model.storage import exists, join, read_json, read_small, resolved, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -33,6 +33,7 @@ def read_batches(
     require_labels: bool = True,
     drop_unknown_labels: bool = False,
     context_features: Sequence[str] = (),
+    class_names: tuple[str, ...] = (),
 ) -> Iterator[tuple[RawBatch, list[Rejected]]]:
     """Reads one shard as batches of arrays, with what was rejected on the way.
 
@@ -47,19 +48,23 @@ def read_batches(
         batch_records: most records per batch.
         batch_bytes: bytes of the shard that are processed together.
         max_frames: most frames per video; the rest is cut off.
-        missing_modality: `"reject"` or `"fill"` records that lack a modality.
+        missing_modality: what becomes of records that lack a modality: `"reject"`, `"fill"` in zeros, or `"mask"`: keep
+            them as they are, see `RawBatch.missing`.
         require_labels: reject records without labels.
         drop_unknown_labels: leave out labels outside [0, class_count), and count them in `RawBatch.notes`, rather than
             reject the record.
         context_features: names of features whose values are handed over in `RawBatch.context`; TFRecords only.
+        class_names: names by class index, by which a CSV may call its labels.
     """
     options = RecordOptions(
         class_count=class_count,
         max_frames=max_frames,
         fill_missing=missing_modality == "fill",
+        mask_missing=missing_modality == "mask",
         require_labels=require_labels,
         drop_unknown_labels=drop_unknown_labels,
         context_features=tuple(context_features),
+        class_names=class_names,
     )
     if schema.container == "csv":
         from vcls_model.records.csv_rows import read_csv_batches
@@ -98,7 +103,7 @@ def resolve_schema(name: str, shard: str, known: RecordSchema | None = None) -> 
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return _with_columns(schema_from_json(read_bytes(name), name), shard)
+        return _with_columns(schema_from_json(read_small(name), name), shard)
     return schema_by_name(name)
 
 
@@ -128,8 +133,8 @@ def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
         shards: paths of the input files.
         what_to_name: what the command reads instead, for the message.
     """
-    for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
-        above, _, split = absolute(directory).rstrip("/").rpartition("/")
+    for directory in dict.fromkeys(resolved(shard).rpartition("/")[0] for shard in shards):
+        above, _, split = directory.rpartition("/")
         info_path = join(above, "info.json")
         if split not in SPLITS or not exists(info_path):
             continue
@@ -150,8 +155,8 @@ def check_made_alike(shards: Sequence[str]) -> None:
     for directory in dict.fromkeys(shard[: shard.rfind("/") + 1] for shard in shards):
         if not exists(directory + SCHEMA_FILE):
             continue
-        schema = schema_from_json(read_bytes(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
-        listed = read_bytes(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
+        schema = schema_from_json(read_small(directory + SCHEMA_FILE).decode("utf-8-sig"), directory + SCHEMA_FILE)
+        listed = read_small(directory + VOCABULARY_FILE) if exists(directory + VOCABULARY_FILE) else b""
         if first is None:
             first = directory, schema, listed
         elif (schema.modalities, schema.encoders) != (first[1].modalities, first[1].encoders):

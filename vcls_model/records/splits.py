@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPLITS = ("train", "validate", "test")
+# What counts of records by split call those whose id the dataset does not list.
+NO_SPLIT = "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity
 from vcls_model.records.schema import (
+    MOST_CLASSES,
     REQUANTISE,
     Modality,
     Quantisation,
@@ -18,6 +19,28 @@ from vcls_model.records.schema import (
 )
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 from vcls_model.states import DatasetInfo, read_state
+
+# What the feature is called that says, by 0, that a record lacks a modality; a record that has it has no such feature.
+_PRESENCE = "has_"
+
+
+def presence_name(modality: str) -> str:
+    """What records, batches and models call the presence of a modality: `has_audio`."""
+    return _PRESENCE + modality
+
+
+def sources_of(modalities: Sequence[Modality], schema: RecordSchema) -> dict[str, str]:
+    """The raw modality that each transformed one is made of, by name: preprocess pools `rgb_mean` from `rgb`."""
+    raw = {modality.name for modality in schema.modalities}
+    return {each.name: each.name if each.name in raw else each.name.rpartition("_")[0] for each in modalities}
+
+
+def senses_of(modalities: Sequence[Modality], schema: RecordSchema) -> list[list[str]]:
+    """Names of the transformed modalities that a video has, or lacks, together, in their order."""
+    senses: dict[str, list[str]] = {}
+    for name, source in sources_of(modalities, schema).items():
+        senses.setdefault(source, []).append(name)
+    return list(senses.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +93,11 @@ class TransformedData:
         """Tells it from other datasets, see `records.identity`."""
         return dataset_identity(self.info)
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether a record may lack a modality: not where it has but one."""
+        return len(self.schema.modalities) > 1
+
     def shards(self, split: str) -> list[str]:
         """Paths of the TFRecord files that preprocess wrote for the split, in the order of their numbers.
 
@@ -81,9 +109,10 @@ class TransformedData:
         count = self.info["splits"].get(split, {}).get("shards")
         if count is None:
             return [storage.join(directory, name) for name in present]
-        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(count)]
+        # No more of them are named than can tell what is missing: `count` may be anything.
+        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(min(count, len(present) + 1))]
         if names != present:
-            _refuse_other_files(directory, names, present)
+            _refuse_other_files(directory, count, names, present)
         return [storage.join(directory, name) for name in names]
 
     def training_shards(self) -> list[str]:
@@ -116,11 +145,11 @@ class TransformedData:
         return counts.get(split) if isinstance(counts, Mapping) else None
 
 
-def _refuse_other_files(directory: str, names: Sequence[str], present: Sequence[str]) -> NoReturn:
+def _refuse_other_files(directory: str, count: int, names: Sequence[str], present: Sequence[str]) -> NoReturn:
     missing, others = sorted(set(names) - set(present)), sorted(set(present) - set(names))
     found = f"{missing[0]} is missing" if missing else f"{others[0]} is none of them"
     raise JobError(
-        f"{directory} does not hold the {len(names)} shards that preprocess finished, but {len(present)} "
+        f"{directory} does not hold the {count:,} shards that preprocess finished, but {len(present)} "
         f"({found}): preprocess again with --overwrite"
     )
 
@@ -143,6 +172,8 @@ def open_transformed(directory: str) -> TransformedData:
             modalities = tuple(modality_from_dict(entry) for entry in info["transformed"])
         except UsageError as error:
             raise JobError(f"{path}: {error}") from None
+        if not 1 <= info["class_count"] <= MOST_CLASSES:
+            raise JobError(f"{path}: class_count must lie between 1 and {MOST_CLASSES:,}, got {info['class_count']}")
         records = {split: int(entry["records"]) for split, entry in info["splits"].items()}
         return TransformedData(
             directory, schema_from_dict(info["schema"], path), modalities, int(info["class_count"]), records, info

@@ -1,11 +1,13 @@
 """Class vocabularies: which name and verticals belong to a class index."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
 from vcls_model import spreadsheets, storage, tables
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import MOST_CLASSES
 
 _VERTICAL_COLUMNS = ("vertical1", "vertical2", "vertical3")
 _COLUMNS = (
@@ -17,7 +19,6 @@ _COLUMNS = (
     tables.Column("best_threshold", required=False),
     tables.Column("description", ("wikidescription",), required=False),
 )
-_MOST_CLASSES = 1_000_000
 # Fewer classes with names have nothing in common that a model could learn from them.
 FEWEST_NAMED = 3
 
@@ -96,9 +97,10 @@ def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo
 
     Raises:
         UsageError: as there.
+        JobError: it is too large for one, or no file.
         OSError: there is no such file.
     """
-    return read_vocabulary(storage.read_bytes(path), path, class_count)
+    return read_vocabulary(storage.read_small(path), path, class_count)
 
 
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
@@ -107,6 +109,56 @@ def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
     for index, name in enumerate(names):
         indices.setdefault(name.casefold(), []).append(index)
     return {name: places for name, places in indices.items() if len(places) > 1}
+
+
+class ClassNames:
+    """Finds classes by what a table calls them: their index, or else their name."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Args:
+        names: by class index; without any, only indices are understood.
+        """
+        self._exact: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            self._exact.setdefault(name, []).append(index)
+        self._folded: dict[str, list[int]] = {}
+        for name, indices in self._exact.items():
+            self._folded.setdefault(name.casefold(), []).extend(indices)
+
+    def labels_of(self, cell: str, where: str) -> list[int]:
+        """The class indices in a cell: separated by `;`, indices by blanks as well. A number is an index.
+
+        Args:
+            cell: text; empty text gives none.
+            where: what the message begins with.
+
+        Raises:
+            JobError: a label is neither a whole number nor the name of one class.
+        """
+        return [index for part in cell.split(";") for index in self._part(part.strip(), where)]
+
+    def _part(self, part: str, where: str) -> list[int]:
+        try:
+            return [tables.whole_number(number, where, "class indices separated by ';'") for number in part.split()]
+        except JobError:
+            if not self._exact:
+                raise
+        found = self._exact.get(part) or self._folded.get(part.casefold(), [])
+        if len(found) > 1:
+            raise JobError(f"{where}: the classes {', '.join(map(str, found))} are called {part!r}: write an index")
+        if not found:
+            raise UnknownLabel(f"{where}: no class of the vocabulary is called {part!r}")
+        return found
+
+
+class UnknownLabel(JobError):
+    """A label is neither an index nor a name of the vocabulary."""
+
+
+@functools.lru_cache(maxsize=4)
+def class_names(names: tuple[str, ...]) -> ClassNames:
+    """`ClassNames` of these names, made once per process."""
+    return ClassNames(names)
 
 
 def check_same_classes(
@@ -181,8 +233,8 @@ def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
 
 def _class_info(row: tables.Row) -> ClassInfo:
     index = tables.whole_number(row["index"], row.where, "the index of a class")
-    if not 0 <= index < _MOST_CLASSES:
-        raise JobError(f"{row.where}: the index {index} is outside [0, {_MOST_CLASSES})")
+    if not 0 <= index < MOST_CLASSES:
+        raise JobError(f"{row.where}: the index {index} is outside [0, {MOST_CLASSES})")
     machine_id = row.get("mid")
     name = spreadsheets.original(row.get("name") or "") or (
         f"class {index} ({machine_id})" if machine_id else f"class {index}"

@@ -10,21 +10,13 @@ probability of a class is the mean over its seconds, as YAMNet's authors take it
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from vcls_model.encoders import (
-    DEFAULT_AUDIO_ENCODER,
-    DEFAULT_IMAGE_ENCODER,
-    EncoderInfo,
-    PretrainedHead,
-    dequantise,
-    encoder_info,
-    heads,
-)
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, PretrainedHead, heads
 from vcls_model.records.vocabulary import ClassInfo
 
 Medium = Literal["picture", "sound"]
@@ -56,12 +48,10 @@ class Everyday:
 
     Attributes:
         heads: by medium the classifier.
-        infos: by medium the encoder whose features it takes.
         classes: names and origins (the first vertical: `seen` or `heard`) of all classes, by index.
     """
 
     heads: Mapping[Medium, PretrainedHead]
-    infos: Mapping[Medium, EncoderInfo]
     classes: tuple[ClassInfo, ...]
 
     @classmethod
@@ -72,12 +62,12 @@ class Everyday:
             UsageError: an encoder without a classifier.
             JobError: the weights are not installed, or damaged; names the command that installs them.
         """
-        of_pictures, of_sounds = heads(image_encoder, audio_encoder)
-        infos: dict[Medium, EncoderInfo] = {
-            "picture": encoder_info(image_encoder, "picture"),
-            "sound": encoder_info(audio_encoder, "sound"),
-        }
-        return cls({"picture": of_pictures, "sound": of_sounds}, infos, _joined_classes(of_pictures, of_sounds))
+        return cls.of(dict(zip(SEEN_OR_HEARD, heads(image_encoder, audio_encoder), strict=True)))
+
+    @classmethod
+    def of(cls, heads: Mapping[Medium, PretrainedHead]) -> "Everyday":
+        """The classifiers of pictures and of sound, side by side."""
+        return cls(heads, _joined_classes(heads["picture"], heads["sound"]))
 
     def first_index(self, medium: Medium) -> int:
         """Index of the first class of a medium."""
@@ -94,12 +84,6 @@ class Everyday:
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
             return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
-
-    def probabilities_of_codes(self, medium: Medium, rows: Sequence[bytes]) -> Probabilities:
-        """The same, of the codes that records hold: one string of `width` bytes per row."""
-        info = self.infos[medium]
-        codes = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), info.width)
-        return self.probabilities(medium, dequantise(codes, info.value_range, info.rounding))
 
     def over_time(self, by_second: Mapping[Medium, Probabilities]) -> dict[Medium, Probabilities]:
         """Mean (C,) over the rows (N, C) of each medium; a medium without rows is left out."""

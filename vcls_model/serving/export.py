@@ -2,8 +2,12 @@
 
 `TFTransformOutput.transform_features_layer()` is a Keras 2 object that a Keras 3 model would silently lose at export,
 so the transform graph and the model are held side by side by a `tf.Module`.
+
+In every signature, a modality that a video lacks is a vector of NaN, frames of NaN, or an empty string: a client that
+knows nothing of it sends what it always sent.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,31 +19,35 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
+from vcls_model.records.decoding import filling
 from vcls_model.records.schema import FRAMES, RecordSchema
-from vcls_model.records.transformed import TransformedModality
+from vcls_model.records.transformed import TransformedModality, presence_name, sources_of
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
 Features = dict[str, tf.Tensor]
 
 
-def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
+def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: bool = False) -> Features:
     """Raw features, without id and labels, of serialized records.
 
     Args:
         serialized: string (B,), `tf.train.Example` or `tf.train.SequenceExample` as the schema says.
         schema: the layout of the records.
+        may_lack: a record may lack modalities; else it is an error, but for frames.
 
     Returns:
         A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the bytes of all frames of a video,
-        one after the other: codes, or float32.
+        one after the other: codes, or float32. NaN, or an empty string, where the record lacks it.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
     """
     vectors: dict[str, Any] = {
-        modality.source: tf.io.FixedLenFeature([modality.width], tf.float32)
+        modality.source: tf.io.FixedLenFeature(
+            [modality.width], tf.float32, [math.nan] * modality.width if may_lack else None
+        )
         if modality.encoding == "float32"
-        else tf.io.FixedLenFeature([], tf.string)
+        else tf.io.FixedLenFeature([], tf.string, b"" if may_lack else None)
         for modality in schema.modalities
         if modality.kind != FRAMES
     }
@@ -63,9 +71,11 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema) -> Features:
         elif modality.kind == FRAMES:
             parsed[modality.name] = tf.map_fn(_as_bytes, parsed[modality.name], fn_output_signature=tf.string)
         elif modality.encoding != "float32":
-            codes = tf.io.decode_raw(parsed[modality.name], tf.uint8, fixed_length=modality.width)
+            strings = parsed[modality.name]
+            codes = tf.io.decode_raw(strings, tf.uint8, fixed_length=modality.width)
             codes = tf.cast(tf.ensure_shape(codes, [None, modality.width]), tf.float32)
-            parsed[modality.name] = modality.quantisation.values(codes)
+            held = tf.strings.length(strings)[:, tf.newaxis] > 0
+            parsed[modality.name] = tf.where(held, modality.quantisation.values(codes), math.nan)
     return parsed
 
 
@@ -116,6 +126,7 @@ class ServingModule(tf.Module):
         max_frames: frames of a video that the model sees.
         frames: which those are: `all` (the first), `middle` or `uniform`, as `InputOptions` defines them.
         teaching: the same as `logits` for the training videos of a student; None when `logits` serves for these, too.
+        presence: `logits` takes the presence of each modality, too.
     """
 
     def __init__(
@@ -129,8 +140,10 @@ class ServingModule(tf.Module):
         max_frames: int = 300,
         frames: str = "all",
         teaching: Callable[[Features], tf.Tensor] | None = None,
+        presence: bool = False,
     ) -> None:
         super().__init__()
+        self._sources = sources_of(modalities, schema) if presence else {}
         self._logits = logits
         self._schema = schema
         self._modalities = tuple(modalities)
@@ -143,10 +156,13 @@ class ServingModule(tf.Module):
 
     def logits_of_features(self, raw: Features) -> tf.Tensor:
         """Logits (B, C) of raw features."""
+        if self._sources:
+            raw = _aligned(raw, self._schema)
         transformed = self.transform(raw)
         features = {modality.name: transformed[modality.name] for modality in self._modalities}
+        self._note_presence(features, raw)
         if not self._frame_modalities:
-            return self.logits_of_transformed(decode_features(features, self._modalities))
+            return self._logits_of(decode_features(features, self._modalities))
         held = tf.cast(transformed["num_frames"], tf.int32)
         decoded = tf.minimum(held, self._max_frames) if self._frames == "all" else held
         longest = tf.maximum(tf.reduce_max(tf.concat([decoded, [1]], 0)), 1)
@@ -156,27 +172,58 @@ class ServingModule(tf.Module):
         return self._logits_of_frames(features, held)
 
     def logits_of_codes(self, features: Features) -> tf.Tensor:
-        """Logits (B, C) of raw vectors and of frames whose codes went through `code_tables`."""
+        """Logits (B, C) of raw vectors and of frames whose codes went through `code_tables`.
+
+        Of a model that takes presence, `has_<name>` float32 (B,) says of frames, and NaN of vectors, what is missing.
+        """
         held = features["num_frames"]
         vectors = [modality.name for modality in self._modalities if modality.kind != FRAMES]
         transformed = self.transform({name: features[name] for name in vectors}) if vectors else {}
         longest = tf.minimum(tf.reduce_max(held), self._max_frames) if self._frames == "all" else None
         frames = {modality.name: features[modality.name][:, :longest] for modality in self._frame_modalities}
-        return self._logits_of_frames({**{name: transformed[name] for name in vectors}, **frames}, held)
+        chosen = {**{name: transformed[name] for name in vectors}, **frames}
+        self._note_presence(chosen, features)
+        return self._logits_of_frames(chosen, held)
+
+    def _note_presence(self, features: Features, raw: Features) -> None:
+        """Adds to transformed features what is present of them, and clears vectors of what is missing."""
+        vectors = {modality.name for modality in self._modalities if modality.kind != FRAMES}
+        for name, source in self._sources.items():
+            presence = raw.get(presence_name(source))
+            if presence is None:
+                presence = _presence(raw[source])
+            features[presence_name(name)] = presence
+            if name in vectors:
+                features[name] = tf.where(presence[:, tf.newaxis] > 0, features[name], 0.0)
 
     def _logits_of_frames(self, features: Features, held: tf.Tensor) -> tf.Tensor:
         """Logits of vectors float32 (B, D) and frames uint8 (B, T, D), of which video b has held[b]."""
         counts = tf.minimum(held, self._max_frames)
+        if self._sources:  # a video of other modalities alone counts as one empty frame
+            counts = tf.maximum(counts, 1)
         features["num_frames"] = counts
         for modality in self._frame_modalities:
             codes = features[modality.name]
             if self._frames != "all":
                 codes = tf.gather(codes, _chosen_frames(held, counts, self._frames), axis=1, batch_dims=1)
             features[modality.name] = tf.ensure_shape(codes, [None, None, modality.width])
-        return self.logits_of_transformed(decode_features(features, self._modalities))
+        return self._logits_of(decode_features(features, self._modalities))
 
     def logits_of_transformed(self, features: Features) -> tf.Tensor:
-        """Logits (B, C) of transformed features as the model takes them."""
+        """Logits (B, C) of transformed, decoded features, NaN where a video lacks them."""
+        return self._logits_of(self._unmarked(features))
+
+    def _unmarked(self, features: Features) -> Features:
+        """Transformed features as the model takes them: 0 instead of NaN, and their presence."""
+        unmarked = dict(features)
+        for name in self._sources:
+            values = features[name]
+            presence = unmarked[presence_name(name)] = _presence(values)
+            has = tf.reshape(presence, [-1] + [1] * (len(values.shape) - 1))
+            unmarked[name] = tf.where(has > 0, values, 0.0)
+        return unmarked
+
+    def _logits_of(self, features: Features) -> tf.Tensor:
         return tf.cast(self._logits(features), tf.float32)
 
     def signatures(self) -> dict[str, Any]:
@@ -190,7 +237,8 @@ class ServingModule(tf.Module):
         """
 
         def serve(serialized: tf.Tensor) -> Features:
-            return {"logits": self.logits_of_features(parse_raw_records(serialized, self._schema))}
+            raw = parse_raw_records(serialized, self._schema, may_lack=bool(self._sources))
+            return {"logits": self.logits_of_features(raw)}
 
         def serve_features(**raw: tf.Tensor) -> Features:
             return {"logits": self.logits_of_features(raw)}
@@ -216,7 +264,7 @@ class ServingModule(tf.Module):
         if self._teaching is not None:
             teach = self._teaching
             functions["teaching"] = tf.function(
-                lambda **features: {"logits": tf.cast(teach(features), tf.float32)}
+                lambda **features: {"logits": tf.cast(teach(self._unmarked(features)), tf.float32)}
             ).get_concrete_function(**transformed_signature(self._modalities))
         if self._schema.container != "csv":
             functions["serving_default"] = tf.function(serve).get_concrete_function(
@@ -234,6 +282,8 @@ class ServingModule(tf.Module):
             else raw_signature(self._schema)[modality.name]
             for modality in self._modalities
         }
+        for name in [presence_name(modality.name) for modality in self._frame_modalities if self._sources]:
+            specs[name] = tf.TensorSpec([None], tf.float32, name=name)
         return {**specs, "num_frames": tf.TensorSpec([None], tf.int32, name="num_frames")}
 
     def _code_tables(self) -> dict[str, np.ndarray]:
@@ -281,6 +331,49 @@ class ServingModule(tf.Module):
         }
         transformed = tf.function(self.transform)(strings)
         return {name: b"".join(transformed[name].numpy().tolist()) for name in codes}
+
+
+def _presence(values: tf.Tensor) -> tf.Tensor:
+    """Float32 (B,): 0 where a modality is missing: an empty string, or NaN; else 1."""
+    if values.dtype == tf.string:
+        return tf.cast(tf.strings.length(values) > 0, tf.float32)
+    first = tf.reshape(values, [tf.shape(values)[0], -1])[:, :1]  # of frames there may be none in an empty batch
+    return 1.0 - tf.cast(tf.reduce_any(tf.math.is_nan(first), axis=1), tf.float32)
+
+
+def marked_features(features: Features, modalities: Sequence[TransformedModality]) -> Features:
+    """What a model takes, as the signatures of an exported one take it: NaN for what is missing."""
+    marked = dict(features)
+    for modality in modalities:
+        presence = marked.pop(presence_name(modality.name), None)
+        if presence is not None:
+            values = features[modality.name]
+            has = tf.reshape(presence, [-1] + [1] * (len(values.shape) - 1))
+            marked[modality.name] = tf.where(has > 0, tf.cast(values, tf.float32), math.nan)
+    return marked
+
+
+def _aligned(raw: Features, schema: RecordSchema) -> Features:
+    """Raw features in which every frames modality that a video has is as long as the longest, as `Decoder` pads it."""
+    frames = [modality for modality in schema.modalities if modality.kind == FRAMES and modality.name in raw]
+    if len(frames) < 2:
+        return raw
+    counts = {each.name: tf.strings.length(raw[each.name]) // each.frame_bytes for each in frames}
+    longest = tf.reduce_max(tf.stack(list(counts.values())), axis=0)
+    missing = {name: tf.where(count > 0, longest - count, 0) for name, count in counts.items()}
+
+    def padded() -> list[tf.Tensor]:
+        strings = []
+        for each in frames:
+            rows = missing[each.name]
+            whole = tf.strings.reduce_join(tf.fill([tf.reduce_max(rows)], filling(each)))
+            pads = tf.strings.substr(tf.fill(tf.shape(rows), whole), tf.zeros_like(rows), rows * each.frame_bytes)
+            strings.append(tf.strings.join([raw[each.name], pads]))
+        return strings
+
+    unequal = tf.reduce_any(tf.stack(list(missing.values())) > 0)
+    strings = tf.cond(unequal, padded, lambda: [raw[each.name] for each in frames])
+    return {**raw, **{each.name: strings[number] for number, each in enumerate(frames)}}
 
 
 def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor:

@@ -4,6 +4,7 @@ A finished export holds `info.json`, `labels.csv` and `saved_model/`; every comm
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,12 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
+from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
+from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
-from vcls_model.states import ModelInfo, read_state
+from vcls_model.saved_models import LARGEST_GRAPH_BYTES
+from vcls_model.states import ExportedInfo, read_state
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
@@ -46,7 +50,7 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
             )
     path = storage.join(directory, "info.json")
     try:
-        info: dict[str, Any] = dict(read_state(path, ModelInfo))
+        info: dict[str, Any] = dict(read_state(path, ExportedInfo))
     except JobError as error:
         raise UsageError(str(error)) from None
     for key in keys:
@@ -75,6 +79,11 @@ class ExportedModel:
     classes: tuple[ClassInfo, ...]
     identity: str
 
+    @property
+    def presence(self) -> bool:
+        """Whether it bears that a record lacks a modality; models of 0.1 and those of one modality do not."""
+        return bool(self.info.get("presence"))
+
     def class_thresholds(self) -> tuple[float, ...] | None:
         """The best-F1 threshold of each class, a probability (0.5 where there is none); None when none was chosen."""
         chosen = [info.best_threshold for info in self.classes]
@@ -82,20 +91,12 @@ class ExportedModel:
             return None
         return tuple(0.5 if threshold is None else threshold for threshold in chosen)
 
-    def split_ratios(self) -> SplitRatios:
-        """The ratios by which the model's data were split.
-
-        Raises:
-            UsageError: its data were not split by a hash of the id, so the split of an id is unknown.
-        """
+    def splits(self) -> "SplitRatios | GivenSplits | None":
+        """How the ids of the model's data were split; None where neither a rule nor a list says it."""
         split = self.info.get("split") or {}
-        if split.get("method") != "hash" or not split.get("ratios"):
-            method = split.get("method") or "an unknown method"
-            raise UsageError(
-                f"--split needs a model whose data were split by a hash of the id; the data of "
-                f"{self.path} were split by {method!r}"
-            )
-        return SplitRatios(*split["ratios"])
+        if split.get("method") == "hash" and split.get("ratios"):
+            return SplitRatios(*split["ratios"])
+        return given_splits(self.info, self.path)
 
 
 def read_exported_model(path: str) -> ExportedModel:
@@ -105,7 +106,9 @@ def read_exported_model(path: str) -> ExportedModel:
         UsageError: see `read_model_info`; or its vocabulary does not match its class count.
     """
     info = read_model_info(path)
-    info_bytes, labels_csv, graph = (storage.read_bytes(storage.join(path, *name.split("/"))) for name in _FINISHED)
+    info_bytes, labels_csv, graph = (
+        storage.read_small(storage.join(path, *name.split("/")), LARGEST_GRAPH_BYTES) for name in _FINISHED
+    )
     info_path = storage.join(path, "info.json")
     class_count = info["class_count"]
     if type(class_count) is not int or class_count < 1:
@@ -170,7 +173,8 @@ class LoadedModel:
         """float32 (B, C) of B records, B at least 1.
 
         Args:
-            features: by modality: float32 (B, D), or the frames of B videos.
+            features: by modality: float32 (B, D), or the frames of B videos. For a model that bears a missing modality
+                a vector may be NaN, and a video may have no frames of a modality.
         """
         parts = [self._logits(part) for part in _calls(features)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -179,12 +183,15 @@ class LoadedModel:
         import tensorflow as tf
 
         inputs: dict[str, np.ndarray | list[bytes]] = {}
+        framed = [values.lengths for values in features.values() if isinstance(values, FrameBatch)]
+        counts = functools.reduce(np.maximum, framed) if framed else np.zeros(0, np.int64)
         for name, values in features.items():
             if not isinstance(values, FrameBatch):
                 inputs[name] = values
             elif name in self._tables:
-                inputs[name] = mapped_codes(values, self._tables[name])
-                inputs["num_frames"] = values.lengths.astype(np.int32)
+                inputs[name] = mapped_codes(values, self._tables[name], max(1, int(counts.max())))
+                inputs["num_frames"] = counts.astype(np.int32)
+                inputs[presence_name(name)] = (values.lengths > 0).astype(np.float32)
             else:
                 inputs[name] = values.strings()
         return self._call(**{name: tf.constant(inputs[name]) for name in self._inputs})["logits"].numpy()
@@ -206,18 +213,19 @@ def _calls(
         }
 
 
-def mapped_codes(frames: FrameBatch, table: np.ndarray) -> np.ndarray:
+def mapped_codes(frames: FrameBatch, table: np.ndarray, steps: int) -> np.ndarray:
     """What the transform graph makes of each code of the frames of B videos.
 
     Args:
         frames: raw codes.
         table: uint8 (D, 256), the transformed code of each raw code, by column.
+        steps: T, at least as many as any video has frames.
 
     Returns:
-        uint8 (B, T, D), T the most frames per video; filled with 0.
+        uint8 (B, T, D); filled with 0.
     """
     from vcls_model.serving.kernels import map_codes
 
-    codes = np.empty((len(frames.lengths), int(frames.lengths.max()), frames.width), np.uint8)
+    codes = np.empty((len(frames.lengths), steps, frames.width), np.uint8)
     map_codes(frames.buffer, frames.begins, frames.strides, frames.lengths, table, codes)
     return codes

@@ -68,6 +68,15 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -
         variable.assign(value)
 
 
+def bears_missing(output: str) -> bool:
+    """Whether the model of the checkpoint to continue from, if there is one, takes the presence of its modalities.
+
+    Those of before took every modality for granted, and had other variables where neighbours vote.
+    """
+    path = storage.join(output, "checkpoints", "last.npz")
+    return not storage.exists(path) or bool(load(path)[1].get("presence"))
+
+
 def check_same_data(what: str, identity: Mapping[str, str], data: TransformedData) -> None:
     """Raises `UsageError` when a run would continue on other data than those of `identity`; `what` was trained on."""
     if differing := differences(identity, data.identity):
@@ -85,9 +94,18 @@ class Checkpoints:
         config_hash: of the options that decide the result; a checkpoint with another one is refused.
         data: the dataset; a checkpoint of a run on another one is refused.
         groups: what `last` holds: the variables of `model`, `optimizer` and perhaps `average`.
+        presence: the model takes the presence of its modalities.
     """
 
-    def __init__(self, output: str, config_hash: str, data: TransformedData, groups: dict[str, Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        output: str,
+        config_hash: str,
+        data: TransformedData,
+        groups: dict[str, Sequence[Any]],
+        presence: bool = False,
+    ) -> None:
+        self._presence = presence
         self._directory = storage.join(output, "checkpoints")
         self._config_hash = config_hash
         self._data = data
@@ -106,7 +124,12 @@ class Checkpoints:
 
     def save_last(self, progress: dict[str, Any]) -> None:
         """Writes all that a run continues from."""
-        facts = {"progress": progress, "config_hash": self._config_hash, "data": self._data.identity}
+        facts = {
+            "progress": progress,
+            "config_hash": self._config_hash,
+            "data": self._data.identity,
+            "presence": self._presence,
+        }
         save(self.last, self._groups, facts)
 
     def restore_last(self) -> dict[str, Any]:

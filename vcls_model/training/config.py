@@ -35,10 +35,11 @@ class TrainConfig:
         teachers: directories of exported models to distil.
         init_from: directory of an exported model whose weights are taken over; empty starts from scratch.
         new_head: initialise the layers that depend on the classes instead of taking them over.
+        allow_other_scaling: take weights over although the data are normalised otherwise.
         freeze: globs of layers that do not learn.
         unfreeze_after: epochs after which they do; 0 never.
         rate_scales: (glob over variables, factor on the learning rate).
-        verbose: print progress bars.
+        verbose: show progress.
         recipe: names of the flags whose values are those of the model's recipe.
         recipe_notes: why some of them differ from the recipe; see `training.recipes`.
     """
@@ -58,6 +59,7 @@ class TrainConfig:
     teachers: tuple[str, ...] = ()
     init_from: str = ""
     new_head: bool = False
+    allow_other_scaling: bool = False
     freeze: tuple[str, ...] = ()
     unfreeze_after: int = 0
     rate_scales: tuple[tuple[str, float], ...] = ()
@@ -92,6 +94,7 @@ class TrainConfig:
             "resume",
             "overwrite",
             "trust_model",
+            "allow_other_scaling",
             "verbose",
             "distribution",
             "devices",
@@ -102,6 +105,8 @@ class TrainConfig:
         for name, default in YOUNGER.items():
             if value["hyperparameters"].get(name) == default:
                 del value["hyperparameters"][name]
+        if not self.options.modality_dropout:
+            del value["options"]["modality_dropout"]  # the same
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]  # a run that continues may change them
         if self.options.schedule.decay != "cosine":

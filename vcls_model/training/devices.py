@@ -84,6 +84,7 @@ def epoch_batches(
     epoch: int,
     skip: int,
     drop_remainder: bool,
+    presence: bool = False,
 ) -> Iterable[Any]:
     """The batches of an epoch from batch `skip` on, each split over the devices; see `make_batches`.
 
@@ -91,6 +92,7 @@ def epoch_batches(
         shards: those of all workers.
         read: its batch size counts the videos over all devices.
         drop_remainder: leave out a last batch that is not full.
+        presence: include the presence of the modalities.
     """
     workers, replicas = worker_count(strategy), strategy.num_replicas_in_sync
     if workers > 1:
@@ -104,11 +106,20 @@ def epoch_batches(
             skip_batches=skip,
             drop_remainder=True,
             repeat=True,
+            presence=presence,
         )
         local = replicas // workers
         dataset = dataset.rebatch(own.batch_size // local) if local > 1 else dataset
         return strategy.distribute_datasets_from_function(lambda context: dataset)
-    dataset = make_batches(shards, modalities, read, epoch=epoch, skip_batches=skip, drop_remainder=drop_remainder)
+    dataset = make_batches(
+        shards,
+        modalities,
+        read,
+        epoch=epoch,
+        skip_batches=skip,
+        drop_remainder=drop_remainder,
+        presence=presence,
+    )
     if replicas == 1:
         return dataset
     settings = tf.data.Options()

@@ -12,6 +12,7 @@ from vcls_model.input.dataset import make_batches, readable, refuse_not_finite
 from vcls_model.input.options import InputOptions
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.catalogue import describe
+from vcls_model.metrics.prior import learned_nothing
 from vcls_model.metrics.result import best_thresholds, compute_result
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality
@@ -38,6 +39,7 @@ def evaluate(
     *,
     split: str = "validate",
     class_thresholds: np.ndarray | None = None,
+    presence: bool = False,
 ) -> tuple[MetricAccumulator, float]:
     """Metrics of the labelled videos of a split, in the order of its files.
 
@@ -48,6 +50,7 @@ def evaluate(
         read: those of training: a video is seen by its `evaluation_frames`.
         split: which split.
         class_thresholds: probabilities (C,), see `MetricAccumulator`.
+        presence: `predict` takes the presence of the modalities, too.
 
     Returns:
         The accumulator, and the mean loss.
@@ -72,7 +75,7 @@ def evaluate(
     # The counting of one batch overlaps the forward pass of the next.
     with ThreadPoolExecutor(1) as pool:
         pending: Future[tuple[float, int]] | None = None
-        for batch in readable(make_batches(shards, modalities, options, with_ids=True)):
+        for batch in readable(make_batches(shards, modalities, options, with_ids=True, presence=presence)):
             refuse_not_finite(batch, shards)
             read_videos += int(batch["labels"].shape[0])
             logits, losses = predict(batch)
@@ -104,20 +107,27 @@ class Validation:
     Attributes:
         metrics: the loss and every metric that is a single number, for `info.json`; empty when no video has a label.
         thresholds: each class's threshold with the best F1, a probability; None when no video has a label.
+        hint: what is plainly wrong with the model, "" where nothing is.
     """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     thresholds: list[float] | None = None
+    hint: str = ""
 
     def headline(self) -> str:
         """The headline metrics for a person, or `none`."""
         return describe(self.metrics) or "none"
 
 
-def summarise(accumulator: MetricAccumulator, loss: float) -> Validation:
-    """Metrics and thresholds of what `evaluate` returned."""
+def summarise(accumulator: MetricAccumulator, loss: float, frequency: Sequence[int] | None = None) -> Validation:
+    """Metrics and thresholds of what `evaluate` returned; `frequency` counts the training videos of each class."""
     if not accumulator.videos:
         return Validation()
-    summary = compute_result(accumulator).summary
+    result = compute_result(accumulator)
+    summary = result.summary
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    return Validation({"loss": loss, **numbers}, np.asarray(best_thresholds(accumulator), float).tolist())
+    return Validation(
+        {"loss": loss, **numbers},
+        np.asarray(best_thresholds(accumulator), float).tolist(),
+        learned_nothing(summary, result.per_class["support"], frequency),
+    )

@@ -112,7 +112,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help=f"how frames are sampled in training: one of {', '.join(FRAME_SAMPLINGS)} {DEFAULT}",
     )
     add("--max_frames", type=int, default=read.max_frames, help=f"largest number of frames per video {DEFAULT}")
-    add("--quiet", action="store_true", help="do not print progress bars")
+    add("--quiet", action="store_true", help="show no progress: print warnings and the result alone")
 
 
 def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
@@ -170,6 +170,14 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=defaults.mixup,
         help=f"both parameters of the Beta distribution that mixup draws from; 0 disables mixup {DEFAULT}",
+    )
+    add(
+        "--modality_dropout",
+        type=float,
+        default=defaults.modality_dropout,
+        metavar="P",
+        help="fraction of the modalities of a video, in [0, 1), that a step leaves out, though never all of them: the "
+        f"model learns to do without {DEFAULT}",
     )
 
 
@@ -230,6 +238,11 @@ def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--init_from", default="", metavar="DIR", help="start from the weights of this exported model")
     add("--new_head", action="store_true", help="initialise the classifier at random; take over all other layers")
+    add(
+        "--allow_other_scaling",
+        action="store_true",
+        help="start from a model of features that were normalised with other statistics than --data, as --new_head may",
+    )
     add(
         "--freeze",
         action="append",
@@ -382,6 +395,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         clip_norm=args.clip_norm,
         ema=args.ema,
         mixup=args.mixup,
+        modality_dropout=args.modality_dropout,
         teacher_weight=args.teacher_weight if args.teacher else 0.0,
         patience=args.patience,
         average_checkpoints=args.average_checkpoints,
@@ -405,6 +419,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         teachers=tuple(args.teacher),
         init_from=args.init_from,
         new_head=args.new_head,
+        allow_other_scaling=args.allow_other_scaling,
         freeze=tuple(args.freeze),
         unfreeze_after=args.unfreeze_after,
         rate_scales=tuple(map(_rate_scale, args.learning_rate_scale)),
@@ -424,12 +439,15 @@ def _rate_scale(text: str) -> tuple[str, float]:
     return glob, value
 
 
-def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool, epochs: int | None = None) -> list[str]:
+def ineffective_flags(
+    argv: Sequence[str] | None, *, reads_frames: bool, epochs: int | None = None, modalities: int = 2
+) -> list[str]:
     """A sentence for each flag of a command line that another flag, or the data, deprives of any effect.
 
     Args:
         reads_frames: whether the model reads a frames modality of the data.
         epochs: those of the run, where its recipe has fitted them to the data.
+        modalities: how many the records of the data have.
     """
     args, parser = _parse(argv)
     epochs = args.epochs if epochs is None else epochs
@@ -443,6 +461,7 @@ def ineffective_flags(argv: Sequence[str] | None, *, reads_frames: bool, epochs:
         (("class_prior",), args.new_head or not args.init_from, "with --init_from without --new_head"),
         (("final_rate",), args.decay == "cosine", "without --decay=cosine"),
         (("frames", "max_frames"), reads_frames, f"because --model={args.model} reads no frames of this data"),
+        (("modality_dropout",), modalities > 1, "because the records have one modality"),
         (("unfreeze_after",), args.unfreeze_after < epochs, f"with --epochs={epochs}"),
     ]
     return [

@@ -13,11 +13,12 @@ from vcls_model.input.dataset import decode_features
 from vcls_model.input.options import InputOptions
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.schema import FRAMES
+from vcls_model.records.split_ids import copy_split_ids
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
 from vcls_model.records.vocabulary import load_vocabulary, write_labels_csv
 from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.combining import combined_in_graph
-from vcls_model.serving.export import save_module
+from vcls_model.serving.export import marked_features, save_module
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
@@ -48,6 +49,11 @@ class Member:
     def modalities(self) -> tuple[TransformedModality, ...]:
         """The transformed features that it takes."""
         return tuple(modality_from_dict(entry) for entry in self.info["transformed"])
+
+    @property
+    def presence(self) -> bool:
+        """Whether it bears that a video lacks a modality."""
+        return bool(self.info.get("presence"))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -84,7 +90,7 @@ def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member
     first = infos[0]
     for path, info in zip(paths[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):
-            if info.get(key) != first.get(key):
+            if info.get(key) != first.get(key) and not (key == "split" and _same_split(info, first)):
                 raise UsageError(
                     f"{path} and {paths[0]} cannot be joined: their {key} differs "
                     f"({info.get(key)} and {first.get(key)})"
@@ -96,6 +102,13 @@ def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member
     for path in paths:
         refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=trusted)
     return tuple(Member(path, info, load_saved_model(path)) for path, info in zip(paths, infos, strict=True))
+
+
+def _same_split(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the data of two models were split alike, as far as both say: earlier versions did not list the ids."""
+    splits = [dict(info.get("split") or {}) for info in (one, other)]
+    listed = [split.pop("ids", None) for split in splits]
+    return splits[0] == splits[1] and (None in listed or listed[0] == listed[1])
 
 
 def _same_features(members: Sequence[Member]) -> bool:
@@ -155,12 +168,16 @@ def join_members(
     module = tf.Module()
     module.members = [member.loaded for member in members]  # a module keeps the variables that it holds
     save_module(module, signatures, output)
-    validation = _validate(signatures["transformed"], members[0], data) if data is not None else Validation()
+    presence = all(member.presence for member in members)
+    validation = Validation()
+    if data is not None:
+        validation = _validate(signatures["transformed"], members[0], data, presence)
     class_count = members[0].info["class_count"]
     labels = storage.join(members[0].path, "labels.csv")
     classes = [dataclasses.replace(entry, best_threshold=None) for entry in load_vocabulary(labels, class_count)]
     storage.write_text(storage.join(output, "labels.csv"), write_labels_csv(classes, validation.thresholds))
-    info = _describe(members, weights, combine, validation)
+    copy_split_ids(members[0].path, output)
+    info = {**_describe(members, weights, combine, validation), "presence": presence}
     storage.write_json(storage.join(output, "info.json"), info)
     shown = validation.headline() if data is not None else "skipped (no --data)"
     print(f"{len(members)} models joined in {output}; validation {shown}")
@@ -180,15 +197,19 @@ def _joined(members: Sequence[Member], name: str, weights: Sequence[float], comb
     )
 
 
-def _validate(transformed: Callable[..., dict[str, tf.Tensor]], member: Member, data: TransformedData) -> Validation:
+def _validate(
+    transformed: Callable[..., dict[str, tf.Tensor]], member: Member, data: TransformedData, presence: bool
+) -> Validation:
     modalities = member.modalities
 
     @tf.function(reduce_retracing=True)
     def predict(batch: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = transformed(**decode_features(batch["features"], modalities))["logits"]
+        features = decode_features(batch["features"], modalities)
+        logits = transformed(**(marked_features(features, modalities) if presence else features))["logits"]
         return logits, sparse_loss(logits, batch["labels"], LossOptions())
 
-    return summarise(*evaluate(predict, data, modalities, dataclasses.replace(member.read, batch_size=64)))
+    read = dataclasses.replace(member.read, batch_size=64)
+    return summarise(*evaluate(predict, data, modalities, read, presence=presence))
 
 
 def _describe(

@@ -17,7 +17,8 @@ from vcls_model.input.dataset import shard_error
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.catalogue import IN_HISTORY, SELECTION_METRIC, history_column
 from vcls_model.metrics.result import compute_result
-from vcls_model.records.transformed import TransformedData, TransformedModality
+from vcls_model.models.presence import takes_presence
+from vcls_model.records.transformed import TransformedData, TransformedModality, senses_of
 from vcls_model.training.averaging import WeightAverage, mean_of_epochs
 from vcls_model.training.checkpoints import Checkpoints
 from vcls_model.training.devices import epoch_batches, worker_count, worker_number, worker_shards
@@ -28,8 +29,8 @@ from vcls_model.training.optimizers import make_optimizer
 from vcls_model.training.options import TrainOptions
 from vcls_model.training.step import Batch, BatchLoss, Teacher, TrainingStep
 
-# Where no terminal shows the progress of an epoch, a line is printed after so many seconds.
-_LINE_SECONDS = 30.0
+# The progress of an epoch is shown after so many seconds; where no terminal rewrites the line, less often.
+_TERMINAL_SECONDS, _LINE_SECONDS = 0.2, 30.0
 _SELECTED = history_column(SELECTION_METRIC)
 
 
@@ -53,18 +54,30 @@ class RunProgress:
 
 
 class _ProgressLines:
-    """Stands in for Keras's progress bar where a pipe or a file takes the output: a line now and then, nothing else."""
+    """The progress of an epoch, on standard error: on a terminal one line that is rewritten, else one now and then."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._shown = -math.inf if self._terminal else time.monotonic()
+        self._width = 0
 
-    def update(self, step: int, values: Sequence[tuple[str, float]], finalize: bool = False) -> None:
-        """Prints a line if the last one is old enough."""
-        if time.monotonic() - self._shown >= _LINE_SECONDS:
-            self._shown = time.monotonic()
-            shown = "".join(f" - {name}: {value:.4f}" for name, value in values)
-            print(f"  step {step}/{self._steps}{shown}", flush=True)
+    def update(self, step: int, loss: float) -> None:
+        """Shows the step reached and the mean loss, if the last line is old enough."""
+        if time.monotonic() - self._shown < (_TERMINAL_SECONDS if self._terminal else _LINE_SECONDS):
+            return
+        self._shown = time.monotonic()
+        line = f"  step {step}/{self._steps} - loss: {loss:.4f}"
+        if self._terminal:
+            print(f"\r{line:<{self._width}}", end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the line of a terminal."""
+        if self._width:
+            print(file=sys.stderr, flush=True)
 
 
 class Trainer:
@@ -80,7 +93,7 @@ class Trainer:
         teachers: functions from decoded features to logits, whose mean probability is distilled.
         fine_tuning: which layers learn.
         config_hash: of everything that decides the result; a checkpoint with another one is refused.
-        verbose: print progress bars.
+        verbose: show progress.
 
     Attributes:
         progress: where the run stands.
@@ -88,6 +101,7 @@ class Trainer:
         has_validation: whether the dataset has a validation split with labels.
         is_chief: whether this process writes the outputs.
         steps: steps per epoch.
+        presence: whether the model takes the presence of its modalities.
 
     Raises:
         UsageError: the options do not fit the devices, the model or each other.
@@ -129,7 +143,9 @@ class Trainer:
         # A dataset smaller than a batch is trained on as one short batch.
         self.examples_per_step = batch_size if self.drop_remainder else self.records
         self._check_devices()
-        self.loss = BatchLoss(model, self.modalities, options, list(teachers))
+        self.presence = takes_presence(model, self.modalities)
+        senses = senses_of(self.modalities, data.schema) if self.presence else ()
+        self.loss = BatchLoss(model, self.modalities, options, list(teachers), senses)
         self._predict = tf.function(self._predict_batch, reduce_retracing=True)
         self.frozen = self.fine_tuning.frozen_layers(model)
         learning = self._learning_variables()
@@ -146,7 +162,7 @@ class Trainer:
         groups: dict[str, Sequence[Any]] = {"model": model.variables, "optimizer": self.optimizer.variables}
         if self.average is not None:
             groups["average"] = self.average.averages
-        self.checkpoints = Checkpoints(output, config_hash, data, groups)
+        self.checkpoints = Checkpoints(output, config_hash, data, groups, self.presence)
         self._compile()
 
     def _check_devices(self) -> None:
@@ -203,7 +219,7 @@ class Trainer:
         while progress.epoch < self.options.epochs and not self._out_of_patience():
             self._thaw()
             if self.verbose:
-                print(f"Epoch {progress.epoch + 1}/{self.options.epochs}", flush=True)
+                print(f"Epoch {progress.epoch + 1}/{self.options.epochs}", file=sys.stderr, flush=True)
             self._train_epoch()
             self._end_epoch()
         if self.is_chief:
@@ -231,10 +247,11 @@ class Trainer:
             epoch=progress.epoch,
             skip=progress.step,
             drop_remainder=self.drop_remainder,
+            presence=self.presence,
         )
         iterator = iter(batches)
         saved = time.monotonic()
-        with self._progress_bar() as bar:
+        with self._progress_lines() as lines:
             while progress.step < self.steps:
                 started = time.monotonic()
                 # Calls end at multiples of `steps_per_call`, also in a run that continues.
@@ -242,8 +259,8 @@ class Trainer:
                 progress.loss_sum += self._run_steps(iterator, count)
                 progress.step += count
                 progress.epoch_seconds += time.monotonic() - started
-                if bar is not None:
-                    bar.update(progress.step, [("loss", progress.loss_sum / progress.step)], finalize=False)
+                if lines is not None:
+                    lines.update(progress.step, progress.loss_sum / progress.step)
                 if time.monotonic() - saved >= options.checkpoint_seconds and progress.step < self.steps:
                     self._save_last()
                     saved = time.monotonic()
@@ -289,18 +306,16 @@ class Trainer:
         return loss
 
     @contextlib.contextmanager
-    def _progress_bar(self) -> Iterator["keras.utils.Progbar | _ProgressLines | None"]:
-        """An epoch's progress bar, or None when it is not to be printed; ends its line, also before an error."""
+    def _progress_lines(self) -> Iterator[_ProgressLines | None]:
+        """An epoch's progress, or None when it is not to be printed; ends its line, also before an error."""
         if not self.verbose:
             yield None
             return
-        if not sys.stdout.isatty():
-            yield _ProgressLines(self.steps)
-            return
+        lines = _ProgressLines(self.steps)
         try:
-            yield keras.utils.Progbar(self.steps, stateful_metrics=["loss"], unit_name="step")
+            yield lines
         finally:
-            print(flush=True)
+            lines.end()
 
     # -- after an epoch -----------------------------------------------------------------------------------------------
 
@@ -336,7 +351,7 @@ class Trainer:
         if self.verbose:
             names = [name for name in ("loss", "val_loss", "val_map", "val_gap_at_20") if name in row]
             metrics = " - ".join(f"{name}: {row[name]:.4f}" for name in names)
-            print(f"  {metrics} - {row['examples_per_second']:.0f} examples/s", flush=True)
+            print(f"  {metrics} - {row['examples_per_second']:.0f} examples/s", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -369,7 +384,14 @@ class Trainer:
 
     def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[MetricAccumulator, float]:
         """Metrics of the validation split with the model's present weights: accumulator and mean loss."""
-        return evaluate(self._predict, self.data, self.modalities, self.options.read, class_thresholds=class_thresholds)
+        return evaluate(
+            self._predict,
+            self.data,
+            self.modalities,
+            self.options.read,
+            class_thresholds=class_thresholds,
+            presence=self.presence,
+        )
 
     def _epochs_to_average(self) -> list[int]:
         """The best few epochs so far, in chronological order; the last ones where there is no validation."""
@@ -393,7 +415,14 @@ class Trainer:
         if len(weights) < 2:
             return
         self.checkpoints.assign(mean_of_epochs(list(weights.values())))
-        if self.has_validation and self._validate().get(_SELECTED, math.inf) < self.progress.best_map:
+        mean_map = self._validate().get(_SELECTED, math.inf) if self.has_validation else math.inf
+        if mean_map < self.progress.best_map:
             self.checkpoints.restore_best()
+            print(
+                f"note: --average_checkpoints: the mean of epochs {', '.join(map(str, weights))} has a validation map "
+                f"of {mean_map:.4f}, epoch {self.progress.best_epoch} alone one of {self.progress.best_map:.4f}: the "
+                "best epoch is exported instead",
+                file=sys.stderr,
+            )
             return
         self.averaged_epochs = list(weights)

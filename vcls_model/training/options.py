@@ -106,6 +106,8 @@ class TrainOptions:
         clip_norm: largest global norm of the gradients; 0 does not clip.
         ema: per-step decay of the moving average of the weights, which is then validated and exported; 0 disables it.
         mixup: both parameters of the Beta distribution of the shares; 0 disables it.
+        modality_dropout: fraction of a video's modalities, in [0, 1), that training leaves out, though never all; 0
+            leaves none out.
         teacher_weight: fraction of the loss that follows the teachers, in [0, 1].
         patience: epochs without a better validation mAP before training stops; 0 never stops early.
         average_checkpoints: number of best epochs whose weights are averaged at the end; 0 or 1 keeps the best epoch.
@@ -129,6 +131,7 @@ class TrainOptions:
     checkpoint_seconds: float = 120.0
     steps_per_call: int = 20
     jit: bool = False
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZER_NAMES:
@@ -139,7 +142,8 @@ class TrainOptions:
         for field in ("weight_decay", "clip_norm", "mixup", "patience", "average_checkpoints", "checkpoint_seconds"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"{field} must not be negative, got {getattr(self, field)}")
-        if not 0 <= self.ema < 1:
-            raise UsageError(f"ema must lie in [0, 1), got {self.ema}")
+        for field in ("ema", "modality_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UsageError(f"{field} must lie in [0, 1), got {getattr(self, field)}")
         if not 0 <= self.teacher_weight <= 1:
             raise UsageError(f"teacher_weight must lie in [0, 1], got {self.teacher_weight}")

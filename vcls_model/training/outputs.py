@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,11 +14,13 @@ import tensorflow as tf
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.locks import locked_output
+from vcls_model.metrics.catalogue import describe
 from vcls_model.records.identity import trained_on
+from vcls_model.records.split_ids import copy_split_ids
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
-from vcls_model.states import ModelInfo, read_state
+from vcls_model.states import ExportedInfo, read_state
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.devices import worker_number
@@ -43,17 +46,27 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], w
     Returns:
         The content of `info.json`, which is written last.
     """
-    validation = summarise(*trainer.evaluate()) if trainer.has_validation else Validation()
+    validation = Validation()
+    if trainer.has_validation:
+        validation = summarise(*trainer.evaluate(), trainer.data.class_counts())
+        if validation.hint:
+            print(f"warning: on the validation split {validation.hint}", file=sys.stderr)
     _write_labels(config.output, trainer.data, validation.thresholds)
+    copy_split_ids(trainer.data.directory, config.output)
     _write_keras_model(config.output, trainer.model)
     _write_saved_model(config, trainer)
     info = _describe(config, trainer, history, validation, wall_seconds)
     storage.write_json(storage.join(config.output, "info.json"), info)
-    if config.verbose:
-        averaged = ", ".join(map(str, trainer.averaged_epochs))
-        chosen = f"mean of epochs {averaged}" if averaged else f"best epoch {trainer.progress.best_epoch}"
-        print(f"{chosen}: validation {validation.headline()}; model in {config.output}", flush=True)
     return info
+
+
+def result_text(info: Mapping[str, Any], output: str) -> str:
+    """The result of a run in one line, from the model's `info.json`."""
+    training = info["training"]
+    averaged = ", ".join(map(str, training["averaged_epochs"]))
+    chosen = f"mean of epochs {averaged}" if averaged else f"best epoch {training['best_epoch']}"
+    validation = describe(training["validation"]) or "none"
+    return f"{chosen}: validation {validation}; model in {output}"
 
 
 def chief_lock(config: TrainConfig, strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
@@ -72,7 +85,7 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
     path = storage.join(config.output, "info.json")
     if not config.resume or not storage.exists(path):
         return None
-    info: dict[str, Any] = dict(read_state(path, ModelInfo))
+    info: dict[str, Any] = dict(read_state(path, ExportedInfo))
     if "options" not in info.get("training", {}):
         raise UsageError(f"--resume: {path} does not say how the model was trained; start again with --overwrite")
     if info.get("config_hash") != config.fingerprint(data.info):
@@ -110,6 +123,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
         max_frames=read.max_frames,
         frames=read.evaluation_frames(),
         teaching=teaching_logits(model),
+        presence=trainer.presence,
     )
     save_module(module, module.signatures(), config.output)
 
@@ -130,6 +144,7 @@ def _describe(
         "split": data.info.get("split"),
         "class_count": data.class_count,
         "transformed": [modality.to_dict() for modality in trainer.modalities],
+        "presence": trainer.presence,
         "model": {
             "name": config.model,
             "hyperparameters": config.hyperparameters,

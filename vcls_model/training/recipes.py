@@ -30,6 +30,8 @@ _FEWEST_POSITIVES = 2.0
 # at most, so that beyond a million it would rest on a minority.
 _WIDEST_PROJECTION = 4_096
 _MOST_PROJECTED = 1_000_000
+# Members make up for few videos; with as many as this, twice the time buys more elsewhere.
+_MOST_FOR_MEMBERS = 1_000_000
 # The memory holds 50,000 videos: a tenth of these. Fewer would vote for what happens to come first.
 _MOST_REMEMBERED = 500_000
 _VIDEOS_PER_NEIGHBOUR = 100
@@ -60,6 +62,7 @@ class DataFacts:
         positives: training videos per class, on average over the classes that have any.
         width: values of all modalities that the model reads, together.
         frames: frames of the longest video, 0 where there are none.
+        modalities: how many a record may have.
         normalisation: how preprocess normalised: `zscore`, `minmax`, `l2`, `none`, `pca`; None is unknown.
         named: whether classes have names.
     """
@@ -69,6 +72,7 @@ class DataFacts:
     width: int
     frames: int
     normalisation: str | None
+    modalities: int = 2
     named: bool = True
 
     @classmethod
@@ -85,6 +89,7 @@ class DataFacts:
             frames=max((number for number, count in enumerate(per_video) if count), default=1) if has_frames else 0,
             normalisation=normalisation_of(data),
             named=sum(not info.unnamed for info in data.classes()) >= FEWEST_NAMED,
+            modalities=len(data.schema.modalities),
         )
 
 
@@ -146,6 +151,8 @@ def fit_recipe(recipe: Recipe, config: TrainConfig, facts: DataFacts, *, bfloat1
     _fit_knowledge(fitted, facts)
     _fit_batch(fitted, facts, recipe)
     _fit_length(fitted, facts, recipe)
+    if facts.modalities < 2:
+        fitted.set("modality_dropout", 0.0, "the records have one modality")
     if not bfloat16:
         fitted.set("precision", "float32", "this hardware does not compute in bfloat16")
     return FittedRecipe(fitted.open, tuple(fitted.notes))
@@ -188,6 +195,8 @@ def _fit_knowledge(fitted: _Fitting, facts: DataFacts) -> None:
         fitted.set("label_projection", 0.0, f"{facts.width:,} values are too many for it")
     if facts.positives < _FEWEST_POSITIVES:
         fitted.set("label_projection", 0.0, f"{facts.positives:.1f} training videos per class")
+    if facts.videos > _MOST_FOR_MEMBERS:
+        fitted.set("members", 1, videos)
     if not facts.named:
         fitted.set("label_text", 0.0, "the dataset does not name its classes")
     if facts.videos < FEWEST_VIDEOS or facts.videos > _MOST_REMEMBERED:

@@ -28,11 +28,12 @@ from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import Modality
-from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict
+from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
-from vcls_model.serving.export import transformed_signature
+from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
+from vcls_model.training.checkpoints import bears_missing
 from vcls_model.training.config import TrainConfig
 
 # What info.json must say of a model that training starts from.
@@ -92,10 +93,20 @@ def make_model(
     refuse_too_large(config.hyperparameters, modalities, data.class_count)
     pretrained = Pretrained(config.init_from) if config.init_from else None
     if pretrained:
-        pretrained.check(config.model, config.hyperparameters, modalities, data, new_head=config.new_head)
+        pretrained.check(
+            config.model,
+            config.hyperparameters,
+            modalities,
+            data,
+            new_head=config.new_head,
+            allow_other_scaling=config.allow_other_scaling,
+        )
     projects = bool(config.hyperparameters["label_projection"])
     directions = pretrained.label_directions() if pretrained and projects else None
-    knowledge = training_knowledge(data, modalities, config.hyperparameters, config.options.read, directions)
+    presence = data.may_lack and not (config.resume and not bears_missing(config.output))
+    knowledge = training_knowledge(
+        data, modalities, config.hyperparameters, config.options.read, directions, presence=presence
+    )
     with strategy.scope():
         try:
             model = build_model(
@@ -103,6 +114,7 @@ def make_model(
                 modalities,
                 data.class_count,
                 class_prior=class_prior(data) if config.class_prior else None,
+                presence=presence,
                 **knowledge,
                 **config.hyperparameters,
             )
@@ -141,12 +153,14 @@ def training_knowledge(
     hyperparameters: Mapping[str, Any],
     read: InputOptions,
     label_directions: LabelDirections | None = None,
+    presence: bool = True,
 ) -> dict[str, Any]:
     """What `build_model` takes from the training videos, where the hyperparameters ask for it.
 
     Args:
         data, modalities, hyperparameters, read: of the model to build.
         label_directions: those of a pretrained model, to be used instead of counting in these videos.
+        presence: the model takes the presence of its modalities, where a video may lack one.
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
@@ -187,6 +201,7 @@ def training_knowledge(
             data.class_count,
             directions=knowledge.get("label_directions"),
             modality_norm=hyperparameters["modality_norm"],
+            presence=presence and data.may_lack,
         )
     return knowledge
 
@@ -207,7 +222,7 @@ def _training_videos(
     """
     shards = data.training_shards()
     read = dataclasses.replace(read, frames=read.evaluation_frames())
-    for batch in readable(make_batches(shards, modalities, read)):
+    for batch in readable(make_batches(shards, modalities, read, presence=data.may_lack)):
         refuse_not_finite(batch, shards)
         features = decode_features(batch["features"], modalities)
         labels = batch["labels"].numpy()
@@ -217,7 +232,11 @@ def _training_videos(
         labels = labels[known]
         present = labels >= 0
         inputs = {name: value.numpy()[known] for name, value in features.items()}
-        inputs |= {name: values.unit(inputs[name]) for name, values in raw.items()}
+        for name, values in raw.items():
+            inputs[name] = values.unit(inputs[name])
+            if data.may_lack:
+                lacking = inputs[presence_name(name)] == 0
+                inputs[name][lacking] = 0
         yield inputs, labels[present], present.sum(axis=1)
 
 
@@ -252,6 +271,7 @@ class Pretrained:
         data: TransformedData,
         *,
         new_head: bool,
+        allow_other_scaling: bool = False,
     ) -> None:
         """Whether a model can take this one's weights over.
 
@@ -259,10 +279,12 @@ class Pretrained:
             name, hyperparameters, modalities: of the model to build.
             data: what it will be trained on.
             new_head: the layers that depend on the classes are not taken over.
+            allow_other_scaling: it may have been trained on features that were normalised with other statistics.
 
         Raises:
             JobError: this is another architecture, or one of other sizes.
-            UsageError: it takes other features, or its classes differ from the data's and `new_head` is not set.
+            UsageError: it takes other features; or its classes, or the scale of its features, differ from the data's
+                and neither flag allows that.
         """
         theirs = [entry["name"] for entry in self.info["transformed"]]
         ours = [modality.name for modality in modalities]
@@ -279,11 +301,16 @@ class Pretrained:
                 ": --new_head gives the model a new classifier",
             )
         if differing := differences(trained_on(self.info), data.identity, SCALING):
-            print(
-                f"warning: --init_from={self.directory} was trained on features scaled otherwise than those of "
-                f"{data.directory}: {differing} differ; its weights are a start, not a model of this data",
-                file=sys.stderr,
+            found = (
+                f"--init_from={self.directory} was trained on features scaled otherwise than those of "
+                f"{data.directory}: {differing} differ"
             )
+            if not (new_head or allow_other_scaling):
+                raise UsageError(
+                    f"{found}, so that its weights are a start, but not a model of this data; --allow_other_scaling "
+                    "starts from them all the same"
+                )
+            print(f"warning: {found}; its weights are a start, but not a model of this data", file=sys.stderr)
         model = self.info["model"]
         was = dict(model.get("hyperparameters", {}))
         if model["name"] != name:
@@ -416,8 +443,9 @@ def load_teacher(
     wanted = list(transformed_signature(needed))
 
     def teach(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        marked = marked_features(features, needed) if info.get("presence") else features
         arguments = {
-            name: features[name] if name == "num_frames" else tf.cast(features[name], tf.float32) for name in wanted
+            name: marked[name] if name == "num_frames" else tf.cast(marked[name], tf.float32) for name in wanted
         }
         return signature(**arguments)["logits"]
 

@@ -8,10 +8,13 @@ import tensorflow as tf
 
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import MeanOfMembers, UnitInput, unit_inputs
-from vcls_model.records.transformed import TransformedModality
+from vcls_model.records.transformed import TransformedModality, presence_name
 from vcls_model.training.averaging import WeightAverage
 from vcls_model.training.losses import distillation_loss, mix_labels, sparse_loss
 from vcls_model.training.options import TrainOptions
+
+# Added to the seed for dropped modalities; seeds of runs are smaller.
+_DROPOUT_STREAM = 1 << 32
 
 Batch = dict[str, Any]  # of `make_batches`
 Teacher = Callable[[dict[str, tf.Tensor]], tf.Tensor]
@@ -25,6 +28,8 @@ class BatchLoss:
         modalities: the features that the model takes.
         options: which loss, and how it is mixed with the teachers'.
         teachers: functions from decoded features to logits, whose mean probability is distilled.
+        senses: names of the modalities that a video has, or lacks, together, for a model that takes their presence;
+            none: modalities are never dropped.
     """
 
     def __init__(
@@ -33,22 +38,27 @@ class BatchLoss:
         modalities: Sequence[TransformedModality],
         options: TrainOptions,
         teachers: Sequence[Teacher],
+        senses: Sequence[Sequence[str]] = (),
     ) -> None:
         self.model = model
         self.modalities = modalities
         self.options = options
         self.teachers = teachers
+        self.senses = senses if len(senses) > 1 and options.modality_dropout else ()
         # By input: what a mixture must be made of rather than of the input itself.
         joint = [layer for layer in model.layers if isinstance(layer, MeanOfMembers)]
         self._members = len(joint[0].input) if joint else 1
         self._unit_inputs = {layer.input.name: layer for layer in model.layers if isinstance(layer, UnitInput)}
 
-    def __call__(self, batch: Batch, shares: tf.Tensor | None, *, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, batch: Batch, shares: tf.Tensor | None, draws: tf.Tensor | None = None, *, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Losses (B,) and logits (B, C); videos without labels have a loss of 0.
 
         Args:
             batch: B videos.
             shares: float32 (B,), for mixup the share of each video in its mixture; None mixes nothing.
+            draws: float32 (B, S), uniform in [0, 1), for `modality_dropout`; None drops nothing.
             training: whether dropout, batch statistics and teachers apply.
         """
         features = decode_features(batch["features"], self.modalities)
@@ -60,9 +70,9 @@ class BatchLoss:
             inputs = self._mixed(self._normalised(features), shares)
             features = self._mixed(features, shares)  # a teacher normalises by itself
             with unit_inputs():
-                logits = self.model(inputs, training=training)
+                logits = self.model(self._without_some(inputs, draws), training=training)
         else:
-            logits = self.model(features, training=training)
+            logits = self.model(self._without_some(features, draws), training=training)
         members = self._members if training else 1
         if members > 1:  # the members' logits stand one below the other
             labels = tf.tile(labels, [members, 1])
@@ -85,8 +95,23 @@ class BatchLoss:
             if len(value.shape) == 3:
                 mask = tf.sequence_mask(features["num_frames"], tf.shape(value)[1])
                 value = tf.where(mask[:, :, tf.newaxis], value, 0.0)
+            if (presence := presence_name(name)) in features:  # mixtures are of what videos have
+                has = tf.reshape(features[presence], [-1] + [1] * (len(value.shape) - 1))
+                value = tf.where(has > 0, value, 0.0)
             normalised[name] = value
         return normalised
+
+    def _without_some(self, features: dict[str, tf.Tensor], draws: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """The features of each video without some modalities, at random, but never without all."""
+        if draws is None:
+            return features
+        present = tf.stack([features[presence_name(names[0])] for names in self.senses], axis=1)  # (B, S)
+        kept = tf.where(draws < self.options.modality_dropout, 0.0, present)
+        kept = tf.where(tf.reduce_any(kept > 0, axis=1, keepdims=True), kept, present)
+        changed = dict(features)
+        for number, names in enumerate(self.senses):
+            changed.update({presence_name(name): kept[:, number] for name in names})
+        return changed
 
     def _mixed(self, features: dict[str, tf.Tensor], shares: tf.Tensor) -> dict[str, tf.Tensor]:
         """Each video mixed with the one at the same place from the end of the batch."""
@@ -95,6 +120,9 @@ class BatchLoss:
             value = features[modality.name]
             part = tf.reshape(shares, [-1] + [1] * (len(value.shape) - 1))
             mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])
+            if (presence := presence_name(modality.name)) in features:
+                partner = tf.where(shares < 1, tf.reverse(features[presence], [0]), 0.0)
+                mixed[presence] = tf.maximum(features[presence], partner)
         if "num_frames" in features:
             mixed["num_frames"] = tf.maximum(features["num_frames"], tf.reverse(features["num_frames"], [0]))
         return mixed
@@ -165,23 +193,34 @@ class TrainingStep:
         return loss, own, self._strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere, axis=None) > 0
 
     def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        options, shares = self._loss.options, None
+        options, shares, dropped = self._loss.options, None, None
+        videos = tf.shape(batch["labels"])[0]
         if options.mixup:
             # The gamma sampler has no XLA kernel: shares are drawn outside the compiled part.
-            seed = tf.stack([tf.constant(options.read.seed, tf.int64), tf.cast(self._optimizer.iterations, tf.int64)])
-            draws = tf.random.stateless_gamma([tf.shape(batch["labels"])[0], 2], seed, options.mixup)
+            draws = tf.random.stateless_gamma([videos, 2], self._seed(0), options.mixup)
             shares = draws[:, 0] / tf.maximum(tf.reduce_sum(draws, axis=1), 1e-30)
-        return self._update(batch, shares)
+        if self._loss.senses:
+            dropped = tf.random.stateless_uniform([videos, len(self._loss.senses)], self._seed(_DROPOUT_STREAM))
+        return self._update(batch, shares, dropped)
 
-    def _make_update(self, batch: Batch, shares: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        gradients, loss, bad = self._gradients(batch, shares)
+    def _seed(self, stream: int) -> tf.Tensor:
+        """Of the random numbers of this step, by purpose."""
+        seed = tf.constant(self._loss.options.read.seed + stream, tf.int64)
+        return tf.stack([seed, tf.cast(self._optimizer.iterations, tf.int64)])
+
+    def _make_update(
+        self, batch: Batch, shares: tf.Tensor | None, dropped: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        gradients, loss, bad = self._gradients(batch, shares, dropped)
         self._optimizer.apply(gradients, self._variables)
         return loss, bad
 
-    def _make_gradients(self, batch: Batch, shares: tf.Tensor | None) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    def _make_gradients(
+        self, batch: Batch, shares: tf.Tensor | None, dropped: tf.Tensor | None
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         model = self._loss.model
         with tf.GradientTape() as tape:
-            losses, _ = self._loss(batch, shares, training=True)
+            losses, _ = self._loss(batch, shares, dropped, training=True)
             loss = tf.reduce_sum(losses) / tf.cast(tf.shape(losses)[0] * self._replicas, tf.float32)
             if model.losses:
                 loss += tf.add_n(model.losses) / self._replicas

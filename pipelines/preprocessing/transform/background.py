@@ -17,7 +17,7 @@ from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.outputs import moments_path, read_moments
 from pipelines.preprocessing.transform.graph import write_transform
 from vcls_model import storage
-from vcls_model.quiet import quiet_start_up
+from vcls_model.quiet import absent, quiet_start_up
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -83,13 +83,8 @@ def _import_transform() -> None:
     TensorFlow imports Keras for its optimizers and does without where that fails. The figure that keeps this is in
     docs/BENCHMARKS.md ("0.1.0 and today"): a third of the process's time.
     """
-    absent = ("keras.src.optimizers", "sklearn")
-    for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail at once
-    with quiet_start_up():
+    with absent("keras.src.optimizers", "sklearn"), quiet_start_up():
         import tensorflow_transform  # noqa: F401
-    for name in absent:
-        del sys.modules[name]
 
 
 if __name__ == "__main__":

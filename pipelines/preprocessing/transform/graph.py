@@ -1,5 +1,7 @@
 """The transform graph: what tf.Transform builds, saves, and the exported model contains.
 
+A modality that is missing is a vector of NaN, or an empty byte string, before and after.
+
 Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
 modality as one byte string per video, the bytes of its frames one after another. Out: see
 `TransformConfig.transformed`.
@@ -82,8 +84,9 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
                 continue
             normalisers[modality.name] = _normaliser(config, modality, fit, raw)
-            if "num_frames" not in outputs:
-                outputs["num_frames"] = tf.cast(tf.strings.length(raw) // modality.frame_bytes, tf.int64)
+            frames = tf.cast(tf.strings.length(raw) // modality.frame_bytes, tf.int64)
+            # A modality that is missing has none.
+            outputs["num_frames"] = tf.maximum(outputs["num_frames"], frames) if "num_frames" in outputs else frames
         if normalisers:
             outputs.update(_frame_outputs(config, {name: inputs[name] for name in normalisers}, normalisers))
         return outputs
@@ -98,7 +101,9 @@ def _normaliser(config: TransformConfig, modality: Modality, fit: FitAffine, raw
 
     if config.pca_dims:
         width = config.width_of(modality)
-        values = _all_frames(raw, modality) if modality.kind == FRAMES else raw
+        # Of videos that have the modality: others hold NaN, or no frames.
+        present = lambda rows: tf.boolean_mask(rows, tf.math.is_finite(rows[:, 0]))  # noqa: E731
+        values = _all_frames(raw, modality) if modality.kind == FRAMES else present(raw)
         # In float32 the mean of values far from 0, and their squares even more, are rounded by more than some vary.
         mean, remainder = fit(modality, raw)
         components = tft.pca(tf.cast(values, tf.float64), width, tf.float64, name=f"{modality.name}_pca")

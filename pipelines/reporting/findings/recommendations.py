@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipelines.reporting.findings.checks import check_thresholds, thresholds_are_held_out, thresholds_text
 from pipelines.reporting.findings.comparison import ClassChanges
 from pipelines.reporting.findings.confusion import ConfusedPair
 from pipelines.reporting.findings.groups import frequency, size_groups, span
@@ -91,10 +92,10 @@ def recommend(
 
 
 def _thresholds(scores: Scores) -> Recommendation | None:
-    """Use the thresholds chosen on validation, when they raise F1 on the scored videos beyond chance."""
+    """Use one threshold per class, when that raises F1 on the scored videos beyond chance."""
     f1, best = scores.columns["f1"], scores.columns["f1_best"]
     known = np.flatnonzero(np.isfinite(f1) & np.isfinite(best) & (scores.columns["support"] > 0))
-    if len(known) < 2:
+    if len(known) < 2 or check_thresholds(scores):  # of thresholds that the scored videos chose, a gain says nothing
         return None
     gain = best[known] - f1[known]
     mean, error = float(gain.mean()), float(gain.std(ddof=1)) / math.sqrt(len(known))
@@ -116,15 +117,15 @@ def _thresholds(scores: Scores) -> Recommendation | None:
     return Recommendation(
         "thresholds",
         "Use a separate threshold for each class",
-        f"One threshold of {threshold:g} for all classes gives away F1: with the thresholds chosen on the "
-        f"validation split, {pluralise(int((gain > 0).sum()), 'class gains', 'classes gain')} and "
-        f"{int((gain < 0).sum()):,} lose, of {len(known):,} measured. They are in labels.csv of the scores; nothing "
-        "has to be trained.",
+        f"One threshold of {threshold:g} for all classes gives away F1: with one per class, "
+        f"{pluralise(int((gain > 0).sum()), 'class gains', 'classes gain')} and {int((gain < 0).sum()):,} lose, of "
+        f"{len(known):,} measured. They are in labels.csv of the scores; nothing has to be trained. "
+        f"{thresholds_text(scores)}",
         f"Macro F1 {f1[known].mean():.3f} → {best[known].mean():.3f} ({signed(mean)} ± {Z95 * error:.3f}) on the "
         "scored videos"
         + (
             ", which did not choose the thresholds."
-            if scores.info.get("split") == "test"
+            if thresholds_are_held_out(scores)
             else "; some of them may have chosen the thresholds, so expect less."
         ),
         Table("threshold_gains", ("Class", "Positives", "Best threshold", "F1 now", "F1 with it", "Gain"), rows),
@@ -302,12 +303,11 @@ def _together(
 
 
 def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> Recommendation | None:
-    """Classes that got worse than the baseline beyond their interval."""
+    """Classes that got worse than the baseline beyond chance."""
     if against is None:
         return None
     worse = np.flatnonzero(against.exceeds & (against.delta < 0))
-    # 2.5 % of the compared classes would be "worse" if nothing had changed; fewer than that are no finding.
-    if len(worse) <= 0.025 * against.compared.sum():
+    if not len(worse):
         return None
     worse = worse[np.argsort(against.delta[worse], kind="stable")]
     gain = float(-against.delta[worse].sum() / max(np.isfinite(scores.columns["ap"]).sum(), 1))
@@ -325,9 +325,9 @@ def _baseline_wins(scores: Scores, against: ClassChanges | None, path: str) -> R
     return Recommendation(
         "baseline",
         f"Find out why {pluralise(len(worse), 'class', 'classes')} got worse than in the previous run",
-        f"Their average precision fell beyond the interval of the difference; of {against.compared.sum():,} compared "
-        f"classes chance alone explains about {0.025 * against.compared.sum():.0f}. Until it is understood, {path} "
-        "can serve them.",
+        f"Their average precision fell further than chance explains: of such findings among the "
+        f"{against.tested.sum():,} classes compared at most one in twenty is expected to be false. Until it is "
+        f"understood, {path} can serve them.",
         f"mAP {signed(gain, 4)} if these classes were scored as well as before.",
         Table("worse_than_baseline", ("Class", "Positives", "AP before", "AP now", "Change", "At most (95 %)"), rows),
     )

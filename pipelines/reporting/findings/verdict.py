@@ -3,14 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
+
+from pipelines.reporting.findings.checks import Check, check_held_out, check_pairing, check_thresholds
 from pipelines.reporting.findings.comparison import Change, ClassChanges, Estimate, estimate_of
 from pipelines.reporting.findings.intervals import FEW_POSITIVES
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import Scores
 from pipelines.reporting.tables import pluralise, signed
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.metrics.catalogue import HEADLINE, METRICS, Metric
+from vcls_model.metrics.prior import learned_nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +42,6 @@ class Requirement:
         if key not in known:
             raise unknown_choice("metric", key, known)
         return cls(known[key], limit)
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One line of the verdict: `state` is "good", "attention", "bad" or "note"."""
-
-    state: str
-    title: str
-    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +81,7 @@ def decide(
     by_class: ClassChanges | None,
     requirements: Sequence[Requirement],
     *,
-    same_labels: bool = True,
+    pairing: Pairing | None = None,
 ) -> Verdict:
     """The answer to "does it ship", from requirements and baseline where there are any, and what to check in any case.
 
@@ -96,7 +91,7 @@ def decide(
         against: their changes against a baseline, if there is one.
         by_class: changes by class, if there is one.
         requirements: what the metrics must reach.
-        same_labels: the baseline was measured on as many positives of each class, as the same videos would have.
+        pairing: what this run and the baseline have in common, if there is one.
     """
     checks = [check_requirement(requirement, found) for requirement in requirements]
     lead = next((entry for metric in HEADLINE if (entry := estimate_of(found, metric.key))), None)
@@ -137,9 +132,8 @@ def decide(
         title = ", and ".join(titles)
         headline, text = title[0].upper() + title[1:], " ".join(texts)
     state = next((state for state in ("bad", "attention", "good") if state in states), "note")
-    if not same_labels:
-        other = "The baseline was measured on other videos: the number of positives differs by class, so part of the "
-        checks.append(Check("attention", "Comparison", other + "change may come from the videos."))
+    if pairing is not None:
+        checks.append(check_pairing(pairing))
     return Verdict(state, headline, text, checks + _standing_checks(scores))
 
 
@@ -152,40 +146,13 @@ def _change_in_words(change: Change, by_class: ClassChanges | None) -> str:
         return text
     up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
     return (
-        f"{text} By class: {up:,} better and {down:,} worse beyond their interval, of {int(by_class.compared.sum()):,} "
-        "compared."
+        f"{text} By class: {up:,} better and {down:,} worse beyond chance, of {int(by_class.tested.sum()):,} compared."
     )
 
 
 def _standing_checks(scores: Scores) -> list[Check]:
     info, support = scores.info, scores.columns["support"]
-    checks = []
-    split = _plain(info.get("split"))
-    if split in ("test", "validate"):
-        checks.append(
-            Check(
-                "good" if split == "test" else "attention",
-                "Held out",
-                (
-                    "Only videos of the test split were scored."
-                    if split == "test"
-                    else "Scored on the validation split, which chose the thresholds: slightly optimistic figures."
-                ),
-            )
-        )
-    else:
-        checks.append(
-            Check(
-                "attention",
-                "Held out",
-                (
-                    "The training split was scored: the figures are optimistic."
-                    if split == "train"
-                    else "Every video of the input was scored. If the model was trained on some of them, the "
-                    "figures are optimistic; --split=test scores only the held-out ones."
-                ),
-            )
-        )
+    checks = [check_held_out(scores), *check_thresholds(scores)]
     if scores.segments is not None:
         checks.append(
             Check(
@@ -207,6 +174,9 @@ def _standing_checks(scores: Scores) -> list[Check]:
             + ("" if enough == scores.class_count else "This run says little about the others."),
         )
     )
+    known = scores.train_count if np.isfinite(scores.train_count).all() else None
+    if scores.summary is not None and (hint := learned_nothing(scores.summary, support, known)):
+        checks.append(Check("bad", "Learned nothing", f"{hint}."))
     read, rejected = info.get("records_read"), info.get("records_rejected", 0)
     if read:
         checks.append(
@@ -221,9 +191,3 @@ def _standing_checks(scores: Scores) -> list[Check]:
             )
         )
     return checks
-
-
-def _plain(value: Any) -> str | None:
-    if isinstance(value, dict):
-        value = value.get("name") or value.get("split")
-    return value if isinstance(value, str) else None

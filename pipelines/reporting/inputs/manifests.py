@@ -4,22 +4,23 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.reporting.inputs.files import floats, read_object, read_table
+from pipelines.reporting.inputs.files import floats, read_table
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
+from vcls_model.states import DatasetInfo, DeadLetter, checked, read_state
 
 
-def read_manifest(path: str, what: str) -> dict[str, Any]:
-    """The `info.json` of another directory named on the command line; `what` says which.
+def read_dataset_info(path: str) -> dict[str, Any]:
+    """The `info.json` of the dataset that the command line names.
 
     Raises:
-        JobError: there is none.
+        JobError: there is none, or it is damaged.
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
-        raise JobError(f"{what} {path} has no info.json: it is missing or incomplete")
-    return read_object(info_path)
+        raise JobError(f"the data directory {path} has no info.json: it is missing or incomplete")
+    return dict(read_state(info_path, DatasetInfo))
 
 
 def read_classes(path: str, class_count: int | None = None) -> list[ClassInfo]:
@@ -55,13 +56,20 @@ def read_dead_letters(path: str, how_many: int) -> list[dict[str, Any]]:
         for line in storage.read_bytes(storage.join(directory, name)).splitlines():
             if len(letters) == how_many:
                 return letters
-            letters.append(storage.from_json(line, f"a line of {storage.join(directory, name)}"))
+            origin = f"a line of {storage.join(directory, name)}"
+            letters.append(dict(checked(storage.from_json(line, origin), origin, DeadLetter)))
     return letters
 
 
 def read_history(path: str) -> dict[str, np.ndarray]:
-    """Numeric columns of `history.csv` in a Scores or model directory; {} when there is none."""
+    """Numeric columns of `history.csv` in a Scores or model directory; {} when there is none.
+
+    Raises:
+        JobError: the file is not a table of epochs.
+    """
     table = read_table(path, "history.csv")
+    if table and not table.get("epoch"):
+        raise JobError(f"{storage.join(path, 'history.csv')} is damaged: it must have a row per epoch")
     history = {}
     for name, values in table.items():
         try:

@@ -12,6 +12,7 @@ from vcls_model.commands import JobError
 
 _BATCH_ROWS = 8192
 _PAIRS = "LabelConfidencePairs"
+_ID = "id"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +28,17 @@ def _parts(path: str, suffix: str) -> list[str]:
 
 
 def _batches(path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Record batches of all Parquet parts that have these columns."""
+    """Record batches of all Parquet parts that have these columns; all but the ids are lists of numbers."""
     for part in _parts(path, ".parquet"):
         with tables.open_parquet(part) as file:
             names = tables.parquet_columns(file, [tables.Column(name, required=False) for name in columns], part)
             if len(names) < len(columns):
                 continue
             for batch in tables.parquet_batches(file, part, _BATCH_ROWS, list(names.values())):
-                yield {name: _checked(batch.column(own), f"{part}, column {own}") for name, own in names.items()}
+                yield {
+                    name: batch.column(own) if name == _ID else _checked(batch.column(own), f"{part}, column {own}")
+                    for name, own in names.items()
+                }
 
 
 def _checked(column: Any, where: str) -> Any:
@@ -58,6 +62,43 @@ def _list_column(column: Any) -> tuple[np.ndarray, np.ndarray]:
     rows = np.repeat(np.arange(len(column)), np.diff(offsets))
     # `flatten` leaves out null lists, whose offsets do not move; `offsets` of a slice start above 0.
     return rows, column.flatten().to_numpy(zero_copy_only=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRows:
+    """Some videos with known labels and what was predicted of them.
+
+    Attributes:
+        ids: of the B videos.
+        rows, classes, probabilities: (n,) one entry per prediction, the best of each video first.
+        label_rows, labels: (m,) one entry per label that is a class of the run, each once.
+    """
+
+    ids: list[bytes]
+    rows: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+    label_rows: np.ndarray
+    labels: np.ndarray
+
+
+def labelled_rows(path: str, class_count: int) -> Iterator[LabelledRows]:
+    """The predictions of all videos whose labels are known, in the order of the files; none of a Kaggle CSV."""
+    import pyarrow.compute
+
+    for batch in _batches(path, (_ID, "class_index", "probability", "labels")):
+        known = pyarrow.compute.is_valid(batch["labels"])
+        columns = {name: column.filter(known) for name, column in batch.items()}
+        rows, classes = _list_column(columns["class_index"])
+        _, probabilities = _list_column(columns["probability"])
+        label_rows, labels = _list_column(columns["labels"])
+        if len(classes) != len(probabilities) or ((classes < 0) | (classes >= class_count)).any():
+            raise JobError(f"{path}: a prediction names no class of 0 … {class_count - 1}: score again")
+        counted = (labels >= 0) & (labels < class_count)
+        # A class that a record names twice counts once.
+        label_rows, labels = np.divmod(np.unique(label_rows[counted] * class_count + labels[counted]), class_count)
+        ids = [tables.id_bytes(value, f"{path}, predictions") for value in columns[_ID].to_pylist()]
+        yield LabelledRows(ids, rows, classes, probabilities, label_rows, labels)
 
 
 def count_cooccurrence(path: str, pairs: Sequence[tuple[int, int]], class_count: int) -> Cooccurrence | None:

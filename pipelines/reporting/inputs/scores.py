@@ -11,8 +11,8 @@ from pipelines.reporting.inputs.files import floats, read_object, read_table
 from pipelines.reporting.inputs.manifests import read_classes, read_history, train_counts
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
-from vcls_model.records.vocabulary import ClassInfo, shared_names, unnamed_classes
-from vcls_model.states import Metrics, ScoresInfo, read_state
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, shared_names, unnamed_classes
+from vcls_model.states import ScoresInfo, StoredMetrics, read_state
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
@@ -173,7 +173,7 @@ def read_scores(path: str) -> Scores:
             {},
             read_history(path),
         )
-    summary: dict[str, Any] = dict(read_state(storage.join(path, "metrics.json"), Metrics))
+    summary: dict[str, Any] = dict(read_state(storage.join(path, "metrics.json"), StoredMetrics))
     per_class = read_table(path, "per_class.csv")
     if not per_class:
         raise JobError(f"{path} has metrics.json but no per_class.csv: the directory is incomplete; score again")
@@ -184,6 +184,8 @@ def read_scores(path: str) -> Scores:
     if info.get("class_count") not in (None, class_count):
         raise JobError(f"{path}: info.json says {info['class_count']} classes, per_class.csv has {class_count}")
     classes = classes or _classes_of(per_class)
+    if storage.exists(thresholds := storage.join(path, "thresholds.csv")):
+        load_vocabulary(thresholds, class_count)  # nothing here needs it, but who passes it on relies on this report
     return Scores(
         path,
         info,

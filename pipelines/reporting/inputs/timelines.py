@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines.reporting.inputs.media import MediaFiles, Timeline
+from vcls_model import storage
 from vcls_model.embedding import Embedded, Embedder, EmbeddingConfig, local_file, record_of, recorded_config
 from vcls_model.encoders import ENCODERS, dequantise
 from vcls_model.media.convert import PictureFormat
@@ -17,7 +18,8 @@ from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.quiet import start_tensorflow
 from vcls_model.records.decoding import Decoder, FrameBatch, RecordOptions
-from vcls_model.serving.exported import ExportedModel, LoadedModel, read_exported_model
+from vcls_model.saved_models import refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, LoadedModel, read_exported_model
 
 PICTURE_SIZE = 72  # pixels
 _WINDOW_ROWS = 5  # a moment is judged by its own row and two on either side
@@ -82,7 +84,14 @@ def can_judge(model: ExportedModel) -> bool:
 
 
 def read_timelines(
-    directory: str, files: MediaFiles, video_ids: Sequence[str], class_count: int, sheet: PictureSheet, pictures: int
+    directory: str,
+    files: MediaFiles,
+    video_ids: Sequence[str],
+    class_count: int,
+    sheet: PictureSheet,
+    pictures: int,
+    *,
+    trusted: bool = False,
 ) -> Iterator[Timeline]:
     """A timeline of each video that has a file; none where the model takes other records than of media.
 
@@ -93,9 +102,10 @@ def read_timelines(
         class_count: classes per timeline.
         sheet: reads their pictures.
         pictures: per timeline.
+        trusted: the model may have any operations.
 
     Raises:
-        UsageError: the directory is not an exported model.
+        UsageError: the directory is not an exported model, or may do more than compute.
         JobError: the weights of an encoder are not installed.
     """
     model = read_exported_model(directory)
@@ -103,6 +113,7 @@ def read_timelines(
     if not places or not can_judge(model):
         return
     start_tensorflow()
+    refuse_programs(storage.join(directory, SAVED_MODEL), f"the model {directory}", trusted=trusted)
     recorded = recorded_config(model.schema, model.path, file_count=1)
     length = min(recorded.max_seconds or _MOST_SECONDS, _MOST_SECONDS)
     by_row = dataclasses.replace(recorded, level="frame", max_seconds=length)
@@ -150,7 +161,9 @@ def _windows(
         payloads.append(record_of(recorded, str(row).encode(), None, {}, window))
     lengths = np.array([len(payload) for payload in payloads], np.int64)
     starts = np.cumsum(lengths) - lengths
-    options = RecordOptions(model.class_count, fill_missing=True, require_labels=False)
+    options = RecordOptions(
+        model.class_count, fill_missing=not model.presence, require_labels=False, mask_missing=model.presence
+    )
     buffer = np.frombuffer(b"".join(payloads), np.uint8)
     batch, _ = Decoder(model.schema, options).decode("", buffer, starts, lengths, starts)
     return batch.features

@@ -145,12 +145,13 @@ def _preprocessing(manifests: Manifests) -> Facts:
     facts += _pick(
         config,
         (
-            ("missing_modality", "A missing modality"),
             ("train_input", "Train input"),
             ("validate_input", "Validate input"),
             ("test_input", "Test input"),
         ),
     )
+    if _section(data, "notes").get("modality_filled"):
+        facts.append(("Missing modalities", f"filled with 0 in {data['notes']['modality_filled']:,} records"))
     return [*facts, *_features(data.get("transformed") or model.get("transformed"))]
 
 
@@ -159,24 +160,51 @@ def _algorithm(scores: Scores, manifests: Manifests) -> Facts:
     models = scores.info.get("models") or []
     if len(models) > 1:
         facts.insert(0, ("Shown", f"the first of {len(models)} models"))
-    hyperparameters = flatten(_section(_section(manifests.model, "model"), "hyperparameters"))
-    return facts + [(key.replace("_", " "), value) for key, value in hyperparameters]
+    modalities = len(manifests.model.get("transformed") or _section(manifests.model, "schema").get("modalities") or ())
+    values = _section(_section(manifests.model, "model"), "hyperparameters")
+    effective = {key: value for key, value in values.items() if _shapes_the_model(key, values, modalities)}
+    return facts + [(key.replace("_", " "), value) for key, value in flatten(effective)]
+
+
+def _shapes_the_model(key: str, values: Mapping[str, Any], modalities: int) -> bool:
+    """Whether the model would be another one without this hyperparameter."""
+    value = values[key]
+    if value in (0, False, "none", "data", [], None):  # what it governs is left out
+        return False
+    if key == "neighbour_weight":
+        return bool(values.get("neighbours"))
+    if key == "fusion":
+        return modalities != 1
+    if key in ("link_units", "support_weight"):
+        return values.get("stages") != 1
+    if key == "inner_units":
+        return bool(values.get("blocks"))
+    return not (key == "mixtures" and value == 1)  # a linear classifier
 
 
 def _training(manifests: Manifests) -> Facts:
     training = _section(manifests.model, "training")
-    facts = _pick(
+    options = _section(training, "options")
+    averaged = training.get("averaged_epochs")
+    facts = [
+        *_loss(_section(options, "loss")),
+        *_optimization(options),
+        *_pick(options, (("read.batch_size", "Batch size"), ("mixup", "Mixup"), ("ema", "Moving average, decay"))),
+        *_pick(training, (("init_from", "Pretrained model"), ("freeze", "Frozen"), ("teachers", "Teachers"))),
+    ]
+    if training.get("teachers"):
+        facts += _pick(options, (("teacher_weight", "Weight of the teachers"),))
+    if training.get("class_prior") and (training.get("new_head") or not training.get("init_from")):
+        facts.append(("Initial bias", "from the class frequencies"))
+    facts += _pick(options, (("patience", "Patience, epochs"),))
+    facts += _pick(training, (("epochs", "Epochs"),))
+    if averaged:
+        facts.append(("Weights", f"mean of epochs {', '.join(map(str, averaged))}"))
+    else:
+        facts += _pick(training, (("best_epoch", "Best epoch"),))
+    facts += _pick(
         training,
         (
-            ("options.loss.name", "Loss"),
-            ("options.optimizer", "Optimizer"),
-            ("options.schedule.learning_rate", "Learning rate"),
-            ("options.schedule.decay", "Decay"),
-            ("options.weight_decay", "Weight decay"),
-            ("options.read.batch_size", "Batch size"),
-            ("options.patience", "Patience, epochs"),
-            ("epochs", "Epochs"),
-            ("best_epoch", "Best epoch"),
             ("examples", "Examples seen"),
             ("validation.map", "Validation mAP"),
             ("validation.gap_at_20", "Validation GAP@20"),
@@ -185,6 +213,39 @@ def _training(manifests: Manifests) -> Facts:
     )
     if training.get("wall_seconds") is not None:
         facts.append(("Time", _seconds(training["wall_seconds"])))
+    # What is 0 is left out of the run; a seed of 0 is one like any other.
+    return [(label, text) for label, text in facts if text != "0" or label == "Seed"]
+
+
+_LOSS_NUMBERS = {
+    "focal": (("gamma", "Focusing exponent"), ("alpha", "Weight of positives")),
+    "asymmetric": (
+        ("gamma", "Focusing exponent, positives"),
+        ("gamma_negative", "Focusing exponent, negatives"),
+        ("margin", "Ignored negatives, probability below"),
+    ),
+}
+
+
+def _loss(loss: Mapping[str, Any]) -> Facts:
+    """The loss and those of its numbers that it uses."""
+    numbers = _LOSS_NUMBERS.get(str(loss.get("name")), ())
+    return _pick(loss, (("name", "Loss"), *numbers, ("label_smoothing", "Label smoothing")))
+
+
+def _optimization(options: Mapping[str, Any]) -> Facts:
+    """Optimizer and learning rate, with what the two use: only AdamW has a weight decay, a schedule only its own."""
+    schedule = _section(options, "schedule")
+    facts = _pick(options, (("optimizer", "Optimizer"),))
+    if options.get("optimizer") == "adamw":
+        facts += _pick(options, (("weight_decay", "Weight decay"),))
+    facts += _pick(options, (("clip_norm", "Largest gradient norm"),))
+    facts += _pick(schedule, (("learning_rate", "Learning rate"), ("warmup_examples", "Warm-up, examples")))
+    if schedule.get("decay") == "cosine":
+        facts += _pick(schedule, (("decay", "Decay"), ("floor", "Final fraction of the rate")))
+    elif schedule.get("decay") == "exponential":
+        every = (("decay", "Decay"), ("decay_rate", "Decay factor"), ("decay_examples", "Examples per factor"))
+        facts += _pick(schedule, every)
     return facts
 
 

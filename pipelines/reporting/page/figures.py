@@ -58,7 +58,7 @@ class Figure:
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
-def _make(
+def make_figure(
     name: str,
     title: str,
     caption: str,
@@ -70,6 +70,7 @@ def _make(
     size: tuple[float, float] = (4.8, 3.9),
     wide: bool = False,
 ) -> Figure:
+    """Draws a figure; see `Figure` for the words, `size` is in inches."""
     svg, png = draw(plot, data, size)
     return Figure(name, title, caption, alternative, svg, png, numbers, wide)
 
@@ -102,7 +103,7 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         by_class = curves.get(f"{prefix}_class")
         shown = [index for index in chosen if by_class is not None and np.isfinite(by_class[index]).all()]
         lines = [
-            (_short(scores.distinct_name(index), 24), by_class[index].astype(np.float64))
+            (short(scores.distinct_name(index), 24), by_class[index].astype(np.float64))
             for index in shown
             if by_class is not None
         ]
@@ -128,7 +129,7 @@ def curve_figures(scores: Scores, chosen: Sequence[int]) -> list[Figure]:
         caption = ("Grey lines join points of equal F1. " if prefix == "pr" else "The grey diagonal is chance. ") + (
             "The band is the interquartile range over classes (the middle half of them)."
         )
-        found.append(_make(f"{prefix}_curves", title, caption, alternative, plot, data, numbers, size=(4.8, 4.5)))
+        found.append(make_figure(f"{prefix}_curves", title, caption, alternative, plot, data, numbers, size=(4.8, 4.5)))
     return found
 
 
@@ -140,7 +141,7 @@ def group_figure(name: str, title: str, groups: Sequence[ClassGroup], overall: f
     value, low, high = (np.array([getattr(group, key) for group in groups]) for key in ("ap", "ap_low", "ap_high"))
     low, high = np.where(np.isfinite(low), low, value), np.where(np.isfinite(high), high, value)
     data = plots.GroupIntervals(
-        [_short(group.name, 30) for group in groups],
+        [short(group.name, 30) for group in groups],
         value,
         low,
         high,
@@ -161,7 +162,7 @@ def group_figure(name: str, title: str, groups: Sequence[ClassGroup], overall: f
             for group in groups
         ],
     )
-    return _make(
+    return make_figure(
         name,
         title,
         "Dot: mean over the classes with a positive (their number in brackets); bar: 95 % interval over classes; "
@@ -207,7 +208,7 @@ def size_figure(scores: Scores) -> Figure | None:
             "ap": ap[measured],
         },
     )
-    return _make(
+    return make_figure(
         "ap_by_examples",
         "Average precision and number of examples",
         "Each dot is a class; the bars are means over classes with a similar number of examples.",
@@ -235,7 +236,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
             f"F1 is highest, {curves['f1_micro'][best]:.2f}, at {grid[best]:.2f}."
         )
         found.append(
-            _make(
+            make_figure(
                 "threshold_curves",
                 "One threshold for all classes",
                 alternative,
@@ -262,7 +263,7 @@ def threshold_figures(scores: Scores) -> list[Figure]:
             edges, count, "Best-F1 threshold (probability)", "Classes", marked=(operating, f"in use: {operating:g}")
         )
         found.append(
-            _make(
+            make_figure(
                 "best_thresholds",
                 "Best threshold of each class",
                 alternative
@@ -315,7 +316,7 @@ def calibration_figures(scores: Scores) -> list[Figure]:
     high = count[edges[:-1] >= 0.5 - 1e-9].sum() / count.sum()
     share = f"{100 * high:.2g} % of the predictions are {start:.2f} or more."
     return [
-        _make(
+        make_figure(
             "calibration",
             "Calibration",
             f"{alternative} Over {whose}; below the diagonal the model is over-confident.",
@@ -324,7 +325,7 @@ def calibration_figures(scores: Scores) -> list[Figure]:
             data,
             columns_table("calibration", columns),
         ),
-        _make(
+        make_figure(
             "confidence",
             "Distribution of probabilities",
             f"{share} Over {whose}.",
@@ -353,8 +354,8 @@ def confusion_figure(scores: Scores) -> Figure | None:
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = counts / totals
     data = plots.HeatMap(
-        [f"{_short(name, 22)} ({total:,})" for name, total in zip(names, totals[:, 0], strict=True)],
-        [_short(name, 22) for name in names],
+        [f"{short(name, 22)} ({total:,})" for name, total in zip(names, totals[:, 0], strict=True)],
+        [short(name, 22) for name in names],
         shares,
     )
     # By number, not by share: where most can be won. The shares are what the picture shows.
@@ -370,7 +371,7 @@ def confusion_figure(scores: Scores) -> Figure | None:
     numbers = Table(
         "confusion", (f"true_{what}", *headings), [[name, *map(int, counts[i])] for i, name in enumerate(names)]
     )
-    return _make(
+    return make_figure(
         "confusion",
         title,
         alternative
@@ -417,7 +418,7 @@ def training_figures(scores: Scores) -> list[Figure]:
         log = name == "training_loss" and everything.min() > 0 and everything.max() > 20 * everything.min()
         data = plots.Series(epoch, named, "Epoch", label + (" (log scale)" if log else ""), marked, log)
         found.append(
-            _make(
+            make_figure(
                 name,
                 title,
                 f"Over {pluralise(length, 'epoch')}.",
@@ -439,7 +440,7 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
     data = plots.Changes(before, after, by_class.exceeds[compared])
     up, down = (int((by_class.exceeds & (by_class.delta * sign > 0)).sum()) for sign in (1, -1))
     alternative = (
-        f"Of {compared.sum():,} classes {up:,} got better and {down:,} worse beyond their interval; the mean change is "
+        f"Of {compared.sum():,} classes {up:,} got better and {down:,} worse beyond chance; the mean change is "
         f"{signed(float((after - before).mean()))}."
     )
     index = np.flatnonzero(compared)
@@ -453,10 +454,11 @@ def changes_figure(scores: Scores, baseline: Scores, by_class: ClassChanges) -> 
             "delta": by_class.delta[compared],
             "low": by_class.low[compared],
             "high": by_class.high[compared],
+            "p": by_class.p[compared],
             "exceeds": by_class.exceeds[compared].astype(int),
         },
     )
-    return _make(
+    return make_figure(
         "changes",
         "Each class, before and after",
         alternative + " Above the diagonal is better.",
@@ -480,7 +482,7 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
         statistics.videos, 1
     )
     text = f"{100 * share:.0f} % of {statistics.videos:,} videos have a class that reaches the threshold."
-    return _make(
+    return make_figure(
         "top_probability",
         "Highest probability per video",
         text,
@@ -494,7 +496,7 @@ def prediction_figure(statistics: PredictionStatistics) -> Figure:
     )
 
 
-def _short(text: str, length: int) -> str:
+def short(text: str, length: int) -> str:
     """Cuts a label for a figure to a width of so many Latin letters; a wide character (CJK, emoji) takes two."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     text = f" {text}" if text.startswith("_") else text  # a legend leaves out what starts with _
@@ -530,14 +532,14 @@ def _timeline_figure(scores: Scores, place: int, timeline: Timeline) -> Figure:
             },
         },
     )
-    return _make(
+    return make_figure(
         numbers.name,
         timeline.video_id,
         "Probability of each class (white 0, dark 1; beside its name the mean). Each moment is judged by itself with "
         "two on either side.",
         alternative,
         plots.plot_timeline,
-        plots.TimelineMap(step, [_short(name, 24) for name in names], timeline.probabilities, timeline.pictures),
+        plots.TimelineMap(step, [short(name, 24) for name in names], timeline.probabilities, timeline.pictures),
         numbers,
         size=(9.6, 0.7 + 0.26 * (len(names) + (plots.PICTURE_ROWS if timeline.pictures else 0))),
         wide=True,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.pages import templates
+from pipelines.reporting.findings.checks import check_pairing, thresholds_text
 from pipelines.reporting.findings.comparison import (
     Change,
     ClassChanges,
@@ -26,16 +27,20 @@ from pipelines.reporting.findings.groups import (
     segment_rows,
     vertical_groups,
 )
+from pipelines.reporting.findings.intervals import FEW_POSITIVES
 from pipelines.reporting.findings.recommendations import Recommendation
 from pipelines.reporting.findings.verdict import Requirement, Verdict, decide
 from pipelines.reporting.inputs.media import Timeline
+from pipelines.reporting.inputs.modalities import ModalityWorth
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.predictions import PredictionStatistics
 from pipelines.reporting.inputs.scores import ClassName, Scores
 from pipelines.reporting.page import figures, report_tables
 from pipelines.reporting.page.approach import Manifests, data_facts, flatten, split_table, steps
 from pipelines.reporting.page.explorer import explorer_data, to_json
 from pipelines.reporting.page.figures import Figure
-from pipelines.reporting.tables import Table, number, probability, signed
+from pipelines.reporting.page.modalities import modality_section, shown
+from pipelines.reporting.tables import Table, at_least, at_most, number, probability, signed
 
 _PACKAGE = "pipelines.reporting.page"
 # The score job keeps more examples than a reader wants on a page; all are in examples.csv.
@@ -72,6 +77,8 @@ class Inputs:
         title: of the page.
         timelines: what the model says of the moments of single videos, where their files are at hand.
         sheets: by id of a video a few of its pictures, where its file is at hand.
+        worth: what each modality is worth, where the run measured it.
+        pairing: what the run and its baseline have in common, if there is one.
     """
 
     scores: Scores
@@ -86,6 +93,8 @@ class Inputs:
     title: str
     timelines: Sequence[Timeline] = ()
     sheets: Mapping[str, Sequence[np.ndarray]] = dataclasses.field(default_factory=dict)
+    worth: ModalityWorth | None = None
+    pairing: Pairing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +105,6 @@ class Findings:
         estimates: its metrics with their intervals.
         against: their changes against the baseline, if there is one.
         by_class: changes of average precision by class, if there is one.
-        same_labels: the baseline, if any, has as many positives of each class.
         verdict: the answer.
         overall: mean AP of the classes with positives.
         frequency, verticals: groups of classes.
@@ -105,7 +113,6 @@ class Findings:
     estimates: Sequence[Estimate]
     against: Sequence[Change] | None
     by_class: ClassChanges | None
-    same_labels: bool
     verdict: Verdict
     overall: float
     frequency: Sequence[ClassGroup]
@@ -115,16 +122,14 @@ class Findings:
 def _findings(inputs: Inputs) -> Findings:
     scores, baseline = inputs.scores, inputs.baseline
     measured = estimates(scores)
-    against = changes(measured, estimates(baseline)) if baseline else None
-    by_class = class_changes(scores, baseline) if baseline else None
-    same_labels = baseline is None or np.array_equal(baseline.columns["support"], scores.columns["support"])
+    against = changes(measured, estimates(baseline), inputs.pairing) if baseline else None
+    by_class = class_changes(scores, baseline, inputs.pairing) if baseline else None
     ap = scores.columns["ap"]
     return Findings(
         measured,
         against,
         by_class,
-        same_labels,
-        decide(scores, measured, against, by_class, inputs.requirements, same_labels=same_labels),
+        decide(scores, measured, against, by_class, inputs.requirements, pairing=inputs.pairing),
         float(np.nanmean(ap)) if np.isfinite(ap).any() else float("nan"),
         frequency_groups(scores),
         vertical_groups(scores),
@@ -165,6 +170,9 @@ def _labelled(inputs: Inputs) -> Report:
     ]
     if found.verticals:
         tables.append(report_tables.group_table("verticals", found.verticals))
+    senses = modality_section(scores, inputs.worth) if inputs.worth else None
+    if senses is not None:
+        tables += senses.tables
     segments = segment_rows(scores)
     if segments:
         tables.append(report_tables.segment_table(scores, "segments", segments))
@@ -179,9 +187,13 @@ def _labelled(inputs: Inputs) -> Report:
         "baseline": inputs.baseline,
         "changed_table": dataclasses.replace(changed, name="changed", rows=changed.rows[:_CHANGED_CLASSES_SHOWN]),
         "changed_total": len(changed.rows),
-        "same_labels": found.same_labels,
+        "pairing": inputs.pairing,
+        "comparison": check_pairing(inputs.pairing) if inputs.pairing else None,
+        "few_positives": FEW_POSITIVES,
         "models_table": models,
         "slice_tables": slices,
+        "senses": senses,
+        "shown": shown,
         "segment_best": report_tables.segment_table(scores, "segments_best", segments[:_SEGMENT_CLASSES_SHOWN]),
         "segment_worst": report_tables.segment_table(
             scores, "segments_worst", segments[_SEGMENT_CLASSES_SHOWN:][: -_SEGMENT_CLASSES_SHOWN - 1 : -1]
@@ -197,11 +209,13 @@ def _labelled(inputs: Inputs) -> Report:
         "figure": drawn,
         "sets": sets,
         "threshold_table": report_tables.threshold_table(scores),
+        "thresholds_text": thresholds_text(scores),
         "data_json": to_json(explorer_data(scores, found.by_class, inputs.baseline)),
     }
     all_figures = [figure for figure in drawn.values() if figure] + [
         figure for group in sets.values() for figure in group
     ]
+    all_figures += senses.figures if senses is not None else []
     return Report(_render(inputs, context), all_figures, tables, found.verdict)
 
 
@@ -269,6 +283,7 @@ def _render(inputs: Inputs, context: dict[str, Any]) -> str:
     environment.filters["number"] = number
     environment.filters["signed"] = signed
     environment.filters["probability"] = probability
+    environment.filters |= {"at_least": at_least, "at_most": at_most}
     environment.tests["class_name"] = lambda value: isinstance(value, ClassName)
     # The page's policy admits this one script, by its hash, and nothing from a network.
     script = templates.resource(_PACKAGE, "report.js") if context["data_json"] else ""

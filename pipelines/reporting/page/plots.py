@@ -113,7 +113,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """Average precision of classes (K,) before and after, and whether the change exceeds its interval (K,) bool."""
+    """Average precision of classes (K,) before and after, and whether the change exceeds chance (K,) bool."""
 
     before: np.ndarray
     after: np.ndarray
@@ -331,7 +331,7 @@ def plot_series(data: Series, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def plot_changes(data: Changes, *, ax: "Axes | None" = None) -> "Axes":
-    """Average precision after against before: above the diagonal is better; filled = beyond the interval."""
+    """Average precision after against before: above the diagonal is better; filled = beyond chance."""
     ax = new_axes(ax)
     ax.plot([0, 1], [0, 1], color="#B9C0C8", linewidth=0.9, zorder=0.5)
     within = ~data.exceeds
@@ -344,11 +344,11 @@ def plot_changes(data: Changes, *, ax: "Axes | None" = None) -> "Axes":
         markersize=2.6,
         alpha=0.5,
         markeredgewidth=0,
-        label="within the interval",
+        label="within chance",
         rasterized=within.sum() > 500,
     )
-    ax.plot(data.before[better], data.after[better], "^", color=BLUE, markersize=5, label="better, beyond it")
-    ax.plot(data.before[worse], data.after[worse], "v", color=VERMILION, markersize=5, label="worse, beyond it")
+    ax.plot(data.before[better], data.after[better], "^", color=BLUE, markersize=5, label="better, beyond chance")
+    ax.plot(data.before[worse], data.after[worse], "v", color=VERMILION, markersize=5, label="worse, beyond chance")
     _unit_square(ax, "Average precision of the baseline", "Average precision of this run")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, handletextpad=0.2, columnspacing=0.8)
     return ax

@@ -78,6 +78,7 @@ def headline_table(found: Sequence[Estimate], against: Sequence[Change] | None) 
                 change.delta if change else None,
                 change.low if change else None,
                 change.high if change else None,
+                change.p if change else None,
             ]
         )
     return Table(
@@ -93,6 +94,7 @@ def headline_table(found: Sequence[Estimate], against: Sequence[Change] | None) 
             "change",
             "change_low_95",
             "change_high_95",
+            "change_p",
         ),
         rows,
     )
@@ -148,9 +150,11 @@ def per_class_table(scores: Scores, by_class: ClassChanges | None) -> Table:
         row: list[Any] = [index, scores.names[index], scores.main_vertical(index)]
         row += [float(scores.columns[key][index]) for key in columns]
         if by_class is not None:
-            row += [float(by_class.delta[index]), int(by_class.exceeds[index])]
+            row += [float(by_class.delta[index]), float(by_class.p[index]), int(by_class.exceeds[index])]
         rows.append(row)
-    return Table("per_class", header + (["ap_change", "ap_change_exceeds"] if by_class is not None else []), rows)
+    return Table(
+        "per_class", header + (["ap_change", "ap_change_p", "ap_change_exceeds"] if by_class is not None else []), rows
+    )
 
 
 def recommendation_table(recommendations: Sequence[Recommendation]) -> Table:
@@ -238,7 +242,7 @@ def examples_table(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table
 
 
 def changed_table(scores: Scores, baseline: Scores, by_class: ClassChanges) -> Table:
-    """Classes whose AP changed beyond its interval, the greatest change first."""
+    """Classes whose AP changed beyond chance, the greatest change first."""
     changed = np.flatnonzero(by_class.exceeds)
     rows = [
         [
@@ -249,9 +253,10 @@ def changed_table(scores: Scores, baseline: Scores, by_class: ClassChanges) -> T
             float(by_class.delta[i]),
             float(by_class.low[i]),
             float(by_class.high[i]),
+            float(by_class.p[i]),
         ]
         for i in changed[np.argsort(-np.abs(by_class.delta[changed]), kind="stable")]
     ]
     return Table(
-        "changed_classes", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most"), rows
+        "changed_classes", ("Class", "Positives", "AP before", "AP now", "Change", "At least", "At most", "p"), rows
     )

@@ -16,6 +16,7 @@ from pipelines.extracting.manifests import Part, load_part, load_summary, save_p
 from pipelines.extracting.steps import AssembleShard, ExtractFile
 from tests.fixtures.media import colour_clip, colour_codes, write_encoders
 from tests.fixtures.records import read_payloads
+from vcls_model.commands import JobError
 from vcls_model.embedding import EmbeddingConfig
 from vcls_model.media import errors
 
@@ -56,6 +57,18 @@ def test_a_file_becomes_a_part(config: ExtractConfig) -> None:
     assert (noise.record, noise.reason) == (b"", errors.UNKNOWN_FORMAT)
     assert (absent.record, absent.reason) == (b"", errors.NOT_FOUND)
     assert segment.rows == 2
+
+
+def test_a_file_that_grows_while_it_is_read_ends_the_job(config: ExtractConfig) -> None:
+    """What was read of it is of neither state; the next run reads it as it is then."""
+    step = ExtractFile(config)
+    clip = config.shards[0].files[0]
+    with open(clip.path, "ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(JobError, match=f"clip.mp4 changed while it was read: it had {clip.size_bytes:,} bytes when"):
+        list(step.process((0, 0)))
+    step.teardown()
+    assert load_part(config, config.shards[0], 0) is None
 
 
 def test_a_part_that_is_there_is_not_made_again(config: ExtractConfig) -> None:

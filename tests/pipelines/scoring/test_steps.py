@@ -33,7 +33,7 @@ def config(model: Path, tmp_path: Path) -> ScoringConfig:
         model_identities=("model",),
         schema=dataclasses.replace(schema_by_name("yt8m-video"), class_count=CLASSES),
         split=None,
-        ratios=None,
+        splits=None,
         top_k=5,
         threshold=0.5,
         class_thresholds=None,

@@ -147,6 +147,7 @@ def test_a_projection_that_does_not_fit_is_refused(colours: Path) -> None:
         ({"range": [1, -1]}, "range must increase"),
         ({"range": [0]}, "range must be a list of 2 numbers"),
         ({"range": [0, float("nan")]}, "range must be a list of 2 numbers"),
+        ({"range": [0, 10**400]}, "range must be a list of 2 numbers"),
         ({"name": " "}, "name must be a text that is not empty"),
         ({"rounding": "up"}, "rounding must be one of midpoint, rounded, truncated"),
         ({"input": [1]}, "input must be a JSON object"),
@@ -186,6 +187,9 @@ def test_a_sound_shape_must_hold_the_patch(tmp_path: Path) -> None:
     model = write_onnx(tmp_path / "l.onnx", [1, 96, 64], [1])
     describe(model, {**SOUND, "input": {**SOUND["input"], "shape": [96, 32]}})
     with pytest.raises(UsageError, match=r"shape \[96, 32\] does not hold 6144 values"):
+        load_encoder(str(model), "sound")
+    describe(model, {**SOUND, "input": {**SOUND["input"], "shape": 5}})
+    with pytest.raises(UsageError, match="shape must be a list of whole numbers"):
         load_encoder(str(model), "sound")
     describe(model, {**SOUND, "input": {"features": "log_mel", "log_offset": 0}})
     with pytest.raises(UsageError, match="log_offset must be positive"):

@@ -80,3 +80,17 @@ def test_a_child_that_hangs_is_ended(decoder: StillDecoder) -> None:
         decoder.decode(jpeg(halves()))
     decoder.seconds = 5.0
     assert decoder.decode(jpeg(halves())).shape == (32, 32, 3)
+
+
+def test_what_is_done_meanwhile_may_fail_and_the_next_picture_is_its_own(decoder: StillDecoder) -> None:
+    done: list[int] = []
+    red = np.full((40, 40, 3), (250, 0, 0), np.uint8)
+    assert decoder.decode(jpeg(red), meanwhile=lambda: done.append(1)).mean(axis=(0, 1))[0] > 240
+    assert done == [1]
+
+    def fail() -> None:
+        raise KeyError("sound")
+
+    with pytest.raises(KeyError):
+        decoder.decode(jpeg(red), meanwhile=fail)
+    assert decoder.decode(jpeg(255 - red)).mean(axis=(0, 1))[0] < 15

@@ -1,5 +1,9 @@
 """The interval of average precision holds the truth, whatever hides inside a bin."""
 
+import csv
+import io
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,6 +13,7 @@ from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bin_edges, bins_of, logit_of, nearest_edges, probability_of
 from vcls_model.metrics.kernels import cell_precisions, count_scores, harmonic
 from vcls_model.metrics.result import compute_result
+from vcls_model.records.vocabulary import unnamed_classes
 
 # Scores that crowd into few bins: their order inside a bin decides the true average precision.
 CROWDED = st.integers(0, 40).map(lambda step: step / 2048 - 0.01) | st.sampled_from(
@@ -99,3 +104,26 @@ def test_harmonic_sums():
 def test_logit_and_probability_are_inverse():
     values = np.array([0.0, 1e-12, 0.25, 0.5, 0.999, 1.0])
     np.testing.assert_allclose(probability_of(logit_of(values)), values, atol=1e-15)
+
+
+def test_bounds_in_per_class_csv_are_rounded_outward():
+    generator = np.random.default_rng(3)
+    accumulator = MetricAccumulator(40, exact_scores=0)
+    truth = generator.random((500, 40)) < 0.2
+    truth[:, 0] = True  # a class that every video has: its precision is 1
+    rows, values = np.nonzero(truth)
+    logits = (generator.normal(-3, 1, truth.shape) + truth).astype(np.float32)
+    accumulator.update(logits, values, np.bincount(rows), [b"%d" % row for row in range(500)])
+    result = compute_result(accumulator)
+    written = list(
+        csv.DictReader(io.StringIO(result.to_files(unnamed_classes(40))["per_class.csv"].decode(), newline=""))
+    )
+    inexact = 0
+    for index, row in enumerate(written):
+        lower, ap, upper = (Fraction(row[name]) for name in ("ap_lower", "ap", "ap_upper"))
+        assert 0 <= lower <= Fraction(float(result.per_class["ap_lower"][index]))
+        assert Fraction(float(result.per_class["ap_upper"][index])) <= upper <= 1
+        assert lower <= ap <= upper
+        inexact += lower != Fraction(float(result.per_class["ap_lower"][index]))
+        assert float(upper - Fraction(float(result.per_class["ap_upper"][index]))) < 1.1e-6
+    assert inexact > 30

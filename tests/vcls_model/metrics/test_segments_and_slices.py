@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from tests.vcls_model.metrics import oracles
 from vcls_model.metrics.accumulator import MetricAccumulator
+from vcls_model.metrics.packing import pack, unpack
 from vcls_model.metrics.segments import SegmentAccumulator
-from vcls_model.metrics.slices import SliceAccumulator
+from vcls_model.metrics.slices import _CELL_ENDS, SliceAccumulator
 
 
 def segment_map(classes, logits, ratings, depth):
@@ -78,6 +80,25 @@ def test_slices_are_the_metrics_of_their_videos():
         assert figures["videos"] == mine.sum() and figures["labels"] == truth[mine].sum()
         for name in ("gap_at_20", "hit_at_1", "perr"):
             assert figures[name] == pytest.approx(getattr(oracles, name)(logits[mine], truth[mine]), abs=1e-9)
+        seen = truth[mine].any(axis=0)
+        exact = average_precision_score(truth[mine][:, seen], logits[mine][:, seen], average="macro")
+        cells = np.searchsorted(_CELL_ENDS, logits[mine][:, seen], side="right")
+        tied = average_precision_score(truth[mine][:, seen], cells, average="macro")
+        assert figures["map"] == pytest.approx(tied, abs=1e-9)
+        assert figures["map_lower"] <= exact <= figures["map_upper"]
+        assert figures["map_upper"] - figures["map_lower"] < 0.1
+
+
+def test_slices_that_an_earlier_version_stored_have_no_map():
+    old, new = (SliceAccumulator(3, "year") for _ in range(2))
+    for accumulator in (old, new):
+        accumulator.update(np.eye(3, dtype=np.float32), np.arange(3), np.ones(3), ["a", "a", "b"])
+    header, arrays = unpack(old.to_bytes())
+    kept = {name: array for name, array in arrays.items() if not name.startswith(("table", "positives"))}
+    old = SliceAccumulator.from_bytes(pack(header, kept))
+    assert np.isnan(old.result()["a"]["map"]) and new.result()["a"]["map"] == 1
+    new.merge(old)
+    assert np.isnan(new.result()["b"]["map"]) and new.result()["b"]["gap_at_20"] > 0
 
 
 def test_slices_refuse_what_does_not_fit():

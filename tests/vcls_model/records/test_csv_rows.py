@@ -1,12 +1,14 @@
 """A CSV of features: clean blocks through pyarrow, blocks with a bad row through the careful reader, same result."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records import csv_rows
 from vcls_model.records.schema import schema_from_dict
 from vcls_model.records.shards import detect_schema, read_batches, resolve_schema
 
@@ -200,3 +202,55 @@ def test_a_schema_file_takes_the_names_of_the_first_file(tmp_path: Path) -> None
 def test_a_table_of_something_else_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(UsageError, match="is not a CSV of features"):
         detect_schema(str(write(tmp_path / "a.csv", [], header)))
+
+
+def test_what_is_meant_to_take_for_ever_takes_a_moment(tmp_path: Path) -> None:
+    read(write(tmp_path / "warm.csv", ROWS))
+    started = time.process_time()
+    # A heading of digits, which a pattern would divide in every way.
+    schema = detect_schema(str(write(tmp_path / "a.csv", ["x,1,1"], "id,labels," + "1" * 500_000 + "x")))
+    assert schema.modalities[0].width == 1
+    # A row with as many labels as fit, of which one is out of range.
+    labels = ";".join(map(str, range(300_000)))
+    ids, _, _, _, rejected, _ = read(write(tmp_path / "b.csv", [f"x,{labels},1,2,3,4,5", ROWS[0]]))
+    assert ids == [b"v0"] and [item.error for item in rejected] == ["label_out_of_range"]
+    # Thousands of columns without numbers in their names.
+    names = [f"n{'abcdefghij'[number % 10]}{number}z" for number in range(20_000)]
+    path = write(tmp_path / "c.csv", ["x,1," + ",".join(["1"] * 20_000)], "id,labels," + ",".join(names))
+    ((batch, _),) = read_batches(str(path), detect_schema(str(path)), class_count=10)
+    assert batch.features["features"].shape == (1, 20_000)
+    assert time.process_time() - started < 10
+
+
+def test_a_line_without_an_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "_LONGEST_LINE_BYTES", 3 << 20)
+    path = write(tmp_path / "a.csv", ["x,1," + "1" * (9 << 20)])
+    with pytest.raises(JobError, match="a.csv, line 2: it has more than 3 MB, as no row has"):
+        read(path)
+
+
+def test_numbers_are_written_as_every_program_writes_them(tmp_path: Path) -> None:
+    _, _, _, _, rejected, _ = read(write(tmp_path / "a.csv", ["x,1,1_000,2,3,4,5", "y,1," + "z" * 5000 + ",2,3,4,5"]))
+    assert [item.error for item in rejected] == ["wrong_type"] * 2
+    assert "got '1_000'" in rejected[0].message and len(rejected[1].message) < 200
+
+
+def test_labels_by_name(tmp_path: Path) -> None:
+    names = ("Arcade game", "Car", "car", "7", "Dog")
+    rows = ["a,Arcade game;4,1,2,3,4,5", "b,DOG; 0,1,2,3,4,5", "c,Car,1,2,3,4,5", "d,cAR,1,2,3,4,5"]
+    rows += ["e,Cat;Dog,1,2,3,4,5", "f,3 1,1,2,3,4,5"]
+    path = write(tmp_path / "a.csv", rows)
+    ids, labels, _, _, rejected, _ = read(path, class_names=names, class_count=5)
+    assert dict(zip(ids, labels, strict=True)) == {b"a": [0, 4], b"b": [0, 4], b"c": [1], b"f": [1, 3]}
+    assert [(item.id, item.error) for item in rejected] == [("d", "wrong_type"), ("e", "unknown_label")]
+    assert "the classes 1, 2 are called 'cAR': write an index" in rejected[0].message
+    assert "no class of the vocabulary is called 'Cat'" in rejected[1].message
+    # Scoring leaves out labels that the model does not know, and counts them.
+    batches = list(
+        read_batches(str(path), detect_schema(str(path)), class_count=5, class_names=names, drop_unknown_labels=True)
+    )
+    assert [batch.notes["labels_unknown"] for batch, _ in batches] == [1]
+    assert batches[0][0].ids == [b"a", b"b", b"c", b"e", b"f"]
+    # Without a vocabulary there are indices alone.
+    _, _, _, _, rejected, _ = read(path)
+    assert {item.error for item in rejected} == {"wrong_type"} and len(rejected) == 5

@@ -264,6 +264,99 @@ def test_of_a_mixture_what_is_missing_is_filled_where_the_frames_are_known(tmp_p
     }
 
 
+@pytest.mark.parametrize("batch_bytes", [300, 1 << 20])
+def test_what_a_record_lacks_is_said_and_not_made_up(tmp_path: Path, batch_bytes: int) -> None:
+    made = videos(6, MIXED)
+    payloads = [
+        made[0].sequence(),
+        made[1].sequence({"title": None}),
+        made[2].sequence(lists={"audio": None}),
+        made[3].sequence(lists={"audio": tf.train.FeatureList()}),  # an empty list says as much
+        made[4].sequence({"title": None}, {"audio": None, "rgb": None, "other": tf.train.FeatureList()}),
+        made[5].sequence(lists={"audio": None, "rgb": None}),
+    ]
+    found, rejected, batches = read(
+        write_shard(tmp_path / "a", payloads), MIXED, missing_modality="mask", batch_bytes=batch_bytes
+    )
+    assert [item.error for item in rejected] == ["missing_feature"]
+    assert [video.id for video in found] == [made[row].id for row in (0, 1, 2, 3, 5)]
+    missing = {
+        name: [
+            bool(batch.missing.get(name, np.zeros(len(batch), bool))[row])
+            for batch in batches
+            for row in range(len(batch))
+        ]
+        for name in ("rgb", "audio", "title")
+    }
+    assert missing == {
+        "rgb": [False, False, False, False, True],
+        "audio": [False, False, True, True, True],
+        "title": [False, True, False, False, False],
+    }
+    assert np.isnan(found[1].values["title"]).all()
+    assert found[2].values["audio"].shape == (0, 3)
+    np.testing.assert_array_equal(found[2].values["rgb"], made[2].values["rgb"])
+    np.testing.assert_array_equal(found[4].values["title"], made[5].values["title"])
+    assert [count for batch in batches for count in batch.frame_counts()] == [
+        *(len(made[row].values["rgb"]) for row in range(4)),
+        0,
+    ]
+    assert not any(batch.notes or batch.filled for batch in batches)
+
+
+def test_a_vector_of_codes_that_is_missing_is_not_a_number(tmp_path: Path) -> None:
+    schema = RecordSchema(
+        "codes",
+        "example",
+        "id",
+        "labels",
+        (Modality("embedding", 600, "vector", "uint8"), Modality("title", 2, "vector", "float32")),
+        10,
+    )
+    title = float_feature(1.0, 2.0)
+    payloads = [
+        Video(b"x", (1,), {}).example(title=title),
+        Video(b"y", (1,), {}).example(title=title, embedding=bytes_feature(bytes(600))),
+    ]
+    found, rejected, batches = read(write_shard(tmp_path / "a", payloads), schema, missing_modality="mask")
+    assert rejected == []
+    assert np.isnan(found[0].values["embedding"]).all()
+    np.testing.assert_allclose(found[1].values["embedding"], 4 / 512 - 2)
+    assert batches[0].missing["embedding"].tolist() == [True, False]
+
+
+def test_modalities_of_unequal_length_are_aligned_by_time(tmp_path: Path) -> None:
+    (video,) = videos(1, FRAME, frames=(8, 9))
+    payloads = [
+        edit_frames("audio", lambda rows: rows[:5])(video),
+        edit_frames("rgb", lambda rows: rows[:7])(video),
+        video.sequence(),
+    ]
+    shard = write_shard(tmp_path / "a", payloads)
+    assert [item.error for item in read(shard, FRAME)[1]] == ["frames_differ"] * 2
+    found, rejected, (batch,) = read(shard, FRAME, missing_modality="mask")
+    assert rejected == []
+    assert batch.notes == {"videos_padded": 2, "frames_padded": 4}
+    assert batch.held["audio"][0] == 5 and batch.held["rgb"][1] == 7
+    np.testing.assert_array_equal(found[0].values["audio"][:5], video.values["audio"][:5])
+    np.testing.assert_array_equal(found[0].values["audio"][5:], np.full((3, 3), 128))
+    np.testing.assert_array_equal(found[0].values["rgb"], video.values["rgb"])
+    np.testing.assert_array_equal(found[1].values["rgb"][7:], np.full((1, 6), 128))
+    assert batch.frame_counts().tolist() == [8, 8, 8]
+
+
+def test_a_segment_after_the_end_of_the_sound_lacks_it(tmp_path: Path) -> None:
+    (video,) = videos(1, FRAME, frames=(15, 16))
+    video.values["audio"] = video.values["audio"][:7]
+    shard = write_shard(tmp_path / "a", [segment_record(video, [0, 5, 10], [1, 1, 1])])
+    found, rejected, (batch,) = read(shard, SEGMENTS, missing_modality="mask")
+    assert rejected == []
+    assert batch.missing["audio"].tolist() == [False, False, True] and "rgb" not in batch.missing
+    np.testing.assert_array_equal(found[1].values["audio"][:2], video.values["audio"][5:7])
+    assert found[1].values["audio"].shape == (5, 3) and found[2].values["audio"].shape == (0, 3)
+    assert batch.notes == {"videos_padded": 1, "frames_padded": 3}
+
+
 def test_frames_beyond_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
     made = videos(10, FRAME, frames=(3, 12))
     found, _, batches = read(write_shard(tmp_path / "a", [video.sequence() for video in made]), FRAME, max_frames=5)

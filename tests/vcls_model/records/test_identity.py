@@ -79,14 +79,25 @@ def test_shards_of_another_run_are_not_read(tmp_path: Path) -> None:
     (data / "train" / "train-00000-of-00001.tfrecord").unlink()
     with pytest.raises(JobError, match="train-00000-of-00001.tfrecord is missing"):
         open_transformed(str(data)).shards("train")
+    # What claims more than any disk holds costs no memory.
+    info = json.loads((data / "info.json").read_text())
+    info["splits"]["test"]["shards"] = 10**15
+    (data / "info.json").write_text(json.dumps(info))
+    with pytest.raises(JobError, match="does not hold the 1,000,000,000,000,000 shards"):
+        open_transformed(str(data)).shards("test")
+    (data / "info.json").write_text(json.dumps(info | {"class_count": 10**15}))
+    with pytest.raises(JobError, match="class_count must lie between 1 and 1,000,000"):
+        open_transformed(str(data))
 
 
 def test_transformed_records_are_not_transformed_again(tmp_path: Path) -> None:
     make(tmp_path)
     records = tmp_path / "out" / "test"
     flags = [f"--schema={tmp_path}/schema.json", f"--output={tmp_path}/again", "--dry_run"]
-    with pytest.raises(UsageError, match="transformed already: .*name the raw records"):
-        preprocess.run([f"--input={records}/*", *flags])
+    (tmp_path / "link").symlink_to(records)
+    for directory in (records, tmp_path / "link"):
+        with pytest.raises(UsageError, match="transformed already: .*name the raw records"):
+            preprocess.run([f"--input={directory}/*", *flags])
     (tmp_path / "out" / "info.json").write_text("not ours")  # raw records may lie in a directory of this name, too
     preprocess.run([f"--input={records}/*", *flags])
 

@@ -243,8 +243,9 @@ def test_pairs_of_labels() -> None:
 
 
 def index(
-    payloads: Sequence[bytes], kinds: Sequence[int], widths: Sequence[int], names: Sequence[bytes], lists: int = 0
-):  # type: ignore
+    payloads: Sequence[bytes], kinds: Sequence[int], widths: Sequence[int], names: Sequence[bytes], lists: int = 0,
+    may_lack: bool = False,
+):  # type: ignore  # fmt: skip
     """What `index_records` says of payloads with `names` of modalities, the last `lists` of which are feature lists."""
     buffer = array_of(b"".join(payloads))
     lengths = np.array([len(payload) for payload in payloads])
@@ -259,7 +260,7 @@ def index(
     )
     decode.index_records(
         buffer, np.cumsum(lengths) - lengths, lengths, 2 + len(names) - lists, joined, ends,
-        np.array(kinds), np.array(widths), 10, True, *found,
+        np.array(kinds), np.array(widths), 10, True, may_lack, *found,
     )  # fmt: skip
     return buffer, *found
 
@@ -287,6 +288,24 @@ def test_records_are_indexed_and_gathered() -> None:
     target = np.zeros((4, 5), np.uint8)
     decode.gather_codes(buffer, values[:, 1, 0].copy(), values[:, 1, 2].copy(), values[:, 1, 1].copy(), target)
     np.testing.assert_array_equal(target, codes)
+
+
+def test_records_may_lack_modalities_but_not_all() -> None:
+    rgb = np.array([1.0, 2.0], np.float32)
+    payloads = [
+        example(id=b"v", labels=[1], rgb=rgb, audio=b"abc"),
+        example(id=b"v", labels=[1], audio=b"abc"),
+        example(id=b"v", labels=[1], rgb=rgb),
+        example(id=b"v", labels=[1], title=b"abc"),
+    ]
+    arguments = payloads, [decode.FLOAT_VECTOR, decode.BYTE_VECTOR], [2, 3], [b"rgb", b"audio"]
+    assert index(*arguments)[1].tolist() == [True, False, False, False]
+    buffer, canonical, *_, values = index(*arguments, may_lack=True)
+    assert canonical.tolist() == [True, True, True, False]
+    assert (values[:3, :, 0] >= 0).tolist() == [[True, True], [False, True], [True, False]]
+    bits = np.zeros((3, 2), np.uint32)
+    decode.gather_floats(buffer, values[:3, 0, 0].copy(), bits)
+    np.testing.assert_array_equal(bits.view(np.float32), [rgb, [np.nan, np.nan], rgb])
 
 
 def test_what_a_usable_record_must_satisfy_is_checked() -> None:
@@ -416,6 +435,27 @@ def test_transformed_records_are_indexed_and_copied() -> None:
     assert [content[row[gather.ID_BEGIN] : row[gather.ID_END]] for row in rows[:3]] == [b"v0", b"v1", b"v2"]
     for row, payload in zip(rows[:3], payloads, strict=True):
         assert content[row[gather.START] :][: row[gather.LENGTH]] == payload
+
+    # The same names, and those that say what is missing.
+    names, ends = names_of(b"id", b"labels", b"num_frames", b"title", b"rgb", b"has_title", b"has_rgb")
+    says_so = example(id=b"v", labels=[1], num_frames=[1], title=vectors[0], has_rgb=[0])
+    says_otherwise = example(id=b"v", labels=[1], num_frames=[1], title=vectors[0], has_rgb=[1])
+    half = array_of(b"".join(map(framed, [payloads[0], says_so, says_otherwise, lacking])))
+    found = np.zeros((8, gather.INDEX_COLUMNS + 2), np.int64)
+    gather.index_transformed(half, 0, len(half), True, names, ends, kinds, widths, found, 0)
+    assert found[:4, gather.CANONICAL].tolist() == [1, 1, 0, 0]
+    assert (found[:2, gather.INDEX_COLUMNS + 1] >= 0).tolist() == [True, False]
+    there = np.full((2, 1, 2), 9, np.uint8)
+    gather.copy_frames(
+        half, found[:2, gather.INDEX_COLUMNS + 1].copy(), np.arange(2), np.zeros((2, 1), np.int32),
+        np.ones(2, np.int32), 2, 1, there.reshape(-1),
+    )  # fmt: skip
+    assert there.tolist() == [[codes[0, 0].tolist()], [[0, 0]]]
+    nothing = np.ones((1, 2), np.float32)
+    gather.copy_vectors(
+        half, np.array([gather.MISSING + 99]), np.zeros(1, np.int64), 8, nothing.reshape(-1).view(np.uint8)
+    )
+    assert nothing.tolist() == [[0, 0]]
 
     places = np.array([2, 0, 1])
     title = np.zeros((3, 2), np.float32)

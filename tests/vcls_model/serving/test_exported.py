@@ -48,7 +48,7 @@ def test_codes_are_looked_up_by_column() -> None:
     rng = np.random.default_rng(0)
     table = rng.integers(0, 256, (5, 256)).astype(np.uint8)
     codes = [rng.integers(0, 256, (length, 5)).astype(np.uint8) for length in (3, 1, 4)]
-    mapped = mapped_codes(frames_of(codes), table)
+    mapped = mapped_codes(frames_of(codes), table, 4)
     assert mapped.shape == (3, 4, 5)
     for row, rows in zip(mapped, codes, strict=True):
         assert row[: len(rows)].tolist() == [[table[d, code] for d, code in enumerate(frame)] for frame in rows]

@@ -11,6 +11,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.input.dataset import make_batches
 from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
+from vcls_model.models.label_directions import KEY_POWER
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints
 from vcls_model.training.fine_tuning import FineTuning
@@ -140,12 +141,10 @@ def test_a_pretrained_projection_can_get_neighbours(video_data, tmp_path):
     info = train.run([*arguments, f"--output={tmp_path / 'b'}", f"--init_from={tmp_path / 'a'}", "--neighbours=3"])
     assert info["model"]["hyperparameters"]["neighbours"] == 3
     models = [keras.models.load_model(tmp_path / name / "model.keras") for name in "ab"]
-    for one, key in zip(
-        models[0].get_layer("label_projection").weights,
-        models[1].get_layer("classifier_neighbour_key").weights,
-        strict=True,
-    ):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(key))
+    mean, directions, strengths = models[0].get_layer("label_projection").get_weights()
+    vote = models[1].get_layer("classifier_neighbours")
+    np.testing.assert_array_equal(vote.mean, mean)
+    np.testing.assert_allclose(vote.turn, directions * strengths**KEY_POWER, rtol=1e-6)
 
 
 def test_averages_do_not_depend_on_steps_a_call_and_learn_in_a_short_run(video_data, tmp_path):
@@ -212,10 +211,11 @@ def test_the_pretrained_projection_is_kept_and_compares_neighbours(video_data, o
     )
     train.run([f"--data={other_classes}", f"--output={tmp_path / 'scratch'}", *flags])
     models = {name: keras.saving.load_model(tmp_path / name / "model.keras") for name in ("source", "tuned", "scratch")}
-    for layer in ("label_projection", "classifier_neighbour_key"):
-        source, tuned, scratch = (models[name].get_layer(layer).get_weights() for name in models)
-        np.testing.assert_array_equal(tuned[1], source[1])
-        assert not np.allclose(scratch[1], source[1], atol=0.1)
+    projections = [model.get_layer("label_projection").directions for model in models.values()]
+    turns = [model.get_layer("classifier_neighbours").turn for model in models.values()]
+    for source, tuned, scratch in (projections, turns):
+        np.testing.assert_array_equal(tuned, source)
+        assert not np.allclose(scratch, source, atol=0.1)
     keys = {name: np.asarray(model.get_layer("classifier_neighbours").keys) for name, model in models.items()}
     assert keys["tuned"].shape == keys["scratch"].shape and not np.allclose(keys["tuned"], keys["scratch"], atol=0.1)
 
@@ -296,9 +296,10 @@ def test_remembered_videos_are_never_taken_over(video_data, graphs, tmp_path):
     train.run([f"--data={video_data}", f"--output={tmp_path / 'source'}", *flags])
     keys = {}
     for name, data in (("other", other), ("longer", longer)):
-        train.run(
-            [f"--data={data}", f"--output={tmp_path / f'm_{name}'}", f"--init_from={tmp_path / 'source'}", *flags]
-        )
+        started = [f"--data={data}", f"--output={tmp_path / f'm_{name}'}", f"--init_from={tmp_path / 'source'}", *flags]
+        with pytest.raises(UsageError, match="features scaled otherwise than those of .*--allow_other_scaling starts"):
+            train.run(started)
+        train.run([*started, "--allow_other_scaling"])
         model = keras.saving.load_model(tmp_path / f"m_{name}" / "model.keras")
         keys[name] = np.asarray(model.get_layer("classifier_neighbours").keys)
     theirs = keras.saving.load_model(tmp_path / "source" / "model.keras").get_layer("classifier_neighbours").keys
@@ -313,7 +314,7 @@ def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
     ensemble.run([f"--model={teacher}", f"--model={teacher}", f"--output={joined}"])
     data = open_transformed(str(video_data))
     batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(20))))
-    inputs = {name: value for name, value in batch["features"].items()}
+    inputs = training_data.whole(batch["features"])
     model = keras.saving.load_model(teacher / "model.keras")
     voted = np.asarray(model(inputs))
     model.get_layer("classifier_neighbours").weight = 0.0
@@ -369,7 +370,7 @@ def test_distillation_follows_the_teachers(trained, video_data, tmp_path):
         ),
     )
     logits = np.asarray(
-        keras.models.load_model(trained / "model.keras")({name: value for name, value in done.features.items()}),
+        keras.models.load_model(trained / "model.keras")(training_data.whole(done.features)),
         np.float64,
     )
     p = 1 / (1 + np.exp(-logits))

@@ -80,6 +80,24 @@ def count_positives(logits, labels, label_starts, positives):
 
 
 @njit
+def count_in_cells(logits, rows, labels, label_starts, cell_of_bin, table, positives):
+    """Adds the scores of some rows of (B, C) logits, and those of their true labels, to tables (C, cells) uint32.
+
+    Args:
+        logits: (B, C) float32, no NaN.
+        rows: (n,) int64, the rows to count.
+        labels, label_starts: true classes, those of row r are labels[label_starts[r] : label_starts[r + 1]].
+        cell_of_bin: (bins,) int64, the cell that each bin is part of.
+        table, positives: what is added to.
+    """
+    for r in rows:
+        for c in range(logits.shape[1]):
+            table[c, cell_of_bin[bin_of(logits[r, c])]] += np.uint32(1)
+        for i in range(label_starts[r], label_starts[r + 1]):
+            positives[labels[i], cell_of_bin[bin_of(logits[r, labels[i]])]] += np.uint32(1)
+
+
+@njit
 def score_keys(logits, labels, label_starts):
     """(C, B) uint64: ordered score << 1 | whether it is a true label's."""
     rows, class_count = logits.shape

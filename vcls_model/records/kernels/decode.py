@@ -93,6 +93,7 @@ def index_records(
     widths,
     class_count,
     need_labels,
+    may_lack,
     canonical,
     ids,
     labels,
@@ -110,11 +111,12 @@ def index_records(
         kinds, widths: of each modality.
         class_count: labels must be below.
         need_labels: a record needs at least one label.
+        may_lack: a record may lack modalities, though not all.
         canonical: out, bool (R,): the record is good and was understood; if not, the careful reader must look at it.
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
         context: out, int64 (R, E, 2): begin and end of each Feature to be read as it is, or -1 where there is none.
-        values: out, int64 (R, M, 3): first byte, frames and stride of each modality.
+        values: out, int64 (R, M, 3): first byte, frames and stride of each modality; -1, 0 and 0 where it is missing.
     """
     modalities = kinds.shape[0]
     ahead = 2 + context.shape[1]
@@ -148,12 +150,19 @@ def index_records(
             continue
         context[record] = spans[2:ahead]
         good = True
+        lacking = 0
         record_frames = np.int64(-1)
         for modality in range(modalities):
             at, end = spans[ahead + modality, 0], spans[ahead + modality, 1]
             width = widths[modality]
             if at < 0:
-                good = False
+                values[record, modality, 0] = -1
+                values[record, modality, 1] = 0
+                values[record, modality, 2] = 0
+                lacking += 1
+                good = may_lack and lacking < modalities
+                if good:
+                    continue
                 break
             if kinds[modality] == BYTE_FRAMES:
                 code, frames, stride = _frames(buffer, at, end, width)
@@ -203,9 +212,12 @@ def gather_labels(buffer, labels, target):
 
 @njit
 def gather_floats(buffer, begins, target):
-    """Copies packed little-endian floats into `target`, uint32 (R, D): the bits of float32."""
+    """Copies packed little-endian floats into `target`, uint32 (R, D): the bits of float32; NaN where begins[r] < 0."""
     for record in range(target.shape[0]):
         begin = begins[record]
+        if begin < 0:
+            target[record] = np.uint32(0x7FC00000)
+            continue
         for column in range(target.shape[1]):
             target[record, column] = load_u32(buffer, begin + 4 * column)
 

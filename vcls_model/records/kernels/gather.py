@@ -24,6 +24,8 @@ njit = njit_of(__package__)
 
 # Columns of the index of transformed records; after them, one per modality: where its values begin.
 START, LENGTH, CANONICAL, ID_BEGIN, ID_END, LABELS_BEGIN, LABEL_COUNT, FRAMES, INDEX_COLUMNS = range(9)
+# Where the values of a modality begin that the record lacks; it stays below 0 when a buffer's place is added.
+MISSING = -(1 << 62)
 # How frames are chosen.
 ALL_FRAMES, RANDOM_FRAMES, FRAME_SEQUENCE, UNIFORM_FRAMES, MIDDLE_FRAMES = range(5)
 
@@ -52,13 +54,25 @@ def _packed_integers(buffer, at, end):
 
 
 @njit
+def _says_missing(buffer, at, end, names, name_ends, name, spans):
+    """Whether the features in [at, end) hold the one of this number, and it is 0."""
+    if name >= name_ends.shape[0]:
+        return False
+    if not find_features(buffer, at, end, names, name_ends, name, name + 1, spans) or spans[name, 0] < 0:
+        return False
+    begin, count = _packed_integers(buffer, spans[name, 0], spans[name, 1])
+    return begin >= 0 and count == 1 and buffer[begin] == 0
+
+
+@njit
 def _index_features(buffer, at, end, names, name_ends, kinds, widths, spans, row):
     """Fills in one row of the index of transformed records. False: not canonical."""
     features, features_end = read_message(buffer, at, end, TAG_1)
     if features < 0 or features_end != end:
         return False
     spans[:] = -1
-    if not find_features(buffer, features, features_end, names, name_ends, 0, name_ends.shape[0], spans):
+    modalities = kinds.shape[0]
+    if not find_features(buffer, features, features_end, names, name_ends, 0, 3 + modalities, spans):
         return False
     if name_ends[0] > 0:
         if spans[0, 0] < 0:
@@ -80,9 +94,13 @@ def _index_features(buffer, at, end, names, name_ends, kinds, widths, spans, row
         if begin < 0 or count != 1:
             return False
         row[FRAMES], _ = read_varint(buffer, begin, end)
-    for modality in range(kinds.shape[0]):
+    for modality in range(modalities):
         if spans[3 + modality, 0] < 0:
-            return False
+            presence = 3 + modalities + modality
+            if not _says_missing(buffer, features, features_end, names, name_ends, presence, spans):
+                return False
+            row[INDEX_COLUMNS + modality] = MISSING
+            continue
         if kinds[modality] == FLOAT_VECTOR:
             begin, finish = single_value(buffer, spans[3 + modality, 0], spans[3 + modality, 1], TAG_2)
             size = 4 * widths[modality]
@@ -101,8 +119,9 @@ def index_transformed(buffer, at, filled, last, names, name_ends, kinds, widths,
 
     Args:
         buffer, at, filled, last: see `scan_records`.
-        names, name_ends: names of id, labels, number of frames and the modalities, concatenated (uint8), and where each
-            ends. An empty name of the id or of the number of frames: not to be read.
+        names, name_ends: names of id, labels, number of frames, the modalities, and the features that say by 0 that one
+            of these is missing, concatenated (uint8), and where each ends. An empty name of the id or of the number of
+            frames: not to be read.
         kinds, widths: of each modality, FLOAT_VECTOR or BYTE_MATRIX.
         index: out, int64 (R, INDEX_COLUMNS + M), from row `count` on. CANONICAL is 0 for a record in another encoding
             or that lacks something: of it, only START and LENGTH are filled in.
@@ -129,8 +148,14 @@ def index_transformed(buffer, at, filled, last, names, name_ends, kinds, widths,
 
 @njit
 def copy_vectors(source, begins, places, size, target):
-    """Copies `size` bytes from each begins[r] of `source` to row places[r] of `target`, the bytes of (B, size)."""
+    """Copies `size` bytes from each begins[r] of `source` to row places[r] of `target`, the bytes of (B, size).
+
+    Where begins[r] is below 0 the row becomes 0.
+    """
     for record in range(begins.shape[0]):
+        if begins[record] < 0:
+            target[places[record] * size : (places[record] + 1) * size] = 0
+            continue
         copy_bytes(target, places[record] * size, source, begins[record], size)  # type: ignore[call-arg]
 
 
@@ -139,7 +164,7 @@ def copy_frames(source, begins, places, positions, kept, width, steps, target):
     """Copies frames positions[r, :kept[r]] of each record to row places[r] of `target`; what is left of it becomes 0.
 
     Args:
-        source, begins: uint8, and int64 (R,): where the first frame of each record is.
+        source, begins: uint8, and int64 (R,): where the first frame of each record is; below 0, it has none.
         places: int64 (R,).
         positions, kept: int32 (R, K) and (R,); positions ascend.
         width, steps: bytes of a frame, and frames of a row.
@@ -149,7 +174,7 @@ def copy_frames(source, begins, places, positions, kept, width, steps, target):
         to = places[record] * steps * width
         end = to + steps * width
         step = 0
-        while step < kept[record]:
+        while step < kept[record] and begins[record] >= 0:
             first = step
             step += 1
             # Neighbours in one go.

@@ -103,8 +103,11 @@ class KServeRoutes:
             if not isinstance(values, np.ndarray) or (wanted == "u1" and values.dtype != np.uint8):
                 raise RefusedError(400, f"input {name[:100]!r} must be {'UINT8' if wanted == 'u1' else 'FP32'}")
             features[name] = values.astype(wanted, copy=False)
-        if lengths is not None and np.size(lengths) != max(map(len, features.values()), default=0):
-            raise RefusedError(400, f"{_LENGTHS} must hold one number per record")
+        if lengths is not None:
+            whole = isinstance(lengths, np.ndarray) and lengths.dtype.kind in "iu"
+            records = [len(values) if values.ndim else 0 for values in features.values()]
+            if not whole or np.size(lengths) != max(records, default=0):
+                raise RefusedError(400, f"{_LENGTHS} must hold one whole number per record")
         return self._service.of_arrays(features, None if lengths is None else np.ravel(lengths))
 
     def _answer(self, body: dict[str, Any], wanted: Sequence[_Wanted], values: dict[str, np.ndarray]) -> Response:
@@ -170,7 +173,10 @@ def _tensors(body: dict[str, Any], binary: memoryview) -> dict[str, Any]:
             raise RefusedError(
                 400, f"input {name[:100]!r}: the shape asks for {count:,} values, there are {len(values):,}"
             )
-        tensors[name] = values if datatype == "BYTES" else values.reshape(shape)
+        try:
+            tensors[name] = values if datatype == "BYTES" else values.reshape(shape)
+        except ValueError:  # more dimensions than an array has, or, where one is 0, larger ones
+            raise RefusedError(400, f"input {name[:100]!r}: there is no array of that shape") from None
     return tensors
 
 

@@ -1,6 +1,7 @@
 """`POST /label`: a media file, or the address of one, to labels over time."""
 
 import asyncio
+import logging
 import os
 import queue
 import tempfile
@@ -15,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from vcls_model import storage
+from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits
@@ -26,6 +28,7 @@ from vcls_model.serving.live.labelling import FileLabeller, FileProgress, MediaL
 from vcls_model.serving.live.queues import OverloadedError
 from vcls_model.serving.live.stream import Features
 
+_LOG = logging.getLogger(__name__)
 _FETCH_SECONDS = 300.0
 _TOO_LARGE = (errors.TOO_LARGE, errors.MEMORY, errors.DEADLINE)
 _DONE = object()
@@ -96,6 +99,7 @@ class _Work:
         self._scratch = tempfile.TemporaryDirectory(prefix="vcls-")
         self._path = os.path.join(self._scratch.name, "media")
         self._cancelled = False
+        self._labeller: FileLabeller | None = None
         self._running: asyncio.Future[None] | None = None
 
     async def receive(self, request: Request) -> None:
@@ -109,9 +113,13 @@ class _Work:
             most, private = settings.most_media_bytes, settings.private_addresses
             await asyncio.to_thread(fetch, url, self._path, most, _FETCH_SECONDS, private)
             return
-        with storage.open_atomically(self._path) as file:
-            async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
-                await asyncio.to_thread(file.write, chunk)
+        try:
+            with storage.open_atomically(self._path) as file:
+                async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
+                    await asyncio.to_thread(file.write, chunk)
+        except OSError as error:
+            _LOG.error("a file to label cannot be stored: %s", error)
+            raise RefusedError(507, "the service has no room for the file") from None
         if not os.path.getsize(self._path):
             raise RefusedError(400, "the body is empty: send a media file")
 
@@ -126,6 +134,8 @@ class _Work:
     async def finish(self) -> None:
         """Ends the work, where its client has left, and gives its place back."""
         self._cancelled = True
+        if self._labeller is not None:
+            self._labeller.interrupt()
         if self._running is not None:
             await asyncio.shield(asyncio.wait({self._running}))
         self.discard()
@@ -161,6 +171,7 @@ class _Work:
         limits = Limits(max_seconds=settings.most_media_seconds, protocols=("file",))
         try:
             with FileLabeller(engine.model, engine.options, score=self._score, limits=limits) as labeller:
+                self._labeller = labeller
                 for step in labeller.label(self._path):
                     if self._cancelled:
                         return
@@ -169,6 +180,9 @@ class _Work:
         except MediaError as error:
             message = error.message.replace(repr(self._path), "the file")  # no path of this machine goes out
             steps.put(RefusedError(413 if error.reason in _TOO_LARGE else 422, f"{error.reason}: {message}"))
+        except JobError as error:
+            _LOG.error("a file cannot be labelled: %s", error)
+            steps.put(RefusedError(503, "the service cannot decode files now"))
         finally:
             steps.put(_DONE)
 

@@ -92,19 +92,26 @@ def serve(app: Starlette, host: str, port: int, settings: ServiceSettings) -> No
         log_config=None,
         log_level=logging.WARNING,
     )
-    with _listening(host, port) as listener:
+    server = uvicorn.Server(config)
+    with _listening(host, port) as listener, _signals_end(server):
         bound, number = listener.getsockname()[:2]
         shown = f"[{bound}]" if ":" in bound else bound
         print(f"serving on http://{shown}:{number}/", flush=True)
-        with _signals_end_quietly():
-            uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises a signal again once it has shut down: here that is the end of the service, and no error."""
+def _signals_end(server: uvicorn.Server) -> Iterator[None]:
+    """Ends the server at signals that come before uvicorn listens to them.
+
+    It raises a signal again once it has shut down: here that is the end of the service, and no error.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    before = [signal.signal(number, end) for number in numbers]
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from vcls_model.serving.http.metrics import Metrics
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
 from vcls_model.serving.live.queues import OverloadedError, Scored
-from vcls_model.serving.live.stream import RING_FRAMES, Features
+from vcls_model.serving.live.stream import RING_FRAMES, Features, nothing_of
 
 
 @dataclasses.dataclass
@@ -79,7 +79,8 @@ class Service:
         """Videos from arrays of many.
 
         Args:
-            features: by modality float32 (B, D), or codes uint8 (B, T, D).
+            features: by modality float32 (B, D), or codes uint8 (B, T, D); some may be left out where the model bears
+                that they are missing.
             lengths: frames of each video, (B,); None: T.
 
         Raises:
@@ -87,15 +88,19 @@ class Service:
         """
         modalities = self.engine.model.modalities
         names = [each.name for each in modalities]
-        if set(features) != set(names):
+        lacking = set(names) - set(features)
+        if not features or not set(features) <= set(names) or (lacking and not self.engine.model.masks):
             raise RefusedError(
                 400, f"the model takes {', '.join(names)}, the request holds {', '.join(sorted(features))}"
             )
-        counts = {len(values) for values in features.values()}
+        counts = {len(values) if values.ndim else 0 for values in features.values()}
         if len(counts) != 1:
             raise RefusedError(400, "the inputs hold different numbers of records")
-        self.check_count(counts.pop())
+        count = counts.pop()
+        self.check_count(count)
         for each in modalities:
+            if each.name in lacking:
+                continue
             values = features[each.name]
             dimensions = 3 if each.kind == FRAMES else 2
             if values.ndim != dimensions or values.shape[-1] != each.width or 0 in values.shape:
@@ -107,12 +112,12 @@ class Service:
                 raise RefusedError(400, f"{each.name} holds values that are not finite")
         if len({values.shape[1] for values in features.values() if values.ndim == 3}) > 1:
             raise RefusedError(400, "the modalities of a record must have the same number of frames")
+        absent = {each.name: nothing_of(each) for each in modalities if each.name in lacking}
         videos: list[Features] = []
-        for row in range(len(features[names[0]])):
+        for row in range(count):
             steps = _steps(lengths, row, features)
-            videos.append(
-                {name: values[row][:steps] if values.ndim == 3 else values[row] for name, values in features.items()}
-            )
+            own = {name: values[row][:steps] if values.ndim == 3 else values[row] for name, values in features.items()}
+            videos.append({**own, **absent})
         return videos
 
     def of_records(self, payloads: Sequence[bytes]) -> list[Features]:
@@ -126,7 +131,11 @@ class Service:
         if schema is None or schema.container == "csv":
             raise RefusedError(400, "the model takes no serialized records")
         options = RecordOptions(
-            len(self.engine.model.classes), RING_FRAMES, require_labels=False, drop_unknown_labels=True
+            len(self.engine.model.classes),
+            RING_FRAMES,
+            require_labels=False,
+            drop_unknown_labels=True,
+            mask_missing=self.engine.model.masks,
         )
         lengths = np.array([len(payload) for payload in payloads], np.int64)
         starts = np.cumsum(lengths) - lengths

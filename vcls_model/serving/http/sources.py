@@ -47,6 +47,8 @@ class SourceRoutes:
     def stop(self) -> None:
         """Ends all pulling, and delivers the events that wait."""
         for player in self._players.values():
+            player.ask_to_stop()
+        for player in self._players.values():
             player.stop()
         for sink in self._sinks:
             sink.close()

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from vcls_model.commands import JobError
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.media.stills import StillDecoder
@@ -24,6 +25,7 @@ from vcls_model.serving.live.events import LabelRules
 from vcls_model.serving.live.models import LiveModel
 from vcls_model.serving.live.queues import ModelQueue, OverloadedError, Scored
 from vcls_model.serving.live.session import DROPPED, Answer, Frame, FrameFailure, FrameLabels, Session
+from vcls_model.serving.live.stream import RING_FRAMES, FrameRing
 
 _LOG = logging.getLogger(__name__)
 REFUSED = "refused"
@@ -96,9 +98,11 @@ class Engine:
         self._lock = threading.Lock()
         self.queue = ModelQueue(model.logits, most_waiting=self.options.most_waiting, observe=observe_batch)
         self._ready: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
+        count = self.options.encoder_threads or len(os.sched_getaffinity(0))
+        self._started: list[Future[None]] = [Future() for _ in range(count)]  # the decoding process of each thread
         self._threads = [
-            threading.Thread(target=self._run, name=f"encoder {number}", daemon=True)
-            for number in range(self.options.encoder_threads or os.cpu_count() or 1)
+            threading.Thread(target=self._run, args=(started,), name=f"encoder {number}", daemon=True)
+            for number, started in enumerate(self._started)
         ]
         for thread in self._threads:
             thread.start()
@@ -109,19 +113,27 @@ class Engine:
         return len(self._sessions)
 
     def warm_up(self) -> None:
-        """Computes once what the first frame would have to wait for."""
-        if self.model.media is not None:
-            request = self.model.media.request()
+        """Computes once what the first frame would have to wait for.
+
+        Raises:
+            JobError: the processes that decode pictures cannot start.
+        """
+        row: dict[str, np.ndarray | None] = {}
+        request = self.model.media.request() if self.model.media is not None else None
+        if request is not None:
             size = request.pictures.size if request.pictures is not None else 1
             row = self.model.row(
                 {"picture": np.zeros((size, size, 3), np.uint8), "sound": np.zeros(PATCH_SAMPLES, "f4")}
             )
-        else:
-            row = {}
-        session = Session("", self.model.modalities, self.rules, lambda answer: None)
-        session.ring.append(row, 0.0)
-        for videos in (1, 2, 2):
-            self.queue.submit([session.ring.so_far()] * videos).result()
+        ring = FrameRing(self.model.modalities, masks=self.model.masks)
+        for second in range(RING_FRAMES):
+            ring.append(row, second)
+            if second in (0, 1, RING_FRAMES - 1):
+                windows = [ring.now(self.options.window_seconds), ring.so_far()]
+                self.queue.submit(windows).result()
+        for started in self._started:
+            if error := started.exception():
+                raise JobError(str(error)) from error
 
     def open(self, name: str, deliver: Callable[[Answer], None]) -> Session:
         """A new stream.
@@ -136,7 +148,7 @@ class Engine:
         with self._lock:
             if len(self._sessions) >= self.options.most_streams:
                 raise TooManyStreamsError(f"{self.options.most_streams} streams are open; close one or try again later")
-            session = Session(name, self.model.modalities, self.rules, deliver)
+            session = Session(name, self.model.modalities, self.rules, deliver, masks=self.model.masks)
             self._sessions.add(session)
             return session
 
@@ -166,12 +178,16 @@ class Engine:
             thread.join()
         self.queue.close()
 
-    def _run(self) -> None:
+    def _run(self, started: "Future[None]") -> None:
         decoder = None
         request = self.model.media.request() if self.model.media is not None else None
-        if request is not None and request.pictures is not None:
-            decoder = StillDecoder(request.pictures, max_pixels=self.options.most_pixels)
-            decoder.start()
+        try:
+            if request is not None and request.pictures is not None:
+                decoder = StillDecoder(request.pictures, max_pixels=self.options.most_pixels)
+                decoder.start()
+            started.set_result(None)
+        except Exception as error:  # told by `warm_up`; each picture tries again, and says so if that fails
+            started.set_exception(error)
         try:
             while (session := self._ready.get()) is not None:
                 self._take_up(session, decoder)
@@ -200,6 +216,9 @@ class Engine:
             self._fail(session, frame, REFUSED, str(error))
         except OverloadedError as error:
             self._fail(session, frame, DROPPED, str(error))
+        except Exception:  # whatever an encoder raises costs that frame; the thread serves the other streams
+            _LOG.exception("a frame could not be encoded")
+            self._fail(session, frame, "encoder", "the encoders failed; the service's log says how")
         else:
             future.add_done_callback(lambda done: self._labelled(under_way, done))
             return
@@ -207,18 +226,24 @@ class Engine:
 
     def _encode(self, under_way: _UnderWay, decoder: StillDecoder | None) -> None:
         frame, started = under_way.frame, time.monotonic()
-        picture = frame.picture
-        if frame.jpeg is not None:
-            if decoder is None:
-                raise ValueError("the model takes no pictures")
-            picture = decoder.decode(frame.jpeg)
-        decoded = time.monotonic()
-        if frame.row is not None:
-            row: dict[str, np.ndarray | None] = dict(frame.row)
-        elif self.model.media is None:
+        row: dict[str, np.ndarray | None] = dict(frame.row or {})
+
+        def hear() -> None:
+            if frame.sound is not None:
+                row.update(self.model.row({"sound": sound_patch(frame.sound)}))
+
+        if frame.row is None and self.model.media is None:
             raise ValueError("the model takes no pictures and no sound: its records were not made from media")
+        picture = frame.picture
+        if frame.jpeg is None:
+            hear()
+        elif decoder is None:
+            raise ValueError("the model takes no pictures")
         else:
-            row = dict(self.model.row({"picture": picture, "sound": sound_patch(frame.sound)}))
+            picture = decoder.decode(frame.jpeg, meanwhile=hear)  # in another process: a core of its own
+        decoded = time.monotonic()
+        if picture is not None:
+            row.update(self.model.row({"picture": picture}))
         if all(values is None for values in row.values()):
             raise ValueError("the frame has nothing that the model takes")
         under_way.session.ring.append(row, frame.seconds)

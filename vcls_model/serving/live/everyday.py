@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig, load_planned_encoder
-from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder
+from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, dequantise
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.combining import LARGEST_LOGIT
@@ -57,11 +58,18 @@ class EverydayModel:
             JobError: an encoder is not installed.
         """
         names = image_encoder or DEFAULT_IMAGE_ENCODER, audio_encoder or DEFAULT_AUDIO_ENCODER
-        everyday = Everyday.load(*names)
         media = EmbeddingConfig.of(*names, seconds_per_minute=seconds_per_minute, memory_bytes=memory_bytes)
+        return cls.of(media, name)
+
+    @classmethod
+    def of(cls, media: EmbeddingConfig, name: str | None = None) -> "EverydayModel":
+        """The classifiers that came with the two encoders of a configuration; raises as `load`."""
         encoders = {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders}
+        heads = {medium: encoder.head for medium, encoder in encoders.items() if encoder.head is not None}
+        if missing := [medium for medium in encoders if medium not in heads]:
+            raise UsageError(f"the {missing[0]} encoder {encoders[missing[0]].info.name} came without a classifier")
         identity = " ".join(encoder.info.weights_sha256[:16] for encoder in encoders.values())
-        return cls(name or "everyday", identity, everyday, media, encoders)
+        return cls(name or "everyday", identity, Everyday.of(heads), media, encoders)
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -76,6 +84,11 @@ class EverydayModel:
             for medium, head in self.everyday.heads.items()
         )
 
+    @property
+    def masks(self) -> bool:
+        """No: what nobody saw or heard is unlikely."""
+        return False
+
     def thresholds(self, default: float) -> np.ndarray:
         """One for what is seen, one for what is heard: `default` fits neither."""
         values = [np.full(len(head.classes), _THRESHOLDS[medium]) for medium, head in self.everyday.heads.items()]
@@ -87,7 +100,9 @@ class EverydayModel:
         for medium, encoder in self.encoders.items():
             content = moment.get(medium)
             if content is not None:
-                features = encoder.encode(content[np.newaxis, : encoder.info.input.row_shape[0]])
+                info = encoder.info
+                codes = encoder.encode_codes(content[np.newaxis, : info.input.row_shape[0]])
+                features = dequantise(codes, info.value_range, info.rounding)  # what a record of it would hold
                 row[SEEN_OR_HEARD[medium]] = self.everyday.probabilities(medium, features)[0]
         return row
 

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.media.rows import Request
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.decoding import Decoder, RecordOptions
+from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions, sound_patch
 from vcls_model.serving.live.events import LabelEvent, LabelRules, LabelTracker
 from vcls_model.serving.live.everyday import EverydayModel
@@ -66,7 +69,13 @@ class Model:
         schema = self.live.schema
         if schema is None or not records:
             raise UsageError("predict takes at least one record" if schema else "the model takes media, not records")
-        options = RecordOptions(len(self.live.classes), RING_FRAMES, require_labels=False, drop_unknown_labels=True)
+        options = RecordOptions(
+            len(self.live.classes),
+            RING_FRAMES,
+            require_labels=False,
+            drop_unknown_labels=True,
+            mask_missing=self.live.masks,
+        )
         lengths = np.array([len(record) for record in records], np.int64)
         starts = np.cumsum(lengths) - lengths
         buffer = np.frombuffer(b"".join(records), np.uint8)
@@ -100,7 +109,7 @@ class Stream:
         self._window = options.window_seconds
         rules = LabelRules(live.thresholds(options.threshold), options.hold_seconds, options.hysteresis)
         self._tracker = LabelTracker(rules)
-        self._ring = FrameRing(live.modalities)
+        self._ring = FrameRing(live.modalities, masks=live.masks)
         self._request: Request | None = live.media.request() if live.media is not None else None
 
     def push(
@@ -156,15 +165,22 @@ class Stream:
         return self._live.row({"picture": picture, "sound": sound_patch(sound)})
 
 
-def load(model: str | None = None, *, image_encoder: str | None = None, audio_encoder: str | None = None) -> Model:
+def load(
+    model: str | None = None,
+    *,
+    image_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    trust_model: bool = False,
+) -> Model:
     """Loads an exported model directory.
 
     Args:
         model: the directory, local or on an object store; None: the everyday classes of ImageNet and AudioSet.
         image_encoder, audio_encoder: paths of encoders that are not known by name.
+        trust_model: load the model whatever operations it has, see `saved_models`.
 
     Raises:
-        UsageError: it is not an exported model.
+        UsageError: it is not an exported model, or may do more than compute.
         JobError: an encoder is not installed.
     """
     if model is None:
@@ -172,4 +188,6 @@ def load(model: str | None = None, *, image_encoder: str | None = None, audio_en
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
+    if storage.exists(storage.join(model, SAVED_MODEL, FILE)):  # what loads it says that it is missing
+        refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
     return Model(ServedModel.load(model, image_encoder=image_encoder, audio_encoder=audio_encoder))

@@ -6,10 +6,10 @@ from typing import Any
 from vcls_model import tables
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.live.labelling import MediaLabels
+from vcls_model.spreadsheets import harmless
 
 FORMATS = ("json", "vtt", "csv")
 MEDIA_TYPES = {"json": "application/json", "vtt": "text/vtt; charset=utf-8", "csv": "text/csv; charset=utf-8"}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_video_intelligence(labels: MediaLabels, name: str) -> dict[str, Any]:
@@ -64,11 +64,10 @@ def to_csv(labels: MediaLabels) -> str:
     """One line per label and stretch of time: index, name, start, end, confidence, best_at."""
     rows = []
     for span in labels.spans:
-        name = labels.classes[span.index].name
         rows.append(
             [
                 span.index,
-                f"'{name}" if name.startswith(_FORMULA_STARTS) else name,  # a spreadsheet would compute it
+                harmless(labels.classes[span.index].name),
                 f"{span.start:.3f}",
                 f"{span.end:.3f}",
                 f"{span.score:.6f}",

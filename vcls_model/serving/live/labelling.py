@@ -152,6 +152,10 @@ class FileLabeller:
         self.labels = film.finish(outcome.seconds, outcome.message, self._score)
         yield FileProgress(outcome.seconds, outcome.seconds)
 
+    def interrupt(self) -> None:
+        """Ends the file that another thread labels, with an error there."""
+        self._reader.interrupt()
+
     def close(self) -> None:
         """Ends the decoding process."""
         self._reader.close()
@@ -173,8 +177,8 @@ class _Film:
         rules = LabelRules(model.thresholds(options.threshold), options.hold_seconds, options.hysteresis)
         self._rules = rules
         self._tracker = LabelTracker(rules)
-        self._ring = FrameRing(model.modalities)
-        self._shot = FrameRing(model.modalities)
+        self._ring = FrameRing(model.modalities, masks=model.masks)
+        self._shot = FrameRing(model.modalities, masks=model.masks)
         self._shot_start = 0.0
         self._thumbnail: np.ndarray | None = None
         self._waiting: list[tuple[float, Features]] = []
@@ -244,7 +248,7 @@ class _Film:
     def _end_shot(self, seconds: float) -> None:
         if self._shot.rows:
             self._cuts.append((self._shot_start, seconds, self._shot.so_far()))
-            self._shot = FrameRing(self._model.modalities)
+            self._shot = FrameRing(self._model.modalities, masks=self._model.masks)
             self._shot_start = seconds
 
     def _best(self, probabilities: np.ndarray) -> list[tuple[int, float]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from vcls_model.media.sandbox import MIB
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.exported import ExportedModel, LoadedModel, read_exported_model
-from vcls_model.serving.live.stream import Features, batch_features
+from vcls_model.serving.live.stream import Features, batch_features, of_like_length
 
 # A picture (size, size, 3) uint8 or a patch of sound (samples,) float32, by medium.
 Moment = Mapping[Medium, np.ndarray | None]
@@ -43,6 +44,10 @@ class LiveModel(Protocol):
     @property
     def schema(self) -> RecordSchema | None:
         """Of the records that requests may hold; None where it takes only media."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether it bears that a video lacks a modality."""
 
     @property
     def media(self) -> EmbeddingConfig | None:
@@ -107,10 +112,10 @@ class ServedModel:
             )
         elif image_encoder or audio_encoder:
             raise UsageError(f"{directory} takes records that no encoder of this project made: leave encoders out")
-        encoders = (
-            {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders} if media else {}
-        )
-        loaded = LoadedModel(directory, exported.class_count)
+        with ThreadPoolExecutor(1) as other:  # half of either's time is spent without the interpreter's lock
+            loading = other.submit(_load_encoders, media)
+            loaded = LoadedModel(directory, exported.class_count)
+            encoders = loading.result()
         return cls(
             name or _last_name(directory),
             exported.identity,
@@ -121,6 +126,11 @@ class ServedModel:
             loaded,
             encoders,
         )
+
+    @property
+    def masks(self) -> bool:
+        """As its `info.json` says."""
+        return self.exported.presence
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -148,8 +158,16 @@ class ServedModel:
         return row
 
     def logits(self, videos: Sequence[Features]) -> np.ndarray:
-        """By the signature that batch scoring calls."""
-        return self.loaded.logits(batch_features(videos, self.modalities))
+        """By the signature that batch scoring calls; short and long windows in calls of their own."""
+        parts = of_like_length(videos, self.modalities)
+        logits = np.empty((len(videos), len(self.classes)), np.float32)
+        for rows in parts:
+            logits[rows] = self.loaded.logits(batch_features([videos[row] for row in rows], self.modalities))
+        return logits
+
+
+def _load_encoders(media: EmbeddingConfig | None) -> dict[Medium, Encoder]:
+    return {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders} if media else {}
 
 
 def _last_name(directory: str) -> str:

@@ -77,9 +77,9 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
     refuse_encoder_programs(args)
     if args.model is None:
         return EverydayModel.load(name, **options)
-    from vcls_model.quiet import start_tensorflow
+    from vcls_model.quiet import start_tensorflow_without_keras
 
-    start_tensorflow()
+    start_tensorflow_without_keras()
     graph = storage.join(args.model, SAVED_MODEL)
     if storage.exists(storage.join(graph, FILE)):  # what loads it says that it is missing
         refuse_programs(graph, f"--model={args.model}", trusted=args.trust_model)

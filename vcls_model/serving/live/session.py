@@ -100,10 +100,16 @@ class Session:
     """
 
     def __init__(
-        self, name: str, modalities: Sequence[Modality], rules: LabelRules, deliver: Callable[[Answer], None]
+        self,
+        name: str,
+        modalities: Sequence[Modality],
+        rules: LabelRules,
+        deliver: Callable[[Answer], None],
+        *,
+        masks: bool = False,
     ) -> None:
         self.name = name
-        self.ring = FrameRing(modalities)
+        self.ring = FrameRing(modalities, masks=masks)
         self.tracker = LabelTracker(rules)
         self.lock = threading.Lock()
         self.pending: Frame | None = None

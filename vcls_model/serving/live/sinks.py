@@ -3,7 +3,6 @@
 import logging
 import queue
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ _LOG = logging.getLogger(__name__)
 _MOST_WAITING = 1000
 _TRIES = 4
 _SECONDS = 10.0
+_CLOSING_SECONDS = 2.0
 
 
 class EventSink(Protocol):
@@ -51,6 +51,7 @@ class Webhook:
         self._url = url
         self._pause = pause_seconds
         self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_MOST_WAITING)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
@@ -62,12 +63,13 @@ class Webhook:
             _LOG.error("the webhook is too slow: an event was lost")
 
     def close(self) -> None:
-        """Waits for the events in the queue, ten seconds at most."""
+        """Tries the events in the queue once each, for some seconds at most."""
+        self._closing.set()
         try:
-            self._events.put(None, timeout=_SECONDS)
+            self._events.put(None, timeout=_CLOSING_SECONDS)
         except queue.Full:
             return
-        self._thread.join(_SECONDS)
+        self._thread.join(_CLOSING_SECONDS)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
@@ -75,12 +77,12 @@ class Webhook:
 
     def _post(self, content: bytes) -> None:
         for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
+            if attempt and self._closing.wait(self._pause * 2 ** (attempt - 1)):
+                break
             request = urllib.request.Request(self._url, content, {"Content-Type": "application/json"})
             try:
                 with urllib.request.urlopen(request, timeout=_SECONDS):
                     return
             except (urllib.error.URLError, OSError) as error:
                 _LOG.warning("the webhook failed: %s", error)
-        _LOG.error("an event was given up after %d tries", _TRIES)
+        _LOG.error("an event was given up")

@@ -26,6 +26,7 @@ _LONGEST_PAUSE = 30.0
 _DEADLINE_PER_MINUTE = 180.0  # a live minute takes a minute to come
 _POLL_SECONDS = 1.0
 _OVER_AFTER_SECONDS = 30.0
+_PATIENCE_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ class SourcePlayer:
         self._sequence = 0
         self._next_row = 0  # of a growing file, which is gone on with after an error
         self._thread = threading.Thread(target=self._run, name=f"source {source.name}", daemon=True)
+        self._reader: MediaReader | None = None
         self.session: Session | None = None
 
     def start(self) -> None:
@@ -105,9 +107,16 @@ class SourcePlayer:
         self.session = self._engine.open(self.source.name, self._answer)
         self._thread.start()
 
+    def ask_to_stop(self) -> None:
+        """Lets the thread end at its next row."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Ends the thread and its decoding process."""
         self._stop.set()
+        self._thread.join(_PATIENCE_SECONDS)
+        if self._reader is not None:
+            self._reader.interrupt()  # a camera that has nothing to say would be waited for
         self._thread.join(5)
 
     def _answer(self, answer: Answer) -> None:
@@ -120,6 +129,7 @@ class SourcePlayer:
         base = media.request()
         pause = 1.0
         with MediaReader(_DEADLINE_PER_MINUTE, media.memory_bytes) as reader:
+            self._reader = reader
             while not self._stop.is_set():
                 before = self._sequence
                 try:
@@ -129,7 +139,10 @@ class SourcePlayer:
                         break
                     self.message = "" if self.source.is_loop else "the source ended"
                 except MediaError as error:
-                    self.message = f"{error.reason}: {error.message}"
+                    if self._stop.is_set():
+                        break
+                    words = error.message.replace(repr(self.source.address), "the source")  # it may hold a password
+                    self.message = f"{error.reason}: {words}"
                     _LOG.warning("source %s: %s", self.source.name, self.message)
                     if self.source.path is not None and not self.source.is_growing and self._sequence == before:
                         break

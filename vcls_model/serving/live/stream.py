@@ -9,8 +9,16 @@ from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import FRAMES, Modality
 
 RING_FRAMES = 300
-# Of one video: by modality uint8 (T, D) for frames, float32 (D,) for a vector.
+# Of one video: by modality uint8 (T, D) for frames, float32 (D,) for a vector; of one that is missing `nothing_of` it.
 Features = Mapping[str, np.ndarray]
+_LEAST_FRAMES_SPARED = 64  # computing fewer costs less than another call of a model
+
+
+def nothing_of(modality: Modality) -> np.ndarray:
+    """What stands for a modality that a video lacks: no frames, or a vector of NaN."""
+    if modality.kind == FRAMES:
+        return np.empty((0, modality.width), np.uint8)
+    return np.full(modality.width, np.nan, np.float32)
 
 
 class FrameRing:
@@ -23,11 +31,12 @@ class FrameRing:
         rows: rows that came so far.
     """
 
-    def __init__(self, modalities: Sequence[Modality], capacity: int = RING_FRAMES) -> None:
+    def __init__(self, modalities: Sequence[Modality], capacity: int = RING_FRAMES, masks: bool = False) -> None:
         """
         Args:
             modalities: of the model's records.
             capacity: frames that are kept.
+            masks: the model bears a missing modality: one that no row has is missing, see `batch_features`.
         """
         self._modalities = tuple(modalities)
         self._capacity = capacity
@@ -37,6 +46,9 @@ class FrameRing:
             each.name: np.empty((2 * capacity, each.width), np.uint8 if each.kind == FRAMES else np.float64)
             for each in modalities
         }
+        self._masks = masks
+        self._present = {each.name: deque[bool](maxlen=capacity) for each in modalities}
+        self._ever = dict.fromkeys(self._present, False)
         self._sums = {each.name: np.zeros(each.width) for each in modalities if each.kind != FRAMES}
         self._end = 0
         self.rows = 0
@@ -60,6 +72,8 @@ class FrameRing:
             self._end = self._capacity - 1
         for each in self._modalities:
             values = row.get(each.name)
+            self._present[each.name].append(values is not None)
+            self._ever[each.name] |= values is not None
             if values is None:
                 self._buffers[each.name][self._end] = each.fill_code if each.kind == FRAMES else 0
             elif values.shape != (each.width,):
@@ -80,7 +94,8 @@ class FrameRing:
     def so_far(self) -> Features:
         """The features of all rows that are kept; there must be one."""
         whole = self._window(len(self._times))
-        return {**whole, **{name: (total / self.rows).astype(np.float32) for name, total in self._sums.items()}}
+        means = {name: (total / self.rows).astype(np.float32) for name, total in self._sums.items()}
+        return {**whole, **{name: mean for name, mean in means.items() if self._ever[name] or not self._masks}}
 
     def now(self, seconds: float) -> Features:
         """The features of the rows of the last `seconds`: at least of the last row."""
@@ -92,6 +107,8 @@ class FrameRing:
         for each in self._modalities:
             window = self._buffers[each.name][self._end - rows : self._end]
             features[each.name] = window.copy() if each.kind == FRAMES else window.mean(axis=0).astype(np.float32)
+            if self._masks and not any(list(self._present[each.name])[-rows:]):
+                features[each.name] = nothing_of(each)
         return features
 
 
@@ -110,3 +127,20 @@ def batch_features(videos: Sequence[Features], modalities: Sequence[Modality]) -
         else:
             batch[each.name] = np.stack(values).astype(np.float32, copy=False)
     return batch
+
+
+def of_like_length(videos: Sequence[Features], modalities: Sequence[Modality]) -> list[np.ndarray]:
+    """Which videos to compute in one call, as int64 indices: a call's frames are padded to those of its longest video.
+
+    Args:
+        videos: at least one.
+        modalities: of the model's records.
+    """
+    frames = next((each.name for each in modalities if each.kind == FRAMES), None)
+    if frames is None:
+        return [np.arange(len(videos))]
+    lengths = np.array([len(video[frames]) for video in videos])
+    order = np.argsort(lengths, kind="stable")
+    shorter, longer = lengths[order][:-1], lengths[order][1:]
+    spared = (longer - shorter) * np.arange(1, len(videos))
+    return np.split(order, np.flatnonzero((longer > 2 * shorter) & (spared >= _LEAST_FRAMES_SPARED)) + 1)

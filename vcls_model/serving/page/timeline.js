@@ -1,6 +1,7 @@
 // What happened so far: scores over time, and below them when labels came and went. A click jumps to its moment.
 
 const SERIES = 6;
+const KEPT_MOMENTS = 3600;
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
@@ -22,11 +23,13 @@ export class Timeline {
     this.spans = new Map();
     this.ended = [];
     this.shown = [];
+    this.rows = new Map();
     new ResizeObserver(() => this.#resize()).observe(this.plotRoot);
   }
 
   add(seconds, now, events) {
     this.moments.push({ seconds, scores: new Map(now) });
+    if (this.moments.length > KEPT_MOMENTS) this.moments.shift();
     for (const event of events) {
       if (event.kind === "end") {
         this.spans.delete(event.index);
@@ -143,34 +146,50 @@ export class Timeline {
     if (this.plot && width && Math.abs(width - this.plot.width) > 1) this.plot.setSize({ width, height: 130 });
   }
 
+  // Rows and buttons are kept from one drawing to the next, so that none loses the focus.
   #drawLanes(visible, last, first) {
-    const lanes = [];
+    const wanted = new Map();
     for (const span of this.all()) {
-      if (!visible(span.index)) continue;
-      let lane = lanes.find((each) => each.index === span.index);
-      if (!lane) lanes.push((lane = { index: span.index, spans: [] }));
-      lane.spans.push(span);
+      if (!visible(span.index) || span.end < first) continue;
+      if (!wanted.has(span.index)) wanted.set(span.index, []);
+      wanted.get(span.index).push(span);
     }
-    const length = Math.max(last - first, 1);
-    this.lanes.replaceChildren(
-      ...lanes.map((lane) => {
-        const row = document.createElement("div");
-        row.className = "lane";
-        for (const span of lane.spans) {
-          const button = document.createElement("button");
-          button.type = "button";
-          button.className = span.open ? "open" : "";
-          button.textContent = this.nameOf(span.index);
-          const until = span.open ? "still there" : `to ${clock(span.end)}`;
-          button.title = `${this.nameOf(span.index)}, from ${clock(span.start)} ${until}, best ${Math.round(span.best * 100)} %`;
-          const start = Math.max(span.start, first); // it may have come before this page was opened
-          button.style.left = `${(100 * (start - first)) / length}%`;
-          button.style.width = `${Math.max(1, (100 * (span.end - start)) / length)}%`;
-          button.addEventListener("click", () => this.jump(span.best_at));
-          row.append(button);
-        }
-        return row;
-      }),
-    );
+    const rows = keep(this.rows, [...wanted.keys()], "div", this.lanes);
+    for (const [index, spans] of wanted) {
+      const row = rows.get(index);
+      row.className = "lane";
+      row.buttons ??= new Map();
+      const buttons = keep(row.buttons, spans.map(({ start }) => start), "button", row);
+      for (const span of spans) this.#drawSpan(buttons.get(span.start), span, first, Math.max(last - first, 1));
+    }
   }
+
+  #drawSpan(button, span, first, length) {
+    const name = this.nameOf(span.index);
+    const until = span.open ? "still there" : `to ${clock(span.end)}`;
+    const start = Math.max(span.start, first); // it may have come before this page was opened
+    button.type = "button";
+    button.className = span.open ? "open" : "";
+    if (button.textContent !== name) button.textContent = name;
+    button.title = `${name}, from ${clock(span.start)} ${until}, best ${Math.round(span.best * 100)} %`;
+    button.style.left = `${(100 * (start - first)) / length}%`;
+    button.style.width = `${Math.max(1, (100 * (span.end - start)) / length)}%`;
+    button.onclick = () => this.jump(span.best_at);
+  }
+}
+
+/** Makes an element's children those of the keys, in their order, and moves none that is in its place. */
+function keep(kept, keys, tag, parent) {
+  const wanted = new Set(keys);
+  for (const [key, child] of kept) {
+    if (wanted.has(key)) continue;
+    child.remove();
+    kept.delete(key);
+  }
+  keys.forEach((key, place) => {
+    if (!kept.has(key)) kept.set(key, document.createElement(tag));
+    const child = kept.get(key);
+    if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
+  });
+  return kept;
 }

@@ -212,7 +212,7 @@
     if (data.ap[i] !== null) {
       parts.push(make("p", `AP ${score(data.ap[i])}, 95 % ${score(data.low[i])} to ${score(data.high[i])}`));
       if (data.delta && data.delta[i] !== null)
-        parts.push(make("p", `${score(data.before[i])} in the baseline: ${signed(data.delta[i])}, ${data.exceeds[i] ? "beyond" : "within"} the interval`));
+        parts.push(make("p", `${score(data.before[i])} in the baseline: ${signed(data.delta[i])}, ${data.exceeds[i] ? "beyond" : "within"} chance`));
     } else parts.push(make("p", "No positive was scored, so nothing can be said about this class."));
     if (data.curveRow.length && data.curveRow[i] >= 0) {
       const plots = make("div", null, "plots");

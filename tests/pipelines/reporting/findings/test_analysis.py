@@ -12,6 +12,7 @@ from pipelines.reporting.findings.confusion import confused_pairs, vertical_conf
 from pipelines.reporting.findings.groups import best_and_worst, choose_classes, frequency_groups, vertical_groups
 from pipelines.reporting.findings.intervals import average_precision_interval, difference_interval, wilson_interval
 from pipelines.reporting.findings.verdict import Requirement, check_requirement, decide
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import read_scores
 from pipelines.reporting.page.figures import confusion_figure
 from pipelines.reporting.page.report_tables import slice_tables
@@ -190,7 +191,7 @@ def test_slices_by_a_feature_of_the_videos_become_tables():
 
 def test_verdict_warns_of_a_baseline_on_other_videos():
     scores = make_scores(support=[20, 20], ap=[0.6, 0.4])
-    titles = [check.title for check in decide(scores, [], None, None, [], same_labels=False).checks]
+    titles = [check.title for check in decide(scores, [], None, None, [], pairing=Pairing(20, 10)).checks]
     assert "Comparison" in titles
     assert "Comparison" not in [check.title for check in decide(scores, [], None, None, []).checks]
 

@@ -14,8 +14,10 @@ import pytest
 from pipelines.report import run
 from pipelines.reporting.inputs.scores import read_scores
 from pipelines.reporting.page import figures
+from pipelines.reporting.page.approach import Manifests, steps
 from pipelines.reporting.page.explorer import explorer_data, to_json
-from tests.fixtures.scores import EVIL, add_segments, write_predictions, write_scores
+from pipelines.reporting.tables import at_least, at_most
+from tests.fixtures.scores import EVIL, add_segments, make_scores, write_predictions, write_scores
 from tests.fixtures.scores import write_info as write_score_info
 from vcls_model.commands import JobError
 from vcls_model.metrics.catalogue import IN_HISTORY, METRICS, history_column
@@ -145,6 +147,110 @@ def test_the_approach_is_read_from_the_manifests(page: _Page):
         assert fact in words, fact
 
 
+def _training_facts(optimizer: str, **options: object) -> dict[str, str]:
+    """What the approach says of training, with every option that 0.1.0 and later store."""
+    loss = {"name": "bce", "label_smoothing": 0.0, "gamma": 2.0, "gamma_negative": 4.0, "alpha": 0.5, "margin": 0.05}
+    schedule = {
+        "learning_rate": 0.001,
+        "decay": "constant",
+        "warmup_examples": 0,
+        "total_examples": 1,
+        "decay_rate": 0.95,
+        "decay_examples": 4_000_000,
+        "floor": 0.0,
+    }
+    stored = {
+        "read": {"batch_size": 64, "frames": "all", "max_frames": 300, "seed": 0},
+        "loss": {**loss, **options.pop("loss", {})},  # type: ignore[dict-item]
+        "schedule": {**schedule, **options.pop("schedule", {})},  # type: ignore[dict-item]
+        "optimizer": optimizer,
+        "weight_decay": 0.01,
+        "clip_norm": 0.0,
+        "ema": 0.0,
+        "mixup": 0.0,
+        "teacher_weight": 0.5,
+        "patience": 3,
+        **options,
+    }
+    training = {"options": stored, "epochs": 5, "best_epoch": 4, "seed": 0, "teachers": [], "class_prior": False}
+    (step,) = [
+        step
+        for step in steps(make_scores(support=[3], ap=[0.5]), Manifests({"training": training}, {}))
+        if step.title == "Training"
+    ]
+    return dict(step.facts)
+
+
+def test_the_approach_lists_only_what_had_an_effect():
+    plain = _training_facts("adam")
+    assert plain == {
+        "Loss": "bce",
+        "Optimizer": "adam",
+        "Learning rate": "0.001",
+        "Batch size": "64",
+        "Patience, epochs": "3",
+        "Epochs": "5",
+        "Best epoch": "4",
+        "Seed": "0",
+    }
+    more = _training_facts(
+        "adamw",
+        loss={"name": "focal"},
+        schedule={"decay": "cosine", "floor": 0.1, "warmup_examples": 500},
+        mixup=0.4,
+        ema=0.999,
+    )
+    added = {name: text for name, text in more.items() if plain.get(name) != text}
+    assert added == {
+        "Loss": "focal",
+        "Focusing exponent": "2",
+        "Weight of positives": "0.5",
+        "Optimizer": "adamw",
+        "Weight decay": "0.01",
+        "Warm-up, examples": "500",
+        "Decay": "cosine",
+        "Final fraction of the rate": "0.1",
+        "Mixup": "0.4",
+        "Moving average, decay": "0.999",
+    }
+
+
+def test_hyperparameters_without_effect_are_left_out():
+    hyperparameters = {
+        "fusion": "early",
+        "input_norm": "data",
+        "modality_norm": "none",
+        "input_dropout": 0.0,
+        "linear_skip": False,
+        "label_projection": 0.0,
+        "head": "none",
+        "neighbours": 0,
+        "neighbour_weight": 0.35,
+        "hidden_units": [1024],
+        "dropout": 0.0,
+        "mixtures": 1,
+    }
+    modality = {"name": "mean_rgb", "width": 1024, "level": "video", "encoding": "float32"}
+
+    def facts(values: dict, modalities: int) -> dict[str, str]:
+        model = {"model": {"name": "dense", "hyperparameters": values}, "transformed": [modality] * modalities}
+        (step,) = [
+            step
+            for step in steps(make_scores(support=[3], ap=[0.5]), Manifests(model, {}))
+            if step.title == "Algorithm"
+        ]
+        return dict(step.facts)
+
+    assert facts(hyperparameters, 1) == {"Model": "dense", "hidden units": "1,024"}
+    assert facts(hyperparameters, 2) == {"Model": "dense", "fusion": "early", "hidden units": "1,024"}
+    assert facts({**hyperparameters, "neighbours": 60}, 1)["neighbour weight"] == "0.35"
+
+
+def test_certain_bounds_are_rounded_outward():
+    assert (at_least(0.123456789), at_most(0.123451)) == ("0.12345", "0.12346")
+    assert (at_least(0.0), at_most(1.0), at_most(0.9999999)) == ("0.00000", "1.00000", "1.00000")
+
+
 def test_curves_survive_their_compact_form(scores_directory: Path):
     scores = read_scores(str(scores_directory))
     data = explorer_data(scores, None, None)
@@ -185,7 +291,7 @@ def test_4800_classes_stay_under_five_megabytes(tmp_path: Path, report_directory
     (scores / "per_class.csv").write_text(
         "\n".join(["index,name,vertical,support," + ",".join(columns) + ",tp,fp,fn,tn", *rows])
     )
-    (scores / "metrics.json").write_text(json.dumps({"videos": 10000, "map": 0.5, "gap_at_20": 0.6}))
+    (scores / "metrics.json").write_text(json.dumps({"videos": 10000, "map": 0.5, "gap_at_20": 0.6, "hit_at_1": 0.5}))
     grid = np.linspace(0, 1, 101)
     curve = np.sort(generator.random((count, 101)).astype(np.float16))
     macro = {f"{kind}_{part}": grid for kind in ("pr", "roc") for part in ("micro", "macro", "band_low", "band_high")}

@@ -56,4 +56,4 @@ def test_changes_put_each_class_into_one_group():
         plots.Changes(np.array([0.1, 0.5, 0.9]), np.array([0.1, 0.9, 0.5]), np.array([False, True, True]))
     )
     counts = {line.get_label(): len(line.get_xdata()) for line in ax.get_lines()}
-    assert (counts["within the interval"], counts["better, beyond it"], counts["worse, beyond it"]) == (1, 1, 1)
+    assert (counts["within chance"], counts["better, beyond chance"], counts["worse, beyond chance"]) == (1, 1, 1)

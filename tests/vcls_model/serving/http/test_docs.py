@@ -48,7 +48,7 @@ def test_flags_exist() -> None:
     known = set(option_names(serve.make_parser()))
     named = set(re.findall(r"`(--[a-z_]+)`|(--[a-z_]+)=", TEXT))
     flags = {first or second for first, second in named}
-    assert flags - known <= {"--model_base_path", "--entrypoint", "--env", "--publish"}
+    assert flags - known <= {"--entrypoint", "--env", "--publish", "--volume"}
 
 
 def test_the_deployment_probes_what_is_there() -> None:

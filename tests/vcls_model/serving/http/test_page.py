@@ -192,6 +192,35 @@ def test_a_pulled_stream_is_shown(browser: Any, page: Callable[[str], Any]) -> N
     assert page("document.querySelector('h2').textContent") == "film"
 
 
+def test_several_streams_lie_side_by_side_and_a_topic_filters_all(browser: Any, page: Callable[[str], Any]) -> None:
+    press(browser, "c")
+    wait(browser, "bars of the camera", f"{BARS}.length > 0")
+    browser.execute_script(
+        "const select = document.getElementById('pulled-name'); select.value = 'film';"
+        "select.dispatchEvent(new Event('change'));"
+    )
+    wait(
+        browser,
+        "bars of both",
+        "[...document.querySelectorAll('.stream')].filter((each) => each.querySelector('.bar')).length === 2",
+    )
+    places = page(
+        "[...document.querySelectorAll('.stream')].map((each) => { const box = each.getBoundingClientRect();"
+        "return [Math.round(box.left), Math.round(box.right), Math.round(box.top)]; })"
+    )
+    assert places[0][2] == places[1][2] and places[0][1] <= places[1][0]
+    browser.execute_script(
+        "const select = document.getElementById('vertical'); select.value = 'Heard';"
+        "select.dispatchEvent(new Event('input'));"
+    )
+    wait(browser, "only what is heard", f"{BARS}.length > 0 && {BARS}.every((text) => text.startsWith('loud'))")
+    browser.execute_script(
+        "const select = document.getElementById('vertical'); select.value = '';"
+        "select.dispatchEvent(new Event('input'));"
+    )
+    wait(browser, "colours again", f"{BARS}.some((text) => !text.startsWith('loud'))")
+
+
 def test_errors_are_words(browser: Any, page: Callable[[str], Any], tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no film")
     browser.find_element("id", "file-input").send_keys(str(tmp_path / "x.mp4"))

@@ -97,6 +97,8 @@ def test_status_and_metadata(client: TestClient) -> None:
         ({"instances": [b64(record(ROWS[0])), b64(write_example({"id": bytes_feature(b"v")}))]}, 400, "record 1"),
         ({"instances": ROWS, "signature_name": "x"}, 400, "no signature"),
         ({"inputs": 3}, 400, "object with a list"),
+        ({"inputs": {"three": 3}}, 400, "no record"),
+        ({"inputs": {"three": None}}, 400, "no record"),
     ],
 )
 def test_what_cannot_be_predicted_is_said_in_words(client: TestClient, body: Any, status: int, words: str) -> None:
@@ -143,6 +145,9 @@ def test_kserve_by_json(client: TestClient) -> None:
     assert output == {"name": "logits", "datatype": "FP32", "shape": [2, 3], "data": [*ROWS[0], *ROWS[1]]}
 
 
+LENGTHS = {"name": "num_frames", "shape": [2]}
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -154,6 +159,11 @@ def test_kserve_by_json(client: TestClient) -> None:
         ([tensor(name="four", data=[0] * 6)], "the model takes three"),
         ([{"name": "serialized", "datatype": "BYTES", "shape": [1], "data": ["x"]}], "record 0"),
         ([tensor(shape=[-1], data=[])], "a name, a datatype and a shape"),
+        ([tensor(shape=[0, 1 << 32, 1 << 32, 1 << 32], data=[])], "there is no array of that shape"),
+        ([tensor(shape=[1] * 100, data=[1])], "there is no array of that shape"),
+        ([tensor(shape=[], data=[1])], "the request holds no record"),
+        ([tensor(data=[0] * 6), LENGTHS | {"datatype": "FP32", "data": [1e38, 1]}], "one whole number per record"),
+        ([tensor(data=[0] * 6), LENGTHS | {"datatype": "BYTES", "data": ["a", "b"]}], "one whole number per record"),
     ],
 )
 def test_kserve_refuses_in_words(client: TestClient, inputs: list, words: str) -> None:

@@ -1,13 +1,19 @@
 """The whole service in a process of its own: live streams, files, pulled streams, other people's clients."""
 
+import dataclasses
+import http.server
 import json
+import resource
+import signal
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import httpx
 import numpy as np
 import pytest
@@ -15,7 +21,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.fixtures.media import COLOURS, Encoders, tone
-from tests.fixtures.serving import frame_message, jpeg, served
+from tests.fixtures.serving import Address, frame_message, jpeg, served
+
+MOST_SECONDS_TO_END = 5  # two, where nothing else keeps the machine busy
 
 
 def live(address: str) -> ClientConnection:
@@ -60,6 +68,16 @@ def test_sound_alone_is_labelled(address: str) -> None:
         loud = label(socket, sound=tone(0.975), seconds=1)
         scores = [dict((int(index), score) for index, score in answer["now"])[4] for answer in (silent, loud)]
         assert scores[1] > 2 * scores[0]
+
+
+def test_a_file_for_which_there_is_no_room_is_refused(media_model: Path, small_encoders: Encoders) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+
+    with served(media_model, *small_encoders.flags, before=small_files) as address:
+        answer = httpx.post(f"{address}/label", content=bytes(1 << 20))
+        assert answer.status_code == 507 and answer.json() == {"error": "the service has no room for the file"}
+        assert httpx.get(f"{address}/v2/health/ready").status_code == 200
 
 
 def test_bad_frames_cost_themselves_and_the_stream_goes_on(address: str) -> None:
@@ -212,40 +230,19 @@ def test_tensorflow_serving_s_documented_requests(address: str) -> None:
             assert np.argmax(json.load(answer)[key], axis=1).tolist() == [0, 1, 2, 3]
 
 
-def test_a_term_signal_drains_and_ends_with_status_0(media_model: Path, small_encoders: Encoders) -> None:
-    import os
-    import signal
-    import subprocess
-    import sys
+@dataclasses.dataclass
+class Recording:
+    """A service beside the first, which follows a recording and tells of its labels."""
 
-    from tests.fixtures.serving import ROOT
-
-    command = [sys.executable, "-m", "vcls_model.serve", f"--model={media_model}", "--port=0", *small_encoders.flags]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[-1].rstrip("/")
-        with live(address) as socket:
-            heard(socket)
-            assert label(socket, picture=jpeg(COLOURS[0]), seconds=0)["type"] == "Labels"
-            process.send_signal(signal.SIGTERM)
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    heard(socket)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close() if process.stdout else None
+    address: Address
+    path: Path
+    lines: Path
+    called: list[dict]
 
 
-@pytest.fixture
-def listener() -> Iterator[tuple[str, list[dict]]]:
+@pytest.fixture(scope="module")
+def hook() -> Iterator[tuple[str, list[dict]]]:
     """An address that takes webhooks, and fails at the first."""
-    import http.server
-
     got: list[dict] = []
     calls = []
 
@@ -262,7 +259,7 @@ def listener() -> Iterator[tuple[str, list[dict]]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/", got
     server.shutdown()
@@ -270,35 +267,52 @@ def listener() -> Iterator[tuple[str, list[dict]]]:
     server.server_close()
 
 
-def test_events_reach_webhooks_and_files_and_a_growing_file_is_followed(
-    media_model: Path, small_encoders: Encoders, tmp_path: Path, listener: tuple[str, list[dict]]
-) -> None:
-    from fractions import Fraction
+@pytest.fixture(scope="module")
+def recording(
+    media_model: Path,
+    small_encoders: Encoders,
+    tmp_path_factory: pytest.TempPathFactory,
+    hook: tuple[str, list[dict]],
+) -> Iterator[Recording]:
+    folder = tmp_path_factory.mktemp("recording")
+    path, lines = folder / "recording.ts", folder / "events.jsonl"
+    flags = ["--window=1", "--hold=0", f"--source=rec=growing:{path}", f"--webhook={hook[0]}", f"--events={lines}"]
+    with served(media_model, *small_encoders.flags, *flags) as address:
+        yield Recording(address, path, lines, hook[1])
 
-    import av
 
-    url, got = listener
-    path, lines = tmp_path / "recording.ts", tmp_path / "events.jsonl"
-    flags = ["--window=1", "--hold=0", f"--source=rec=growing:{path}", f"--webhook={url}", f"--events={lines}"]
-    with (
-        served(media_model, *small_encoders.flags, *flags),
-        av.open(str(path), "w", format="mpegts", options={"flush_packets": "1"}) as container,
-    ):
+def test_events_of_a_growing_file_reach_webhooks_and_files(recording: Recording) -> None:
+    with av.open(str(recording.path), "w", format="mpegts", options={"flush_packets": "1"}) as container:
         stream = container.add_stream("mpeg2video", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.gop_size = 5
-        for number in range(25 * 9):
-            pixels = np.broadcast_to(np.array(COLOURS[(number // 75) % 4], np.uint8), (48, 64, 3))
+        for number in range(25 * 6):
+            pixels = np.broadcast_to(np.array(COLOURS[(number // 50) % 4], np.uint8), (48, 64, 3))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(stream.encode(frame))
             if number % 25 == 24:
-                time.sleep(0.7)
+                time.sleep(0.5)
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and {"red", "green"} - {each["name"] for each in got}:
+        while time.monotonic() < deadline and {"red", "green"} - {each["name"] for each in recording.called}:
             time.sleep(0.1)
-    new = [each["name"] for each in got if each["kind"] == "new"]
-    assert new[:2] == ["red", "green"]
-    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [each["name"] for each in recording.called if each["kind"] == "new"][:2] == ["red", "green"]
+    written = [json.loads(line) for line in recording.lines.read_text().splitlines()]
     assert [each["name"] for each in written if each["kind"] == "new"][:2] == ["red", "green"]
     assert {each["stream"] for each in written} == {"rec"}
+
+
+def test_a_term_signal_drains_and_ends_with_status_0(recording: Recording) -> None:
+    """Within two seconds, though a stream is open and a file is being followed; the other service is not touched."""
+    process = recording.address.process
+    with live(recording.address) as socket:
+        heard(socket)
+        assert label(socket, picture=jpeg(COLOURS[0]), seconds=0)["type"] == "Labels"
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                heard(socket)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code in (1001, 1012)
+    assert process.wait(20) == 0
+    assert time.monotonic() - started < MOST_SECONDS_TO_END

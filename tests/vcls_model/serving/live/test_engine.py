@@ -7,8 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.fixtures.live import PlainModel
+from tests.fixtures.live import ColourModel, PlainModel
+from tests.fixtures.media import COLOURS, Encoders
+from tests.fixtures.serving import jpeg
+from vcls_model.commands import JobError
+from vcls_model.media.stills import StillDecoder
 from vcls_model.serving.live.engine import Engine, EngineOptions, TooManyStreamsError
+from vcls_model.serving.live.models import Moment
 from vcls_model.serving.live.session import Answer, Counts, Frame, FrameFailure, FrameLabels, Session
 
 
@@ -132,3 +137,41 @@ def test_a_closed_stream_hears_nothing_more(engine: Engine, model: PlainModel) -
     while not session.counts.settled and time.monotonic() < deadline:
         time.sleep(0.01)
     assert session.counts.settled and heard.answers == []
+
+
+class BrokenModel(ColourModel):
+    """Whose encoder fails at pictures that are all black."""
+
+    def row(self, moment: Moment) -> dict[str, np.ndarray | None]:
+        picture = moment.get("picture")
+        if picture is not None and not picture.any():
+            raise RuntimeError("the encoder's library gave up")
+        return super().row(moment)
+
+
+def test_an_encoder_that_fails_costs_that_frame_and_not_its_thread(small_encoders: Encoders) -> None:
+    heard = Listener()
+    engine = Engine(BrokenModel(small_encoders), EngineOptions(window_seconds=1, hold_seconds=0, encoder_threads=1))
+    try:
+        session = engine.open("s", heard)
+        frames = [
+            Frame(number, float(number), time.monotonic(), jpeg=jpeg(colour))
+            for number, colour in enumerate(((0, 0, 0), COLOURS[1]))
+        ]
+        failed, labelled = push(engine, session, heard, frames)
+        assert isinstance(failed, FrameFailure) and failed.reason == "encoder"
+        assert isinstance(labelled, FrameLabels) and labelled.now.argmax() == 1
+        assert session.counts == Counts(2, 1, 0, 1)
+    finally:
+        engine.shut_down()
+
+
+def test_a_service_that_cannot_decode_does_not_start(small_encoders: Encoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: StillDecoder) -> None:
+        raise RuntimeError("the process that decodes pictures cannot start")
+
+    monkeypatch.setattr(StillDecoder, "start", start)
+    engine = Engine(ColourModel(small_encoders), EngineOptions(encoder_threads=1))
+    with pytest.raises(JobError, match="cannot start"):
+        engine.warm_up()
+    engine.shut_down()

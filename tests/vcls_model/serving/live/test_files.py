@@ -53,6 +53,11 @@ def test_the_command_says_what_is_wrong(media_model: Path, small_encoders: Encod
         label.run([str(tmp_path / "x.mp4"), *flags])
     with pytest.raises(UsageError, match="unknown xml"):
         label.run([str(tmp_path / "x.mp4"), *flags, "--format=xml"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.mp4").write_bytes(b"no film")
+    same = [str(tmp_path / "x.mp4"), str(tmp_path / "other" / "x.mp4"), f"--output={tmp_path}"]
+    with pytest.raises(UsageError, match="2 files are called x.mp4"):
+        label.run([*same, *flags])
     with pytest.raises(UsageError, match="--window must be positive"):
         label.run([str(tmp_path / "x.mp4"), *flags, "--window=0"])
 

@@ -13,7 +13,7 @@ from tests.vcls_model.models.test_models import FRAME_MODELS, small
 from vcls_model.records.schema import FRAMES, VECTOR, Modality
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.serving.exported import LoadedModel, read_exported_model
-from vcls_model.serving.live.stream import FrameRing, batch_features
+from vcls_model.serving.live.stream import FrameRing, batch_features, of_like_length
 
 CODES = (Modality("rgb", 3, FRAMES, "uint8"), Modality("audio", 2, FRAMES, "uint8"))
 
@@ -65,6 +65,20 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         ring.append(code_row(1), 4.0)
     with pytest.raises(ValueError, match="rgb must have 3 values"):
         ring.append({"rgb": np.zeros(4, np.uint8)}, 6.0)
+
+
+def test_windows_of_like_length_share_a_call() -> None:
+    def groups(*lengths: int) -> list[list[int]]:
+        videos = [{"rgb": np.zeros((length, 3), np.uint8)} for length in lengths]
+        return [rows.tolist() for rows in of_like_length(videos, CODES)]
+
+    assert groups(10, 300, 10, 300) == [[0, 2], [1, 3]]
+    assert groups(10, 12, 10) == [[0, 2, 1]]
+    assert groups(10, 40) == [[0, 1]]  # another call costs more
+    assert groups(1, 300, 70, 2) == [[0, 3], [2], [1]]
+    assert groups(7) == [[0]]
+    vectors = (Modality("mean_rgb", 2, VECTOR, "float32"),)
+    assert [rows.tolist() for rows in of_like_length([{}, {}], vectors)] == [[0, 1]]
 
 
 def export_small(name: str, graph: Path, output: Path) -> Path:
