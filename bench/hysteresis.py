@@ -63,7 +63,7 @@ def broadcast(model: ServedModel, shards: list[Path], clips: int) -> tuple[dict[
 
 def probabilities_now(model: ServedModel, codes: dict[str, np.ndarray], window: float) -> np.ndarray:
     """float32 (S, C): what a stream shows each second."""
-    ring = FrameRing(model.modalities)
+    ring = FrameRing(model.modalities, masks=model.masks)
     shown, waiting = [], []
     seconds = len(next(iter(codes.values())))
     for second in range(seconds):

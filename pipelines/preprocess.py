@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.preprocessing.flags import add_text_flags
 from pipelines.running.flags import add_job_flags
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, main
@@ -65,11 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="what to do with a record that lacks a modality: mask (models do without it), reject, or fill with 0 "
         "(default: mask; what an earlier run had, with --resume)",
     )
-    add(
-        "--allow_unlabelled",
-        action="store_true",
-        help="keep records without labels, which training and metrics ignore, instead of rejecting them",
-    )
+    unlabelled_help = "keep records without labels, which training and metrics ignore, instead of rejecting them"
+    add("--allow_unlabelled", action="store_true", help=unlabelled_help)
+    add_text_flags(parser)
     add_job_flags(parser, inputs="records", unit="shards")
     add_runner_argument(parser)
     return parser
@@ -92,7 +91,9 @@ def build_pipeline(pipeline: "beam.Pipeline", config: "JobConfig") -> None:
         | "MeasureShards" >> beam.ParDo(steps.MeasureShard(config.output, transform))
         | "MergeStatistics" >> beam.CombineGlobally(steps.MergeStatistics(transform.schema))
         | "FinishStatistics"
-        >> beam.Map(steps.finish_statistics, transform.schema, moments_path(config), transform.normalise)
+        >> beam.Map(
+            steps.finish_statistics, transform.schema, moments_path(config), transform.normalise, transform.text
+        )
     )
     side_inputs = [beam.pvalue.AsSingleton(fitted)]
     if not transform.is_affine:

@@ -10,7 +10,7 @@ from pipelines.pages.templates import environment
 from pipelines.preprocessing.charts import Axis, band_chart, bar_chart, line_chart
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.statistics import Fitted, Moments
 from vcls_model.records.splits import SPLITS
 
 _FREQUENT = 15
@@ -39,7 +39,7 @@ def render_card(
     config: JobConfig,
     info: dict[str, Any],
     summary: Summary,
-    features: dict[str, Moments],
+    features: Fitted,
 ) -> str:
     """The page's HTML."""
     names = [info.name for info in config.classes]
@@ -149,11 +149,11 @@ def frame_charts(summary: Summary) -> list[Chart]:
     ]
 
 
-def feature_charts(config: JobConfig, summary: Summary, features: dict[str, Moments]) -> list[Chart]:
+def feature_charts(config: JobConfig, summary: Summary, features: Fitted) -> list[Chart]:
     """Mean and spread of each dimension, before (all training values) and after (a sample of them)."""
     charts = []
     for name, moments in features.items():
-        if moments.count:
+        if isinstance(moments, Moments) and moments.count:
             all_of_them = f"All {moments.count:,} training vectors."
             charts.append(_feature_chart(f"{name}, before", moments.mean, moments.std, all_of_them))
     for feature in config.transform.transformed():

@@ -10,11 +10,14 @@ from vcls_model.records.schema import (
     FRAMES,
     REQUANTISE_OFFSET,
     REQUANTISE_SCALE,
+    TEXT,
+    TOKENS,
     VECTOR,
     Modality,
     RecordSchema,
 )
 from vcls_model.records.splits import SPLITS, SplitRatios
+from vcls_model.records.text_options import TextOptions
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.records.vocabulary import ClassInfo
 
@@ -74,6 +77,7 @@ class TransformConfig:
         max_frames: most frames kept per video.
         missing_modality: one of `MISSING_MODALITY`.
         allow_unlabelled: keep records without labels.
+        text: how texts become bags; None where the records hold none.
         class_names: of the vocabulary, by which a CSV may call its labels. Not a setting: a CSV of indices gives the
             same records whatever the names are.
     """
@@ -87,11 +91,14 @@ class TransformConfig:
     max_frames: int = 300
     missing_modality: str = "reject"
     allow_unlabelled: bool = False
+    text: TextOptions | None = None
     class_names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
         settings = {**dataclasses.asdict(self), "schema": self.schema.settings()}
+        if self.text is None:
+            del settings["text"]  # as in the first manifests
         del settings["class_names"]
         return settings
 
@@ -111,7 +118,14 @@ class TransformConfig:
     @property
     def is_affine(self) -> bool:
         """Whether each transformed value depends on one raw value alone: then shards need no TensorFlow."""
-        return not self.pca_dims and not self.pool_frames and self.normalise != "l2"
+        affine = not self.pca_dims and not self.pool_frames and self.normalise != "l2"
+        return affine or len(self.schema.texts) == len(self.schema.modalities)
+
+    @property
+    def text_options(self) -> TextOptions:
+        """`text`, of records that hold texts."""
+        assert self.text is not None
+        return self.text
 
     def code_range(self, modality: Modality) -> tuple[float, float]:
         """(scale, offset) of the codes that a frame-level modality is written in.
@@ -133,6 +147,9 @@ class TransformConfig:
         """The features of a transformed record, other than `id`, `labels` and `num_frames`."""
         features = []
         for modality in self.schema.modalities:
+            if modality.kind == TEXT:
+                features.append(TransformedModality(modality.name, self.text_options.buckets, TEXT, TOKENS))
+                continue
             width = self.width_of(modality)
             if modality.kind == FRAMES:
                 features.append(

@@ -313,7 +313,7 @@ def load_statistics(output: str, shard: Shard, config: TransformConfig, schema: 
     try:
         if not _is_about(storage.from_json(header, path), shard, _identity(shard, config)):
             return None
-        return ShardMeter.from_bytes(data, schema)
+        return ShardMeter.from_bytes(data, schema, config.text)
     except (JobError, ValueError, KeyError):  # a damaged file, or one of another version, counts as none
         return None
 

@@ -5,11 +5,13 @@ import hashlib
 import sys
 from typing import Any
 
+import numpy as np
+
 from pipelines.preprocessing import manifests
 from pipelines.preprocessing.card import render_card
 from pipelines.preprocessing.config import JobConfig
 from pipelines.preprocessing.manifests import Summary
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.statistics import Fitted, Moments, fitted_from_dict
 from pipelines.running.outputs import (
     DEAD_LETTER,
     check_any_written,
@@ -27,6 +29,7 @@ from vcls_model.commands import JobError
 from vcls_model.records.identity import dataset_identity
 from vcls_model.records.split_ids import write_split_ids
 from vcls_model.records.splits import SPLITS
+from vcls_model.records.text import DocumentCounts
 from vcls_model.records.vocabulary import write_labels_csv
 
 # tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
@@ -100,9 +103,9 @@ def moments_path(config: JobConfig) -> str:
     return storage.join(config.output, manifests.DIRECTORY, "moments.json")
 
 
-def read_moments(path: str) -> dict[str, Moments]:
-    """`Moments` by modality, as the pipeline leaves them at `path`."""
-    return {name: Moments.from_dict(value) for name, value in storage.read_json(path).items()}
+def read_moments(path: str) -> Fitted:
+    """`Moments` by modality (of texts, counts of documents), as the pipeline leaves them at `path`."""
+    return {name: fitted_from_dict(value) for name, value in storage.read_json(path).items()}
 
 
 def finish(config: JobConfig, started: float) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def _check(config: JobConfig, summary: Summary) -> None:
         )
 
 
-def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments], started: float) -> dict[str, Any]:
+def make_info(config: JobConfig, summary: Summary, features: Fitted, started: float) -> dict[str, Any]:
     """The content of `info.json`."""
     transform = config.transform
     info = {
@@ -194,10 +197,7 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         "config_hash": transform.hash,
         "statistics": {
             "class_counts": {name: summary.class_counts[split].tolist() for split, name in enumerate(SPLITS)},
-            "features": {
-                name: {"count": moments.count, "mean": moments.mean.tolist(), "std": moments.std.tolist()}
-                for name, moments in features.items()
-            },
+            "features": {name: _described(fitted) for name, fitted in features.items()},
             "labels_per_video": summary.label_counts.tolist(),
             "frames_per_video": summary.frame_counts.tolist(),
         },
@@ -205,6 +205,14 @@ def make_info(config: JobConfig, summary: Summary, features: dict[str, Moments],
         "output_bytes": summary.bytes_written,
     }
     return {**info, "identity": dataset_identity(info, summary.content)}
+
+
+def _described(fitted: Moments | DocumentCounts) -> dict[str, Any]:
+    """The statistics of a modality for `info.json`; of a text's thousands of counts, a hash tells them from others."""
+    if isinstance(fitted, Moments):
+        return {"count": fitted.count, "mean": fitted.mean.tolist(), "std": fitted.std.tolist()}
+    digest = hashlib.sha256(fitted.documents.astype("<i8").tobytes()).hexdigest()[:16]
+    return {"count": fitted.count, "buckets": int(np.count_nonzero(fitted.documents)), "documents_hash": digest}
 
 
 def table(summary: Summary) -> str:

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, JobConfig, Shard, TransformConfig
+from pipelines.preprocessing.flags import PREFIX, text_names, text_options
 from pipelines.preprocessing.outputs import begun_with
 from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
     VOCABULARY_FILE,
     check_made_alike,
@@ -17,6 +18,7 @@ from vcls_model.records.shards import (
     refuse_transformed,
     resolve_schema,
     shards_of,
+    unread_texts,
 )
 from vcls_model.records.splits import SPLITS, SplitRatios
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
@@ -36,7 +38,10 @@ def plan(args: argparse.Namespace) -> JobConfig:
     ratios = SplitRatios.parse(args.split_ratios)
     shards = plan_shards(args)
     refuse_transformed([shard.path for shard in shards], "train on them as they are, or name the raw records")
-    schema = plan_schema(args.schema, shards)
+    text, names = text_options(args), text_names(args)
+    schema = plan_schema(args.schema, shards, names)
+    if not names and args.schema == "auto":
+        _note_unread_texts(shards[0].path, schema)
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
     _check_float_frames(schema, args.normalise)
@@ -61,12 +66,17 @@ def plan(args: argparse.Namespace) -> JobConfig:
             max_frames=args.max_frames,
             missing_modality=missing_modality,
             allow_unlabelled=args.allow_unlabelled,
+            text=text if schema.texts else None,
             class_names=tuple(info.name for info in classes) if vocabulary and schema.container == "csv" else (),
         ),
         vocabulary=vocabulary,
         max_rejected_fraction=args.max_rejected_fraction,
         flags={
-            **{name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS},
+            **{
+                name: value
+                for name, value in vars(args).items()
+                if name not in _NOT_SETTINGS and (schema.texts or not name.startswith(PREFIX))
+            },
             "missing_modality": missing_modality,
         },
         resume=args.resume,
@@ -131,19 +141,34 @@ def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
     )
 
 
-def plan_schema(name: str, shards: Sequence[Shard]) -> RecordSchema:
+def _note_unread_texts(path: str, schema: RecordSchema) -> None:
+    """Says which texts of the records are left out, and how they are used."""
+    if unread := unread_texts(path, schema):
+        names = ", ".join(unread)
+        print(
+            f"note: the records also hold text that is not used: {names}; --text={','.join(unread)} learns from it",
+            file=sys.stderr,
+        )
+
+
+def plan_schema(name: str, shards: Sequence[Shard], texts: Sequence[str] = ()) -> RecordSchema:
     """The layout that `--schema` names; `auto` looks at the first shard that has a readable record.
+
+    Args:
+        name: see `resolve_schema`.
+        shards: the input.
+        texts: names of features that are texts in addition to those of the layout.
 
     Raises:
         UsageError: there is no such schema, or the records of the first shards fit none.
     """
     if name != "auto":
-        return resolve_schema(name, shards[0].path)
+        return resolve_schema(name, shards[0].path, texts=texts)
     check_made_alike([shard.path for shard in shards])
     failure: UsageError | None = None
     for shard in [shard for shard in shards if shard.size_bytes][:_PROBED_SHARDS]:
         try:
-            return resolve_schema(name, shard.path)
+            return resolve_schema(name, shard.path, texts=texts)
         except UsageError as error:
             failure = failure or error
     raise failure or UsageError(f"all {len(shards)} input files are empty, {shards[0].path} the first")
@@ -178,10 +203,14 @@ def describe(config: JobConfig) -> str:
     transform = config.transform
     schema = transform.schema
     size = sum(shard.size_bytes for shard in config.shards)
-    modalities = ", ".join(f"{modality.name} ({modality.kind}, {modality.width})" for modality in schema.modalities)
+    modalities = ", ".join(
+        f"{each.name} (text)" if each.kind == TEXT else f"{each.name} ({each.kind}, {each.width})"
+        for each in schema.modalities
+    )
     ratios = transform.ratios
     split = f"hash of the id, {ratios.train}/{ratios.validate}/{ratios.test}" if ratios else "as given"
-    widths = ", ".join(f"{transform.width_of(modality)} of {modality.name}" for modality in schema.modalities)
+    numbers = [modality for modality in schema.modalities if modality.kind != TEXT]
+    widths = ", ".join(f"{transform.width_of(modality)} of {modality.name}" for modality in numbers)
     operations = f"PCA whitening, {widths}" if transform.pca_dims else transform.normalise
     return (
         f"{len(config.shards)} shards, {size / 1e6:,.1f} MB, schema {schema.name}: {modalities}, "

@@ -17,7 +17,10 @@ from pipelines.preprocessing.exact_sums import ExactSums
 from vcls_model import storage
 from vcls_model.records import kernels
 from vcls_model.records.decoding import FrameBatch, RawBatch
-from vcls_model.records.schema import Modality, RecordSchema
+from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.schema import TEXT, Modality, RecordSchema
+from vcls_model.records.text import DocumentCounts, Tokeniser
+from vcls_model.records.text_options import TextOptions
 
 # Sums of float32 values and of their squares are whole numbers of 2**-298.
 _FLOAT_EXPONENT = -320
@@ -132,12 +135,38 @@ class ModalitySums:
         self.highest = np.maximum(self.highest, highest)
 
 
-Statistics = dict[str, ModalitySums]
+class TextSums:
+    """Training records, and in how many of their texts each bucket occurs; of any number of shards.
+
+    Attributes:
+        count: records added.
+        documents: int64 (buckets,); empty as long as nothing was added.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.documents: np.ndarray = np.zeros(0, np.int64)
+
+    def add(self, other: "TextSums") -> None:
+        """Adds those of other shards."""
+        self.add_shard(other.count, other.documents)
+
+    def add_shard(self, count: int, documents: np.ndarray) -> None:
+        """Adds those of one shard."""
+        self.count += count
+        if len(documents):
+            self.documents = documents + (self.documents if len(self.documents) else 0)
+
+
+Statistics = dict[str, ModalitySums | TextSums]
 
 
 def empty_statistics(schema: RecordSchema) -> Statistics:
     """Empty sums for every modality."""
-    return {modality.name: ModalitySums.empty(modality) for modality in schema.modalities}
+    return {
+        modality.name: TextSums() if modality.kind == TEXT else ModalitySums.empty(modality)
+        for modality in schema.modalities
+    }
 
 
 def merge_statistics(parts: Sequence[Statistics], schema: RecordSchema) -> Statistics:
@@ -145,7 +174,7 @@ def merge_statistics(parts: Sequence[Statistics], schema: RecordSchema) -> Stati
     merged = empty_statistics(schema)
     for part in parts:
         for name, sums in merged.items():
-            sums.add(part[name])
+            sums.add(part[name])  # type: ignore[arg-type]  # of one modality, so of one kind
     return merged
 
 
@@ -156,14 +185,20 @@ class ShardMeter:
         records: number of records added, whatever they lack.
     """
 
-    def __init__(self, schema: RecordSchema) -> None:
+    def __init__(self, schema: RecordSchema, text: TextOptions | None = None) -> None:
         self.records = 0
         self._schema = schema
+        self._text = text
+        self._texts = {modality.name for modality in schema.texts}
+        self._tokeniser: Tokeniser | None = None
         self._arrays: dict[str, list[np.ndarray]] = {}
         self._counts = dict.fromkeys((modality.name for modality in schema.modalities), 0)
         self._of_floats = {modality.name for modality in schema.modalities if not modality.coded}
         for modality in schema.modalities:
-            if modality.coded:
+            if modality.kind == TEXT:
+                assert text is not None
+                self._arrays[modality.name] = [np.zeros(text.buckets, np.int64)]
+            elif modality.coded:
                 width = modality.width
                 self._arrays[modality.name] = [
                     np.zeros(width, np.int64),
@@ -189,7 +224,10 @@ class ShardMeter:
             if isinstance(values, FrameBatch) and name in batch.held:
                 values = dataclasses.replace(values, lengths=np.minimum(values.lengths, batch.held[name]))
             arrays = self._arrays[name]
-            if isinstance(values, FrameBatch) and name in self._of_floats:
+            if isinstance(values, BytesColumn):
+                self._count_text(values[chosen], arrays[0])
+                self._counts[name] += int(np.count_nonzero(chosen))
+            elif isinstance(values, FrameBatch) and name in self._of_floats:
                 frames = values.select(rows).floats()
                 kernels.add_float_moments(frames, np.ones(len(frames), np.bool_), *arrays)
                 self._counts[name] += len(frames)
@@ -200,32 +238,39 @@ class ShardMeter:
                 kernels.add_float_moments(values, rows, *arrays)
                 self._counts[name] += int(rows.sum())
 
+    def _count_text(self, texts: BytesColumn, documents: np.ndarray) -> None:
+        assert self._text is not None
+        self._tokeniser = self._tokeniser or Tokeniser(self._text)
+        self._tokeniser.count_documents(texts, documents)
+
     def to_bytes(self) -> bytes:
         """The sums as a small file that `from_bytes` reads back exactly."""
-        return arrays_to_bytes(
-            {
-                "counts": np.array(list(self._counts.values()), np.int64),
-                **{
-                    f"{name}/{part}": array
-                    for name, parts in self._arrays.items()
-                    for part, array in zip(_PARTS, parts, strict=True)
-                },
-            }
-        )
+        arrays = {"counts": np.array(list(self._counts.values()), np.int64)}
+        for name, parts in self._arrays.items():
+            if name in self._texts:
+                # A shard has fewer different words than there are buckets.
+                arrays[f"{name}/buckets"] = np.flatnonzero(parts[0]).astype(np.int32)
+                arrays[f"{name}/documents"] = parts[0][parts[0] > 0]
+            else:
+                arrays |= {f"{name}/{part}": array for part, array in zip(_PARTS, parts, strict=True)}
+        return arrays_to_bytes(arrays)
 
     @classmethod
-    def from_bytes(cls, data: bytes, schema: RecordSchema) -> "ShardMeter":
+    def from_bytes(cls, data: bytes, schema: RecordSchema, text: TextOptions | None = None) -> "ShardMeter":
         """Reads what `to_bytes` wrote.
 
         Raises:
             ValueError: `data` is damaged.
         """
-        meter = cls(schema)
+        meter = cls(schema, text)
         stored = arrays_from_bytes(data)
         try:
             for name, count in zip(meter._counts, stored["counts"].tolist(), strict=True):
                 meter._counts[name] = count
-                meter._arrays[name] = [stored[f"{name}/{part}"] for part in _PARTS]
+                if name in meter._texts:
+                    meter._arrays[name][0][stored[f"{name}/buckets"]] = stored[f"{name}/documents"]
+                else:
+                    meter._arrays[name] = [stored[f"{name}/{part}"] for part in _PARTS]
         except KeyError as error:
             raise ValueError(f"no array {error}") from None
         return meter
@@ -271,6 +316,21 @@ class Moments:
         return cls(value["count"], *(np.array(value[key]) for key in ("mean", "std", "lowest", "highest")))
 
 
+# What is known of the training records, by modality.
+Fitted = dict[str, Moments | DocumentCounts]
+
+
+def fitted_from_dict(value: dict[str, Any]) -> Moments | DocumentCounts:
+    """Reads what the `to_dict` of either wrote."""
+    return DocumentCounts.from_dict(value) if "documents" in value else Moments.from_dict(value)
+
+
+def document_counts(sums: TextSums, text: TextOptions) -> DocumentCounts:
+    """The counts over all training records."""
+    documents = sums.documents if len(sums.documents) else np.zeros(text.buckets, np.int64)
+    return DocumentCounts(sums.count, documents)
+
+
 def moments(sums: ModalitySums, modality: Modality) -> Moments:
     """Mean, population standard deviation and range; exact until the last rounding."""
     if not sums.count:
@@ -306,10 +366,12 @@ def _ratio(numerator: int, denominator: int, shift: int) -> float:
 
 def statistics_hash(statistics: Statistics) -> str:
     """Identifies the statistics: shards transformed with others are not reused."""
-    text = repr(
-        [
-            (name, sums.count, sums.exponent, sums.total, sums.squares, sums.lowest.tolist(), sums.highest.tolist())
-            for name, sums in statistics.items()
-        ]
-    )
+    parts: list[tuple[Any, ...]] = []
+    for name, sums in statistics.items():
+        if isinstance(sums, TextSums):
+            parts.append((name, sums.count, sums.documents.tolist()))
+            continue
+        lowest, highest = sums.lowest.tolist(), sums.highest.tolist()
+        parts.append((name, sums.count, sums.exponent, sums.total, sums.squares, lowest, highest))
+    text = repr(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

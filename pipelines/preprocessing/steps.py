@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import apache_beam as beam
 import numpy as np
@@ -12,9 +12,12 @@ from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.manifests import MOST_LABELS_SHOWN, Summary
 from pipelines.preprocessing.reading import read_shard
 from pipelines.preprocessing.statistics import (
+    Fitted,
     Moments,
     ShardMeter,
     Statistics,
+    TextSums,
+    document_counts,
     empty_statistics,
     merge_statistics,
     moments,
@@ -22,6 +25,7 @@ from pipelines.preprocessing.statistics import (
 )
 from pipelines.preprocessing.transform.affine import AffineTransform
 from pipelines.preprocessing.transform.graph import BatchGraph
+from pipelines.preprocessing.transform.tokens import tokenisers_of
 from pipelines.running.counters import inc_counter
 from pipelines.running.inputs import check_unchanged
 from vcls_model import storage
@@ -38,8 +42,10 @@ from vcls_model.records.encoding import (
     encode_by_split,
 )
 from vcls_model.records.identity import content_sum
-from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.splits import SPLITS
+from vcls_model.records.text import Tokeniser
+from vcls_model.records.text_options import TextOptions
 from vcls_model.records.transformed import presence_name
 
 # The square of a value must fit float32 with room for the sum over a vector; larger ones are no features of media.
@@ -54,7 +60,7 @@ _SAMPLED_FRAMES = 8
 
 def measure_shard(shard: Shard, config: TransformConfig) -> ShardMeter:
     """Sums over the training records of one shard."""
-    meter = ShardMeter(config.schema)
+    meter = ShardMeter(config.schema, config.text)
     for batch, _, splits in read_shard(shard, config):
         meter.add(batch, splits == 0)
     return meter
@@ -106,23 +112,34 @@ class FittedStatistics:
 
     Attributes:
         identity: `statistics_hash`; shards transformed with other statistics are transformed again.
-        moments: by modality.
+        moments: by modality; of texts, counts of documents.
     """
 
     identity: str
-    moments: dict[str, Moments]
+    moments: Fitted
 
 
 def finish_statistics(
-    statistics: Statistics, schema: RecordSchema, path: str, normalise: str = "zscore"
+    statistics: Statistics, schema: RecordSchema, path: str, normalise: str = "zscore", text: TextOptions | None = None
 ) -> FittedStatistics:
     """`Moments` of every modality, which are also written to `path` for the launcher; see `outputs.read_moments`.
+
+    Of texts they are counts of documents, which need `text`.
 
     Raises:
         JobError: values are so large that normalised ones would not be numbers.
     """
-    fitted = {modality.name: moments(statistics[modality.name], modality) for modality in schema.modalities}
+    fitted: Fitted = {}
+    for modality in schema.modalities:
+        sums = statistics[modality.name]
+        if isinstance(sums, TextSums):
+            assert text is not None
+            fitted[modality.name] = document_counts(sums, text)
+        else:
+            fitted[modality.name] = moments(sums, modality)
     for name, value in fitted.items():
+        if not isinstance(value, Moments):
+            continue
         largest = max(np.abs(value.lowest).max(initial=0), np.abs(value.highest).max(initial=0))
         if normalise != "none" and largest > _LARGEST_VALUE:
             raise JobError(
@@ -133,7 +150,7 @@ def finish_statistics(
     return FittedStatistics(statistics_hash(statistics), fitted)
 
 
-def moments_of(fitted: FittedStatistics) -> dict[str, Moments]:
+def moments_of(fitted: FittedStatistics) -> Fitted:
     """The moments alone."""
     return fitted.moments
 
@@ -149,6 +166,12 @@ class TransformShard(beam.DoFn):
         self._output = output
         self._config = config
         self._ready: tuple[str, AffineTransform] | None = None
+        self._texts: tuple[str, dict[str, Tokeniser]] | None = None
+
+    def _tokenisers(self, fitted: FittedStatistics) -> dict[str, Tokeniser]:
+        if self._texts is None or self._texts[0] != fitted.identity:
+            self._texts = fitted.identity, tokenisers_of(self._config, fitted.moments)
+        return self._texts[1]
 
     def _transform(self, fitted: FittedStatistics, graph_directory: str | None) -> AffineTransform | BatchGraph:
         if graph_directory is not None:
@@ -162,7 +185,7 @@ class TransformShard(beam.DoFn):
         if summary is None:
             transform = self._transform(fitted, graph_directory)
             digest = storage.content_digest(shard.path)
-            summary, sizes = transform_shard(self._output, shard, self._config, transform)
+            summary, sizes = transform_shard(self._output, shard, self._config, transform, self._tokenisers(fitted))
             check_unchanged(shard.path, shard.size_bytes, shard.modified_seconds, digest)
             measured = manifests.measured_records(self._output, shard)
             if measured is not None and measured != summary.written[0]:
@@ -205,14 +228,19 @@ def write_summary(summary: Summary, path: str) -> None:
 
 
 def transform_shard(
-    output: str, shard: Shard, config: TransformConfig, transform: AffineTransform | BatchGraph
+    output: str,
+    shard: Shard,
+    config: TransformConfig,
+    transform: AffineTransform | BatchGraph,
+    texts: Mapping[str, Tokeniser] | None = None,
 ) -> tuple[Summary, dict[str, int]]:
     """Transforms one shard and writes one file per split and its dead letters.
 
     Returns:
         What the shard contains, and the bytes of each file by its path below `output`.
     """
-    transformer = ShardTransformer(config, transform, sampling=shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0)
+    sampling = shard.index % (shard.count // _SAMPLED_SHARDS + 1) == 0
+    transformer = ShardTransformer(config, transform, sampling, texts)
     outputs = {split: shard.output(split) for split in shard.splits}
     sizes = dict.fromkeys(outputs.values(), 0)
     checksums = dict.fromkeys(outputs.values(), np.uint32(0))
@@ -251,13 +279,21 @@ class ShardTransformer:
     Args:
         config, transform: what to do.
         sampling: look at the values of some records, for the data card.
+        texts: by name of the text modality.
 
     Attributes:
         summary: of what was transformed so far.
     """
 
-    def __init__(self, config: TransformConfig, transform: AffineTransform | BatchGraph, sampling: bool = True) -> None:
+    def __init__(
+        self,
+        config: TransformConfig,
+        transform: AffineTransform | BatchGraph,
+        sampling: bool = True,
+        texts: Mapping[str, Tokeniser] | None = None,
+    ) -> None:
         self._config = config
+        self._texts = texts or {}
         self._transform = transform
         self._sampling = sampling
         self._frames = config.schema.has_frames
@@ -294,10 +330,23 @@ class ShardTransformer:
         }
         if isinstance(self._transform, AffineTransform):
             for name, values in batch.features.items():
-                columns[name] = _affine_column(values, name, self._transform, name in self._float_frames)
+                if isinstance(values, BytesColumn):
+                    columns[name] = self._tokens(name, values)
+                else:
+                    columns[name] = _affine_column(values, name, self._transform, name in self._float_frames)
         else:
-            transformed = self._transform({name: _graph_input(values) for name, values in batch.features.items()})
+            raw = {
+                name: _graph_input(values)
+                for name, values in batch.features.items()
+                if not isinstance(values, BytesColumn)
+            }
+            transformed = self._transform(raw)
             for feature in self._config.transformed():
+                if feature.kind == TEXT:
+                    texts = batch.features[feature.name]
+                    assert isinstance(texts, BytesColumn)
+                    columns[feature.name] = self._tokens(feature.name, texts)
+                    continue
                 values = transformed[feature.name]
                 columns[feature.name] = (
                     BytesColumn.of(values.tolist())
@@ -307,6 +356,11 @@ class ShardTransformer:
         if self._frames:
             columns["num_frames"] = IntegerColumn.of_lengths(batch.frame_counts(), np.ones(len(batch), np.int64))
         return columns
+
+    def _tokens(self, name: str, texts: BytesColumn) -> IntegerColumn:
+        tokens, notes = self._texts[name].tokens(texts)
+        self.summary.notes.update(notes)
+        return tokens
 
     def _where(self, batch: RawBatch, columns: dict[str, Column]) -> dict[str, np.ndarray]:
         """Which records get a column, for those that not all get; adds the columns that say what is missing."""
@@ -362,6 +416,8 @@ class ShardTransformer:
         for feature in self._config.transformed():
             chosen = rows_chosen[where[feature.name][rows_chosen]] if feature.name in where else rows_chosen
             column = columns[feature.name]
+            if feature.kind == TEXT:
+                continue
             if isinstance(column, FloatColumn):
                 rows = column.rows[chosen].astype(np.float64)
             elif isinstance(column, AffineColumn):

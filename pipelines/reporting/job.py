@@ -23,7 +23,7 @@ from pipelines.reporting.inputs.manifests import (
 )
 from pipelines.reporting.inputs.media import Timeline, scored_media
 from pipelines.reporting.inputs.modalities import read_worth
-from pipelines.reporting.inputs.pairing import Pairing, pair_runs
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import (
     Scores,
     check_same_classes,
@@ -110,6 +110,9 @@ def _baseline(scores: Scores, config: ReportConfig) -> tuple[Scores, Pairing] | 
         return None, None
     baseline = read_scores(config.baseline)
     check_same_classes(scores, baseline)
+    # Loads the compiled kernels of the metrics, which a report without a baseline does not need.
+    from pipelines.reporting.inputs.outcomes import pair_runs
+
     return baseline, pair_runs(scores, baseline)
 
 

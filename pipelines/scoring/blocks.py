@@ -15,7 +15,8 @@ from pipelines.scoring.predictions import Labels
 from pipelines.scoring.presence import present, without
 from vcls_model import storage
 from vcls_model.metrics.slices import NO_VALUE
-from vcls_model.records.decoding import Ratings
+from vcls_model.records.decoding import FeatureValues, Ratings
+from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.examples import Values
 from vcls_model.records.ids import printable_id
 from vcls_model.records.shards import FrameBatch, RawBatch, Rejected, read_batches
@@ -36,7 +37,7 @@ class Block:
         shard: the shard that the records are from.
         ids: ids of the B records.
         offsets: int64 (B,), where each record begins in the shard, in bytes.
-        features: by modality: float32 (B, D), or frames.
+        features: by modality: float32 (B, D), frames, or texts.
         labels: true classes.
         ratings: ratings of the segments, for segment records, else None.
         rejected: records that could not be used.
@@ -55,7 +56,7 @@ class Block:
     shard: InputShard
     ids: Sequence[bytes]
     offsets: np.ndarray
-    features: Mapping[str, np.ndarray | FrameBatch]
+    features: Mapping[str, FeatureValues]
     labels: Labels
     ratings: Ratings | None
     rejected: Sequence[Rejected]
@@ -71,7 +72,7 @@ class Block:
     @property
     def feature_bytes(self) -> int:
         """Size of the features."""
-        return sum((v.buffer if isinstance(v, FrameBatch) else v).nbytes for v in self.features.values())
+        return sum(map(_size, self.features.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,8 +204,17 @@ def _counts(places: np.ndarray) -> tuple[int, ...]:
     return tuple(counts.tolist())
 
 
-def _copied(values: "np.ndarray | FrameBatch", rows: np.ndarray) -> "np.ndarray | FrameBatch":
-    """The features of some records; frames in a buffer of their own, which is valid as long as the block is."""
+def _size(values: FeatureValues) -> int:
+    """Bytes of the values of a modality."""
+    if isinstance(values, BytesColumn):
+        return int(values.lengths.sum())
+    return (values.buffer if isinstance(values, FrameBatch) else values).nbytes
+
+
+def _copied(values: FeatureValues, rows: np.ndarray) -> FeatureValues:
+    """The features of some records; frames and texts in a buffer of their own, valid as long as the block is."""
+    if isinstance(values, BytesColumn):
+        return BytesColumn.of(values[rows].tolist())
     if not isinstance(values, FrameBatch):
         return values if rows.all() else values[rows]
     chosen = values.select(rows)

@@ -86,7 +86,8 @@ def schema_for_scoring(records: RecordSchema, model: ExportedModel) -> RecordSch
     Raises:
         UsageError: the records lack what the model takes; the message names both.
     """
-    held = {modality.name: modality for modality in records.modalities}
+    # Any record may hold texts, or none.
+    held = {modality.name: modality for modality in (*model.schema.texts, *records.modalities)}
     if any(not _fits(held.get(modality.name), modality) for modality in model.schema.modalities):
         raise UsageError(
             f"the model does not fit the records: {model.path} takes {describe(model.schema.modalities)}, "

@@ -166,7 +166,8 @@ def plan_missing(args: argparse.Namespace, models: Sequence[ExportedModel]) -> t
     without = tuple(name for name in args.without.split(",") if name)
     stubborn = next((model for model in models if not model.presence), None)
     missing = args.missing_modality or ("reject" if stubborn else "mask")
-    if stubborn and (without or missing == "mask"):
+    texts = {modality.name for modality in models[0].schema.texts}  # which any model bears without
+    if stubborn and (set(without) - texts or missing == "mask"):
         flag = f"--without={args.without}" if without else "--missing_modality=mask"
         raise UsageError(
             f"{flag}: {stubborn.path} does not bear a missing modality: it was trained by an earlier version, or on "
@@ -178,7 +179,7 @@ def plan_missing(args: argparse.Namespace, models: Sequence[ExportedModel]) -> t
             raise unknown_choice("modality of --without", name, names)
     if set(without) == set(names):
         raise UsageError(f"--without={args.without} leaves nothing of the records: {models[0].path} takes no more")
-    if without and missing != "mask":
+    if set(without) - texts and missing != "mask":
         raise UsageError(f"--without needs --missing_modality=mask, which is the default, not {missing}")
     return missing, without
 

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from vcls_model.records.decoding import FrameBatch
+from vcls_model.records.decoding import FeatureValues, FrameBatch
+from vcls_model.records.encoding import BytesColumn
 
-Features = Mapping[str, "np.ndarray | FrameBatch"]
+Features = Mapping[str, FeatureValues]
 
 
 def subsets_of(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -21,12 +22,14 @@ def subsets_of(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(dict.fromkeys(subset for subset in alone + but_one if 0 < len(subset) < len(names)))
 
 
-def without(features: Features, names: Collection[str]) -> dict[str, "np.ndarray | FrameBatch"]:
+def without(features: Features, names: Collection[str]) -> dict[str, FeatureValues]:
     """Features of records that all lack some modalities, see `RawBatch.features`."""
     return {name: _nothing(values) if name in names else values for name, values in features.items()}
 
 
-def _nothing(values: "np.ndarray | FrameBatch") -> "np.ndarray | FrameBatch":
+def _nothing(values: FeatureValues) -> FeatureValues:
+    if isinstance(values, BytesColumn):
+        return BytesColumn(values.data, values.begins, np.zeros_like(values.lengths))
     if isinstance(values, FrameBatch):
         return FrameBatch(values.buffer, values.begins, values.strides, np.zeros_like(values.lengths), values.width)
     return np.full_like(values, np.nan)
@@ -34,9 +37,11 @@ def _nothing(values: "np.ndarray | FrameBatch") -> "np.ndarray | FrameBatch":
 
 def present(features: Features) -> np.ndarray:
     """Bool (M, B): which records have each modality."""
-    return np.stack([v.lengths > 0 if isinstance(v, FrameBatch) else ~np.isnan(v[:, 0]) for v in features.values()])
+    return np.stack(
+        [v.lengths > 0 if isinstance(v, FrameBatch | BytesColumn) else ~np.isnan(v[:, 0]) for v in features.values()]
+    )
 
 
-def select(features: Features, rows: np.ndarray) -> dict[str, "np.ndarray | FrameBatch"]:
+def select(features: Features, rows: np.ndarray) -> dict[str, FeatureValues]:
     """The records that a bool mask (B,) keeps."""
     return {name: v.select(rows) if isinstance(v, FrameBatch) else v[rows] for name, v in features.items()}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vcls_model.input.blocks import Layout, RecordBlock, is_remote, read_blocks
 from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
-from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.records.transformed import presence_name
 
 SHARDS_OPEN = 16
@@ -25,6 +25,7 @@ SHARDS_OPEN = 16
 VIDEO_BLOCK_BYTES = 2**23
 FRAME_BLOCK_BYTES = 2**26
 LABEL_WIDTH_STEP = 8
+TOKEN_STEP = 32
 # TensorFlow takes over an array without a copy when it begins at a multiple of this.
 _ALIGNMENT = 64
 _TASK_BYTES = 2**21
@@ -87,18 +88,21 @@ class _Batch:
         self.features = {
             modality.name: _aligned((size, steps, modality.width), np.uint8)
             if modality.kind == FRAMES
+            else np.zeros((size, TOKEN_STEP), np.int32)
+            if modality.kind == TEXT
             else _aligned((size, modality.width), np.float32)
             for modality in layout.modalities
         }
         if plan.presence:
             for modality in layout.modalities:
-                self.features[presence_name(modality.name)] = _aligned((size,), np.float32)
+                if modality.kind != TEXT:
+                    self.features[presence_name(modality.name)] = _aligned((size,), np.float32)
 
     def widen_labels(self, longest: int) -> None:
-        missing = longest - self.labels.shape[1]
-        if missing > 0:
-            missing += -missing % LABEL_WIDTH_STEP
-            self.labels = np.pad(self.labels, ((0, 0), (0, missing)), constant_values=-1)
+        self.labels = _widened(self.labels, longest, LABEL_WIDTH_STEP, -1)
+
+    def widen_tokens(self, name: str, longest: int) -> None:
+        self.features[name] = _widened(self.features[name], longest, TOKEN_STEP, 0)
 
     def element(self, layout: Layout, plan: BatchPlan) -> dict[str, Any]:
         """The finished batch, when all copies are done."""
@@ -121,6 +125,14 @@ class _Batch:
         return element
 
 
+def _widened(rows: np.ndarray, longest: int, step: int, filling: int) -> np.ndarray:
+    """Rows with room for `longest` values, in multiples of `step`, so that few shapes occur."""
+    missing = longest - rows.shape[1]
+    if missing <= 0:
+        return rows
+    return np.pad(rows, ((0, 0), (0, missing + -missing % step)), constant_values=filling)
+
+
 def _fixed_steps(options: InputOptions) -> bool:
     return options.fixed_frames or options.frames != "all"
 
@@ -136,6 +148,7 @@ class _Cutter:
         self._videos = 0  # of the epoch, skipped ones included: part of the seed of each video's frames
         self._blocks = 0
         self._batch: _Batch | None = None
+        self._texts = [number for number, modality in enumerate(layout.modalities) if modality.kind == TEXT]
 
     def batches(self, block: RecordBlock) -> Iterator[dict[str, Any]]:
         """The batches that a block completes. When this ends, the block may be reused."""
@@ -200,8 +213,12 @@ class _Cutter:
                 np.maximum(kept, 1, out=kept)
         if self._plan.presence:
             for number, modality in enumerate(self._layout.modalities):
-                batch.features[presence_name(modality.name)][places] = index[:, kernels.INDEX_COLUMNS + number] >= 0
+                if modality.kind != TEXT:
+                    batch.features[presence_name(modality.name)][places] = index[:, kernels.INDEX_COLUMNS + number] >= 0
         batch.widen_labels(int(index[:, kernels.LABEL_COUNT].max()))
+        for number in self._texts:
+            longest = int(index[:, self._layout.places.stop + number].max())
+            batch.widen_tokens(self._layout.modalities[number].name, longest)
         rewritten = block.rewritten[rows]
         for source, chosen in ((block.buffer, np.flatnonzero(~rewritten)), (block.extra, np.flatnonzero(rewritten))):
             if not len(chosen):
@@ -210,6 +227,11 @@ class _Cutter:
             kernels.copy_labels(
                 source, part[:, kernels.LABELS_BEGIN], part[:, kernels.LABEL_COUNT], places[chosen], batch.labels
             )
+            for number in self._texts:
+                begins = part[:, self._layout.places.start + number]
+                counts = part[:, self._layout.places.stop + number]
+                tokens = batch.features[self._layout.modalities[number].name]
+                kernels.copy_labels(source, begins, counts, places[chosen], tokens)
             for some in self._tasks(batch, len(chosen)):
                 which = chosen[some]
                 batch.copies.append(
@@ -240,6 +262,8 @@ class _Cutter:
         kept: np.ndarray,
     ) -> None:
         for number, modality in enumerate(self._layout.modalities):
+            if modality.kind == TEXT:
+                continue  # copied already, as labels are
             target = batch.features[modality.name].reshape(-1).view(np.uint8)
             begins = index[:, kernels.INDEX_COLUMNS + number]
             if modality.kind == FRAMES:

@@ -20,7 +20,7 @@ import numpy as np
 
 from vcls_model.commands import JobError
 from vcls_model.records import examples, kernels
-from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.records.transformed import presence_name
 
 _PIECE_RECORDS = 512
@@ -63,15 +63,16 @@ class Layout:
         ]
         self.names = np.frombuffer(bytearray().join(names), np.uint8)
         self.name_ends = np.cumsum([len(name) for name in names])
-        self.kinds = np.array(
-            [kernels.BYTE_MATRIX if modality.kind == FRAMES else kernels.FLOAT_VECTOR for modality in modalities],
-            np.int64,
-        )
+        kinds = {FRAMES: kernels.BYTE_MATRIX, TEXT: kernels.INTEGERS}
+        self.kinds = np.array([kinds.get(each.kind, kernels.FLOAT_VECTOR) for each in modalities], np.int64)
+        texts = any(modality.kind == TEXT for modality in modalities)
+        self.places = slice(kernels.INDEX_COLUMNS, kernels.INDEX_COLUMNS + len(self.kinds))
+        self.columns = self.places.stop + (len(self.kinds) if texts else 0)
         self.widths = np.array([modality.width for modality in modalities], np.int64)
 
     def index(self, buffer: np.ndarray, filled: int, last: bool) -> tuple[np.ndarray, int, int, int]:
         """Indexes the records in buffer[:filled]: (index, what stopped it, where, end of the data needed next)."""
-        index = np.empty((_PIECE_RECORDS, kernels.INDEX_COLUMNS + len(self.modalities)), np.int64)
+        index = np.empty((_PIECE_RECORDS, self.columns), np.int64)
         stop, at, count, wanted = kernels.FULL, 0, 0, 0
         while True:
             stop, at, count, wanted = kernels.index_transformed(
@@ -99,7 +100,8 @@ class Layout:
         frames = 0
         if self.has_frames:
             frames = _values(features, "num_frames", "int64", 1)[0]
-            if not 0 <= frames * int(max(self.widths)) <= _MAX_FRAME_BYTES:
+            widest = max(modality.width for modality in self.modalities if modality.kind == FRAMES)
+            if not 0 <= frames * widest <= _MAX_FRAME_BYTES:
                 raise ValueError(f"feature 'num_frames' of a record is {frames}")
             target["num_frames"] = examples.int64_feature([frames])
         for modality in self.modalities:
@@ -111,6 +113,10 @@ class Layout:
                 size = frames * modality.width
                 codes = _values(features, modality.name, "bytes", 1)[0]
                 target[modality.name] = examples.bytes_feature(codes[:size].ljust(size, b"\0"))
+            elif modality.kind == TEXT:
+                empty = modality.name in features and features[modality.name].kind is None
+                tokens = [] if empty else _values(features, modality.name, "int64", None)
+                target[modality.name] = examples.int64_feature(tokens)
             else:
                 values = _values(features, modality.name, "float", modality.width)
                 target[modality.name] = examples.float_feature(values)
@@ -172,7 +178,7 @@ class Piece:
     """Records of one piece.
 
     Attributes:
-        index: int64 (R, INDEX_COLUMNS + M), see `kernels.index_transformed`; places in the piece's buffer, or
+        index: int64 (R, `Layout.columns`), see `kernels.index_transformed`; places in the piece's buffer, or
             for the records `rewritten`, in `extra`.
         rewritten: bool (R,).
         extra: framed records that were rewritten.
@@ -263,7 +269,7 @@ class RecordBlock:
     Attributes:
         buffer: uint8, the bytes that `index` points into.
         extra: uint8, what it points into for the records `rewritten`.
-        index: int64 (N, INDEX_COLUMNS + M), see `kernels.index_transformed`.
+        index: int64 (N, `Layout.columns`), see `kernels.index_transformed`.
         rewritten: bool (N,).
         shards: int32 (N,), number of the shard of each record.
     """
@@ -275,16 +281,19 @@ class RecordBlock:
     shards: np.ndarray
 
 
-def _move(index: np.ndarray, by: np.ndarray) -> None:
-    """Adds (R, 1) to every column that is a place."""
+def _move(index: np.ndarray, by: np.ndarray, places: slice) -> None:
+    """Adds (R, 1) to every column that is a place; those of modalities are `places`."""
     index[:, [kernels.START, kernels.ID_BEGIN, kernels.ID_END, kernels.LABELS_BEGIN]] += by
-    index[:, kernels.INDEX_COLUMNS :] += by
+    index[:, places] += by
 
 
 class _Request:
     """A block that threads are filling."""
 
-    def __init__(self, streams: Sequence[ShardStream], piece_bytes: int, buffer: np.ndarray, pool: Executor) -> None:
+    def __init__(
+        self, streams: Sequence[ShardStream], layout: Layout, piece_bytes: int, buffer: np.ndarray, pool: Executor
+    ) -> None:
+        self._layout = layout
         sizes = [max(piece_bytes, stream.wanted_bytes) for stream in streams]
         self._starts = [0, *itertools.accumulate(sizes)]
         self._buffer = buffer if len(buffer) >= self._starts[-1] else np.empty(self._starts[-1], np.uint8)
@@ -299,7 +308,7 @@ class _Request:
         pieces = [piece.result() for piece in self._pieces]
         extra_bytes = 0
         for begin, piece in zip(self._starts, pieces, strict=False):
-            _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis])
+            _move(piece.index, np.where(piece.rewritten, extra_bytes, begin)[:, np.newaxis], self._layout.places)
             extra_bytes += len(piece.extra)
         counts = [len(piece.index) for piece in pieces]
         return RecordBlock(
@@ -350,7 +359,7 @@ def read_blocks(
         streams = [stream for stream in streams if not stream.done]
         fresh = itertools.islice(waiting, shards_open - len(streams))
         streams += [ShardStream(shards[number], number, layout) for number in fresh]
-        return _Request(streams, piece_bytes, buffers.popleft(), pool) if streams else None
+        return _Request(streams, layout, piece_bytes, buffers.popleft(), pool) if streams else None
 
     request = ask()
     try:

@@ -43,7 +43,7 @@ class LabelVectorScores(keras.layers.Layer):
         if (shape is None) == (vectors is None):
             raise ValueError("give either the vectors or their shape")
         self.strength = strength
-        self.table_shape = tuple(shape if vectors is None else vectors.shape)
+        self.table_shape: tuple[int, ...] = tuple(vectors.shape if vectors is not None else shape or ())
         self._initial = vectors
 
     def build(self, input_shape: Any) -> None:

@@ -6,13 +6,12 @@ derivatives of the figure with respect to the group's weight. The derivatives of
 subtracted group by group, so that what both runs find hard or easy cancels.
 """
 
-import dataclasses
-
 import numpy as np
 
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bins_of
 from vcls_model.metrics.layout import GROUPS
+from vcls_model.metrics.spread import GroupInfluence
 
 _CLASSES_PER_CHUNK = 512
 
@@ -41,25 +40,6 @@ def derivatives(totals: np.ndarray, positives: np.ndarray, support: np.ndarray) 
     none = np.asarray(support) == 0
     of_positive[none], of_negative[none] = 0, 0
     return of_positive, of_negative
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupInfluence:
-    """d figure / d weight of each group of videos; the entries of a figure add up to 0.
-
-    Attributes:
-        gap: (GROUPS,) of GAP@20.
-        map: (GROUPS,) of the mean of average precision over the classes with a positive.
-        ap: (GROUPS, C) of each class's average precision; 0 for a class without positives.
-    """
-
-    gap: np.ndarray
-    map: np.ndarray
-    ap: np.ndarray
-
-    def minus(self, other: "GroupInfluence") -> "GroupInfluence":
-        """The influence on the difference of two runs, whose groups hold the same videos."""
-        return GroupInfluence(self.gap - other.gap, self.map - other.map, self.ap - other.ap)
 
 
 class InfluenceSums:

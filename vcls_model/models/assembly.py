@@ -31,8 +31,9 @@ from vcls_model.models.label_directions import KEY_POWER, LabelDirections
 from vcls_model.models.label_graph import LabelGraph
 from vcls_model.models.neighbour_memory import Memory, shares_of
 from vcls_model.models.presence import Presence
+from vcls_model.models.texts import embed_texts
 from vcls_model.records.raw_values import RawValues
-from vcls_model.records.schema import FRAMES, VECTOR, Modality
+from vcls_model.records.schema import FRAMES, TEXT, VECTOR, Modality
 from vcls_model.records.transformed import presence_name
 
 TRUNKS = {**video_trunks.TRUNKS, **frame_trunks.TRUNKS}
@@ -62,6 +63,9 @@ def assemble(
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities, presence)
+    texts, text_modalities = embed_texts(inputs, modalities, options)
+    # Projection and neighbours compare features as they are in the data; the vectors of texts are learned.
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
     senses = Presence(modalities, inputs)
     values = _input_values(inputs, modalities, options, raw_values, senses)
     features = _features(values, frame_mask, modalities, frame_level, senses)
@@ -70,11 +74,18 @@ def assemble(
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions, senses)]
     if options["label_text"] and label_vectors is None:
         raise ValueError("label_text needs label_vectors, which find_label_vectors makes from the classes' names")
-    vectors = label_vectors if options["label_text"] else None
-    heads = [Head(class_count, options, vectors, _member_prefix(member)) for member in range(options["members"])]
+    described = label_vectors if options["label_text"] else None
+    heads = [Head(class_count, options, described, _member_prefix(member)) for member in range(options["members"])]
     members = [
         _member_scores(
-            name, features, modalities, frame_mask if frame_level else None, options, head, label_graph, senses
+            name,
+            (features, modalities),
+            (texts, text_modalities),
+            frame_mask if frame_level else None,
+            options,
+            head,
+            label_graph,
+            senses,
         )
         for head in heads
     ]
@@ -95,8 +106,8 @@ def _member_prefix(member: int) -> str:
 
 def _member_scores(
     name: str,
-    features: Sequence[KerasTensor],
-    modalities: Sequence[Modality],
+    read: tuple[Sequence[KerasTensor], Sequence[Modality]],
+    embedded: tuple[Sequence[KerasTensor], Sequence[Modality]],
     frame_mask: KerasTensor | None,
     options: Mapping[str, Any],
     head: Head,
@@ -107,26 +118,32 @@ def _member_scores(
 
     Args:
         name: of the model.
-        features: of each modality, or of all joined and projected.
-        modalities: all that the model reads.
+        read: features of each modality, or of all joined and projected; and the modalities.
+        embedded: the vectors of texts, and their modalities.
         frame_mask: of a frame-level model, else None.
         options: the hyperparameters.
         head: makes the member's classifiers.
         label_graph: for `head=label_graph`.
         senses: which modalities each video has.
     """
-    features = _dropped_out(features, modalities, options, head.member)
+    modalities, text_modalities = list(read[1]), list(embedded[1])
+    features = _dropped_out(read[0], modalities, options, head.member)
+    texts = _dropped_out(embedded[0], text_modalities, options, head.member)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
-    around: list[Branch] = []
+    vectors: list[tuple[KerasTensor, Modality]] = []
     trunk_modalities = list(modalities)
     if frame_mask is not None and not options["label_projection"]:
-        around = [
-            Branch(tensor, None, options, prefix=f"{head.member}{modality.name}_", narrow=False)
-            for tensor, modality in zip(features, modalities, strict=True)
-            if modality.kind == VECTOR
-        ]
+        vectors = [pair for pair in zip(features, modalities, strict=True) if pair[1].kind == VECTOR]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
+    if frame_mask is not None:
+        vectors += zip(texts, text_modalities, strict=True)
+    else:
+        features, trunk_modalities = [*features, *texts], [*trunk_modalities, *text_modalities]
+    around = [
+        Branch(tensor, None, options, prefix=f"{head.member}{modality.name}_", narrow=False)
+        for tensor, modality in vectors
+    ]
     branches = _branches(trunk_modalities, features, frame_mask, options, senses, head.member)
     groups = [[modality.name] for modality in trunk_modalities]
     groups = [sum(groups, [])] if len(branches) == 1 else groups
@@ -134,7 +151,7 @@ def _member_scores(
         senses.keep(TRUNKS[name](branch), group, f"{branch.prefix}representation_kept")
         for branch, group in zip(branches, groups, strict=True)
     ]
-    groups += [[modality.name] for modality in modalities if around and modality.kind == VECTOR]
+    groups += [[modality.name] for _, modality in vectors]
     if options["fusion"] == "score":
         represented += [branch.features for branch in around]
         each = [
@@ -159,15 +176,16 @@ def _member_scores(
 
 def _inputs(modalities: Sequence[Modality], presence: bool) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
     """The model's inputs by name, and the mask (B, T) of the real frames or None when there are no frames."""
+    shapes = {FRAMES: (None,), TEXT: (None,)}
     inputs = {
         modality.name: keras.Input(
-            (None, modality.width) if modality.kind == FRAMES else (modality.width,), name=modality.name
+            (*shapes.get(modality.kind, ()), 2 if modality.kind == TEXT else modality.width), name=modality.name
         )
         for modality in modalities
     }
     framed = [inputs[modality.name] for modality in modalities if modality.kind == FRAMES]
     if presence:
-        names = [presence_name(modality.name) for modality in modalities]
+        names = [presence_name(modality.name) for modality in modalities if modality.kind != TEXT]
         inputs.update({name: keras.Input((), dtype="float32", name=name) for name in names})
     if not framed:
         return inputs, None
@@ -304,8 +322,11 @@ def _branches(
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
-        fused = join(features, f"{prefix}fused")
-        if len(features) == len(modalities):  # else the projection has joined, and scaled, them
+        projected = bool(options["label_projection"])
+        fused = join(
+            features, f"{prefix}with_texts" if projected else f"{prefix}fused"
+        )  # the projection has joined all but the texts
+        if not projected:  # and scaled them
             groups, sizes = [[each.name] for each in modalities], [each.width for each in modalities]
             fused = senses.rescale(fused, groups, sizes, f"{prefix}fused_rescaled")
         return [Branch(fused, frame_mask, options, prefix=prefix, narrow=False)]

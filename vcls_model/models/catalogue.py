@@ -11,7 +11,7 @@ from typing import Any
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.models.hyperparameters import Hyperparameter
 from vcls_model.models.recipes import FRAME_RECIPE, PLAIN, RESIDUAL_RECIPE, VIDEO_RECIPE, WIDE_RECIPE, Recipe
-from vcls_model.records.schema import FRAMES, VECTOR, Modality
+from vcls_model.records.schema import FRAMES, TEXT, VECTOR, Modality
 
 VIDEO_LEVEL = "video"
 FRAME_LEVEL = "frame"
@@ -42,6 +42,10 @@ COMMON: dict[str, Hyperparameter] = {
     ),
     "input_dropout": Hyperparameter(
         0.0, "fraction of the input values that training drops", below=1, shapes_layers=False
+    ),
+    "text_width": Hyperparameter(64, "values of the vector that a model learns for each text"),
+    "text_dropout": Hyperparameter(
+        0.5, "fraction of the words and n-grams of a text that training drops", below=1, shapes_layers=False
     ),
     "linear_skip": Hyperparameter(
         False, "add a linear classifier of the input (averaged over frames) to the logits", of_head=True
@@ -343,6 +347,7 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
 
     A frame-level model reads every frames modality, and every vector that was not pooled from one of them. A
     video-level model reads every vector, and every frames modality (by the mean of its frames) that was not pooled.
+    All models read all texts.
 
     Raises:
         UsageError: unknown model, or a frame-level model and a dataset without frames.
@@ -355,7 +360,8 @@ def select_modalities(name: str, modalities: Sequence[Modality]) -> tuple[Modali
     elif frames:
         unread = set(pooled_from) & present
     else:
-        held = ", ".join(sorted(present)) or "nothing"
+        texts = {modality.name for modality in modalities if modality.kind == TEXT}
+        held = ", ".join(sorted(present | texts)) or "nothing"
         others = ", ".join(other for other in MODEL_NAMES if MODELS[other].level == VIDEO_LEVEL)
         raise UsageError(
             f"model {name!r} reads sequences of frames, but the dataset holds one vector per video only "

@@ -14,7 +14,7 @@ class Presence:
     """Which modalities a video has, while a model is put together.
 
     Args:
-        modalities: those of the model.
+        modalities: those of the model, but for texts: a missing one is empty, and its vector 0.
         inputs: the model's inputs by name.
 
     Attributes:
@@ -26,7 +26,7 @@ class Presence:
         names = [modality.name for modality in modalities]
         self._columns = {name: number for number, name in enumerate(names)}
         self.table: KerasTensor | None = None
-        if presence_name(names[0]) in inputs:
+        if names and presence_name(names[0]) in inputs:
             self.table = PresenceTable(dtype="float32", name="presence")(
                 [inputs[presence_name(name)] for name in names]
             )
@@ -34,6 +34,8 @@ class Presence:
     def keep(self, values: KerasTensor, names: Sequence[str], layer: str) -> KerasTensor:
         """`values` (B, …), 0 for a video that has none of the modalities called `names`."""
         if self.table is None or len(names) == len(self._columns):  # one of all there is always present
+            return values
+        if not set(names) <= set(self._columns):  # with a text
             return values
         return KeepPresent([self._columns[name] for name in names], name=layer)(values, self.table)
 
@@ -45,7 +47,8 @@ class Presence:
 
     def groups(self, groups: Sequence[Sequence[str]], layer: str) -> KerasTensor:
         """Which groups of modalities a video has any of, float32 (B, G)."""
-        columns = [[self._columns[name] for name in names] for names in groups]
+        every = list(self._columns.values())
+        columns = [[self._columns[name] for name in names if name in self._columns] or every for names in groups]
         return AnyPresent(columns, dtype="float32", name=layer)(self.table)
 
     def rescale(

@@ -1,8 +1,9 @@
 """A dataset as CSV: a header, then one row per video: id, labels separated by `;`, and one column per value.
 
 Columns called `mean_rgb_0` … `mean_rgb_1023` make a modality `mean_rgb`; columns not numbered like that make one
-modality `features`, whose schema keeps their names. Columns are matched by name, never by position. Rows are parsed in
-blocks by pyarrow; a block with any irregular row goes through a slow, careful reader, so that a bad row costs that row.
+modality `features`, whose schema keeps their names; columns of text are those that the schema calls so, and a file may
+lack them. Columns are matched by name, never by position. Rows are parsed in blocks by pyarrow; a block with any
+irregular row goes through a slow, careful reader, so that a bad row costs that row.
 A quoted cell should not contain a line break: beside an irregular row, both halves of its row are rejected.
 """
 
@@ -22,10 +23,10 @@ from pyarrow import csv as arrow_csv
 
 from vcls_model import tables
 from vcls_model.commands import JobError, UsageError
-from vcls_model.records.decoding import FrameBatch, RawBatch, RecordError, RecordOptions, Rejected, in_batches
+from vcls_model.records.decoding import FeatureValues, RawBatch, RecordError, RecordOptions, Rejected, in_batches
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
-from vcls_model.records.schema import VECTOR, Modality, RecordSchema
+from vcls_model.records.schema import TEXT, VECTOR, Modality, RecordSchema, text_modality
 from vcls_model.records.vocabulary import UnknownLabel, class_names
 from vcls_model.storage import open_for_reading
 
@@ -51,6 +52,7 @@ class _Layout:
         id, labels: their columns.
         modalities: columns of the values of each modality, in the order of the values.
         left_out: headings of columns that count rows.
+        texts: by name of the text modality its column, None where the file has none.
     """
 
     header: tables.Header
@@ -58,6 +60,7 @@ class _Layout:
     labels: int
     modalities: dict[str, tuple[int, ...]]
     left_out: tuple[str, ...]
+    texts: dict[str, int | None] = dataclasses.field(default_factory=dict)
 
     @property
     def features(self) -> list[int]:
@@ -69,12 +72,13 @@ class _Layout:
         return tuple(self.header.names[column] for column in columns)
 
 
-def csv_schema(path: str, given: RecordSchema | None = None) -> RecordSchema:
+def csv_schema(path: str, given: RecordSchema | None = None, texts: Sequence[str] = ()) -> RecordSchema:
     """The schema that the header of a CSV describes. Says on standard error which columns it leaves out.
 
     Args:
         path: of the file.
-        given: names the columns of ids and labels, where they are called something else.
+        given: names the columns of ids and labels, where they are called something else, and those of texts.
+        texts: names of columns of text.
 
     Raises:
         UsageError: it has no id, labels or feature columns, or cannot be read as text.
@@ -83,7 +87,8 @@ def csv_schema(path: str, given: RecordSchema | None = None) -> RecordSchema:
         source = ByteSource(stream, path)
         try:
             _, block = next(_lines(source, path, _HEADER_BYTES), (1, b""))
-            layout = _layout(_header(block.split(b"\n", 1)[0], path), path, naming=given)
+            written = [*map(text_modality, texts), *(given.texts if given is not None else ())]
+            layout = _layout(_header(block.split(b"\n", 1)[0], path), path, naming=given, texts=written)
         except JobError as error:
             raise UsageError(f"this is not a CSV of features: {error}") from None
     if layout.left_out:
@@ -94,7 +99,7 @@ def csv_schema(path: str, given: RecordSchema | None = None) -> RecordSchema:
         for name, columns in layout.modalities.items()
     )
     video_id, labels = layout.names((layout.id, layout.labels))
-    return RecordSchema("csv", "csv", video_id, labels, modalities)
+    return RecordSchema("csv", "csv", video_id, labels, (*modalities, *written))
 
 
 def _kept_names(modality: str, names: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -110,9 +115,13 @@ def _header(line: bytes, path: str) -> tables.Header:
 
 
 def _layout(
-    header: tables.Header, path: str, schema: RecordSchema | None = None, naming: RecordSchema | None = None
+    header: tables.Header,
+    path: str,
+    schema: RecordSchema | None = None,
+    naming: RecordSchema | None = None,
+    texts: Sequence[Modality] = (),
 ) -> _Layout:
-    """Finds the columns of a file: those of `schema`, or those that its names suggest.
+    """Finds the columns of a file: those of `schema`, or those that its names suggest, and `texts`.
 
     `naming` says what the columns of ids and labels may be called, by default `schema`.
 
@@ -127,21 +136,24 @@ def _layout(
             if own.lower() in lowered:
                 named[place] = tables.Column(own)
     video_id, labels = tables.match_columns(header, named, path, others="ignore").values()
-    rest = [column for column in range(len(header.names)) if column not in (video_id, labels)]
+    places = {name.lower(): column for column, name in enumerate(header.names)}
+    written = {each.name: places.get(each.source.lower()) for each in (schema.texts if schema is not None else texts)}
+    rest = [column for column in range(len(header.names)) if column not in (video_id, labels, *written.values())]
     counters = [column for column in rest if _is_counter(header.names[column])]
     values = [column for column in rest if column not in counters]
     left_out = tuple(header.names[column] or f"column {column + 1}, which has no name" for column in counters)
-    if not values:
+    if not values and not written:
         raise JobError(f"{path}: the header names no feature column")
-    expected = schema.modalities[0].columns if schema is not None else None
-    if schema is None or expected is None:
-        modalities = _modalities(header.names, values)
+    numbers = [modality for modality in schema.modalities if modality.kind != TEXT] if schema is not None else []
+    expected = numbers[0].columns if numbers else None
+    if expected is None:
+        modalities = _modalities(header.names, values) if values else {}
     else:
-        modalities = {schema.modalities[0].name: _by_name(header, values, expected, path)}
-    layout = _Layout(header, video_id, labels, modalities, left_out)
+        modalities = {numbers[0].name: _by_name(header, values, expected, path)}
+    layout = _Layout(header, video_id, labels, modalities, left_out, written)
     if schema is not None:
-        _check_widths(layout, schema, path)
-        order = {modality.name: modalities[modality.name] for modality in schema.modalities}
+        _check_widths(layout, numbers, path)
+        order = {modality.name: modalities[modality.name] for modality in numbers}
         layout = dataclasses.replace(layout, modalities=order)
     return layout
 
@@ -172,9 +184,9 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_NAMES_SHOWN])) + more
 
 
-def _check_widths(layout: _Layout, schema: RecordSchema, path: str) -> None:
+def _check_widths(layout: _Layout, modalities: Sequence[Modality], path: str) -> None:
     widths = {name: len(columns) for name, columns in layout.modalities.items()}
-    expected = {modality.name: modality.width for modality in schema.modalities}
+    expected = {modality.name: modality.width for modality in modalities}
     if widths != expected:
         held, wanted = (", ".join(f"{name}[{width}]" for name, width in each.items()) for each in (widths, expected))
         raise JobError(f"{path}: its columns {_shown(layout.names(layout.features))} make {held}, expected {wanted}")
@@ -257,9 +269,9 @@ def _slice(batch: RawBatch, part: slice) -> RawBatch:
     ends = np.cumsum(batch.label_lengths)
     begin = int(ends[part.start - 1]) if part.start else 0
     end = int(ends[min(part.stop, len(ends)) - 1]) if len(ends[part]) else begin
-    features: dict[str, np.ndarray | FrameBatch] = {}
+    features: dict[str, FeatureValues] = {}
     for name, values in batch.features.items():
-        assert isinstance(values, np.ndarray)
+        assert isinstance(values, np.ndarray | BytesColumn)
         features[name] = values[part]
     return RawBatch(
         batch.id_column[part],
@@ -283,6 +295,7 @@ class _Row:
     values: np.ndarray  # float32, all modalities
     repeated: int = 0
     unknown: int = 0
+    texts: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def _read_block(
@@ -310,6 +323,7 @@ def _read_clean(
     types = {str(column): pa.float32() for column in layout.features}
     types[str(layout.id)] = pa.string()
     types[str(layout.labels)] = pa.string()
+    types |= {str(column): pa.binary() for column in layout.texts.values() if column is not None}
     names = [str(column) for column in range(len(layout.header.names))]
     try:
         table = arrow_csv.read_csv(
@@ -327,7 +341,9 @@ def _read_clean(
     if label_values is None or labels.null_count or any(column.null_count for column in values):
         return None
     label_lengths = pc.list_value_length(labels).to_numpy(zero_copy_only=False).astype(np.int64)
-    rows = np.stack([column.to_numpy() for column in values], axis=1) if len(ids) else np.zeros((0, len(values)), "f4")
+    rows = np.zeros((len(ids), len(values)), np.float32)
+    if len(ids) and values:
+        rows = np.stack([column.to_numpy() for column in values], axis=1)
     ascending = np.diff(label_values) > 0
     ends = np.cumsum(label_lengths)
     ascending[ends[:-1][ends[:-1] < len(label_values)] - 1] = True
@@ -342,9 +358,12 @@ def _read_clean(
     )
     if not good:
         return None
-    return _batch(
-        ids, label_values.astype(np.int64), label_lengths, np.arange(line, line + len(ids)), rows, schema, Counter()
-    )
+    texts = {
+        name: [b""] * len(ids) if column is None else table[str(column)].to_pylist()
+        for name, column in layout.texts.items()
+    }
+    lines = np.arange(line, line + len(ids))
+    return _batch(ids, label_values.astype(np.int64), label_lengths, lines, rows, schema, Counter(), texts)
 
 
 def _whole(texts: pa.Array) -> np.ndarray | None:
@@ -372,7 +391,8 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         message = "a quote that is not closed: beside an irregular row, a cell must not hold a line break"
         raise RecordError("unparsable", message, stage="parse")
     try:
-        line = text.decode().rstrip("\r")
+        # Bytes of a text that are not UTF-8 cost the word that they are in.
+        line = text.decode(errors="surrogateescape" if layout.texts else "strict").rstrip("\r")
         cells = tables.split_line(line, layout.header.separator)
     except UnicodeDecodeError as error:
         raise RecordError("not_utf8", tables.not_utf8("the row", number, error), stage="parse") from None
@@ -380,7 +400,10 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         raise RecordError("unparsable", str(error), stage="parse") from None
     if len(cells) != len(columns):
         raise RecordError("wrong_width", f"{len(cells)} cells in a table of {len(columns)} columns", stage="parse")
-    video_id = cells[layout.id].strip().encode()
+    try:
+        video_id = cells[layout.id].strip().encode()
+    except UnicodeEncodeError:
+        raise RecordError("not_utf8", "the id is not UTF-8", stage="parse") from None
     if not video_id:
         raise RecordError("empty_id", "the id is empty")
     unknown = 0
@@ -408,7 +431,11 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         message = f"{columns[wrong]} is {cells[wrong].strip()[:_CHARACTERS_SHOWN]}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
     unknown += len(labels) - len(known)
-    return _Row(number, video_id, sorted(distinct), values, len(known) - len(distinct), unknown)
+    texts = {
+        name: b"" if column is None else cells[column].encode(errors="surrogateescape")
+        for name, column in layout.texts.items()
+    }
+    return _Row(number, video_id, sorted(distinct), values, len(known) - len(distinct), unknown, texts)
 
 
 def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[int], int]:
@@ -432,12 +459,14 @@ def _value(text: str, column: str, video_id: bytes) -> float:
         return float(text)
     except ValueError:
         shown = text.strip()[:_CHARACTERS_SHOWN]
-        advice = " (numbers have a decimal point)" if re.fullmatch(r"[-+]?\d*,\d+", shown) else ""
+        advice = " (of text, preprocess learns with --text=COLUMN)"
+        if re.fullmatch(r"[-+]?\d*,\d+", shown):
+            advice = " (numbers have a decimal point)"
         raise RecordError("wrong_type", f"{column} must be a number, got {shown!r}{advice}", video_id) from None
 
 
 def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:
-    width = sum(modality.width for modality in schema.modalities)
+    width = sum(modality.width for modality in schema.modalities if modality.kind != TEXT)
     notes: Counter = Counter()
     for note, count in (
         ("labels_deduplicated", sum(row.repeated for row in rows)),
@@ -453,6 +482,7 @@ def _rows_to_batch(rows: Sequence[_Row], schema: RecordSchema) -> RawBatch:
         np.stack([row.values for row in rows]) if rows else np.zeros((0, width), np.float32),
         schema,
         notes,
+        {modality.name: [row.texts[modality.name] for row in rows] for modality in schema.texts},
     )
 
 
@@ -464,10 +494,14 @@ def _batch(
     rows: np.ndarray,
     schema: RecordSchema,
     notes: Counter,
+    texts: dict[str, list[bytes]],
 ) -> RawBatch:
-    features: dict[str, np.ndarray | FrameBatch] = {}
+    features: dict[str, FeatureValues] = {}
     at = 0
     for modality in schema.modalities:
+        if modality.kind == TEXT:
+            features[modality.name] = BytesColumn.of(texts[modality.name])
+            continue
         features[modality.name] = np.ascontiguousarray(rows[:, at : at + modality.width])
         at += modality.width
     id_column = BytesColumn.of(ids)

@@ -12,7 +12,7 @@ from vcls_model.records import examples, kernels
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.examples import Values
 from vcls_model.records.ids import printable_id
-from vcls_model.records.schema import FRAMES, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, Modality, RecordSchema
 
 SEGMENT_SECONDS = 5
 _ANY_CLASS = _ANY_COUNT = 1 << 62
@@ -119,6 +119,9 @@ class FrameBatch:
         return [codes[begin:end].tobytes() for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+FeatureValues = np.ndarray | FrameBatch | BytesColumn
+
+
 @dataclasses.dataclass(frozen=True)
 class Ratings:
     """What raters said of B segments: n pairs of a segment and a class that they were asked about.
@@ -157,8 +160,9 @@ class RawBatch:
         label_lengths: int64 (B,), labels per record.
         labelled: bool (B,), whether the record says what its labels are. A video without any label does not; a rated
             segment does, even when the raters saw no class in it.
-        features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones. Of a record
-            that lacks the modality the vector is NaN, and there are no frames.
+        features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones, for texts
+            their UTF-8, empty where there is none. Of a record that lacks the modality the vector is NaN, and there are
+            no frames. What texts and frames refer to is valid until the next batch is requested.
         filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
         notes: counts of repairs: `videos_cut`, `frames_cut`, `videos_padded`, `frames_padded`, `labels_deduplicated`,
             `labels_unknown`, `modality_filled`.
@@ -174,7 +178,7 @@ class RawBatch:
     label_values: np.ndarray
     label_lengths: np.ndarray
     labelled: np.ndarray
-    features: dict[str, "np.ndarray | FrameBatch"]
+    features: dict[str, "FeatureValues"]
     filled: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: Counter = dataclasses.field(default_factory=Counter)
     ratings: "Ratings | None" = None
@@ -269,6 +273,8 @@ class Decoder:
         return self._sequence and modality.kind == FRAMES
 
     def _kind(self, modality: Modality) -> int:
+        if modality.kind == TEXT:
+            return kernels.TEXT_BYTES
         if modality.kind != FRAMES:
             return kernels.FLOAT_VECTOR if modality.encoding == "float32" else kernels.BYTE_VECTOR
         return kernels.BYTE_FRAMES if self._sequence else kernels.BYTE_MATRIX
@@ -382,12 +388,15 @@ class Decoder:
         label_lengths = index.labels[:, 2].copy()
         label_values = np.empty(int(label_lengths.sum()), np.int64)
         kernels.gather_labels(buffer, index.labels, label_values)
-        features: dict[str, np.ndarray | FrameBatch] = {}
+        features: dict[str, FeatureValues] = {}
         missing: dict[str, np.ndarray] = {}
         frames = np.zeros(len(label_lengths), np.int64)
         for modality in self.schema.modalities:
             position = self._modalities.index(modality)
             begins = np.ascontiguousarray(index.values[:, position, 0])
+            if modality.kind == TEXT:
+                features[modality.name] = BytesColumn(buffer, begins, index.values[:, position, 1].copy())
+                continue
             lacking = begins < 0
             if lacking.any():
                 missing[modality.name] = lacking
@@ -458,7 +467,9 @@ class Decoder:
 
     def _checked(self, record: examples.Record, video_id: bytes) -> "list[_CanonicalRecord | RecordError]":
         labels, repeated, unknown = self._labels(record)
-        lacking = [modality.name for modality in self.schema.modalities if not self._present(record, modality)]
+        # A video without a text is a video like others.
+        needed = [modality for modality in self.schema.modalities if modality.kind != TEXT]
+        lacking = [modality.name for modality in needed if not self._present(record, modality)]
         absent = [modality.source for modality in self.schema.modalities if modality.name in lacking]
         if lacking and not self._may_lack(lacking):
             self._check_container(record)
@@ -519,7 +530,7 @@ class Decoder:
 
     def _may_lack(self, lacking: Sequence[str]) -> bool:
         """Whether a record may lack these modalities."""
-        if len(lacking) == len(self.schema.modalities):
+        if len(lacking) == len(self.schema.modalities) - len(self.schema.texts):
             return False
         # Without any frames modality there is nothing that says how many frames to fill in.
         frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
@@ -577,8 +588,10 @@ class Decoder:
             )
 
     def _values(self, record: examples.Record, modality: Modality) -> list[bytes]:
-        """The frames (or the one vector) of a modality, each as its bytes."""
+        """The frames (or the one vector or text) of a modality, each as its bytes."""
         name, size = modality.source, modality.frame_bytes
+        if modality.kind == TEXT:
+            return [_one_text(record.features.get(name), name)]
         if not self._in_lists(modality):
             values = _one_vector(record.features[name], modality)
             if modality.kind == FRAMES:
@@ -670,6 +683,15 @@ def filling(modality: Modality) -> bytes:
     if modality.encoding == "uint8":
         return bytes([modality.fill_code]) * modality.width
     return bytes(4 * modality.width)
+
+
+def _one_text(feature: examples.Feature | None, name: str) -> bytes:
+    """The values of a text, joined by blanks; nothing where there are none."""
+    if feature is None or feature.kind is None:
+        return b""
+    if feature.kind != "bytes":
+        raise RecordError("wrong_type", f"{name!r} must hold text, got {feature.kind}")
+    return b" ".join(feature.values)  # type: ignore[arg-type]
 
 
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:

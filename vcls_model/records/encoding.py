@@ -24,8 +24,12 @@ class BytesColumn:
         # A writable array, as others are: numba compiles a kernel a second time for one that is not.
         return cls(np.frombuffer(bytearray(b"".join(values) or b"\0"), np.uint8), np.cumsum(lengths) - lengths, lengths)
 
-    def __getitem__(self, part: slice) -> "BytesColumn":
+    def __getitem__(self, part: slice | np.ndarray) -> "BytesColumn":
+        """The strings of a slice, or those that a bool mask (B,) keeps; the data are shared."""
         return BytesColumn(self.data, self.begins[part], self.lengths[part])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     def tolist(self) -> list[bytes]:
         """The byte strings."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.schema import TEXT
 from vcls_model.records.transformed import TransformedData, TransformedModality
 from vcls_model.states import FeatureStatistics, read_state
 
@@ -42,7 +43,7 @@ def normalisation_of(data: TransformedData) -> str | None:
 
 
 def find_raw_values(data: TransformedData, modalities: Sequence[TransformedModality]) -> dict[str, RawValues]:
-    """How to undo the normalisation of a dataset, by modality.
+    """How to undo the normalisation of a dataset, by modality; nothing is known of texts.
 
     Of `--normalise=l2` the lengths are lost, but not the directions, which are all that is left of a raw vector once it
     is scaled to a length of 1. Pooled means and top values of frames are undone as the frames are, their standard
@@ -58,6 +59,8 @@ def find_raw_values(data: TransformedData, modalities: Sequence[TransformedModal
     names = {modality.name for modality in data.schema.modalities}
     raw = {}
     for modality in modalities:
+        if modality.kind == TEXT:
+            continue
         # What preprocess pools from `rgb` is called `rgb_mean`, `rgb_std` and `rgb_top5`.
         source, _, pool = (modality.name, "", "") if modality.name in names else modality.name.rpartition("_")
         location, spread = np.zeros(modality.width), np.ones(modality.width)

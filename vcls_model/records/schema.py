@@ -10,7 +10,10 @@ from vcls_model.commands import JobError, UsageError, nearest, unknown_choice
 
 VECTOR = "vector"
 FRAMES = "frames"
-# What schema files and manifests call the kinds under the key `level`.
+TEXT = "text"
+# How a text is held: as it is in a record, and as the weighted buckets that `records.text` makes of it.
+UTF8, TOKENS = "utf-8", "tokens"
+# What schema files and manifests call the older kinds under the key `level`.
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
 # What only schemas of records made from media have.
 _OF_MEDIA = ("encoders", "sampling")
@@ -72,9 +75,9 @@ class Modality:
 
     Attributes:
         name: of the feature, e.g. `mean_rgb`.
-        width: values per vector, D.
-        kind: `"vector"` (one vector per video) or `"frames"` (one vector per second).
-        encoding: `"float32"`, or `"uint8"`: codes.
+        width: values per vector, D; of a text 1, and of its tokens the number of buckets.
+        kind: `"vector"` (one vector per video), `"frames"` (one vector per second) or `"text"` (one text per video).
+        encoding: `"float32"`, or `"uint8"`: codes; of a text `"utf-8"`, or `"tokens"` once it is transformed.
         range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2]. Of float32
             frames: what is written of them where they are not normalised.
         columns: of a CSV whose columns are not numbered: the heading of each value; None: they are.
@@ -91,10 +94,12 @@ class Modality:
 
     def __post_init__(self) -> None:
         self._check_names()
-        if self.kind not in (VECTOR, FRAMES):
-            raise UsageError(f"modality {self.name!r}: kind must be 'vector' or 'frames', got {self.kind!r}")
-        if self.encoding not in ("float32", "uint8"):
-            raise UsageError(f"modality {self.name!r}: encoding must be 'float32' or 'uint8', got {self.encoding!r}")
+        if self.kind not in (VECTOR, FRAMES, TEXT):
+            raise UsageError(f"modality {self.name!r}: kind must be 'vector', 'frames' or 'text', got {self.kind!r}")
+        encodings = (UTF8, TOKENS) if self.kind == TEXT else ("float32", "uint8")
+        if self.encoding not in encodings:
+            known = " or ".join(map(repr, encodings))
+            raise UsageError(f"modality {self.name!r}: encoding must be {known}, got {self.encoding!r}")
         if type(self.width) is not int or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
         if self.width > MOST_VALUES:
@@ -158,8 +163,8 @@ class Modality:
 
     @property
     def element(self) -> tuple[str, tuple[int, ...]]:
-        """(dtype, shape) of a video's values as a graph takes them: a vector, or all frames as one byte string."""
-        return ("string", ()) if self.kind == FRAMES else ("float32", (self.width,))
+        """(dtype, shape) of a video's values as a graph takes them: a vector; a text or all frames as a byte string."""
+        return ("string", ()) if self.kind in (FRAMES, TEXT) else ("float32", (self.width,))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `modality_fields` reads it back."""
@@ -174,18 +179,25 @@ def with_level(modality: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         entry[key] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
-        if key == "kind":
+        if key == "kind" and value in levels:
             entry["level"] = levels[value]
     return entry
+
+
+def text_modality(name: str, feature: str | None = None) -> Modality:
+    """The modality of a text in a record."""
+    return Modality(name, 1, TEXT, UTF8, feature=feature)
 
 
 def modality_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a modality from an entry that gives its `kind`, its `level` (`video` or `frame`), or both.
 
+    Of a text the name and the kind are enough.
+
     Raises:
         UsageError: the two contradict each other, or the level is neither.
     """
-    fields = dict(entry)
+    fields = {"width": 1, "encoding": UTF8, **entry} if entry.get("kind") == TEXT else dict(entry)
     if "level" not in fields:
         return fields
     level = fields.pop("level")
@@ -252,7 +264,7 @@ class RecordSchema:
         if self.container == "csv" and self.has_frames:
             raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
         if any(modality.columns for modality in self.modalities) and (
-            self.container != "csv" or len(self.modalities) > 1
+            self.container != "csv" or len(self.modalities) - len(self.texts) > 1
         ):
             raise UsageError(f"schema {self.name!r}: only the one modality of a CSV has names of columns")
         sources = [modality.source for modality in self.modalities]
@@ -263,6 +275,11 @@ class RecordSchema:
     def has_frames(self) -> bool:
         """Whether any modality is a sequence of frames."""
         return any(modality.kind == FRAMES for modality in self.modalities)
+
+    @property
+    def texts(self) -> tuple[Modality, ...]:
+        """The modalities that are texts."""
+        return tuple(modality for modality in self.modalities if modality.kind == TEXT)
 
     @property
     def has_float_frames(self) -> bool:
@@ -282,7 +299,8 @@ class RecordSchema:
         """`to_dict` with the keys of the first manifests, which --resume and `config_hash` compare."""
         described = self.to_dict()
         for modality in described["modalities"]:
-            del modality["kind"]
+            if "level" in modality:
+                del modality["kind"]
             modality.pop("columns", None)
         return described
 

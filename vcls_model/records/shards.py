@@ -9,7 +9,16 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
-from vcls_model.records.schema import BUILT_IN, FRAMES, VECTOR, RecordSchema, schema_by_name, schema_from_json
+from vcls_model.records.schema import (
+    BUILT_IN,
+    FRAMES,
+    TEXT,
+    VECTOR,
+    RecordSchema,
+    schema_by_name,
+    schema_from_json,
+    text_modality,
+)
 from vcls_model.records.splits import SPLITS
 from vcls_model.storage import exists, join, read_json, read_small, resolved, to_json
 
@@ -83,27 +92,50 @@ def read_batches(
             rejected = []
 
 
-def resolve_schema(name: str, shard: str, known: RecordSchema | None = None) -> RecordSchema:
+def resolve_schema(name: str, shard: str, known: RecordSchema | None = None, texts: Sequence[str] = ()) -> RecordSchema:
     """The schema that `--schema` names: a built-in one, a schema file, or `auto`.
 
     `auto` takes `schema.json` beside `shard`, if there is one, else recognises the layout from its records: `known`, or
     a built-in one.
 
+    Args:
+        name: see above.
+        shard: a file of records.
+        known: a layout that they may have.
+        texts: names of features that are texts in addition to those of the layout.
+
     Raises:
-        UsageError: there is no such schema, or `shard` fits none.
+        UsageError: there is no such schema, or `shard` fits none; or a feature would be a text and something else.
     """
+    return with_texts(_resolve(name, shard, known, texts), texts)
+
+
+def with_texts(schema: RecordSchema, names: Sequence[str]) -> RecordSchema:
+    """A layout with further features that are texts."""
+    held = {modality.source for modality in schema.texts}
+    more = [name for name in names if name not in held]
+    if not more:
+        return schema
+    modalities = tuple(text_modality(name) for name in more)
+    # Not the name of the built-in layout, which has no texts.
+    return dataclasses.replace(
+        schema, name="+".join([schema.name, *more]), modalities=(*schema.modalities, *modalities)
+    )
+
+
+def _resolve(name: str, shard: str, known: RecordSchema | None, texts: Sequence[str]) -> RecordSchema:
     if name == "auto":
         beside = file_beside(shard, SCHEMA_FILE)
         if beside is not None and not shard.endswith((".csv", ".csv.gz")):
             name = beside
         else:
-            return detect_schema(shard, known)
+            return detect_schema(shard, known, texts)
     if name in BUILT_IN:
         return schema_by_name(name)
     if name.endswith(".json") or os.sep in name:
         if not exists(name):
             raise UsageError(f"schema file {name} does not exist")
-        return _with_columns(schema_from_json(read_small(name), name), shard)
+        return _with_columns(with_texts(schema_from_json(read_small(name), name), texts), shard)
     return schema_by_name(name)
 
 
@@ -111,13 +143,15 @@ def _with_columns(schema: RecordSchema, shard: str) -> RecordSchema:
     """A CSV's schema with the names of the columns in its first file, so that they are the same in all others."""
     from vcls_model.records.csv_rows import csv_schema
 
-    modality = schema.modalities[0]
-    if schema.container != "csv" or len(schema.modalities) > 1 or modality.columns is not None:
+    numbers = [modality for modality in schema.modalities if modality.kind != TEXT]
+    if schema.container != "csv" or len(numbers) != 1 or numbers[0].columns is not None:
         return schema
-    (held, *more) = csv_schema(shard, schema).modalities
-    if more or (held.name, held.width) != (modality.name, modality.width):
+    found = [modality for modality in csv_schema(shard, schema).modalities if modality.kind != TEXT]
+    if [(each.name, each.width) for each in found] != [(each.name, each.width) for each in numbers]:
         return schema  # the reader refuses the file, and says why
-    return dataclasses.replace(schema, modalities=(held,))
+    return dataclasses.replace(
+        schema, modalities=tuple(each if each.kind == TEXT else found[0] for each in schema.modalities)
+    )
 
 
 def file_beside(shard: str, name: str) -> str | None:
@@ -175,8 +209,34 @@ def shards_of(pattern: str) -> str:
     return join(pattern, "*.tfrecord")
 
 
-def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
+def unread_texts(path: str, schema: RecordSchema) -> list[str]:
+    """Names of features in the first records of a shard that look like text and that the layout does not read."""
+    if schema.container == "csv":
+        return []
+    read = {schema.id_feature, schema.labels_feature, *(modality.source for modality in schema.modalities)}
+    found: dict[str, bool] = {}
+    for payload in _first_payloads(path):
+        try:
+            features = examples.parse_record(payload).features
+        except examples.ExampleError:
+            continue
+        for name, feature in features.items():
+            if name not in read and feature.kind == "bytes":
+                found[name] = found.get(name, True) and all(_is_text(value) for value in feature.values)  # type: ignore[arg-type]
+    return sorted(name for name, text in found.items() if text)
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return value.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def detect_schema(path: str, known: RecordSchema | None = None, texts: Sequence[str] = ()) -> RecordSchema:
     """Recognises the layout of a shard from its first records: `known`, or a built-in one.
+
+    Of a CSV, the columns `texts` and those of the texts of `known` are texts.
 
     Raises:
         UsageError: it has no readable record, or one that fits no built-in schema; the message lists its features, and
@@ -185,7 +245,8 @@ def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
     if path.endswith((".csv", ".csv.gz")):
         from vcls_model.records.csv_rows import csv_schema
 
-        return csv_schema(path)
+        named = [*texts, *(modality.source for modality in known.texts)] if known is not None else texts
+        return csv_schema(path, texts=tuple(dict.fromkeys(named)))
     first: examples.Record | None = None
     layouts = [*reversed(BUILT_IN.values())]  # the segment layout before the frame layout that it extends
     if known is not None and known.container != "csv" and known.name not in BUILT_IN:
@@ -215,6 +276,8 @@ def detect_schema(path: str, known: RecordSchema | None = None) -> RecordSchema:
 def _is_as_wide(record: examples.Record, schema: RecordSchema) -> bool:
     """Whether no modality of the record has another width: what one's own layout names may be someone else's."""
     for modality in schema.modalities:
+        if modality.kind == TEXT:
+            continue
         framed = schema.container == "sequence_example" and modality.kind == FRAMES
         found = record.feature_lists[modality.source][:1] if framed else [record.features[modality.source]]
         for feature in found:
@@ -287,4 +350,5 @@ def _fits(record: examples.Record, schema: RecordSchema, partly: bool = False) -
     return (any if partly else all)(
         modality.source in (record.feature_lists if lists and modality.kind == FRAMES else record.features)
         for modality in schema.modalities
+        if modality.kind != TEXT or len(schema.texts) == len(schema.modalities)
     )

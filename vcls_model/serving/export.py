@@ -20,7 +20,7 @@ from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
 from vcls_model.records.decoding import filling
-from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.transformed import TransformedModality, presence_name, sources_of
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
@@ -37,7 +37,8 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
 
     Returns:
         A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the bytes of all frames of a video,
-        one after the other: codes, or float32. NaN, or an empty string, where the record lacks it.
+        one after the other: codes, or float32; for a text string (B,), its values joined by blanks. NaN, or an empty
+        string, where the record lacks it.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
@@ -49,8 +50,9 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
         if modality.encoding == "float32"
         else tf.io.FixedLenFeature([], tf.string, b"" if may_lack else None)
         for modality in schema.modalities
-        if modality.kind != FRAMES
+        if modality.kind not in (FRAMES, TEXT)
     }
+    vectors |= {modality.source: tf.io.RaggedFeature(tf.string) for modality in schema.texts}
     frames = {
         modality.source: tf.io.RaggedFeature(tf.string if modality.coded else tf.float32)
         for modality in schema.modalities
@@ -66,7 +68,9 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
         parsed = tf.io.parse_example(serialized, {**vectors, **frames})
     parsed = {modality.name: parsed[modality.source] for modality in schema.modalities}
     for modality in schema.modalities:
-        if modality.coded:
+        if modality.kind == TEXT:
+            parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1, separator=" ")
+        elif modality.coded:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
         elif modality.kind == FRAMES:
             parsed[modality.name] = tf.map_fn(_as_bytes, parsed[modality.name], fn_output_signature=tf.string)
@@ -143,7 +147,8 @@ class ServingModule(tf.Module):
         presence: bool = False,
     ) -> None:
         super().__init__()
-        self._sources = sources_of(modalities, schema) if presence else {}
+        others = [modality for modality in modalities if modality.kind != TEXT]
+        self._sources = sources_of(others, schema) if presence else {}  # a text that is missing is empty
         self._logits = logits
         self._schema = schema
         self._modalities = tuple(modalities)
@@ -159,7 +164,7 @@ class ServingModule(tf.Module):
         if self._sources:
             raw = _aligned(raw, self._schema)
         transformed = self.transform(raw)
-        features = {modality.name: transformed[modality.name] for modality in self._modalities}
+        features = {modality.name: _dense(transformed[modality.name]) for modality in self._modalities}
         self._note_presence(features, raw)
         if not self._frame_modalities:
             return self._logits_of(decode_features(features, self._modalities))
@@ -181,7 +186,7 @@ class ServingModule(tf.Module):
         transformed = self.transform({name: features[name] for name in vectors}) if vectors else {}
         longest = tf.minimum(tf.reduce_max(held), self._max_frames) if self._frames == "all" else None
         frames = {modality.name: features[modality.name][:, :longest] for modality in self._frame_modalities}
-        chosen = {**{name: transformed[name] for name in vectors}, **frames}
+        chosen = {**{name: _dense(transformed[name]) for name in vectors}, **frames}
         self._note_presence(chosen, features)
         return self._logits_of_frames(chosen, held)
 
@@ -333,6 +338,11 @@ class ServingModule(tf.Module):
         return {name: b"".join(transformed[name].numpy().tolist()) for name in codes}
 
 
+def _dense(values: Any) -> tf.Tensor:
+    """Transformed values, of texts the tokens filled with 0."""
+    return tf.sparse.to_dense(values) if isinstance(values, tf.SparseTensor) else values
+
+
 def _presence(values: tf.Tensor) -> tf.Tensor:
     """Float32 (B,): 0 where a modality is missing: an empty string, or NaN; else 1."""
     if values.dtype == tf.string:
@@ -407,14 +417,15 @@ def raw_signature(schema: RecordSchema) -> dict[str, tf.TensorSpec]:
 
 def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str, tf.TensorSpec]:
     """The arguments of the signature `transformed`."""
-    specs = {
-        modality.name: tf.TensorSpec(
-            [None, None, modality.width] if modality.kind == FRAMES else [None, modality.width],
-            tf.float32,
-            name=modality.name,
-        )
+    shapes = {
+        modality.name: [None, None, modality.width]
+        if modality.kind == FRAMES
+        else [None, None, 2]
+        if modality.kind == TEXT
+        else [None, modality.width]
         for modality in modalities
     }
+    specs = {name: tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()}
     if any(modality.kind == FRAMES for modality in modalities):
         specs["num_frames"] = tf.TensorSpec([None], tf.int32, name="num_frames")
     return specs

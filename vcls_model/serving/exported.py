@@ -13,8 +13,9 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.records.decoding import FrameBatch
-from vcls_model.records.schema import FRAMES, Modality, RecordSchema, schema_from_dict
+from vcls_model.records.decoding import FeatureValues, FrameBatch
+from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.schema import FRAMES, TEXT, Modality, RecordSchema, schema_from_dict
 from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
@@ -127,8 +128,11 @@ def read_exported_model(path: str) -> ExportedModel:
 def describe(modalities: Sequence[Modality]) -> str:
     """`mean_rgb[1024] + mean_audio[128] (video-level)`, for messages; kinds are given one by one where they differ."""
     kinds = {modality.kind for modality in modalities}
-    if len(kinds) > 1:
-        return " + ".join(f"{modality.name}[{modality.width}] ({modality.kind})" for modality in modalities)
+    if len(kinds) > 1 or TEXT in kinds:
+        return " + ".join(
+            f"{each.name} (text)" if each.kind == TEXT else f"{each.name}[{each.width}] ({each.kind})"
+            for each in modalities
+        )
     names = " + ".join(f"{modality.name}[{modality.width}]" for modality in modalities)
     return f"{names} ({'frame' if FRAMES in kinds else 'video'}-level)"
 
@@ -169,24 +173,26 @@ class LoadedModel:
         if width not in (None, class_count):
             raise UsageError(f"model {path} gives {width} logits per record, its info.json says {class_count} classes")
 
-    def logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
+    def logits(self, features: Mapping[str, FeatureValues]) -> np.ndarray:
         """float32 (B, C) of B records, B at least 1.
 
         Args:
-            features: by modality: float32 (B, D), or the frames of B videos. For a model that bears a missing modality
-                a vector may be NaN, and a video may have no frames of a modality.
+            features: by modality: float32 (B, D), or the frames or texts of B videos. For a model that bears a missing
+                modality a vector may be NaN, and a video may have no frames of a modality.
         """
         parts = [self._logits(part) for part in _calls(features)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _logits(self, features: Mapping[str, "np.ndarray | FrameBatch"]) -> np.ndarray:
+    def _logits(self, features: Mapping[str, FeatureValues]) -> np.ndarray:
         import tensorflow as tf
 
         inputs: dict[str, np.ndarray | list[bytes]] = {}
         framed = [values.lengths for values in features.values() if isinstance(values, FrameBatch)]
         counts = functools.reduce(np.maximum, framed) if framed else np.zeros(0, np.int64)
         for name, values in features.items():
-            if not isinstance(values, FrameBatch):
+            if isinstance(values, BytesColumn):
+                inputs[name] = values.tolist()
+            elif not isinstance(values, FrameBatch):
                 inputs[name] = values
             elif name in self._tables:
                 inputs[name] = mapped_codes(values, self._tables[name], max(1, int(counts.max())))
@@ -197,9 +203,7 @@ class LoadedModel:
         return self._call(**{name: tf.constant(inputs[name]) for name in self._inputs})["logits"].numpy()
 
 
-def _calls(
-    features: Mapping[str, "np.ndarray | FrameBatch"],
-) -> Iterator[Mapping[str, "np.ndarray | FrameBatch"]]:
+def _calls(features: Mapping[str, FeatureValues]) -> Iterator[Mapping[str, FeatureValues]]:
     """The features of each call of the model: of all records, or of a few where there are frames."""
     frames = next((values for values in features.values() if isinstance(values, FrameBatch)), None)
     if frames is None:

@@ -12,7 +12,14 @@ from vcls_model.training.options import DISTRIBUTIONS, PRECISIONS, TrainOptions
 # Options that may differ when a finished run is resumed: they decide only how long it goes on.
 LENGTH_OPTIONS = ("epochs", "patience", "average_checkpoints")
 # Hyperparameters younger than checkpoints that may be continued, with the values that change nothing.
-YOUNGER = {"input_norm": "data", "members": 1, "label_text": 0.0, "classifier_rate": 0.0}
+YOUNGER = {
+    "input_norm": "data",
+    "members": 1,
+    "label_text": 0.0,
+    "classifier_rate": 0.0,
+    "text_width": 64,
+    "text_dropout": 0.5,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from vcls_model.models import model_info
 from vcls_model.models.recipes import Recipe
 from vcls_model.records.raw_values import normalisation_of
-from vcls_model.records.schema import FRAMES
+from vcls_model.records.schema import FRAMES, TEXT
 from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import FEWEST_NAMED
 from vcls_model.training.config import TrainConfig
@@ -60,7 +60,7 @@ class DataFacts:
     Attributes:
         videos: training videos.
         positives: training videos per class, on average over the classes that have any.
-        width: values of all modalities that the model reads, together.
+        width: values of all modalities that the model reads, texts left out, together.
         frames: frames of the longest video, 0 where there are none.
         modalities: how many a record may have.
         normalisation: how preprocess normalised: `zscore`, `minmax`, `l2`, `none`, `pca`; None is unknown.
@@ -85,7 +85,7 @@ class DataFacts:
         return cls(
             videos=data.records.get("train", 0),
             positives=sum(counts) / len(counts) if counts else math.inf,
-            width=sum(modality.width for modality in read),
+            width=sum(modality.width for modality in read if modality.kind != TEXT),
             frames=max((number for number, count in enumerate(per_video) if count), default=1) if has_frames else 0,
             normalisation=normalisation_of(data),
             named=sum(not info.unnamed for info in data.classes()) >= FEWEST_NAMED,
@@ -189,6 +189,9 @@ def _fit_knowledge(fitted: _Fitting, facts: DataFacts) -> None:
     videos = f"{facts.videos:,} training videos"
     if fitted.current["fusion"] != "early":
         fitted.set("label_projection", 0.0, "it joins the modalities, which --fusion keeps apart")
+    if not facts.width:
+        fitted.set("label_projection", 0.0, "there are only texts, whose vectors are yet to be learned")
+        fitted.set("neighbours", 0, "there are only texts, whose vectors are yet to be learned")
     if facts.videos < FEWEST_VIDEOS or facts.videos > _MOST_PROJECTED:
         fitted.set("label_projection", 0.0, videos)
     if facts.width > _WIDEST_PROJECTION:

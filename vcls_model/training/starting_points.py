@@ -27,7 +27,7 @@ from vcls_model.models.label_text import find_label_vectors
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
-from vcls_model.records.schema import Modality
+from vcls_model.records.schema import TEXT, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.saved_models import FILE, refuse_programs
@@ -67,7 +67,9 @@ def refuse_too_large(
         UsageError: names the hyperparameter.
     """
     memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    narrowest = min(class_count, *(modality.width for modality in modalities))
+    # A layer that reads a text alone reads at least `text_width` values.
+    width = int(hyperparameters.get("text_width", 1))
+    narrowest = min(class_count, *(width if each.kind == TEXT else each.width for each in modalities))
     for name, value in hyperparameters.items():
         sizes = [size for size in (value if isinstance(value, tuple | list) else [value]) if type(size) is int]
         needed = max(sizes, default=0) * narrowest * 16
@@ -167,9 +169,13 @@ def training_knowledge(
         above 0, `raw_values` for `input_norm=l2` and `label_vectors` for `label_text`.
 
     Raises:
-        UsageError: `label_text`, and the dataset does not name its classes.
+        UsageError: there are only texts, whose vectors a model has yet to learn; or `label_text`, and the dataset does
+            not name its classes.
     """
     knowledge: dict[str, Any] = {}
+    modalities = [modality for modality in modalities if modality.kind != TEXT]
+    if not modalities and (hyperparameters["label_projection"] or hyperparameters["neighbours"]):
+        raise UsageError("--label_projection and --neighbours compare vectors or frames: this dataset has only texts")
     raw = find_raw_values(data, modalities) if hyperparameters.get("input_norm") == "l2" else {}
     if raw:
         knowledge["raw_values"] = raw

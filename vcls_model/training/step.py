@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import MeanOfMembers, UnitInput, unit_inputs
+from vcls_model.records.schema import TEXT
 from vcls_model.records.transformed import TransformedModality, presence_name
 from vcls_model.training.averaging import WeightAverage
 from vcls_model.training.losses import distillation_loss, mix_labels, sparse_loss
@@ -45,6 +46,7 @@ class BatchLoss:
         self.options = options
         self.teachers = teachers
         self.senses = senses if len(senses) > 1 and options.modality_dropout else ()
+        self._texts = {modality.name for modality in modalities if modality.kind == TEXT}
         # By input: what a mixture must be made of rather than of the input itself.
         joint = [layer for layer in model.layers if isinstance(layer, MeanOfMembers)]
         self._members = len(joint[0].input) if joint else 1
@@ -105,13 +107,22 @@ class BatchLoss:
         """The features of each video without some modalities, at random, but never without all."""
         if draws is None:
             return features
-        present = tf.stack([features[presence_name(names[0])] for names in self.senses], axis=1)  # (B, S)
+        present = tf.stack([self._presence(features, names[0]) for names in self.senses], axis=1)  # (B, S)
         kept = tf.where(draws < self.options.modality_dropout, 0.0, present)
         kept = tf.where(tf.reduce_any(kept > 0, axis=1, keepdims=True), kept, present)
         changed = dict(features)
         for number, names in enumerate(self.senses):
-            changed.update({presence_name(name): kept[:, number] for name in names})
+            if names[0] in self._texts:
+                changed[names[0]] = features[names[0]] * kept[:, number, tf.newaxis, tf.newaxis]
+            else:
+                changed.update({presence_name(name): kept[:, number] for name in names})
         return changed
+
+    def _presence(self, features: dict[str, tf.Tensor], name: str) -> tf.Tensor:
+        """Float32 (B,), 1 or 0: whether a video has a modality; a text, whether it has a word."""
+        if name not in self._texts:
+            return features[presence_name(name)]
+        return tf.cast(tf.reduce_any(features[name][:, :, 1] > 0, axis=1), tf.float32)
 
     def _mixed(self, features: dict[str, tf.Tensor], shares: tf.Tensor) -> dict[str, tf.Tensor]:
         """Each video mixed with the one at the same place from the end of the batch."""
@@ -119,6 +130,10 @@ class BatchLoss:
         for modality in self.modalities:
             value = features[modality.name]
             part = tf.reshape(shares, [-1] + [1] * (len(value.shape) - 1))
+            if modality.kind == TEXT:  # the words of both, with the weights of each
+                both = (part * [0.0, 1.0] + [1.0, 0.0], (1 - part) * [0.0, 1.0] + [1.0, 0.0])
+                mixed[modality.name] = tf.concat([both[0] * value, both[1] * tf.reverse(value, [0])], axis=1)
+                continue
             mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])
             if (presence := presence_name(modality.name)) in features:
                 partner = tf.where(shares < 1, tf.reverse(features[presence], [0]), 0.0)

@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from pipelines.preprocessing.config import TransformConfig
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.statistics import Fitted, Moments
 from vcls_model.records.encoding import CodeMap
-from vcls_model.records.schema import FRAMES, Quantisation
+from vcls_model.records.schema import FRAMES, TEXT, Quantisation
 
 
 def affine_of(normalise: str, moments: Moments) -> np.ndarray:
@@ -47,13 +47,17 @@ class AffineTransform:
     codes: dict[str, CodeMap]
 
     @classmethod
-    def of(cls, config: TransformConfig, statistics: dict[str, Moments]) -> "AffineTransform":
+    def of(cls, config: TransformConfig, statistics: Fitted) -> "AffineTransform":
         """From the statistics of the training records; `config` must be affine."""
         if not config.is_affine:
             raise ValueError("the kernels know no transform but an affine one")
         affine, codes = {}, {}
         for modality in config.schema.modalities:
-            fitted = affine_of(config.normalise, statistics[modality.name])
+            if modality.kind == TEXT:
+                continue
+            moments = statistics[modality.name]
+            assert isinstance(moments, Moments)
+            fitted = affine_of(config.normalise, moments)
             if modality.kind == FRAMES:
                 read = modality.quantisation if modality.coded else Quantisation(1.0, 0.0)
                 codes[modality.name] = CodeMap.of(fitted, read, config.code_range(modality))

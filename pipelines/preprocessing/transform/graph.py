@@ -3,7 +3,7 @@
 A modality that is missing is a vector of NaN, or an empty byte string, before and after.
 
 Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
-modality as one byte string per video, the bytes of its frames one after another. Out: see
+modality as one byte string per video, the bytes of its frames one after another, each text as UTF-8. Out: see
 `TransformConfig.transformed`.
 
 TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
@@ -18,15 +18,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.preprocessing.config import POOLS, TransformConfig
-from pipelines.preprocessing.statistics import Moments
+from pipelines.preprocessing.statistics import Fitted, Moments
 from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
+from pipelines.preprocessing.transform.tokens import tokenisers_of
 from vcls_model import storage
-from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.schema import FRAMES, TEXT, TOKENS, Modality
+from vcls_model.records.text import DocumentCounts
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 TOP_FRAMES = 5
+# Texts in which the graph and the kernels must agree.
+_PROBE_TEXTS = (
+    "",
+    " \t\n",
+    "Café ﬁnale STRASSE straße İstanbul Ⅷ ½ 10.000 €",
+    "Cafe\u0301 o\u0323\u0302 \u0301lone",
+    "한국어 텍스트 \u1112\u1161\u11ab",
+    "日本語テスト ﾃﾞｰﾀ 数据集",
+    "हिन्दी में शीर्षक ภาษาไทย நன்றி",
+    "مرحبا بالعالم שלום \u200fעולם\u200e",
+    "😀😀 hi👍🏽 👩\u200d👩\u200d👧 1️⃣",
+    "nul\0in \ufeffit \ud800 " + "of-words " * 40,
+    " ".join(f"word{number}" for number in range(300)),
+    "a" * 200,
+)
 # On how many raw vectors the kernels and the graph are compared; a divisor of the 256 codes.
 _PROBES = 64
 # Principal components that vary less than this fraction of the first are the rounding of float32.
@@ -37,6 +55,8 @@ PreprocessingFn = Callable[[Mapping[str, Any]], dict[str, Any]]
 # (modality, its raw values float32 (N, D) of the batch) -> (location, factor): float32 (D,) tensors; for PCA the mean
 # and what float32 has rounded off it
 FitAffine = Callable[[Modality, Any], tuple[Any, Any]]
+# (text modality, the raw texts of the batch) -> int64 (buckets,), see `DocumentCounts.weights`
+FitWeights = Callable[[Modality, Any], Any]
 
 
 def raw_feature_spec(config: TransformConfig) -> dict[str, Any]:
@@ -55,23 +75,28 @@ def transformed_feature_spec(config: TransformConfig) -> dict[str, Any]:
 
 
 def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
-    """Of `id`, `labels` and these: frames as one byte string, video-level features as vectors."""
+    """Of `id`, `labels` and these: frames as one byte string, video-level features as vectors, tokens as lists."""
     import tensorflow as tf
 
     spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
     for feature in features:
+        if feature.encoding == TOKENS:
+            spec[feature.name] = tf.io.VarLenFeature(tf.int64)
+            continue
         dtype, shape = feature.element
         spec[feature.name] = tf.io.FixedLenFeature(shape, tf.as_dtype(dtype))
     return spec
 
 
-def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> PreprocessingFn:
+def make_preprocessing_fn(config: TransformConfig, fit: FitAffine, fit_weights: FitWeights) -> PreprocessingFn:
     """The function that tf.Transform turns into the graph.
 
     Args:
         config: which operations.
         fit: gives the statistics of a modality as tensors; `graph_analyzer` in the pipeline.
+        fit_weights: gives the weights of a text's buckets.
     """
+    from pipelines.preprocessing.transform.text import text_tokens
 
     def preprocessing_fn(inputs: Mapping[str, Any]) -> dict[str, Any]:
         import tensorflow as tf
@@ -80,6 +105,9 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine) -> Preprocess
         normalisers: dict[str, Callable[[Any], Any]] = {}
         for modality in config.schema.modalities:
             raw = inputs[modality.name]
+            if modality.kind == TEXT:
+                outputs[modality.name] = text_tokens(raw, config.text_options, fit_weights(modality, raw))
+                continue
             if modality.kind != FRAMES:
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
                 continue
@@ -189,19 +217,34 @@ def _as_bytes(codes: Any) -> Any:
     return tf.strings.substr(tf.io.serialize_tensor(codes), -count, count)
 
 
-def constant_affine(config: TransformConfig, statistics: dict[str, Moments]) -> FitAffine:
+def constant_weights(config: TransformConfig, statistics: Fitted) -> FitWeights:
+    """Our own counts of documents as constants of the graph."""
+
+    def fit_weights(modality: Modality, raw: Any) -> Any:
+        import tensorflow as tf
+
+        counts = statistics[modality.name]
+        assert isinstance(counts, DocumentCounts)
+        return tf.constant(counts.weights(config.text_options))
+
+    return fit_weights
+
+
+def constant_affine(config: TransformConfig, statistics: Fitted) -> FitAffine:
     """Our own statistics as constants of the graph, which leave tf.Transform nothing to analyse."""
 
     def fit(modality: Modality, raw: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        location, factor = affine_of(config.normalise, statistics[modality.name])
+        moments = statistics[modality.name]
+        assert isinstance(moments, Moments)
+        location, factor = affine_of(config.normalise, moments)
         return tf.constant(location), tf.constant(factor)
 
     return fit
 
 
-def write_transform(statistics: dict[str, Moments], config: TransformConfig, output: str) -> str:
+def write_transform(statistics: Fitted, config: TransformConfig, output: str) -> str:
     """Has tf.Transform write `transform_fn` and `transformed_metadata` below `output`; returns the path of the first.
 
     Without PCA the statistics are all that the training records have to say. The graph is made on the scratch disk and
@@ -217,7 +260,7 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
 
     module = tf.Module()
     traced = impl_helper.get_traced_transform_fn(
-        make_preprocessing_fn(config, constant_affine(config, statistics)),
+        make_preprocessing_fn(config, constant_affine(config, statistics), constant_weights(config, statistics)),
         impl_helper.get_type_specs_from_feature_specs(raw_feature_spec(config)),
         graph_context.TFGraphContext(module_to_export=module, temp_dir=None, evaluated_replacements=None),
     )
@@ -232,6 +275,7 @@ def write_transform(statistics: dict[str, Moments], config: TransformConfig, out
         )
         if config.is_affine:
             check_against_kernels(BatchGraph(config, module.transform_fn), config, statistics)
+        check_tokens(config, module.transform_fn, statistics)
         for directory, _, names in os.walk(scratch):
             for name in names:
                 path = os.path.join(directory, name)
@@ -265,8 +309,11 @@ class BatchGraph:
 
         del tft  # imported because loading needs its ops
         loader = saved_transform_io_v2.SavedModelLoader(directory)
+        texts = {modality.name for modality in config.schema.texts}  # which kernels transform, always
         signature = {
-            name: tf.TensorSpec([None, *shape], dtype) for name, (dtype, shape) in config.schema.elements().items()
+            name: tf.TensorSpec([None, *shape], dtype)
+            for name, (dtype, shape) in config.schema.elements().items()
+            if name not in texts
         }
 
         @tf.function(input_signature=[signature], autograph=False)
@@ -289,21 +336,62 @@ class BatchGraph:
             return cls._loaded[key]
 
     def __call__(self, raw: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Runs the graph.
+        """Runs the graph, but for texts.
 
         Args:
             raw: by modality: float32 (B, D), or a list of B byte strings of frames.
         """
         import tensorflow as tf
 
-        tensors = {modality.name: tf.constant(raw[modality.name]) for modality in self._config.schema.modalities}
         videos = len(next(iter(raw.values())))
+        tensors = {
+            modality.name: tf.constant([b""] * videos if modality.kind == TEXT else raw[modality.name])
+            for modality in self._config.schema.modalities
+        }
         no_labels = tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [videos, 0])
         outputs = self._function({"id": tf.constant([b""] * videos), "labels": no_labels, **tensors})
-        return {feature.name: outputs[feature.name].numpy() for feature in self._config.transformed()}
+        return {
+            feature.name: outputs[feature.name].numpy()
+            for feature in self._config.transformed()
+            if feature.kind != TEXT
+        }
 
 
-def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics: dict[str, Moments]) -> None:
+def check_tokens(config: TransformConfig, function: PreprocessingFn, statistics: Fitted) -> None:
+    """Compares the tokens of a graph with those of the kernels, on texts of many scripts and on broken ones.
+
+    Raises:
+        RuntimeError: a token differs, so that what is written would not be what the exported model computes.
+    """
+    import tensorflow as tf
+
+    if not config.schema.texts:
+        return
+    texts = [text.encode(errors="surrogatepass") for text in _PROBE_TEXTS] + [b"\xff\xe2\x82\xc3(", b"x" * 70_000]
+    column = BytesColumn.of(texts)
+    raw: dict[str, Any] = {
+        "id": tf.constant([b""] * len(texts)),
+        "labels": tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.zeros([0], tf.int64), [len(texts), 0]),
+    }
+    for modality in config.schema.modalities:
+        _, shape = modality.element
+        raw[modality.name] = (
+            tf.constant(texts)
+            if modality.kind == TEXT
+            else tf.constant([bytes(modality.frame_bytes)] * len(texts))
+            if modality.kind == FRAMES
+            else tf.zeros([len(texts), *shape])
+        )
+    outputs = function(raw)
+    for name, tokeniser in tokenisers_of(config, statistics).items():
+        tokens, _ = tokeniser.tokens(column)
+        for row, got in enumerate(tf.RaggedTensor.from_sparse(outputs[name]).to_list()):
+            begin = tokens.begins[row]
+            if got != tokens.values[begin : begin + tokens.counts[row]].tolist():
+                raise RuntimeError(f"the transform graph and the kernels differ in the tokens of {name!r}")
+
+
+def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics: Fitted) -> None:
     """Compares with what the kernels do: every code in every dimension of frames, probes of float32 for the others.
 
     Raises:
@@ -314,9 +402,12 @@ def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics
     raw: dict[str, Any] = {}
     kernel_outputs: dict[str, np.ndarray] = {}
     coded = {modality.name for modality in config.schema.modalities if modality.coded}
+    moments = {name: value for name, value in statistics.items() if isinstance(value, Moments)}
+    if not moments:
+        return
     for name, mapping in kernels.codes.items():
         if name not in coded:
-            values = _probes(statistics[name])
+            values = _probes(moments[name])
             raw[name], kernel_outputs[name] = [row.tobytes() for row in values], mapping(values)
             continue
         # Every code in every dimension, as the frames of as many short videos as there are probes.
@@ -324,7 +415,7 @@ def check_against_kernels(graph: BatchGraph, config: TransformConfig, statistics
         raw[name] = [video.tobytes() for video in np.split(codes, _PROBES)]
         kernel_outputs[name] = mapping(codes)
     for name, (location, factor) in kernels.affine.items():
-        raw[name] = _probes(statistics[name])
+        raw[name] = _probes(moments[name])
         kernel_outputs[name] = (raw[name] - location) * factor
     graph_outputs = graph(raw)
     for name, values in kernel_outputs.items():

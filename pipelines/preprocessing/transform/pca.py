@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -12,11 +12,14 @@ import pyarrow as pa
 from pipelines.preprocessing.config import JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.outputs import TEMPORARY
 from pipelines.preprocessing.reading import read_shard
-from pipelines.preprocessing.statistics import Moments
-from pipelines.preprocessing.transform.graph import FitAffine, make_preprocessing_fn, raw_feature_spec
+from pipelines.preprocessing.statistics import Fitted, Moments
+from pipelines.preprocessing.transform.graph import FitAffine, FitWeights, make_preprocessing_fn, raw_feature_spec
 from vcls_model import storage
 from vcls_model.records.decoding import FrameBatch, RawBatch
+from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.schema import Modality
+from vcls_model.records.text import DocumentCounts
+from vcls_model.records.text_options import TextOptions
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,9 +57,57 @@ class SelectMean(beam.PTransform):
         return self._statistics | "Mean" >> beam.Map(_mean_in_two_parts, self._modality)
 
 
-def _mean_in_two_parts(moments: Mapping[str, Moments], modality: str) -> np.ndarray:
-    mean = moments[modality].mean.astype(np.float32)
-    return np.stack([mean, (moments[modality].mean - mean).astype(np.float32)])
+def _mean_in_two_parts(statistics: Fitted, modality: str) -> np.ndarray:
+    moments = statistics[modality]
+    assert isinstance(moments, Moments)
+    mean = moments.mean.astype(np.float32)
+    return np.stack([mean, (moments.mean - mean).astype(np.float32)])
+
+
+class SelectWeights(beam.PTransform):
+    """The analyzer that hands the weights of a text's buckets to tf.Transform, as `SelectMean` does the mean.
+
+    Output: one int64 (buckets,) array.
+    """
+
+    def __init__(self, statistics: beam.PCollection, modality: str, text: TextOptions) -> None:
+        super().__init__()
+        self._statistics = statistics
+        self._modality = modality
+        self._text = text
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        return self._statistics | "Weights" >> beam.Map(_weights_of, self._modality, self._text)
+
+
+def _weights_of(statistics: Fitted, modality: str, text: TextOptions) -> np.ndarray:
+    counts = statistics[modality]
+    assert isinstance(counts, DocumentCounts)
+    return counts.weights(text)
+
+
+def weights_analyzer(statistics: beam.PCollection, config: TransformConfig) -> FitWeights:
+    """Feeds our own counts of documents into tf.Transform's analysis phase.
+
+    Args:
+        statistics: one element: what is known of the training records, by modality name.
+        config: of the job.
+    """
+
+    def fit_weights(modality: Modality, raw: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        (weights,) = tft.experimental.ptransform_analyzer(
+            [raw],
+            SelectWeights(statistics, modality.name, config.text_options),
+            [tf.int64],
+            [[config.text_options.buckets]],
+            name=f"{modality.name}_weights",
+        )
+        return weights
+
+    return fit_weights
 
 
 def graph_analyzer(statistics: beam.PCollection) -> FitAffine:
@@ -92,7 +143,10 @@ def record_batch(batch: RawBatch, chosen: np.ndarray) -> pa.RecordBatch:
         [batch.label_values[ends[row] - batch.label_lengths[row] : ends[row]] for row in rows], pa.int64()
     )
     for name, values in batch.features.items():
-        if isinstance(values, FrameBatch):
+        if isinstance(values, BytesColumn):
+            texts = values.tolist()
+            columns[name] = _lists([[texts[row]] for row in rows], pa.binary())
+        elif isinstance(values, FrameBatch):
             ends = np.cumsum(values.lengths)
             codes = values.codes
             columns[name] = _lists(
@@ -149,5 +203,7 @@ class FitTransform(beam.PTransform):
             pa.schema([(name, pa.list_(kinds[name])) for name in sorted(kinds)]),
             InferTensorRepresentationsFromSchema(schema_utils.schema_from_feature_spec(spec)),
         )
-        preprocessing_fn = make_preprocessing_fn(self._config, graph_analyzer(self._statistics))
+        preprocessing_fn = make_preprocessing_fn(
+            self._config, graph_analyzer(self._statistics), weights_analyzer(self._statistics, self._config)
+        )
         return (training, layout) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)

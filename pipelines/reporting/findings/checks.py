@@ -119,13 +119,19 @@ def check_thresholds(scores: Scores) -> list[Check]:
     return [Check("attention", "Thresholds", thresholds_text(scores))]
 
 
+def _equals(p: float) -> str:
+    """`= 0.0312`, or `< 0.0001`."""
+    text = probability(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
 def check_pairing(pairing: Pairing) -> Check:
     """How the baseline was compared: video by video, or as a run of its own."""
     if pairing.same_videos:
         text = (
             f"Both runs scored the same {pluralise(pairing.shared, 'video')}, paired by id. The best class of "
             f"{pluralise(pairing.lost, 'video')} was right in the baseline alone, that of {pairing.won:,} in this run "
-            f"alone (McNemar's exact test: p = {probability(mcnemar(pairing.lost, pairing.won))})."
+            f"alone (McNemar's exact test: p {_equals(mcnemar(pairing.lost, pairing.won))})."
         )
         if pairing.shift is None:
             text += f" All other changes are compared as if the videos differed: {pairing.obstacle}."

@@ -17,7 +17,7 @@ from vcls_model.media.sampling import MAX_FPS, Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.quiet import start_tensorflow
-from vcls_model.records.decoding import Decoder, FrameBatch, RecordOptions
+from vcls_model.records.decoding import Decoder, FeatureValues, RecordOptions
 from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, LoadedModel, read_exported_model
 
@@ -138,7 +138,7 @@ def read_timelines(
 
 def _windows(
     model: ExportedModel, recorded: EmbeddingConfig, by_row: EmbeddingConfig, embedded: Embedded
-) -> dict[str, np.ndarray | FrameBatch]:
+) -> dict[str, FeatureValues]:
     """The features of each row with its neighbours, as those of a video of its own."""
     payloads = []
     for row in range(embedded.rows):

@@ -87,13 +87,16 @@ def _seconds(value: Any) -> str:
 def _features(entries: Any) -> Facts:
     """(name, "1,024 values per video, float32") of each feature that a manifest lists."""
     return [
-        (
-            str(entry.get("name", "?")),
-            f"{entry['width']:,} values per {_unit(entry)}, {entry.get('encoding', 'float32')}",
-        )
+        (str(entry.get("name", "?")), _content(entry))
         for entry in entries or []
         if isinstance(entry, Mapping) and entry.get("width")
     ]
+
+
+def _content(entry: Mapping[str, Any]) -> str:
+    if entry.get("kind") == "text":
+        return "text" if entry["width"] == 1 else f"words and n-grams of text in {entry['width']:,} buckets"
+    return f"{entry['width']:,} values per {_unit(entry)}, {entry.get('encoding', 'float32')}"
 
 
 def _unit(entry: Mapping[str, Any]) -> str:

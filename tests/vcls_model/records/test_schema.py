@@ -92,7 +92,8 @@ def test_an_impossible_schema_is_refused(changes: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "text"}, "kind must be"),
+        ({"kind": "speech"}, "kind must be"),
+        ({"kind": "text"}, "encoding must be"),
         ({"level": "clip"}, "level must be"),
         ({"kind": "vector", "level": "frame"}, "contradicts"),
         ({"width": 0}, "width must be"),

@@ -132,6 +132,8 @@ def test_dense_has_the_defaults_of_the_brief() -> None:
         "input_norm": "data",
         "modality_norm": "none",
         "input_dropout": 0.0,
+        "text_width": 64,
+        "text_dropout": 0.5,
         "linear_skip": False,
         "label_projection": 0.0,
         "members": 1,

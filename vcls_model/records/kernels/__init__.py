@@ -1,7 +1,7 @@
 """Compiled kernels over the bytes of a shard: checksums, TFRecord framing, the features of serialized records.
 
 They release the interpreter lock, so that threads use all cores. Callers take them from here. The modules build upon
-each other in this order: words, checksum, framing, protobuf, then decode, encode, gather and moments.
+each other in this order: words, checksum, framing, protobuf, then decode, encode, gather, moments and text.
 """
 
 from vcls_model.records.kernels.checksum import crc32c, crc32c_by_table
@@ -10,6 +10,8 @@ from vcls_model.records.kernels.decode import (
     BYTE_MATRIX,
     BYTE_VECTOR,
     FLOAT_VECTOR,
+    INTEGERS,
+    TEXT_BYTES,
     gather_bytes,
     gather_codes,
     gather_floats,
@@ -70,6 +72,7 @@ from vcls_model.records.kernels.moments import (
     add_float_moments,
     count_pairs,
 )
+from vcls_model.records.kernels.text import count_documents, make_tokens
 
 __all__ = [
     "ALL_FRAMES",
@@ -89,6 +92,7 @@ __all__ = [
     "ID_BEGIN",
     "ID_END",
     "INDEX_COLUMNS",
+    "INTEGERS",
     "LABELS_BEGIN",
     "LABEL_COUNT",
     "LENGTH",
@@ -98,6 +102,7 @@ __all__ = [
     "RANDOM_FRAMES",
     "RECORD",
     "START",
+    "TEXT_BYTES",
     "TRUNCATED",
     "UNIFORM_FRAMES",
     "add_code_moments",
@@ -107,6 +112,7 @@ __all__ = [
     "copy_frames",
     "copy_labels",
     "copy_vectors",
+    "count_documents",
     "count_pairs",
     "crc32c",
     "crc32c_by_table",
@@ -120,6 +126,7 @@ __all__ = [
     "index_records",
     "index_transformed",
     "length_at",
+    "make_tokens",
     "packed_bytes",
     "place_records",
     "put_affine_floats",

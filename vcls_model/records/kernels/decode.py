@@ -21,8 +21,8 @@ from vcls_model.records.kernels.words import load_u32
 
 njit = njit_of(__package__)
 
-# Which message a modality's values are in.
-FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX = range(4)
+# Which message a modality's values are in. Packed integers are those of transformed records.
+FLOAT_VECTOR, BYTE_VECTOR, BYTE_FRAMES, BYTE_MATRIX, TEXT_BYTES, INTEGERS = range(6)
 
 
 @njit
@@ -111,14 +111,18 @@ def index_records(
         kinds, widths: of each modality.
         class_count: labels must be below.
         need_labels: a record needs at least one label.
-        may_lack: a record may lack modalities, though not all.
+        may_lack: a record may lack modalities, though not all but texts.
         canonical: out, bool (R,): the record is good and was understood; if not, the careful reader must look at it.
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
         context: out, int64 (R, E, 2): begin and end of each Feature to be read as it is, or -1 where there is none.
-        values: out, int64 (R, M, 3): first byte, frames and stride of each modality; -1, 0 and 0 where it is missing.
+        values: out, int64 (R, M, 3): first byte, frames (of a text bytes) and stride of each modality; -1, 0 and 0
+            where it is missing.
     """
     modalities = kinds.shape[0]
+    texts = 0
+    for modality in range(modalities):
+        texts += kinds[modality] == TEXT_BYTES
     ahead = 2 + context.shape[1]
     spans = np.empty((ahead + modalities, 2), np.int64)
     for record in range(starts.shape[0]):
@@ -155,12 +159,17 @@ def index_records(
         for modality in range(modalities):
             at, end = spans[ahead + modality, 0], spans[ahead + modality, 1]
             width = widths[modality]
+            if kinds[modality] == TEXT_BYTES and (at < 0 or at == end):  # there is no text
+                values[record, modality, 0] = features
+                values[record, modality, 1] = 0
+                values[record, modality, 2] = 1
+                continue
             if at < 0:
                 values[record, modality, 0] = -1
                 values[record, modality, 1] = 0
                 values[record, modality, 2] = 0
                 lacking += 1
-                good = may_lack and lacking < modalities
+                good = may_lack and lacking < modalities - texts
                 if good:
                     continue
                 break
@@ -171,6 +180,10 @@ def index_records(
                 code, finish = single_value(buffer, at, end, TAG_2)
                 good = code >= 0 and finish - code == 4 * width and _finite(buffer, code, width)
                 frames, stride = 1, 4 * width
+            elif kinds[modality] == TEXT_BYTES:
+                code, finish = single_value(buffer, at, end, TAG_1)
+                good = code >= 0
+                frames, stride = finish - code, 1
             else:
                 code, finish = single_value(buffer, at, end, TAG_1)
                 frames, stride = (finish - code) // width, width

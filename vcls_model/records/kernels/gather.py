@@ -7,7 +7,7 @@ arrays of a batch.
 import numpy as np
 
 from vcls_model.compiled import njit_of
-from vcls_model.records.kernels.decode import FLOAT_VECTOR
+from vcls_model.records.kernels.decode import FLOAT_VECTOR, INTEGERS
 from vcls_model.records.kernels.framing import FOOTER_BYTES, FULL, HEADER_BYTES, RECORD, whole_record
 from vcls_model.records.kernels.protobuf import (
     TAG_1,
@@ -22,7 +22,8 @@ from vcls_model.records.kernels.words import copy_bytes
 
 njit = njit_of(__package__)
 
-# Columns of the index of transformed records; after them, one per modality: where its values begin.
+# Columns of the index of transformed records; after them, one per modality: where its values begin; and where there are
+# lists of integers, once more one per modality: how many there are.
 START, LENGTH, CANONICAL, ID_BEGIN, ID_END, LABELS_BEGIN, LABEL_COUNT, FRAMES, INDEX_COLUMNS = range(9)
 # Where the values of a modality begin that the record lacks; it stays below 0 when a buffer's place is added.
 MISSING = -(1 << 62)
@@ -101,6 +102,13 @@ def _index_features(buffer, at, end, names, name_ends, kinds, widths, spans, row
                 return False
             row[INDEX_COLUMNS + modality] = MISSING
             continue
+        if kinds[modality] == INTEGERS:
+            begin, count = _packed_integers(buffer, spans[3 + modality, 0], spans[3 + modality, 1])
+            if begin < 0:
+                return False
+            row[INDEX_COLUMNS + modality] = begin
+            row[INDEX_COLUMNS + modalities + modality] = count
+            continue
         if kinds[modality] == FLOAT_VECTOR:
             begin, finish = single_value(buffer, spans[3 + modality, 0], spans[3 + modality, 1], TAG_2)
             size = 4 * widths[modality]
@@ -122,9 +130,10 @@ def index_transformed(buffer, at, filled, last, names, name_ends, kinds, widths,
         names, name_ends: names of id, labels, number of frames, the modalities, and the features that say by 0 that one
             of these is missing, concatenated (uint8), and where each ends. An empty name of the id or of the number of
             frames: not to be read.
-        kinds, widths: of each modality, FLOAT_VECTOR or BYTE_MATRIX.
-        index: out, int64 (R, INDEX_COLUMNS + M), from row `count` on. CANONICAL is 0 for a record in another encoding
-            or that lacks something: of it, only START and LENGTH are filled in.
+        kinds, widths: of each modality, FLOAT_VECTOR, BYTE_MATRIX or INTEGERS.
+        index: out, int64 (R, INDEX_COLUMNS + M), with integers (R, INDEX_COLUMNS + 2 M), from row `count` on.
+            CANONICAL is 0 for a record in another encoding or that lacks something: of it, only START and LENGTH are
+            filled in.
         count: rows of `index` in use.
 
     Returns:

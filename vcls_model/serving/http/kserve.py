@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from vcls_model import __version__
 from vcls_model.metrics.binning import sigmoid
-from vcls_model.records.schema import FRAMES
+from vcls_model.records.schema import FRAMES, TEXT
 from vcls_model.serving.http.bodies import RefusedError, json_response, parse_json, read_body
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.stream import Features
@@ -68,6 +68,9 @@ class KServeRoutes:
         self._check_name(request)
         inputs: list[dict[str, Any]] = []
         for each in self._model.modalities:
+            if each.kind == TEXT:
+                inputs.append({"name": each.name, "datatype": "BYTES", "shape": [-1]})
+                continue
             frames = each.kind == FRAMES
             shape = [-1, -1, each.width] if frames else [-1, each.width]
             inputs.append({"name": each.name, "datatype": "UINT8" if frames else "FP32", "shape": shape})
@@ -99,6 +102,12 @@ class KServeRoutes:
         features = {}
         by_name = {each.name: each for each in self._model.modalities}
         for name, values in tensors.items():
+            if name in by_name and by_name[name].kind == TEXT:
+                if not isinstance(values, list):
+                    raise RefusedError(400, f"input {name[:100]!r} must be BYTES")
+                features[name] = np.empty(len(values), object)
+                features[name][:] = values
+                continue
             wanted = "u1" if name in by_name and by_name[name].kind == FRAMES else "f4"
             if not isinstance(values, np.ndarray) or (wanted == "u1" and values.dtype != np.uint8):
                 raise RefusedError(400, f"input {name[:100]!r} must be {'UINT8' if wanted == 'u1' else 'FP32'}")

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vcls_model.metrics.binning import sigmoid
-from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.serving.http.bodies import RefusedError, json_response, parse_json, read_body
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.stream import Features
@@ -138,6 +138,8 @@ class PredictRoutes:
 
 
 def _array(modality: Modality, values: Any) -> np.ndarray:
+    if modality.kind == TEXT:
+        return _texts(modality, values)
     if modality.kind == FRAMES and isinstance(values, list) and values and all(_is_binary(each) for each in values):
         strings = [_decoded(each) for each in values]
         if len({len(each) for each in strings}) > 1 or len(strings[0]) % modality.width:
@@ -155,6 +157,15 @@ def _array(modality: Modality, values: Any) -> np.ndarray:
     return array.astype(np.uint8)
 
 
+def _texts(modality: Modality, values: Any) -> np.ndarray:
+    """Strings, or bytes as base64: object (B,) of bytes."""
+    if not isinstance(values, list) or not all(isinstance(each, str) or _is_binary(each) for each in values):
+        raise RefusedError(400, f"{modality.name} must be strings, one per record")
+    texts = np.empty(len(values), object)
+    texts[:] = [each.encode(errors="replace") if isinstance(each, str) else _decoded(each) for each in values]
+    return texts
+
+
 def _is_binary(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"}
 
@@ -167,7 +178,7 @@ def _decoded(value: dict[str, Any]) -> bytes:
 
 
 def _type_and_shape(modality: Modality) -> tuple[str, Sequence[int]]:
-    return ("DT_STRING", [-1]) if modality.kind == FRAMES else ("DT_FLOAT", [-1, modality.width])
+    return ("DT_STRING", [-1]) if modality.kind in (FRAMES, TEXT) else ("DT_FLOAT", [-1, modality.width])
 
 
 def _tensor(dtype: str, shape: Sequence[int], name: str) -> dict[str, Any]:

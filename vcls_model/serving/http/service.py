@@ -3,10 +3,12 @@
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions
+from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.examples import (
     Feature,
     bytes_feature,
@@ -14,7 +16,7 @@ from vcls_model.records.examples import (
     write_example,
     write_sequence_example,
 )
-from vcls_model.records.schema import FRAMES, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.serving.http.bodies import RefusedError
 from vcls_model.serving.http.metrics import Metrics
 from vcls_model.serving.http.settings import ServiceSettings
@@ -79,8 +81,8 @@ class Service:
         """Videos from arrays of many.
 
         Args:
-            features: by modality float32 (B, D), or codes uint8 (B, T, D); some may be left out where the model bears
-                that they are missing.
+            features: by modality float32 (B, D), codes uint8 (B, T, D), or texts, object (B,) of bytes. Texts may be
+                left out, and others where the model bears that they are missing.
             lengths: frames of each video, (B,); None: T.
 
         Raises:
@@ -88,6 +90,9 @@ class Service:
         """
         modalities = self.engine.model.modalities
         names = [each.name for each in modalities]
+        texts = {each.name for each in modalities if each.kind == TEXT}
+        if features:
+            features = {**dict.fromkeys(texts - set(features), _no_texts(features)), **features}
         lacking = set(names) - set(features)
         if not features or not set(features) <= set(names) or (lacking and not self.engine.model.masks):
             raise RefusedError(
@@ -102,6 +107,10 @@ class Service:
             if each.name in lacking:
                 continue
             values = features[each.name]
+            if each.kind == TEXT:
+                if values.dtype != object or values.ndim != 1:
+                    raise RefusedError(400, f"{each.name} must hold one text per record")
+                continue
             dimensions = 3 if each.kind == FRAMES else 2
             if values.ndim != dimensions or values.shape[-1] != each.width or 0 in values.shape:
                 shape = "[records, frames, " if dimensions == 3 else "[records, "
@@ -147,11 +156,18 @@ class Service:
         return _videos(batch)
 
 
+def _no_texts(features: dict[str, np.ndarray]) -> np.ndarray:
+    """An empty text for each record."""
+    return np.array([b""] * max(map(len, features.values()), default=0), object)
+
+
 def _empty_record(schema: RecordSchema) -> bytes:
     """A record with one frame of zeros."""
     context: dict[str, Feature] = {schema.id_feature: bytes_feature(b"0")}
     frames: dict[str, list[bytes]] = {}
     for each in schema.modalities:
+        if each.kind == TEXT:
+            continue
         if each.kind == FRAMES and schema.container == "sequence_example":
             frames[each.name] = [bytes(each.width)]
         elif each.encoding == "uint8":
@@ -171,9 +187,11 @@ def _steps(lengths: np.ndarray | None, row: int, features: dict[str, np.ndarray]
 
 def _videos(batch: RawBatch) -> list[Features]:
     """The features of each record of a batch, copied."""
-    columns: dict[str, list[np.ndarray]] = {}
+    columns: dict[str, list[Any]] = {}
     for name, values in batch.features.items():
-        if isinstance(values, FrameBatch):
+        if isinstance(values, BytesColumn):
+            columns[name] = values.tolist()
+        elif isinstance(values, FrameBatch):
             columns[name] = np.split(values.codes, np.cumsum(values.lengths)[:-1])
         else:
             columns[name] = list(values.copy())

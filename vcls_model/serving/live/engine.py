@@ -118,7 +118,7 @@ class Engine:
         Raises:
             JobError: the processes that decode pictures cannot start.
         """
-        row: dict[str, np.ndarray | None] = {}
+        row: dict[str, np.ndarray | None] = {each.name: np.zeros(each.width, "u1") for each in self.model.modalities}
         request = self.model.media.request() if self.model.media is not None else None
         if request is not None:
             size = request.pictures.size if request.pictures is not None else 1

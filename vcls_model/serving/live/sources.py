@@ -178,9 +178,10 @@ class SourcePlayer:
         elif self.source.is_growing:
             yield from self._growing(reader, path, base)
         else:
-            started = time.monotonic()
+            began = None  # with the first row, whatever its decoder took to start
             for row in self._until_stopped(reader, path, base):
-                self._stop.wait(max(0.0, started + row.target_seconds - time.monotonic()))
+                began = time.monotonic() - row.target_seconds if began is None else began
+                self._stop.wait(max(0.0, began + row.target_seconds - time.monotonic()))
                 yield row
 
     def _until_stopped(self, reader: MediaReader, path: str, request: Request) -> Iterator[MediaRow]:

@@ -2,15 +2,18 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from vcls_model.records.decoding import FrameBatch
-from vcls_model.records.schema import FRAMES, Modality
+from vcls_model.records.decoding import FeatureValues, FrameBatch
+from vcls_model.records.encoding import BytesColumn
+from vcls_model.records.schema import FRAMES, TEXT, Modality
 
 RING_FRAMES = 300
-# Of one video: by modality uint8 (T, D) for frames, float32 (D,) for a vector; of one that is missing `nothing_of` it.
-Features = Mapping[str, np.ndarray]
+# Of one video: by modality uint8 (T, D) for frames, float32 (D,) for a vector, UTF-8 for a text; of one that is missing
+# `nothing_of` it.
+Features = Mapping[str, np.ndarray | bytes]
 _LEAST_FRAMES_SPARED = 64  # computing fewer costs less than another call of a model
 
 
@@ -38,18 +41,19 @@ class FrameRing:
             capacity: frames that are kept.
             masks: the model bears a missing modality: one that no row has is missing, see `batch_features`.
         """
-        self._modalities = tuple(modalities)
+        self._modalities = tuple(modality for modality in modalities if modality.kind != TEXT)
+        self._texts = {modality.name: b"" for modality in modalities if modality.kind == TEXT}  # media say none
         self._capacity = capacity
         self._times: deque[float] = deque(maxlen=capacity)
         # Twice the room, so that the last rows always lie one after the other: moved to the front once in `capacity`.
         self._buffers = {
             each.name: np.empty((2 * capacity, each.width), np.uint8 if each.kind == FRAMES else np.float64)
-            for each in modalities
+            for each in self._modalities
         }
         self._masks = masks
-        self._present = {each.name: deque[bool](maxlen=capacity) for each in modalities}
+        self._present = {each.name: deque[bool](maxlen=capacity) for each in self._modalities}
         self._ever = dict.fromkeys(self._present, False)
-        self._sums = {each.name: np.zeros(each.width) for each in modalities if each.kind != FRAMES}
+        self._sums = {each.name: np.zeros(each.width) for each in self._modalities if each.kind != FRAMES}
         self._end = 0
         self.rows = 0
 
@@ -102,8 +106,8 @@ class FrameRing:
         first = self._times[-1] - seconds
         return self._window(max(1, sum(1 for time in self._times if time > first)))
 
-    def _window(self, rows: int) -> dict[str, np.ndarray]:
-        features = {}
+    def _window(self, rows: int) -> dict[str, np.ndarray | bytes]:
+        features: dict[str, np.ndarray | bytes] = dict(self._texts)
         for each in self._modalities:
             window = self._buffers[each.name][self._end - rows : self._end]
             features[each.name] = window.copy() if each.kind == FRAMES else window.mean(axis=0).astype(np.float32)
@@ -112,17 +116,19 @@ class FrameRing:
         return features
 
 
-def batch_features(videos: Sequence[Features], modalities: Sequence[Modality]) -> dict[str, "np.ndarray | FrameBatch"]:
+def batch_features(videos: Sequence[Features], modalities: Sequence[Modality]) -> dict[str, FeatureValues]:
     """Videos as `LoadedModel.logits` takes them.
 
     Args:
         videos: at least one.
         modalities: of the model's records.
     """
-    batch: dict[str, np.ndarray | FrameBatch] = {}
+    batch: dict[str, FeatureValues] = {}
     for each in modalities:
-        values = [video[each.name] for video in videos]
-        if each.kind == FRAMES:
+        values: list[Any] = [video[each.name] for video in videos]
+        if each.kind == TEXT:
+            batch[each.name] = BytesColumn.of(values)
+        elif each.kind == FRAMES:
             batch[each.name] = FrameBatch.of(np.concatenate(values), np.array([len(rows) for rows in values], np.int64))
         else:
             batch[each.name] = np.stack(values).astype(np.float32, copy=False)
@@ -136,10 +142,10 @@ def of_like_length(videos: Sequence[Features], modalities: Sequence[Modality]) -
         videos: at least one.
         modalities: of the model's records.
     """
-    frames = next((each.name for each in modalities if each.kind == FRAMES), None)
-    if frames is None:
+    frames = [each.name for each in modalities if each.kind == FRAMES]
+    if not frames:
         return [np.arange(len(videos))]
-    lengths = np.array([len(video[frames]) for video in videos])
+    lengths = np.array([max(len(video[name]) for name in frames) for video in videos])  # one may be missing
     order = np.argsort(lengths, kind="stable")
     shorter, longer = lengths[order][:-1], lengths[order][1:]
     spared = (longer - shorter) * np.arange(1, len(videos))

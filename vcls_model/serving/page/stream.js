@@ -113,6 +113,7 @@ export class Stream {
   watchPulled(name) {
     this.pulled = encodeURIComponent(name);
     this.video.hidden = true;
+    for (const name of [".latency", ".skipped"]) this.$(name).parentElement.hidden = true; // nothing is sent from here
     this.socket = open(`/watch?stream=${this.pulled}`);
     this.#listen().catch(() => {}); // what went wrong is on the page already
   }

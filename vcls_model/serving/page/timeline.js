@@ -2,6 +2,7 @@
 
 const SERIES = 6;
 const KEPT_MOMENTS = 3600;
+const TOPS = [0.25, 0.5, 1]; // of the plot, so that improbable labels are no flat lines
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
@@ -117,7 +118,7 @@ export class Timeline {
       {
         width: Math.max(200, this.plotRoot.clientWidth),
         height: 130,
-        scales: { x: { time: false }, y: { range: [0, 1] } },
+        scales: { x: { time: false }, y: { range: (_, __, best) => [0, TOPS.find((top) => best <= top) ?? 1] } },
         legend: { live: false },
         cursor: { y: false, drag: { x: false, y: false } },
         axes: [

@@ -13,7 +13,8 @@ from pipelines.report import run
 from pipelines.reporting.findings.comparison import changes, class_changes, estimates
 from pipelines.reporting.findings.intervals import discoveries, mcnemar, paired_fraction_interval
 from pipelines.reporting.findings.verdict import check_pairing
-from pipelines.reporting.inputs.pairing import Pairing, pair_runs
+from pipelines.reporting.inputs.outcomes import pair_runs
+from pipelines.reporting.inputs.pairing import Pairing
 from pipelines.reporting.inputs.scores import read_scores
 from tests.fixtures.scores import (
     labels_and_logits,
@@ -93,7 +94,7 @@ def test_the_report_says_how_many_videos_were_lost_and_won(tmp_path: Path, undra
     pairing = info["pairing"]
     page = (tmp_path / "report" / "report.html").read_text()
     assert f"was right in the baseline alone, that of {pairing['won']} in this run alone" in page
-    assert "Both runs scored the same 2,844 videos, paired by id" in page
+    assert "Both runs scored the same 2,844 videos, paired by id" in page and "exact test: p &lt; 0.0001" in page
     assert pairing["paired"] and pairing["lost"] > pairing["won"] > 0
     with (tmp_path / "report" / "tables" / "headline.csv").open() as stream:
         rows = {row["metric"]: row for row in csv.DictReader(stream)}

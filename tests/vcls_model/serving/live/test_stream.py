@@ -69,7 +69,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 def test_windows_of_like_length_share_a_call() -> None:
     def groups(*lengths: int) -> list[list[int]]:
-        videos = [{"rgb": np.zeros((length, 3), np.uint8)} for length in lengths]
+        videos = [{name: np.zeros((length, 3), np.uint8) for name in ("rgb", "audio")} for length in lengths]
         return [rows.tolist() for rows in of_like_length(videos, CODES)]
 
     assert groups(10, 300, 10, 300) == [[0, 2], [1, 3]]
@@ -77,6 +77,9 @@ def test_windows_of_like_length_share_a_call() -> None:
     assert groups(10, 40) == [[0, 1]]  # another call costs more
     assert groups(1, 300, 70, 2) == [[0, 3], [2], [1]]
     assert groups(7) == [[0]]
+    without_rgb = {"rgb": np.zeros((0, 3), np.uint8), "audio": np.zeros((300, 2), np.uint8)}
+    short = {"rgb": np.zeros((10, 3), np.uint8), "audio": np.zeros((0, 2), np.uint8)}
+    assert [rows.tolist() for rows in of_like_length([without_rgb, short], CODES)] == [[1], [0]]
     vectors = (Modality("mean_rgb", 2, VECTOR, "float32"),)
     assert [rows.tolist() for rows in of_like_length([{}, {}], vectors)] == [[0, 1]]
 
