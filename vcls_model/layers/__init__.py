@@ -3,7 +3,9 @@
 from vcls_model.layers.clusters import BagOfFrames, NetVLAD, NeXtVLAD
 from vcls_model.layers.gating import ContextGating, L2Normalise, ScoreGating, SqueezeExciteGating
 from vcls_model.layers.label_graph import LabelGraphHead
+from vcls_model.layers.label_vectors import LabelVectorScores
 from vcls_model.layers.masking import ClearPadding, FrameMask, RepeatOverFrames
+from vcls_model.layers.members import MeanOfMembers
 from vcls_model.layers.mixture import MixtureOfExperts
 from vcls_model.layers.neighbours import MemoryKey, NeighbourVote, SharedNeighbourVote, without_votes
 from vcls_model.layers.pooling import AttentionPool, FeatureAttentionPool, MaxPool, MeanPool
@@ -32,8 +34,10 @@ __all__ = [
     "L2Normalise",
     "LabelGraphHead",
     "LabelProjection",
+    "LabelVectorScores",
     "MaskedConvolution",
     "MaxPool",
+    "MeanOfMembers",
     "MeanOfPresent",
     "MeanPool",
     "MemoryKey",

@@ -49,6 +49,7 @@ def build_model(
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
+    label_vectors: np.ndarray | None = None,
     presence: bool = False,
     **hyperparameters: Any,
 ) -> keras.Model:
@@ -67,6 +68,8 @@ def build_model(
             (`models.label_directions.find_label_directions`).
         raw_values: how to undo the dataset's normalisation, by modality, for `input_norm="l2"`
             (`records.raw_values.find_raw_values`).
+        label_vectors: float32 (C, E), vectors of the classes' names, for `label_text` above 0
+            (`models.label_text.find_label_vectors`).
         presence: a video may lack modalities: the model has an input that says so for each.
         **hyperparameters: overrides of `default_hyperparameters(name)`.
 
@@ -96,5 +99,6 @@ def build_model(
         memory=memory,
         label_directions=label_directions,
         raw_values=raw_values,
+        label_vectors=label_vectors,
         presence=presence,
     )

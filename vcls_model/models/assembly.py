@@ -13,6 +13,7 @@ from vcls_model.layers import (
     L2Normalise,
     LabelGraphHead,
     LabelProjection,
+    MeanOfMembers,
     MeanOfPresent,
     MeanPool,
     MemoryKey,
@@ -51,13 +52,14 @@ def assemble(
     memory: Memory | None = None,
     label_directions: LabelDirections | None = None,
     raw_values: Mapping[str, RawValues] | None = None,
+    label_vectors: np.ndarray | None = None,
     presence: bool = False,
 ) -> keras.Model:
     """Builds a model from checked arguments; see `vcls_model.models.build_model`.
 
     Raises:
-        ValueError: the options need a label graph, a memory, label directions or raw values that are not given, or the
-            prior's shape is not (C,).
+        ValueError: the options need a label graph, a memory, label directions, label vectors or raw values that are not
+            given, or the prior's shape is not (C,).
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities, presence)
@@ -70,21 +72,79 @@ def assemble(
     features = _normalised(features, modalities, options)
     if options["label_projection"]:
         features = [_projected(features, modalities, frame_mask, frame_level, options, label_directions, senses)]
-    features = _dropped_out(features, modalities, options)
-    texts = _dropped_out(texts, text_modalities, options)
+    if options["label_text"] and label_vectors is None:
+        raise ValueError("label_text needs label_vectors, which find_label_vectors makes from the classes' names")
+    described = label_vectors if options["label_text"] else None
+    heads = [Head(class_count, options, described, _member_prefix(member)) for member in range(options["members"])]
+    members = [
+        _member_scores(
+            name,
+            (features, modalities),
+            (texts, text_modalities),
+            frame_mask if frame_level else None,
+            options,
+            head,
+            label_graph,
+            senses,
+        )
+        for head in heads
+    ]
+    scores = members[0] if len(members) == 1 else MeanOfMembers(dtype="float32", name=f"{HEAD_PREFIX}_mean")(members)
+    if options["neighbours"]:
+        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions, senses)
+    model = keras.Model(inputs, scores, name=name)
+    if class_prior is not None:
+        for head in heads:
+            head.start_at_prior(class_prior)
+    return model
+
+
+def _member_prefix(member: int) -> str:
+    """Starts the names of a member's layers; those of a first or only member are named as ever."""
+    return f"member{member}_" if member else ""
+
+
+def _member_scores(
+    name: str,
+    read: tuple[Sequence[KerasTensor], Sequence[Modality]],
+    embedded: tuple[Sequence[KerasTensor], Sequence[Modality]],
+    frame_mask: KerasTensor | None,
+    options: Mapping[str, Any],
+    head: Head,
+    label_graph: LabelGraph | None,
+    senses: Presence,
+) -> KerasTensor:
+    """Logits (B, C) of one member: dropout of the input, trunks and classifier.
+
+    Args:
+        name: of the model.
+        read: features of each modality, or of all joined and projected; and the modalities.
+        embedded: the vectors of texts, and their modalities.
+        frame_mask: of a frame-level model, else None.
+        options: the hyperparameters.
+        head: makes the member's classifiers.
+        label_graph: for `head=label_graph`.
+        senses: which modalities each video has.
+    """
+    modalities, text_modalities = list(read[1]), list(embedded[1])
+    features = _dropped_out(read[0], modalities, options, head.member)
+    texts = _dropped_out(embedded[0], text_modalities, options, head.member)
     # A video's vector goes around a trunk that reads frames, unless the projection has joined it with them.
     vectors: list[tuple[KerasTensor, Modality]] = []
     trunk_modalities = list(modalities)
-    if frame_level and not options["label_projection"]:
+    if frame_mask is not None and not options["label_projection"]:
         vectors = [pair for pair in zip(features, modalities, strict=True) if pair[1].kind == VECTOR]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
-    if frame_level:
+    if frame_mask is not None:
         vectors += zip(texts, text_modalities, strict=True)
     else:
         features, trunk_modalities = [*features, *texts], [*trunk_modalities, *text_modalities]
-    around = [Branch(tensor, None, options, prefix=f"{modality.name}_", narrow=False) for tensor, modality in vectors]
-    branches = _branches(trunk_modalities, features, frame_mask if frame_level else None, options, senses)
+    around = [
+        Branch(tensor, None, options, prefix=f"{head.member}{modality.name}_", narrow=False)
+        for tensor, modality in vectors
+    ]
+    branches = _branches(trunk_modalities, features, frame_mask, options, senses, head.member)
     groups = [[modality.name] for modality in trunk_modalities]
     groups = [sum(groups, [])] if len(branches) == 1 else groups
     represented = [
@@ -92,32 +152,26 @@ def assemble(
         for branch, group in zip(branches, groups, strict=True)
     ]
     groups += [[modality.name] for _, modality in vectors]
-    head = Head(class_count, options)
     if options["fusion"] == "score":
         represented += [branch.features for branch in around]
         each = [
             head.logits(representation, [branch], branch.prefix)
             for representation, branch in zip(represented, branches + around, strict=True)
         ]
-        if presence and len(each) > 1:
-            average = MeanOfPresent(dtype="float32", name=f"{HEAD_PREFIX}_average")
-            scores = average(each, senses.groups(groups, "scores_presence"))
+        if senses.table is not None and len(each) > 1:
+            average = MeanOfPresent(dtype="float32", name=f"{HEAD_PREFIX}_{head.member}average")
+            scores = average(each, senses.groups(groups, f"{head.member}scores_presence"))
         else:
             scores = head.mean(each)
     else:
         represented += [branch.features for branch in around]
-        joined = join(represented, "representation")
+        joined = join(represented, f"{head.member}representation")
         sizes = [tensor.shape[-1] for tensor in represented]
-        joined = senses.rescale(joined, groups, sizes, "representation_rescaled")
-        scores = head.logits(joined, branches + around)
+        joined = senses.rescale(joined, groups, sizes, f"{head.member}representation_rescaled")
+        scores = head.logits(joined, branches + around, head.member)
     if options["head"] == "label_graph":
-        scores = _graph_head(label_graph)(scores)
-    if options["neighbours"]:
-        scores = _vote(scores, modalities, values, frame_mask, options, memory, label_directions, senses)
-    model = keras.Model(inputs, scores, name=name)
-    if class_prior is not None:
-        head.start_at_prior(class_prior)
-    return model
+        scores = _graph_head(label_graph, head.member)(scores)
+    return scores
 
 
 def _inputs(modalities: Sequence[Modality], presence: bool) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
@@ -246,14 +300,14 @@ def _projection(kind: type[LabelProjection], directions: LabelDirections, name: 
 
 
 def _dropped_out(
-    features: Sequence[KerasTensor], modalities: Sequence[Modality], options: Mapping[str, Any]
+    features: Sequence[KerasTensor], modalities: Sequence[Modality], options: Mapping[str, Any], prefix: str
 ) -> list[KerasTensor]:
     """The features of each modality, or of all joined, after input dropout."""
     if not options["input_dropout"]:
         return list(features)
     names = [f"{modality.name}_" for modality in modalities] if len(features) == len(modalities) else [""]
     return [
-        keras.layers.Dropout(options["input_dropout"], name=f"{name}input_dropout")(tensor)
+        keras.layers.Dropout(options["input_dropout"], name=f"{prefix}{name}input_dropout")(tensor)
         for name, tensor in zip(names, features, strict=True)
     ]
 
@@ -264,23 +318,26 @@ def _branches(
     frame_mask: KerasTensor | None,
     options: Mapping[str, Any],
     senses: Presence,
+    prefix: str,
 ) -> list[Branch]:
     """One branch of all modalities joined (early fusion), or one branch per modality."""
     if options["fusion"] == "early":
         projected = bool(options["label_projection"])
-        fused = join(features, "with_texts" if projected else "fused")  # the projection has joined all but the texts
+        fused = join(
+            features, f"{prefix}with_texts" if projected else f"{prefix}fused"
+        )  # the projection has joined all but the texts
         if not projected:  # and scaled them
             groups, sizes = [[each.name] for each in modalities], [each.width for each in modalities]
-            fused = senses.rescale(fused, groups, sizes, "fused_rescaled")
-        return [Branch(fused, frame_mask, options, prefix="", narrow=False)]
+            fused = senses.rescale(fused, groups, sizes, f"{prefix}fused_rescaled")
+        return [Branch(fused, frame_mask, options, prefix=prefix, narrow=False)]
     widest = max(modality.width for modality in modalities)
     return [
-        Branch(tensor, frame_mask, options, prefix=f"{modality.name}_", narrow=2 * modality.width <= widest)
+        Branch(tensor, frame_mask, options, prefix=f"{prefix}{modality.name}_", narrow=2 * modality.width <= widest)
         for modality, tensor in zip(modalities, features, strict=True)
     ]
 
 
-def _graph_head(label_graph: LabelGraph | None) -> LabelGraphHead:
+def _graph_head(label_graph: LabelGraph | None, prefix: str) -> LabelGraphHead:
     if label_graph is None:
         raise ValueError("head='label_graph' needs label_graph, which count_label_graph makes from the training labels")
     return LabelGraphHead(
@@ -288,7 +345,7 @@ def _graph_head(label_graph: LabelGraph | None) -> LabelGraphHead:
         neighbours=label_graph.neighbours,
         strength=label_graph.strength,
         dtype="float32",
-        name=f"{HEAD_PREFIX}_graph",
+        name=f"{HEAD_PREFIX}_{prefix}graph",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.models.hyperparameters import Hyperparameter
-from vcls_model.models.recipes import FRAME_RECIPE, PLAIN, RESIDUAL_RECIPE, VIDEO_RECIPE, Recipe
+from vcls_model.models.recipes import FRAME_RECIPE, PLAIN, RESIDUAL_RECIPE, VIDEO_RECIPE, WIDE_RECIPE, Recipe
 from vcls_model.records.schema import FRAMES, TEXT, VECTOR, Modality
 
 VIDEO_LEVEL = "video"
@@ -56,10 +56,27 @@ COMMON: dict[str, Hyperparameter] = {
         "--fusion=early)",
         below=10,
     ),
+    "members": Hyperparameter(
+        1,
+        "independent copies of trunk and classifier in one model, trained side by side on the same batches; their "
+        "probabilities are averaged",
+    ),
     "head": Hyperparameter(
         "none",
         "none; label_graph: propagate the scores over the graph of label co-occurrence",
         choices=("none", "label_graph"),
+        of_head=True,
+    ),
+    "label_text": Hyperparameter(
+        0.0,
+        "strength of a part of the classifier whose weights for a class follow from its name, topics and description, "
+        "so that rare classes learn from similar ones (0 disables it, 0.3 works well)",
+        of_head=True,
+    ),
+    "classifier_rate": Hyperparameter(
+        0.0,
+        "learning rate of a linear classifier's own weights relative to the others', where they start at zero (0: the "
+        "same rate, and random weights to start with)",
         of_head=True,
     ),
     "neighbours": Hyperparameter(
@@ -159,7 +176,7 @@ MODELS: dict[str, ModelInfo] = {
     "wide": _model(
         VIDEO_LEVEL,
         "one wide layer beside a linear classifier",
-        VIDEO_RECIPE,
+        WIDE_RECIPE,
         units=2048,
         dropout=0.5,
         mixtures=1,

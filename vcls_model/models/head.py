@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import KerasTensor
 
-from vcls_model.layers import L2Normalise, MeanPool, MixtureOfExperts, ScoreGating
+from vcls_model.layers import L2Normalise, LabelVectorScores, MeanPool, MixtureOfExperts, ScoreGating
 from vcls_model.models.branch import Branch, join
 
 HEAD_PREFIX = "classifier"
@@ -30,14 +30,24 @@ class Head:
         class_count: number of classes C.
         options: the model's hyperparameters. `stages` makes a chain of classifiers, `mixtures` above 1 mixtures of
             experts, `linear_skip` adds a linear classifier of the features, `gate_scores` gates the scores.
+        label_vectors: float32 (C, E), from which `label_text` makes weights; None without it.
+        member: starts the names of the layers of one of several members.
 
     Attributes:
         classifiers: the layers whose biases can start at the classes' log-odds.
     """
 
-    def __init__(self, class_count: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        class_count: int,
+        options: Mapping[str, Any],
+        label_vectors: np.ndarray | None = None,
+        member: str = "",
+    ) -> None:
         self.class_count = class_count
         self.options = options
+        self.label_vectors = label_vectors
+        self.member = member
         self.classifiers: list[keras.Layer] = []
 
     def logits(self, features: KerasTensor, skipped: Sequence[Branch], name: str = "") -> KerasTensor:
@@ -49,10 +59,11 @@ class Head:
             name: distinguishes the classifiers of one modality from those of another.
         """
         prefix = f"{HEAD_PREFIX}_{name}"
+        described = [features]
         if "stages" in self.options:
-            logits = self._chain(features, prefix)
+            parts = [self._chain(features, prefix)]
         else:
-            logits = self._classifier(features, f"{prefix}scores")
+            parts = [self._classifier(features, f"{prefix}scores")]
         if self.options["linear_skip"]:
             means = [
                 branch.features
@@ -60,8 +71,15 @@ class Head:
                 else MeanPool(name=f"{branch.prefix}skip_mean")(branch.features, branch.frame_mask)
                 for branch in skipped
             ]
-            skip = keras.layers.Dense(self.class_count, use_bias=False, dtype="float32", name=f"{prefix}skip")
-            logits = keras.layers.Add(dtype="float32", name=f"{prefix}sum")([logits, skip(join(means, "skip"))])
+            skip = self._linear(f"{prefix}skip", use_bias=False)
+            described.append(join(means, f"{self.member}skip"))
+            parts.append(skip(self._slowed(described[-1], f"{prefix}skip")))
+        if self.label_vectors is not None:
+            scores = LabelVectorScores(
+                self.options["label_text"], self.label_vectors, dtype="float32", name=f"{prefix}text"
+            )
+            parts.append(scores(join(described, f"{prefix}described")))
+        logits = keras.layers.Add(dtype="float32", name=f"{prefix}sum")(parts) if len(parts) > 1 else parts[0]
         if self.options.get("gate_scores"):
             logits = ScoreGating(dtype="float32", name=f"{prefix}gating")(logits)
         return keras.layers.Activation("linear", dtype="float32", name=f"{prefix}logits")(logits)
@@ -70,7 +88,7 @@ class Head:
         """The average of several classifiers' logits."""
         if len(logits) == 1:
             return logits[0]
-        return keras.layers.Average(name=f"{HEAD_PREFIX}_average", dtype="float32")(list(logits))
+        return keras.layers.Average(name=f"{HEAD_PREFIX}_{self.member}average", dtype="float32")(list(logits))
 
     def _classifier(self, features: KerasTensor, name: str) -> KerasTensor:
         """Logits (B, C) of a linear classifier or of a mixture of them.
@@ -82,9 +100,30 @@ class Head:
         if mixtures > 1:
             layer = MixtureOfExperts(self.class_count, mixtures, dtype="float32", name=name)
         else:
-            layer = keras.layers.Dense(self.class_count, dtype="float32", name=name)
+            layer = self._linear(name)
+            features = self._slowed(features, name)
         self.classifiers.append(layer)
         return layer(features)
+
+    def _linear(self, name: str, **options: Any) -> keras.layers.Dense:
+        """A linear classifier; with `classifier_rate` its weights start at zero.
+
+        Random weights are noise in the scores of classes that have too few positives to unlearn it.
+        """
+        if self.options["classifier_rate"]:
+            options["kernel_initializer"] = "zeros"
+        return keras.layers.Dense(self.class_count, dtype="float32", name=name, **options)
+
+    def _slowed(self, features: KerasTensor, classifier: str) -> KerasTensor:
+        """What a linear classifier reads: features times `classifier_rate`.
+
+        Adam moves a weight by the learning rate, whatever the scale of its gradient, so that the scores move by
+        `classifier_rate` times as much.
+        """
+        rate = self.options["classifier_rate"]
+        if not rate:
+            return features
+        return keras.layers.Rescaling(rate, dtype="float32", name=f"{classifier}_slowed")(features)
 
     def _chain(self, features: KerasTensor, prefix: str) -> KerasTensor:
         """Deep combine chain: each stage sees the features and a summary of every earlier stage's predictions.

@@ -17,6 +17,7 @@ from vcls_model.records.schema import (
     modality_fields,
     schema_from_dict,
 )
+from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 from vcls_model.states import DatasetInfo, read_state
 
 # What the feature is called that says, by 0, that a record lacks a modality; a record that has it has no such feature.
@@ -132,6 +133,11 @@ class TransformedData:
         """Whether every video has a label, as far as preprocess counted them."""
         counts = self.info.get("statistics", {}).get("labels_per_video")
         return bool(counts) and counts[0] == 0
+
+    def classes(self) -> list[ClassInfo]:
+        """The classes by index, as `labels.csv` describes them; without names where there is none."""
+        path = storage.join(self.directory, "labels.csv")
+        return load_vocabulary(path, self.class_count) if storage.exists(path) else unnamed_classes(self.class_count)
 
     def class_counts(self, split: str = "train") -> list[int] | None:
         """Videos of the split that carry each class, when preprocess counted them."""

@@ -17,7 +17,10 @@ _COLUMNS = (
     *(tables.Column(name, required=False) for name in _VERTICAL_COLUMNS),
     tables.Column("train_count", ("trainvideocount",), required=False),
     tables.Column("best_threshold", required=False),
+    tables.Column("description", ("wikidescription",), required=False),
 )
+# Fewer classes with names have nothing in common that a model could learn from them.
+FEWEST_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ClassInfo:
         verticals: up to three broad topics.
         train_count: number of training videos, if the vocabulary says so.
         best_threshold: probability with the best F1 on validation, if a model has chosen one.
+        description: a text about the class, if the vocabulary has one.
     """
 
     index: int
@@ -37,6 +41,12 @@ class ClassInfo:
     verticals: tuple[str, ...] = ()
     train_count: int | None = None
     best_threshold: float | None = None
+    description: str = ""
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether the name says no more than the index."""
+        return self.name.startswith(f"class {self.index}")
 
 
 def unnamed_classes(class_count: int) -> list[ClassInfo]:
@@ -185,7 +195,7 @@ def write_vocabulary_csv(classes: Sequence[ClassInfo]) -> str:
 
 
 def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] | None = None) -> str:
-    """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count.
+    """The text of labels.csv: index, name, vertical1 ... 3, best_threshold, train_count, description (if there is any).
 
     People open it in spreadsheets: see `spreadsheets.harmless`, which `read_vocabulary` undoes.
 
@@ -202,6 +212,7 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
         raise ValueError(f"{len(thresholds)} thresholds for {len(classes)} classes")
     else:
         chosen = [float(value) for value in thresholds]
+    described = any(info.description for info in classes)
     rows = [
         (
             info.index,
@@ -209,10 +220,12 @@ def write_labels_csv(classes: Sequence[ClassInfo], thresholds: Sequence[float] |
             *map(spreadsheets.harmless, _three_verticals(info)),
             "" if threshold is None else repr(threshold),
             "" if info.train_count is None else info.train_count,
+            *([spreadsheets.harmless(info.description)] if described else []),
         )
         for info, threshold in zip(classes, chosen, strict=True)
     ]
-    return tables.write_csv(["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"], rows)
+    header = ["index", "name", *_VERTICAL_COLUMNS, "best_threshold", "train_count"]
+    return tables.write_csv([*header, "description"] if described else header, rows)
 
 
 def _three_verticals(info: ClassInfo) -> tuple[str, ...]:
@@ -236,4 +249,5 @@ def _class_info(row: tables.Row) -> ClassInfo:
         threshold = tables.number(row["best_threshold"], row.where, "a threshold")
         if not 0 <= threshold <= 1:
             raise JobError(f"{row.where}: the threshold {threshold:g} is not a probability, in [0, 1]")
-    return ClassInfo(index, name, verticals, train_count, threshold)
+    description = spreadsheets.original(row.get("description") or "")
+    return ClassInfo(index, name, verticals, train_count, threshold, description)

@@ -11,6 +11,15 @@ from vcls_model.training.options import DISTRIBUTIONS, PRECISIONS, TrainOptions
 
 # Options that may differ when a finished run is resumed: they decide only how long it goes on.
 LENGTH_OPTIONS = ("epochs", "patience", "average_checkpoints")
+# Hyperparameters younger than checkpoints that may be continued, with the values that change nothing.
+YOUNGER = {
+    "input_norm": "data",
+    "members": 1,
+    "label_text": 0.0,
+    "classifier_rate": 0.0,
+    "text_width": 64,
+    "text_dropout": 0.5,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +109,9 @@ class TrainConfig:
             "recipe_notes",
         ):
             del value[name]
-        if self.hyperparameters.get("input_norm") == "data":
-            del value["hyperparameters"]["input_norm"]  # younger than checkpoints that may be continued
+        for name, default in YOUNGER.items():
+            if value["hyperparameters"].get(name) == default:
+                del value["hyperparameters"][name]
         if not self.options.modality_dropout:
             del value["options"]["modality_dropout"]  # the same
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):

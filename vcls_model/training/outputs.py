@@ -18,7 +18,7 @@ from vcls_model.metrics.catalogue import describe
 from vcls_model.records.identity import trained_on
 from vcls_model.records.split_ids import copy_split_ids
 from vcls_model.records.transformed import TransformedData
-from vcls_model.records.vocabulary import load_vocabulary, unnamed_classes, write_labels_csv
+from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
 from vcls_model.states import ExportedInfo, read_state
 from vcls_model.training.checkpoints import check_same_data
@@ -99,12 +99,8 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
 
 
 def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
-    vocabulary = storage.join(data.directory, "labels.csv")
-    classes = (
-        load_vocabulary(vocabulary, data.class_count)
-        if storage.exists(vocabulary)
-        else unnamed_classes(data.class_count)
-    )
+    # What a class is called is for people; the descriptions have done their part in training.
+    classes = [dataclasses.replace(info, description="") for info in data.classes()]
     storage.write_text(storage.join(output, "labels.csv"), write_labels_csv(classes, thresholds))
 
 

@@ -13,6 +13,7 @@ from vcls_model.models.recipes import Recipe
 from vcls_model.records.raw_values import normalisation_of
 from vcls_model.records.schema import FRAMES, TEXT
 from vcls_model.records.transformed import TransformedData
+from vcls_model.records.vocabulary import FEWEST_NAMED
 from vcls_model.training.config import TrainConfig
 
 AUTO = "auto"
@@ -29,6 +30,8 @@ _FEWEST_POSITIVES = 2.0
 # at most, so that beyond a million it would rest on a minority.
 _WIDEST_PROJECTION = 4_096
 _MOST_PROJECTED = 1_000_000
+# Members make up for few videos; with as many as this, twice the time buys more elsewhere.
+_MOST_FOR_MEMBERS = 1_000_000
 # The memory holds 50,000 videos: a tenth of these. Fewer would vote for what happens to come first.
 _MOST_REMEMBERED = 500_000
 _VIDEOS_PER_NEIGHBOUR = 100
@@ -61,6 +64,7 @@ class DataFacts:
         frames: frames of the longest video, 0 where there are none.
         modalities: how many a record may have.
         normalisation: how preprocess normalised: `zscore`, `minmax`, `l2`, `none`, `pca`; None is unknown.
+        named: whether classes have names.
     """
 
     videos: int
@@ -69,6 +73,7 @@ class DataFacts:
     frames: int
     normalisation: str | None
     modalities: int = 2
+    named: bool = True
 
     @classmethod
     def of(cls, data: TransformedData, names: set[str]) -> "DataFacts":
@@ -83,6 +88,7 @@ class DataFacts:
             width=sum(modality.width for modality in read if modality.kind != TEXT),
             frames=max((number for number, count in enumerate(per_video) if count), default=1) if has_frames else 0,
             normalisation=normalisation_of(data),
+            named=sum(not info.unnamed for info in data.classes()) >= FEWEST_NAMED,
             modalities=len(data.schema.modalities),
         )
 
@@ -192,6 +198,10 @@ def _fit_knowledge(fitted: _Fitting, facts: DataFacts) -> None:
         fitted.set("label_projection", 0.0, f"{facts.width:,} values are too many for it")
     if facts.positives < _FEWEST_POSITIVES:
         fitted.set("label_projection", 0.0, f"{facts.positives:.1f} training videos per class")
+    if facts.videos > _MOST_FOR_MEMBERS:
+        fitted.set("members", 1, videos)
+    if not facts.named:
+        fitted.set("label_text", 0.0, "the dataset does not name its classes")
     if facts.videos < FEWEST_VIDEOS or facts.videos > _MOST_REMEMBERED:
         fitted.set("neighbours", 0, videos)
     elif fitted.open.get("neighbours"):
@@ -233,6 +243,8 @@ def _fit_length(fitted: _Fitting, facts: DataFacts, recipe: Recipe) -> None:
 def apply_recipe(config: TrainConfig, fitted: FittedRecipe) -> TrainConfig:
     """The run with the values of a fitted recipe."""
     values = dict(fitted.values)
+    if "final_rate" in values:
+        values["floor"] = values.pop("final_rate")
     hyperparameters = {name: values.pop(name, value) for name, value in config.hyperparameters.items()}
     options = config.options
     read = _taken(options.read, values)
@@ -253,6 +265,7 @@ def _flags_of(config: TrainConfig) -> dict[str, Any]:
     options = config.options
     return {
         **vars(options.schedule),
+        "final_rate": options.schedule.floor,
         **vars(options.read),
         **vars(options),
         "precision": config.precision,

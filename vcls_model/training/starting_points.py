@@ -23,6 +23,7 @@ from vcls_model.models.assembly import PROJECTION
 from vcls_model.models.head import depends_on_classes
 from vcls_model.models.label_directions import LabelDirections, find_label_directions
 from vcls_model.models.label_graph import count_label_graph
+from vcls_model.models.label_text import find_label_vectors
 from vcls_model.models.neighbour_memory import MEMORY_LIMIT, remember
 from vcls_model.records.identity import SCALING, differences, trained_on
 from vcls_model.records.raw_values import RawValues, find_raw_values
@@ -165,10 +166,11 @@ def training_knowledge(
 
     Returns:
         `label_graph` for `head=label_graph`, `label_directions` for `label_projection`, `memory` for `neighbours`
-        above 0 and `raw_values` for `input_norm=l2`.
+        above 0, `raw_values` for `input_norm=l2` and `label_vectors` for `label_text`.
 
     Raises:
-        UsageError: there are only texts, whose vectors a model has yet to learn.
+        UsageError: there are only texts, whose vectors a model has yet to learn; or `label_text`, and the dataset does
+            not name its classes.
     """
     knowledge: dict[str, Any] = {}
     modalities = [modality for modality in modalities if modality.kind != TEXT]
@@ -177,6 +179,11 @@ def training_knowledge(
     raw = find_raw_values(data, modalities) if hyperparameters.get("input_norm") == "l2" else {}
     if raw:
         knowledge["raw_values"] = raw
+    if hyperparameters.get("label_text"):
+        vectors = find_label_vectors(data.classes())
+        if vectors is None:
+            raise UsageError(f"--label_text needs the names of the classes, which {data.directory} does not hold")
+        knowledge["label_vectors"] = vectors
     if hyperparameters["head"] == "label_graph":
         values, lengths = zip(*iterate_labels(data), strict=True)
         knowledge["label_graph"] = count_label_graph(np.concatenate(values), np.concatenate(lengths), data.class_count)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from vcls_model.input.dataset import decode_features
-from vcls_model.layers import UnitInput, unit_inputs
+from vcls_model.layers import MeanOfMembers, UnitInput, unit_inputs
 from vcls_model.records.schema import TEXT
 from vcls_model.records.transformed import TransformedModality, presence_name
 from vcls_model.training.averaging import WeightAverage
@@ -48,6 +48,8 @@ class BatchLoss:
         self.senses = senses if len(senses) > 1 and options.modality_dropout else ()
         self._texts = {modality.name for modality in modalities if modality.kind == TEXT}
         # By input: what a mixture must be made of rather than of the input itself.
+        joint = [layer for layer in model.layers if isinstance(layer, MeanOfMembers)]
+        self._members = len(joint[0].input) if joint else 1
         self._unit_inputs = {layer.input.name: layer for layer in model.layers if isinstance(layer, UnitInput)}
 
     def __call__(
@@ -73,11 +75,18 @@ class BatchLoss:
                 logits = self.model(self._without_some(inputs, draws), training=training)
         else:
             logits = self.model(self._without_some(features, draws), training=training)
+        members = self._members if training else 1
+        if members > 1:  # the members' logits stand one below the other
+            labels = tf.tile(labels, [members, 1])
+            weights = None if weights is None else tf.tile(weights, [members, 1])
         losses = sparse_loss(logits, labels, self.options.loss, weights)
         if training and self.teachers:
             probabilities = tf.add_n([tf.sigmoid(teacher(features)) for teacher in self.teachers]) / len(self.teachers)
             share = self.options.teacher_weight
-            losses = (1 - share) * losses + share * distillation_loss(logits, tf.stop_gradient(probabilities))
+            probabilities = tf.tile(tf.stop_gradient(probabilities), [members, 1])
+            losses = (1 - share) * losses + share * distillation_loss(logits, probabilities)
+        if members > 1:
+            losses = tf.reduce_mean(tf.reshape(losses, [members, -1]), axis=0)
         return losses * tf.cast(known, losses.dtype), logits
 
     def _normalised(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

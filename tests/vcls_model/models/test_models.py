@@ -431,6 +431,32 @@ def test_neighbours_vote_for_their_labels(name: str) -> None:
         remember([], modalities_of(name), CLASSES)
 
 
+@pytest.mark.parametrize("fusion", ["early", "late", "score"])
+def test_members_are_models_of_their_own(fusion: str, tmp_path: Path) -> None:
+    batch = batch_of("wide")
+    options = {"fusion": fusion, "head": "label_graph", "linear_skip": True}
+    prior = np.linspace(0.1, 0.7, CLASSES)
+    model = build("wide", members=3, class_prior=prior, **options)
+    assert "member1_audio_input_dropout" in {layer.name for layer in model.layers}
+    plain = build("wide", **options)
+    probabilities = []
+    for member in ("", "member1_", "member2_"):
+        for layer in plain.layers:
+            if layer.weights:
+                name = layer.name.removeprefix("classifier_")
+                prefix = "classifier_" if depends_on_classes(layer) else ""
+                layer.set_weights(model.get_layer(f"{prefix}{member}{name}").get_weights())
+        probabilities.append(1 / (1 + np.exp(-plain(batch).numpy())))
+    # They start from other random weights.
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 0.01
+    logits = model(batch).numpy()
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), np.mean(probabilities, axis=0), rtol=1e-4)
+    assert model.output_shape == (None, CLASSES)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(batch), logits, rtol=1e-5, atol=1e-5)
+    assert model(batch, training=True).shape == (3 * BATCH, CLASSES)
+
+
 def test_the_label_graph_head_needs_its_graph() -> None:
     with pytest.raises(ValueError, match="needs label_graph"):
         build_model("dense", modalities_of("dense"), CLASSES, head="label_graph")

@@ -89,6 +89,13 @@ def test_each_flag_overrides_its_own_entry_and_no_other(name: str) -> None:
         "fusion": ("early", "early"),
         "clusters": ("4", 4),
         "hidden_units": ("4", (4,)),
+        "label_text": ("0.1", 0.1),
+        "classifier_rate": ("0.7", 0.7),
+        "ema": ("0.5", 0.5),
+        "final_rate": ("0.1", 0.1),
+        "neighbour_weight": ("0.1", 0.1),
+        "units": ("8", 8),
+        "members": ("3", 3),
     }
     for flag in recipe:
         text, expected = others[flag]
@@ -102,6 +109,7 @@ def test_each_flag_overrides_its_own_entry_and_no_other(name: str) -> None:
         )
         assert flag not in given.recipe
         everything = {**vars(given), **vars(given.options), **vars(given.options.read), **vars(given.options.schedule)}
+        everything["final_rate"] = given.options.schedule.floor
         assert {**everything, **given.hyperparameters}[flag] == expected
 
 
@@ -124,9 +132,14 @@ def test_dense_has_the_defaults_of_the_brief() -> None:
         "input_norm": "data",
         "modality_norm": "none",
         "input_dropout": 0.0,
+        "text_width": 64,
+        "text_dropout": 0.5,
         "linear_skip": False,
         "label_projection": 0.0,
+        "members": 1,
         "head": "none",
+        "label_text": 0.0,
+        "classifier_rate": 0.0,
         "neighbours": 0,
         "neighbour_weight": 0.35,
         "hidden_units": (1024,),
@@ -153,34 +166,42 @@ def test_the_fingerprint_of_a_run_without_a_recipe_stays() -> None:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (AS_MEASURED, {"batch_size": 256, "epochs": 6, "neighbours": 60, "warmup_examples": 9_000}),
+        (AS_MEASURED, {"batch_size": 256, "epochs": 9, "neighbours": 60, "warmup_examples": 9_000}),
         # 4 shards of YouTube-8M.
         (
             DataFacts(1_202, 3.8, 1_152, 0, "zscore"),
-            {"batch_size": 64, "epochs": 26, "neighbours": 12, "warmup_examples": 2_083, "learning_rate": 0.001},
+            {"batch_size": 64, "epochs": 39, "neighbours": 12, "warmup_examples": 3_125, "learning_rate": 0.001},
         ),
         (
             DataFacts(24, 4.0, 1_152, 0, "zscore"),
             {
                 "batch_size": 8,
-                "epochs": 30,
+                "epochs": 45,
                 "neighbours": 0,
                 "label_projection": 0.0,
-                "warmup_examples": 48,
+                "warmup_examples": 72,
                 "learning_rate": 0.001,
             },
         ),
-        (DataFacts(3, 1.0, 1_152, 0, "zscore"), {"batch_size": 3, "epochs": 30, "warmup_examples": 6}),
+        (DataFacts(3, 1.0, 1_152, 0, "zscore"), {"batch_size": 3, "epochs": 45, "warmup_examples": 9}),
         (DataFacts(400_000, 50.0, 1_152, 0, "zscore"), {"epochs": 2, "neighbours": 60, "label_projection": 0.75}),
         (
             DataFacts(8_000_000, 2_000.0, 1_152, 0, "zscore"),
-            {"epochs": 2, "neighbours": 0, "label_projection": 0.0, "warmup_examples": 9_000, "batch_size": 256},
+            {
+                "epochs": 2,
+                "neighbours": 0,
+                "label_projection": 0.0,
+                "warmup_examples": 9_000,
+                "batch_size": 256,
+                "members": 1,
+            },
         ),
         (DataFacts(23_091, 1.5, 1_152, 0, "zscore"), {"label_projection": 0.0, "neighbours": 60}),
         (DataFacts(23_091, 20.0, 5_000, 0, "zscore"), {"label_projection": 0.0, "neighbours": 60}),
         (DataFacts(23_091, 20.0, 1_152, 0, "pca"), {"input_norm": "data", "modality_norm": "l2"}),
         (DataFacts(23_091, 20.0, 1_152, 0, None), {"input_norm": "data", "modality_norm": "l2"}),
         (DataFacts(23_091, 20.0, 1_152, 0, "l2"), {"input_norm": "l2", "modality_norm": "unit"}),
+        (DataFacts(23_091, 20.0, 1_152, 0, "l2", named=False), {"label_text": 0.0, "classifier_rate": 0.3}),
     ],
 )
 def test_a_recipe_fits_the_data(facts: DataFacts, expected: dict[str, Any]) -> None:
