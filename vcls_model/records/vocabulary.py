@@ -18,6 +18,8 @@ _COLUMNS = (
     tables.Column("best_threshold", required=False),
 )
 _MOST_CLASSES = 1_000_000
+# A label that looks so is a mistaken index rather than a name that is not known.
+_NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,7 @@ class ClassNames:
         try:
             return [tables.whole_number(number, where, what) for number in part.split()]
         except JobError:
-            if not self._exact:
+            if part not in self._exact and (not self._exact or _NUMBER.fullmatch(part)):
                 raise
         found = self._exact.get(part) or self._folded.get(part.casefold(), [])
         if len(found) > 1:
