@@ -21,6 +21,8 @@ _COLUMNS = (
 )
 # Fewer classes with names have nothing in common that a model could learn from them.
 FEWEST_NAMED = 3
+# A label that looks so is a mistaken index rather than a name that is not known.
+_NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,7 @@ class ClassNames:
         try:
             return [tables.whole_number(number, where, what) for number in part.split()]
         except JobError:
-            if not self._exact:
+            if part not in self._exact and (not self._exact or _NUMBER.fullmatch(part)):
                 raise
         found = self._exact.get(part) or self._folded.get(part.casefold(), [])
         if len(found) > 1:
