@@ -142,7 +142,8 @@ def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[Transfo
             codes = features[modality.name]
             values = modality.quantisation.values(tf.cast(codes, tf.float32))
             mask = tf.sequence_mask(features["num_frames"], tf.shape(codes)[1])
-            if (presence := presence_name(modality.name)) in features:
+            presence = presence_name(modality.name)
+            if presence in features:
                 mask &= features[presence][:, tf.newaxis] > 0
             decoded[modality.name] = tf.where(mask[:, :, tf.newaxis], values, 0.0)  # (B, T, D)
     return decoded

@@ -97,7 +97,8 @@ class BatchLoss:
             if len(value.shape) == 3:
                 mask = tf.sequence_mask(features["num_frames"], tf.shape(value)[1])
                 value = tf.where(mask[:, :, tf.newaxis], value, 0.0)
-            if (presence := presence_name(name)) in features:  # mixtures are of what videos have
+            presence = presence_name(name)
+            if presence in features:  # mixtures are of what videos have
                 has = tf.reshape(features[presence], [-1] + [1] * (len(value.shape) - 1))
                 value = tf.where(has > 0, value, 0.0)
             normalised[name] = value
@@ -135,7 +136,8 @@ class BatchLoss:
                 mixed[modality.name] = tf.concat([both[0] * value, both[1] * tf.reverse(value, [0])], axis=1)
                 continue
             mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])
-            if (presence := presence_name(modality.name)) in features:
+            presence = presence_name(modality.name)
+            if presence in features:
                 partner = tf.where(shares < 1, tf.reverse(features[presence], [0]), 0.0)
                 mixed[presence] = tf.maximum(features[presence], partner)
         if "num_frames" in features:
