@@ -110,7 +110,10 @@ def test_states_of_the_format_before_count_on():
 
     slices = SliceAccumulator(CLASSES, "year")
     slices.update(logits, labels, lengths, years)
-    assert SliceAccumulator.from_bytes((STATES / "slices-format2.bin").read_bytes()).result() == slices.result()
+    earlier = SliceAccumulator.from_bytes((STATES / "slices-format2.bin").read_bytes()).result()
+    for year, figures in slices.result().items():
+        for name, value in figures.items():  # it did not count what mAP is made of
+            assert np.isnan(earlier[year][name]) if name.startswith("map") else earlier[year][name] == value
 
     segments = SegmentAccumulator(CLASSES)
     scores = rng.integers(0, CLASSES, 200), np.round(rng.normal(0, 2, 200), 2).astype(np.float32)
