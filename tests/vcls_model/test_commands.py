@@ -28,7 +28,12 @@ def program(body: str) -> "subprocess.CompletedProcess[str]":
         ("raise UsageError('no such flag')", 2, "usage error: no such flag\n"),
         ("raise JobError('no such bucket')", 1, "error: no such bucket\n"),
         ("open('/absent/x')", 1, "error: /absent/x: No such file or directory\n"),
-        ("raise KeyboardInterrupt", 130, "interrupted; the same command with --resume continues\n"),
+        (
+            "raise KeyboardInterrupt",
+            130,
+            "interrupted. What was finished stays: the same command goes on with --resume, or begins again with "
+            "--overwrite where there is no --resume\n",
+        ),
     ],
 )
 def test_outcomes_are_exit_codes_and_one_line(body: str, status: int, message: str) -> None:

@@ -60,6 +60,7 @@ def test_members_are_validated_and_exported_as_their_mean(video_data: Path, tmp_
         training_data.make_videos(training_data.VIDEO_SCHEMA, 200, 77), training_data.VIDEO_SCHEMA
     )
     features = training_data.transform(videos, training_data.VIDEO_SCHEMA, statistics).features
+    features |= {f"has_{name}": np.ones(5, np.float32) for name in features}
     served = tf.saved_model.load(str(tmp_path / "model" / "saved_model")).signatures["serving_default"]
     raw = tf.constant(training_data.serialize_raw(videos, training_data.VIDEO_SCHEMA))
     np.testing.assert_allclose(served(serialized=raw)["logits"], model(features), atol=1e-4)

@@ -158,7 +158,7 @@ class Service:
 
 def _no_texts(features: dict[str, np.ndarray]) -> np.ndarray:
     """An empty text for each record."""
-    return np.array([b""] * max(map(len, features.values()), default=0), object)
+    return np.array([b""] * max((len(values) for values in features.values() if values.ndim), default=0), object)
 
 
 def _empty_record(schema: RecordSchema) -> bytes:
