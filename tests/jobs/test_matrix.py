@@ -209,7 +209,8 @@ def world(
     (root / "segments.csv").write_text("VideoId,LabelConfidencePairs\na:0,1 0.9 0 0.2\nb:5,0 0.8 2 0.1\n")
     (root / "ratings.csv").write_text("segment,class,rating\na:0,1,1\na:0,0,0\nb:5,2,1\n")
     write_scores(root / "scores", videos=60, class_count=12)
-    score_job.run([f"--input={root}/records/*.tfrecord", f"--model={model}", f"--output={root}/thresholds"])
+    write_shard(root / "others" / "v1.tfrecord", [serialise(video) for video in make_videos(20, 1)])
+    score_job.run([f"--input={root}/others/*.tfrecord", f"--model={model}", f"--output={root}/thresholds"])
     # For flags that READ damages and no command needs.
     write_scores(root / "baseline", videos=60, class_count=12)
     for flag, source in (("model", trained), ("data", video_data), ("teacher", trained)):
