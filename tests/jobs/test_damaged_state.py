@@ -83,7 +83,9 @@ def check_resumed(job: str, name: str, begun: dict[str, tuple[Callable, Path]], 
         expected = {each: (finished / each).read_bytes() for each in files(finished)}
         for each in files(output):
             # What names this run, its time or its place; predictions that no manifest needs may stay damaged.
-            if each not in ("info.json", "data_card.html", name) and not each.startswith(("state/", "manifests/", "transform")):
+            if each not in ("info.json", "data_card.html", name) and not each.startswith(
+                ("state/", "manifests/", "transform")
+            ):
                 assert (output / each).read_bytes() == expected[each], (damage, each)
         assert (output / "info.json").exists()
         shutil.rmtree(output)

@@ -481,7 +481,9 @@ def test_the_saved_graph_is_what_tf_transform_saves(tmp_path: Path, schema: Reco
     graph.write_transform(statistics, config, str(tmp_path / "ours"))
     spec = graph.raw_feature_spec(config)
     impl_helper.analyze_in_place(
-        graph.make_preprocessing_fn(config, graph.constant_affine(config, statistics)),
+        graph.make_preprocessing_fn(
+            config, graph.constant_affine(config, statistics), graph.constant_weights(config, statistics)
+        ),
         False,
         spec,
         impl_helper.get_type_specs_from_feature_specs(spec),
