@@ -226,7 +226,7 @@ def table(summary: Summary) -> str:
         )
     lines.append(rejected_line(summary.rejected, 10, 12))
     lines += [
-        f"{count:,} records lack {name}; models will do without, see --missing_modality"
+        f"records without {name}: {count:,}; models do without it, see --missing_modality"
         for name, count in sorted(summary.missing.items())
     ]
     return "\n".join(lines)

@@ -192,7 +192,7 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None, output:
             file=sys.stderr,
         )
     for name, count in info["missing"].items():
-        print(f"{count:,} records lack {name}: scored without", file=sys.stderr)
+        print(f"records without {name}: {count:,}; scored without it", file=sys.stderr)
     print(
         f"scored {info['records_written']} records of {info['shards']} shards, {info['records_rejected']} rejected, "
         f"{info['records_labelled']} with labels; scores in {output}"

