@@ -27,6 +27,7 @@ class TextBag(keras.layers.Layer):
     Input shape: float (B, L, 2): bucket and weight, filled with weights of 0. Output shape: (B, `width`).
 
     Example:
+        >>> import numpy as np
         >>> TextBag(16, 4)(np.zeros((1, 3, 2))).shape
         TensorShape([1, 4])
     """

@@ -96,6 +96,7 @@ class SourcePlayer:
         self._deliver = deliver
         self._stop = threading.Event()
         self._origin = 0.0  # where this try begins on the stream's clock
+        self._last_seconds = 0.0  # of the last frame that was offered, labelled or not yet
         self._sequence = 0
         self._next_row = 0  # of a growing file, which is gone on with after an error
         self._thread = threading.Thread(target=self._run, name=f"source {source.name}", daemon=True)
@@ -146,8 +147,8 @@ class SourcePlayer:
                     _LOG.warning("source %s: %s", self.source.name, self.message)
                     if self.source.path is not None and not self.source.is_growing and self._sequence == before:
                         break
-                if not self.source.is_growing and self.session.ring.rows:
-                    self._origin = self.session.ring.last_seconds + 1 / media.fps
+                if not self.source.is_growing and self._sequence:
+                    self._origin = self._last_seconds + 1 / media.fps
                 if self.source.is_loop and self._sequence > before:
                     continue
                 pause = 1.0 if self._sequence > before else min(2 * pause, _LONGEST_PAUSE)
@@ -164,7 +165,7 @@ class SourcePlayer:
         self._sequence += 1
         self.picture = row.picture
         now = time.monotonic()
-        seconds = self._origin + row.target_seconds
+        seconds = self._last_seconds = self._origin + row.target_seconds
         self._engine.offer(self.session, Frame(self._sequence, seconds, now, picture=row.picture, sound=row.sound))
 
     def _rows(self, reader: MediaReader, base: Request) -> Iterator[MediaRow]:
