@@ -110,6 +110,13 @@ class GroupManifest(TypedDict):
     shards: list[ScoredShard]
 
 
+class PreprocessSettings(TypedDict):
+    """The settings that a dataset was begun with."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    missing_modality: NotRequired[str]
+
+
 class ScoreSettings(TypedDict):
     """The settings that a scores directory was begun with."""
 

@@ -31,6 +31,7 @@ from vcls_model.records.split_ids import write_split_ids
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.text import DocumentCounts
 from vcls_model.records.vocabulary import write_labels_csv
+from vcls_model.states import PreprocessSettings, read_state
 
 # tf.Transform's working directories below the output: there, because a cluster's workers must all reach them.
 TEMPORARY = ("analysis_tmp", "transform_tmp")
@@ -68,10 +69,14 @@ def open_dataset(config: JobConfig) -> None:
     clear_stale(config)
 
 
-def begun_with(output: str, setting: str, default: str) -> str:
-    """A setting of the run that --resume continues in `output`; `default` where there is none."""
+def missing_modality_begun_with(output: str, default: str) -> str:
+    """The --missing_modality of the run that --resume continues in `output`; `default` where there is none.
+
+    Raises:
+        JobError: its settings are damaged.
+    """
     path = storage.join(output, manifests.DIRECTORY, _SETTINGS)
-    return str(storage.read_json(path).get(setting, default)) if storage.exists(path) else default
+    return read_state(path, PreprocessSettings).get("missing_modality", default) if storage.exists(path) else default
 
 
 def clear_stale(config: JobConfig) -> None:

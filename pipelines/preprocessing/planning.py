@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.flags import PREFIX, text_names, text_options
-from pipelines.preprocessing.outputs import begun_with
+from pipelines.preprocessing.outputs import missing_modality_begun_with
 from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
@@ -50,7 +50,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
         raise UsageError(f"--pca_dims: --output={args.output} must not hold any of * ? [ on an object store")
     missing_modality = args.missing_modality
     if missing_modality is None:
-        missing_modality = begun_with(args.output, "missing_modality", "mask") if args.resume else "mask"
+        missing_modality = missing_modality_begun_with(args.output, "mask") if args.resume else "mask"
     vocabulary = args.vocabulary or (schema.encoders and file_beside(shards[0].path, VOCABULARY_FILE)) or None
     classes = plan_classes(vocabulary, schema)
     return JobConfig(
