@@ -32,7 +32,7 @@ venv: $(INSTALLED)  ## create .venv with the pinned packages
 demo: $(INSTALLED)  ## from the sample's records to a report, in under five minutes
 	$(PY) -m pipelines.preprocess --input='sample/*.tfrecord' --vocabulary=sample/vocabulary.csv --output=$(DEMO)/data --overwrite
 	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/baseline --model=dense --epochs=30 --overwrite
-	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=auto --epochs=10 --overwrite
+	$(PY) -m vcls_model.train --data=$(DEMO)/data --output=$(DEMO)/model --model=auto --epochs=6 --overwrite
 	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/baseline --output=$(DEMO)/baseline_scores --split=test --overwrite
 	$(PY) -m pipelines.score --input='sample/*.tfrecord' --model=$(DEMO)/model --output=$(DEMO)/scores --split=test --modalities --overwrite
 	$(PY) -m pipelines.report --scores=$(DEMO)/scores --baseline=$(DEMO)/baseline_scores --model=$(DEMO)/model --data=$(DEMO)/data --output=$(DEMO)/report --overwrite
