@@ -74,23 +74,11 @@ def write_atomically(path: str, data: bytes) -> None:
     if is_object_store(path):
         _stores().upload(path, io.BytesIO(data), len(data))
         return
-    path = _local(path)
-    _refuse_device(path)
-    directory = os.path.dirname(path)
-    if directory:
-        os.makedirs(directory, exist_ok=True)
-    temporary = _temporary_name(path)
-    try:
-        with open(temporary, "wb", buffering=0) as stream:
-            view = memoryview(data)
-            while view:
-                view = view[stream.write(view) :]
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with _replacing(_local(path), buffering=0) as stream:
+        view = memoryview(data)
+        while view:
+            view = view[stream.write(view) :]
+        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
@@ -107,15 +95,22 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             spool.seek(0)
             _stores().upload(path, cast(BinaryIO, spool), size)
         return
-    path = _local(path)
+    with _replacing(_local(path)) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _replacing(path: str, buffering: int = -1) -> Iterator[BinaryIO]:
+    """A stream to a temporary file beside `path`, which takes its place if the block ends without an error."""
     _refuse_device(path)
     temporary = _temporary_name(path)
     try:
         try:
-            stream = open(temporary, "wb")  # noqa: SIM115  # it is closed below
-        except FileNotFoundError:
+            stream = open(temporary, "wb", buffering)  # noqa: SIM115  # it is closed below
+        # A job of many shards writes thousands of files: the directory is asked for only where there is none.
+        except (FileNotFoundError, NotADirectoryError):
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            stream = open(temporary, "wb")  # noqa: SIM115
+            stream = open(temporary, "wb", buffering)  # noqa: SIM115
         with stream:
             yield stream
         os.replace(temporary, path)

@@ -382,18 +382,22 @@ def _vote(
         return _shared_vote(modalities, options, memory, directions)(scores, key, senses.table)
     if directions is not None:
         key = _projection(LabelProjection, directions, name, power=KEY_POWER, unit=True)(key)
+    return NeighbourVote(**_vote_settings(options, memory))(scores, key)
+
+
+def _vote_settings(options: Mapping[str, Any], memory: Memory) -> dict[str, Any]:
+    """What both kinds of vote are told."""
     videos, labels_per_video = memory.labels.shape
-    vote = NeighbourVote(
-        videos,
-        labels_per_video,
-        options["neighbours"],
-        weight=options["neighbour_weight"],
-        keys=memory.keys,
-        labels=memory.labels,
-        dtype="float32",
-        name=f"{HEAD_PREFIX}_neighbours",
-    )
-    return vote(scores, key)
+    return {
+        "videos": videos,
+        "labels_per_video": labels_per_video,
+        "neighbours": options["neighbours"],
+        "weight": options["neighbour_weight"],
+        "keys": memory.keys,
+        "labels": memory.labels,
+        "dtype": "float32",
+        "name": f"{HEAD_PREFIX}_neighbours",
+    }
 
 
 def _shared_vote(
@@ -405,19 +409,11 @@ def _shared_vote(
     space: dict[str, Any] = {}
     if directions is not None:
         space = {"turned": directions.directions.shape[1], "mean": directions.mean, "turn": directions.key_turn}
-    videos, labels_per_video = memory.labels.shape
     return SharedNeighbourVote(
-        videos,
-        labels_per_video,
-        options["neighbours"],
-        weight=options["neighbour_weight"],
-        keys=memory.keys,
-        labels=memory.labels,
+        **_vote_settings(options, memory),
         sizes=[modality.width for modality in modalities],
         complete=bool(memory.presence.all()),
         grams=memory.grams,
         presence=memory.presence.astype(np.float32),
         **space,
-        dtype="float32",
-        name=f"{HEAD_PREFIX}_neighbours",
     )
