@@ -12,6 +12,7 @@ from typing import Any
 from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.computing_operations import COMPUTING, SAVING
+from vcls_model.quiet import quiet_start_up
 
 FILE = "saved_model.pb"
 # What a protocol buffer holds at most.
@@ -69,7 +70,9 @@ def other_operations(serialized: bytes, origin: str) -> set[str]:
         UsageError: `serialized` is not a SavedModel; the message begins with `origin`.
     """
     from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
+
+    with quiet_start_up():
+        from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
     try:
