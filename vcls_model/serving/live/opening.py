@@ -25,11 +25,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--image_encoder", metavar="PATH", help="picture encoder of the model's data, where it has no known name")
     add("--audio_encoder", metavar="PATH", help="sound encoder of the model's data, where it has no known name")
     add("--window", type=float, default=10.0, metavar="S", help=f"seconds that the labels of now cover {DEFAULT}")
-    add("--hold", type=float, default=2.0, metavar="S", help=f"seconds that a label must last to come or go {DEFAULT}")
+    add(
+        "--hold",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help=f"seconds that a clear label takes to come, or go {DEFAULT}",
+    )
     add(
         "--hysteresis",
         type=float,
-        default=1.0,
+        default=2.5,
         metavar="X",
         help=f"logits below its threshold at which a label goes {DEFAULT}",
     )
