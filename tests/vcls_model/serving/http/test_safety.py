@@ -3,6 +3,7 @@
 import http.server
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from vcls_model.serving.http.bodies import RefusedError
 from vcls_model.serving.http.fetching import fetch
 from vcls_model.serving.http.logs import REQUESTS, JsonLines
 from vcls_model.serving.http.metrics import Metrics
+from vcls_model.serving.http.server import _listening
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
@@ -103,6 +105,16 @@ def test_the_log_has_a_line_of_json_per_request(client: TestClient, caplog: pyte
     (line,) = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == REQUESTS]
     assert line["request"] == answer.headers["x-request-id"]
     assert (line["level"], line["method"], line["path"], line["status"]) == ("INFO", "GET", "/v2/health/live", 200)
+
+
+def test_answers_are_sent_in_parts_without_waiting_for_acknowledgements() -> None:
+    """As asyncio does where a socket says that it is TCP's."""
+    with (
+        _listening("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_loopback() -> None:
