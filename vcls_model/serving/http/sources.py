@@ -15,9 +15,10 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vcls_model.serving.http.bodies import RefusedError, json_response, refusal
-from vcls_model.serving.http.messages import answer_message, counts_json
+from vcls_model.serving.http.messages import answer_message, counts_json, final_message
 from vcls_model.serving.http.safety import LIVE_PROTOCOL
 from vcls_model.serving.http.service import Service
+from vcls_model.serving.live.events import LabelEvent
 from vcls_model.serving.live.session import Answer, FrameLabels, Session
 from vcls_model.serving.live.sinks import EventSink
 from vcls_model.serving.live.sources import Source, SourcePlayer
@@ -33,7 +34,9 @@ class SourceRoutes:
     def __init__(self, service: Service, sources: Sequence[Source], sinks: Sequence[EventSink] = ()) -> None:
         self._service = service
         self._sinks = tuple(sinks)
-        self._players = {each.name: SourcePlayer(each, service.engine, self._deliver) for each in sources}
+        self._players = {
+            each.name: SourcePlayer(each, service.engine, self._deliver, self._finished) for each in sources
+        }
         self._watchers: defaultdict[str, set[asyncio.Queue[dict[str, Any]]]] = defaultdict(set)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,9 +104,21 @@ class SourceRoutes:
         """Called by the engine's threads."""
         message = answer_message(self._service.engine, session, answer)
         if isinstance(answer, FrameLabels):
-            for event in message["events"]:
-                for sink in self._sinks:
-                    sink.put({"stream": session.name, **event})
+            self._tell(session, message["events"])
+        self._send(session, message)
+
+    def _finished(self, session: Session, events: Sequence[LabelEvent]) -> None:
+        """Called by a player's thread once its stream has ended."""
+        message = final_message(self._service.engine, session, events)
+        self._tell(session, message["events"])
+        self._send(session, message)
+
+    def _tell(self, session: Session, events: Sequence[dict[str, Any]]) -> None:
+        for event in events:
+            for sink in self._sinks:
+                sink.put({"stream": session.name, **event})
+
+    def _send(self, session: Session, message: dict[str, Any]) -> None:
         with self._lock:
             watching = list(self._watchers[session.name])
         if watching and self._loop is not None:

@@ -35,9 +35,12 @@ class LinesFile:
         self._lock = threading.Lock()
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Writes the event."""
-        with self._lock:
-            self._file.write(storage.to_json(event).encode() + b"\n")
+        """Writes the event; one for which there is no room is lost, and the log says so."""
+        try:
+            with self._lock:
+                self._file.write(storage.to_json(event).encode() + b"\n")
+        except OSError as error:  # the streams go on
+            _LOG.error("an event cannot be written, and is lost: %s", error)
 
     def close(self) -> None:
         """Closes the file."""

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from vcls_model.media.rows import MediaRow, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.serving.live.engine import Engine
+from vcls_model.serving.live.events import LabelEvent
 from vcls_model.serving.live.session import Answer, Frame, Session
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ _DEADLINE_PER_MINUTE = 180.0  # a live minute takes a minute to come
 _POLL_SECONDS = 1.0
 _OVER_AFTER_SECONDS = 30.0
 _PATIENCE_SECONDS = 0.2
+_SETTLING_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +83,19 @@ class SourcePlayer:
         picture: the last one, RGB (size, size, 3); None before any.
     """
 
-    def __init__(self, source: Source, engine: Engine, deliver: Callable[[Session, Answer], None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        deliver: Callable[[Session, Answer], None],
+        finish: Callable[[Session, Sequence[LabelEvent]], None] | None = None,
+    ) -> None:
         """
         Args:
             source: what to pull.
             engine: what labels it.
             deliver: takes the stream's answers, in the engine's threads.
+            finish: takes the ends of the labels that are there when the stream ends, in the player's thread.
         """
         self.source = source
         self.state = "starting"
@@ -94,6 +103,7 @@ class SourcePlayer:
         self.picture: np.ndarray | None = None
         self._engine = engine
         self._deliver = deliver
+        self._finish = finish
         self._stop = threading.Event()
         self._origin = 0.0  # where this try begins on the stream's clock
         self._last_seconds = 0.0  # of the last frame that was offered, labelled or not yet
@@ -154,6 +164,11 @@ class SourcePlayer:
                 pause = 1.0 if self._sequence > before else min(2 * pause, _LONGEST_PAUSE)
                 self.state = "waiting"
                 self._stop.wait(pause)
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        while not self.session.counts.settled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self._finish is not None:
+            self._finish(self.session, self.session.tracker.finish())
         self.state = "ended"
         self._engine.close(self.session)
 

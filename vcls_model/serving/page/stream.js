@@ -196,6 +196,12 @@ export class Stream {
       this.page.fail(`${this.title}: ${heard.message}`);
       return;
     }
+    if (heard.type === "Finalized") {
+      this.#say("ended");
+      this.timeline.follow(heard.events);
+      if (this.last) this.last.active = [];
+      this.draw();
+    }
     if (heard.type !== "Labels") return;
     if (this.pulled) this.#fetchPicture(heard.seconds);
     this.#say(this.isFile && this.video.ended ? "played to its end" : "live");

@@ -31,6 +31,11 @@ export class Timeline {
   add(seconds, now, events) {
     this.moments.push({ seconds, scores: new Map(now) });
     if (this.moments.length > KEPT_MOMENTS) this.moments.shift();
+    this.follow(events);
+  }
+
+  /** Takes what happened to labels. */
+  follow(events) {
     for (const event of events) {
       if (event.kind === "end") {
         this.spans.delete(event.index);

@@ -316,3 +316,6 @@ def test_a_term_signal_drains_and_ends_with_status_0(recording: Recording) -> No
         assert closed.value.rcvd is not None and closed.value.rcvd.code in (1001, 1012)
     assert process.wait(20) == 0
     assert time.monotonic() - started < MOST_SECONDS_TO_END
+    told = [json.loads(line) for line in recording.lines.read_text().splitlines()]
+    began, ended = ([each["name"] for each in told if each["kind"] == kind] for kind in ("new", "end"))
+    assert sorted(began) == sorted(ended) != []

@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from vcls_model.serving.live.sinks import LinesFile, Webhook
 
 
@@ -14,6 +16,13 @@ def test_a_webhook_that_nobody_answers_does_not_hold_up_the_end() -> None:
     started = time.monotonic()
     hook.close()
     assert time.monotonic() - started < 3
+
+
+def test_a_full_disk_costs_the_event_and_not_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    lines = LinesFile("/dev/full")
+    lines.put({"number": 1})
+    lines.close()
+    assert "an event cannot be written" in caplog.text
 
 
 def test_lines_are_appended_to_those_of_before(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.fixtures.live import ColourModel
 from tests.fixtures.media import Encoders, colour_clip
 from vcls_model.commands import UsageError
 from vcls_model.serving.live.engine import Engine, EngineOptions
+from vcls_model.serving.live.events import LabelEvent
 from vcls_model.serving.live.session import Answer, FrameLabels, Session
 from vcls_model.serving.live.sources import Source, SourcePlayer
 
@@ -41,7 +42,9 @@ class Pulled:
 
     def __init__(self, engine: Engine, address: str) -> None:
         self.labelled: list[FrameLabels] = []
-        self.player = SourcePlayer(Source.parse(f"camera={address}"), engine, self._hear)
+        self.ended: list[LabelEvent] = []
+        source = Source.parse(f"camera={address}")
+        self.player = SourcePlayer(source, engine, self._hear, lambda _, events: self.ended.extend(events))
 
     def _hear(self, session: Session, answer: Answer) -> None:
         if isinstance(answer, FrameLabels):
@@ -207,6 +210,7 @@ def test_a_loop_begins_again_and_a_file_ends(engine: Engine, segment: bytes, tmp
     with Pulled(engine, str(path)) as pulled:
         pulled.wait(lambda: pulled.player.state == "ended")
     assert [each.frame.seconds for each in pulled.labelled] == [0, 1]
+    assert [(event.kind, event.index, event.start, event.at) for event in pulled.ended] == [("end", 1, 1, 1)]
 
 
 @pytest.mark.parametrize("flag", ["camera", "=rtsp://h/x", "a b=rtsp://h/x", "camera=", "camera=/no/such/file"])
