@@ -74,7 +74,7 @@ def _graph_by_thread(config: JobConfig) -> Iterator[None]:
 
 
 def _write_when_fitted(path: str, config: TransformConfig, output: str, ended: Callable[[float], bool]) -> None:
-    """Writes the graph once the statistics are there; nothing if `ended`, which waits so long, says that none will be."""
+    """Writes the graph once the statistics are there; `ended` waits some seconds, and says whether none will come."""
     pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
     while not storage.exists(path):
         if ended(pause) and not storage.exists(path):
@@ -92,8 +92,11 @@ def serve() -> None:
         FileSystems.set_options(PipelineOptions.from_dictionary(flags))
 
     _import_transform()
-    # The job closes its end once the pipeline is over, and the system does when the job is killed.
-    _write_when_fitted(path, config, output, lambda seconds: bool(select.select([sys.stdin.buffer], [], [], seconds)[0]))
+
+    def ended(seconds: float) -> bool:  # the job closes its end once the pipeline is over, or it has been killed
+        return bool(select.select([sys.stdin.buffer], [], [], seconds)[0])
+
+    _write_when_fitted(path, config, output, ended)
 
 
 def _import_transform() -> None:
