@@ -78,6 +78,7 @@ def test_each_flag_overrides_its_own_entry_and_no_other(name: str) -> None:
         "warmup_examples": ("5", 5),
         "mixup": ("0.1", 0.1),
         "modality_dropout": ("0.3", 0.3),
+        "calibration": ("none", "none"),
         "precision": ("mixed_float16", "mixed_float16"),
         "linear_skip": ("false", False),
         "input_dropout": ("0.2", 0.2),
