@@ -623,18 +623,26 @@ def _part_expression(part: str) -> str:
 
 
 def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
-    """Base names of the files directly below `directory` that begin and end so; [] when it is absent."""
+    """Base names of the files directly below `directory` that begin and end so; [] when it is absent.
+
+    Hidden files are none of them: file managers leave a `._part.parquet` beside each `part.parquet`.
+    """
     if not is_object_store(directory):
-        return sorted(name for name in _listdir(directory) if name.startswith(prefix) and name.endswith(suffix))
-    root = directory.rstrip("/") + "/"
-    names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
-    return sorted(name for name in names if "/" not in name and name.endswith(suffix))
+        names: Iterable[str] = _listdir(directory)
+    else:
+        root = directory.rstrip("/") + "/"
+        names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
+    return sorted(
+        name
+        for name in names
+        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
+    )
 
 
 def _listdir(directory: str) -> Sequence[str]:
     try:
         return os.listdir(_local(directory))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
 
 

@@ -165,7 +165,7 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
     if vocabulary is not None:
         if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        classes = load_vocabulary(vocabulary)
+        classes = load_vocabulary(vocabulary, tell=True)
     elif names and all(_WHOLE.fullmatch(name) for name in names):
         highest = max(map(int, names))
         if highest >= MOST_CLASSES:
