@@ -25,7 +25,7 @@ FEWEST_NAMED = 3
 # Names that several classes have are told so often; the report tells them all.
 _SHARED_SHOWN = 5
 # A label that looks so is a mistaken index rather than a name that is not known.
-_NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class ClassNames:
         try:
             return [tables.whole_number(number, where, what) for number in part.split()]
         except JobError:
-            if part not in self._exact and (not self._exact or _NUMBER.fullmatch(part)):
+            if part not in self._exact and (not self._exact or NUMBER.fullmatch(part)):
                 raise
         found = self._exact.get(part) or self._folded.get(part.casefold(), [])
         if len(found) > 1:
