@@ -107,6 +107,7 @@ class GroupManifest(TypedDict):
     run_id: str
     aggregates: int
     modalities: NotRequired[int]
+    ids: NotRequired[int]
     shards: list[ScoredShard]
 
 
@@ -153,6 +154,7 @@ class DeadLetter(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     shard: str
+    offset: NotRequired[int]
     error: str
     message: str
 
