@@ -30,7 +30,7 @@ from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import TEXT, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
-from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.checkpoints import bears_missing
@@ -45,8 +45,7 @@ def refuse_training_programs(config: TrainConfig) -> None:
     graphs = {f"the transform graph of --data={config.data}": storage.join(config.data, "transform_fn")}
     graphs |= {f"--teacher={path}": storage.join(path, SAVED_MODEL) for path in config.teachers}
     for what, directory in graphs.items():
-        if storage.exists(storage.join(directory, FILE)):  # what loads it says that it is missing
-            refuse_programs(directory, what, trusted=config.trust_model)
+        refuse_programs(directory, what, trusted=config.trust_model)
 
 
 def refuse_too_large(

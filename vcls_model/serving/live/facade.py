@@ -17,7 +17,7 @@ from vcls_model.commands import UsageError
 from vcls_model.media.rows import Request
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.decoding import Decoder, RecordOptions
-from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions, sound_patch
 from vcls_model.serving.live.events import LabelEvent, LabelRules, LabelTracker
@@ -188,6 +188,5 @@ def load(
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
-    if storage.exists(storage.join(model, SAVED_MODEL, FILE)):  # what loads it says that it is missing
-        refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
+    refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
     return Model(ServedModel.load(model, image_encoder=image_encoder, audio_encoder=audio_encoder))
