@@ -205,7 +205,13 @@ def open_for_reading(path: str) -> BinaryIO:
 
 
 def open_for_appending(path: str) -> BinaryIO:
-    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there."""
+    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there.
+
+    Raises:
+        JobError: it is a pipe, which may make its writer wait for ever, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    _refuse_device(_local(path))
     return cast(BinaryIO, open(_local(path), "ab", buffering=0))
 
 
