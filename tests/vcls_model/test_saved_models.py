@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+import vcls_model
 from pipelines import score
 from tests.conftest import ROOT
 from tests.fixtures.scoring import guilty_copy
@@ -97,6 +98,13 @@ def test_a_model_of_version_1_that_saves_when_it_is_loaded_is_refused(tmp_path: 
         refuse_programs(str(tmp_path / "model"), "--model=X", trusted=False)
     tf.saved_model.load(str(tmp_path / "model"))
     assert (tmp_path / "written.index").exists()  # it does harm
+
+
+@pytest.mark.parametrize("encoder", ["image_encoder", "audio_encoder"])
+def test_an_encoder_from_python_is_looked_at(encoder: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "encoder", reading)
+    with pytest.raises(UsageError, match=f"{encoder}=.*ReadFile"):
+        vcls_model.load("model", **{encoder: str(path)})
 
 
 def test_a_model_stored_as_text_is_refused(tmp_path: Path) -> None:

@@ -177,12 +177,15 @@ def load(
     Args:
         model: the directory, local or on an object store; None: the everyday classes of ImageNet and AudioSet.
         image_encoder, audio_encoder: paths of encoders that are not known by name.
-        trust_model: load the model whatever operations it has, see `saved_models`.
+        trust_model: load the model and the encoders whatever operations they have, see `saved_models`.
 
     Raises:
         UsageError: it is not an exported model, or may do more than compute.
         JobError: an encoder is not installed.
     """
+    for name, path in (("image_encoder", image_encoder), ("audio_encoder", audio_encoder)):
+        if path is not None:
+            refuse_programs(path, f"{name}={path}", trusted=trust_model)
     if model is None:
         return Model(EverydayModel.load(image_encoder=image_encoder, audio_encoder=audio_encoder))
     from vcls_model.quiet import start_tensorflow
