@@ -47,8 +47,8 @@ def join(directory: str, *parts: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Makes a local path absolute, so that workers with another working directory find it."""
-    return path if is_object_store(path) else os.path.abspath(_local(path))
+    """Makes a local path absolute, so that workers with another working directory find it; no name stays none."""
+    return path if is_object_store(path) or not path.strip() else os.path.abspath(_local(path))
 
 
 def resolved(path: str) -> str:

@@ -56,7 +56,9 @@ def unnamed_classes(class_count: int) -> list[ClassInfo]:
     return [ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def read_vocabulary(content: str | bytes, origin: str, class_count: int | None = None) -> list[ClassInfo]:
+def read_vocabulary(
+    content: str | bytes, origin: str, class_count: int | None = None, *, complete: bool = False
+) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
     Columns are identified by name, in any order and case; only the index is required. Indices may come in any order and
@@ -66,13 +68,14 @@ def read_vocabulary(content: str | bytes, origin: str, class_count: int | None =
         content: of the file; for its encoding and separator see `vcls_model.tables`.
         origin: its path, for messages.
         class_count: number of classes C that the vocabulary is for; by default its highest index + 1.
+        complete: a job of this project wrote it, with a row for each class: one that lacks some was cut.
 
     Returns:
         C classes, by index.
 
     Raises:
         UsageError: it is not such a table, it has no column of indices, an index is not a whole number, occurs twice or
-            lies outside [0, C), or there is no class at all.
+            lies outside [0, C), or there is no class at all, or, where all must be there, one is not.
     """
     data = content.encode() if isinstance(content, str) else content
     known: dict[int, ClassInfo] = {}
@@ -91,10 +94,12 @@ def read_vocabulary(content: str | bytes, origin: str, class_count: int | None =
         class_count = highest + 1
     if highest >= class_count:
         raise UsageError(f"vocabulary {origin} names class {highest}, but there are {class_count} classes")
+    if complete and len(known) < class_count:
+        raise UsageError(f"{origin} is damaged: it has {len(known):,} of {class_count:,} classes")
     return [known.get(index) or ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo]:
+def load_vocabulary(path: str, class_count: int | None = None, *, complete: bool = False) -> list[ClassInfo]:
     """Reads a vocabulary file; see `read_vocabulary`.
 
     Raises:
@@ -102,7 +107,7 @@ def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo
         JobError: it is too large for one, or no file.
         OSError: there is no such file.
     """
-    return read_vocabulary(storage.read_small(path), path, class_count)
+    return read_vocabulary(storage.read_small(path), path, class_count, complete=complete)
 
 
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:

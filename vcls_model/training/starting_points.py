@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -376,7 +377,7 @@ def class_names(directory: str, class_count: int) -> list[str] | None:
     path = storage.join(directory, "labels.csv")
     if not storage.exists(path):
         return None
-    return [entry.name for entry in load_vocabulary(path, class_count)]
+    return [entry.name for entry in load_vocabulary(path, class_count, complete=True)]
 
 
 def check_same_classes(what: str, directory: str, class_count: int, data: TransformedData, advice: str = "") -> None:
@@ -405,14 +406,19 @@ def load_keras_model(path: str) -> keras.Model:
     Raises:
         JobError: it cannot be loaded.
     """
-    try:
-        # Keras reads local paths only.
-        with tempfile.TemporaryDirectory() as scratch:
-            local = os.path.join(scratch, "model.keras")
-            storage.copy_to_disk(path, local)
+    # Keras reads local paths only.
+    with tempfile.TemporaryDirectory() as scratch:
+        local = os.path.join(scratch, "model.keras")
+        storage.copy_to_disk(path, local)
+        if not zipfile.is_zipfile(local):
+            raise JobError(f"{path} is not a Keras model: it is damaged")
+        try:
             return keras.models.load_model(local, compile=False)
-    except (ValueError, OSError) as error:
-        raise JobError(f"{path} cannot be loaded: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged files Keras raises whatever its parsers do
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(local, path)
+            raise JobError(f"{path} cannot be loaded: {reason}") from error
 
 
 def load_teacher(
