@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import ipaddress
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -51,6 +52,9 @@ class ServeConfig:
         sources = tuple(Source.parse(each) for each in args.source)
         if len({each.name for each in sources}) < len(sources):
             raise UsageError("--source: two sources have the same name")
+        for address in args.webhook:
+            if not re.match("https?://[^/]", address):
+                raise UsageError(f"--webhook={address}: expected an address that begins with http:// or https://")
         for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
             if value < 1:
                 raise UsageError(f"--{flag} is too small")

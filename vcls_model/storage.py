@@ -47,8 +47,8 @@ def join(directory: str, *parts: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Makes a local path absolute, so that workers with another working directory find it."""
-    return path if is_object_store(path) else os.path.abspath(_local(path))
+    """Makes a local path absolute, so that workers with another working directory find it; no name stays none."""
+    return path if is_object_store(path) or not path.strip() else os.path.abspath(_local(path))
 
 
 def resolved(path: str) -> str:
@@ -205,7 +205,13 @@ def open_for_reading(path: str) -> BinaryIO:
 
 
 def open_for_appending(path: str) -> BinaryIO:
-    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there."""
+    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there.
+
+    Raises:
+        JobError: it is a pipe, which may make its writer wait for ever, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    _refuse_device(_local(path))
     return cast(BinaryIO, open(_local(path), "ab", buffering=0))
 
 

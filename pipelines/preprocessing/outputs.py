@@ -235,6 +235,8 @@ def table(summary: Summary) -> str:
     lines.append(rejected_line(summary.rejected, 10, 12))
     lines += [
         f"records without {name}: {count:,}; models do without it, see --missing_modality"
+        if count < int(summary.written.sum())
+        else f"warning: no record has {name}: is it called otherwise there? Models do without it"
         for name, count in sorted(summary.missing.items())
     ]
     return "\n".join(lines)

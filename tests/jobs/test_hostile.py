@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import extract
+from pipelines import extract, preprocess, report
 from tests.conftest import ROOT
 from tests.fixtures.held import JOBS, held_job, job_flags
 from tests.fixtures.records import VIDEO, float_feature, videos, write_shard
 from tests.fixtures.scores import write_scores
-from vcls_model import everyday, label
+from vcls_model import everyday, label, train, tune
 from vcls_model.commands import UsageError
 
 _SECONDS = 120
@@ -216,6 +216,28 @@ def test_a_shard_that_grows_between_the_passes_is_named(records: Path) -> None:
     )
     one_line(done, 1, "changed while it was read: it had", "bytes when the job began", "--resume")
     assert not (records / "out" / "info.json").exists()
+
+
+@pytest.mark.parametrize("output", ["", " "])
+def test_no_job_takes_an_output_without_a_name_for_the_working_directory(
+    output: str, video_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--output=$OUT --overwrite` where OUT is not set would empty it."""
+    write_shard(tmp_path / "in.tfrecord", [video.example() for video in videos(5, VIDEO)])
+    (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "precious").write_text("precious")
+    monkeypatch.chdir(tmp_path / "here")
+    records, data = [f"--input={tmp_path}/in.tfrecord"], [f"--data={video_data}"]
+    for job, given in (
+        (preprocess, [*records, f"--schema={tmp_path}/schema.json"]),
+        (report, [f"--scores={tmp_path}"]),
+        (train, data),
+        (tune, [*data, "--model=dense", "--search=hidden_units=choice:8:16"]),
+    ):
+        with pytest.raises(UsageError, match="the output has no name"):
+            job.run([*given, f"--output={output}", "--overwrite"])
+        assert os.listdir() == ["precious"]
 
 
 @pytest.mark.slow

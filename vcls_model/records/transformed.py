@@ -135,7 +135,9 @@ class TransformedData:
     def classes(self) -> list[ClassInfo]:
         """The classes by index, as `labels.csv` describes them; without names where there is none."""
         path = storage.join(self.directory, "labels.csv")
-        return load_vocabulary(path, self.class_count) if storage.exists(path) else unnamed_classes(self.class_count)
+        if not storage.exists(path):
+            return unnamed_classes(self.class_count)
+        return load_vocabulary(path, self.class_count, complete=True)
 
     def class_counts(self, split: str = "train") -> list[int] | None:
         """Videos of the split that carry each class, when preprocess counted them."""

@@ -60,7 +60,7 @@ def unnamed_classes(class_count: int) -> list[ClassInfo]:
 
 
 def read_vocabulary(
-    content: str | bytes, origin: str, class_count: int | None = None, *, tell: bool = False
+    content: str | bytes, origin: str, class_count: int | None = None, *, tell: bool = False, complete: bool = False
 ) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
@@ -72,13 +72,14 @@ def read_vocabulary(
         origin: its path, for messages.
         class_count: number of classes C that the vocabulary is for; by default its highest index + 1.
         tell: say on standard error which classes it leaves out, and which have a name in common.
+        complete: a job of this project wrote it, with a row for each class: one that lacks some was cut.
 
     Returns:
         C classes, by index.
 
     Raises:
         UsageError: it is not such a table, it has no column of indices, an index is not a whole number, occurs twice or
-            lies outside [0, C), or there is no class at all.
+            lies outside [0, C), or there is no class at all, or, where all must be there, one is not.
     """
     data = content.encode() if isinstance(content, str) else content
     known: dict[int, ClassInfo] = {}
@@ -97,6 +98,8 @@ def read_vocabulary(
         class_count = highest + 1
     if highest >= class_count:
         raise UsageError(f"vocabulary {origin} names class {highest}, but there are {class_count} classes")
+    if complete and len(known) < class_count:
+        raise UsageError(f"{origin} is damaged: it has {len(known):,} of {class_count:,} classes")
     if tell:
         _tell(known, class_count, origin)
     return [known.get(index) or ClassInfo(index, f"class {index}") for index in range(class_count)]
@@ -124,7 +127,9 @@ def _some(indices: Sequence[int]) -> str:
     return ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
 
 
-def load_vocabulary(path: str, class_count: int | None = None, *, tell: bool = False) -> list[ClassInfo]:
+def load_vocabulary(
+    path: str, class_count: int | None = None, *, tell: bool = False, complete: bool = False
+) -> list[ClassInfo]:
     """Reads a vocabulary file; see `read_vocabulary`. `tell` is for files that a user names.
 
     Raises:
@@ -132,7 +137,7 @@ def load_vocabulary(path: str, class_count: int | None = None, *, tell: bool = F
         JobError: it is too large for one, or no file.
         OSError: there is no such file.
     """
-    return read_vocabulary(storage.read_small(path), path, class_count, tell=tell)
+    return read_vocabulary(storage.read_small(path), path, class_count, tell=tell, complete=complete)
 
 
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from vcls_model.training import checkpoints
 from vcls_model.training.fine_tuning import FineTuning
 from vcls_model.training.loop import Trainer
 from vcls_model.training.options import TrainOptions
-from vcls_model.training.starting_points import load_teacher
+from vcls_model.training.starting_points import load_keras_model, load_teacher
 
 FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
 
@@ -34,6 +35,22 @@ def other_classes(graphs, tmp_path_factory):
 
 def weights(directory, name="best.npz"):
     return checkpoints.load(str(directory / "checkpoints" / name))[0]["model"]
+
+
+@pytest.mark.parametrize("config", [None, "[]", "{}", '{"module": "os", "class_name": "system", "config": "true"}'])
+def test_a_damaged_keras_model_is_named(config, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        if config is not None:
+            archive.writestr("config.json", config)
+            archive.writestr("model.weights.h5", b"")
+    with pytest.raises(JobError, match=r"model.keras cannot be loaded: .+") as raised:
+        load_keras_model(str(path))
+    assert "\n" not in str(raised.value) and "/tmp/tmp" not in str(raised.value)
+    path.write_bytes(b"garbage")
+    with pytest.raises(JobError, match=r"model.keras is not a Keras model"):
+        load_keras_model(str(path))
 
 
 @pytest.mark.slow
