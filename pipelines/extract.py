@@ -66,6 +66,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
     )
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where encoders run: cpu, gpu (in batches across files), or auto: a GPU where a worker has one that "
+        f"TensorFlow can use {DEFAULT}",
+    )
     add_decoder_flags(parser)
     add_trust_argument(parser)
     add_job_flags(parser, inputs="files", unit="files")

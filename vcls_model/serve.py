@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import gc
 import ipaddress
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -50,6 +51,9 @@ class ServeConfig:
         sources = tuple(Source.parse(each) for each in args.source)
         if len({each.name for each in sources}) < len(sources):
             raise UsageError("--source: two sources have the same name")
+        for address in args.webhook:
+            if not re.match("https?://[^/]", address):
+                raise UsageError(f"--webhook={address}: expected an address that begins with http:// or https://")
         for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
             if value < 1:
                 raise UsageError(f"--{flag} is too small")

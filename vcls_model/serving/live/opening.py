@@ -8,7 +8,7 @@ from vcls_model import storage
 from vcls_model.commands import DEFAULT, UsageError
 from vcls_model.media.flags import add_decoder_flags, check_decoder_flags
 from vcls_model.media.sandbox import MIB
-from vcls_model.saved_models import FILE, add_trust_argument, refuse_encoder_programs, refuse_programs
+from vcls_model.saved_models import add_trust_argument, refuse_encoder_programs, refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions
 from vcls_model.serving.live.everyday import EverydayModel
@@ -97,9 +97,7 @@ def open_model(args: argparse.Namespace, name: str | None = None) -> LiveModel:
     from vcls_model.quiet import start_tensorflow_without_keras
 
     start_tensorflow_without_keras()
-    graph = storage.join(args.model, SAVED_MODEL)
-    if storage.exists(storage.join(graph, FILE)):  # what loads it says that it is missing
-        refuse_programs(graph, f"--model={args.model}", trusted=args.trust_model)
+    refuse_programs(storage.join(args.model, SAVED_MODEL), f"--model={args.model}", trusted=args.trust_model)
     return _at(ServedModel.load(args.model, name, **options), args.fps)
 
 
