@@ -66,6 +66,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
     )
+    add(
+        "--captions",
+        action="store_true",
+        help="lay captions on the rows: of each file those beside it (name.vtt or name.srt), or the file that the "
+        "column captions of --labels names (WebVTT, SRT, or JSON [[start, end, text], ...])",
+    )
     add_decoder_flags(parser)
     add_trust_argument(parser)
     add_job_flags(parser, inputs="files", unit="files")

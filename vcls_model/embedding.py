@@ -12,6 +12,7 @@ was trained on in the other.
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 import threading
@@ -33,6 +34,7 @@ from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.media.split import SplitReader
+from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (
     Feature,
     bytes_feature,
@@ -41,9 +43,9 @@ from vcls_model.records.examples import (
     write_example,
     write_sequence_example,
 )
-from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema, lines_modality, text_modality
 
-ID, LABELS = "id", "labels"
+ID, LABELS, CAPTIONS = "id", "labels", "captions"
 LEVELS = ("frame", "video")
 # Names of the two modalities at each level, as YouTube-8M has them.
 _NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
@@ -61,6 +63,7 @@ class EmbeddingConfig:
         max_seconds: length of a file, or of its segment, that is read at most; None: all of it.
         mode: `exact` or `keyframes`, see `Sampling`.
         level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
+        captions: records hold what is said in each row; at video level, all that is said.
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
         file_count: files that are read at a time, at most: fewer than a machine's cores share these. No feature depends
             on it.
@@ -71,6 +74,7 @@ class EmbeddingConfig:
     max_seconds: float | None = None
     mode: str = "exact"
     level: str = "frame"
+    captions: bool = False
     seconds_per_minute: float = 60.0
     memory_bytes: int = 1024 * MIB
     file_count: int = 1 << 20
@@ -109,6 +113,8 @@ class EmbeddingConfig:
             else:
                 codes = info.value_range if info.rounding == "midpoint" else None
                 modalities.append(Modality(name, info.width, FRAMES, "uint8", range=codes))
+        if self.captions:
+            modalities.append(lines_modality(CAPTIONS) if self.level == "frame" else text_modality(CAPTIONS))
         return RecordSchema(
             f"media-{self.level}",
             "sequence_example" if self.level == "frame" else "example",
@@ -199,6 +205,7 @@ def recorded_config(
         mode=sampling["mode"],
         max_seconds=sampling["max_seconds"],
         level=level,
+        captions=any(modality.name == CAPTIONS for modality in schema.texts),
         **costs,
     )
 
@@ -210,16 +217,18 @@ class Embedded:
     Attributes:
         rows: moments that were read.
         seconds: length of the presentation as far as it was read.
-        features: by modality, the codes of each row, or the mean of all, float32 (D,). Sound or pictures that a file
-            does not have are absent.
+        features: by modality, the codes, or of captions the text, of each row; or the mean of all, float32 (D,), and
+            all the text. Sound or pictures that a file does not have are absent.
         reason, message: None, or a reason of `vcls_model.media.errors` and a sentence on what could not be read.
+        notes: what was wrong with the captions, see `records.captions`.
     """
 
     rows: int
     seconds: float
-    features: Mapping[str, list[bytes] | np.ndarray]
+    features: Mapping[str, list[bytes] | np.ndarray | bytes]
     reason: str | None = None
     message: str | None = None
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Embedder:
@@ -235,8 +244,13 @@ class Embedder:
         else:
             self._reader = MediaReader(*limits)
 
-    def embed(self, path: str, start: float = 0.0, end: float | None = None) -> Embedded:
+    def embed(self, path: str, start: float = 0.0, end: float | None = None, captions: str | None = None) -> Embedded:
         """The features of a file or of the segment from `start` to `end`, in seconds after its first moment.
+
+        Args:
+            path: of the file.
+            start, end: see above.
+            captions: path of its captions, where records hold them; times count from the file's first moment.
 
         Raises:
             MediaError: the file has no rows, or could not be decoded to its end within its limits.
@@ -247,11 +261,21 @@ class Embedder:
             raise MediaError(errors.OUT_OF_RANGE, f"{path!r}: {error}") from None
         with local_file(path) as local:
             try:
-                return self._embed(local, request)
+                embedded = self._embed(local, request)
+                return self._captioned(embedded, captions, start) if self._config.captions else embedded
             except MediaError as error:
                 if local != path:
                     raise MediaError(error.reason, error.message.replace(repr(local), repr(path))) from error
                 raise
+
+    def _captioned(self, embedded: Embedded, captions: str | None, start: float) -> Embedded:
+        texts, notes = read_captions_of(captions, embedded.rows, self._config.fps, start)
+        lines = [text.encode(errors="replace") for text in texts]
+        # Of a whole video, what goes on from row to row is said once.
+        whole = b" ".join(text for text, _ in itertools.groupby(lines) if text)
+        said = {CAPTIONS: lines if self._config.level == "frame" else whole}
+        features = {**embedded.features, **said} if whole else embedded.features
+        return dataclasses.replace(embedded, features=features, notes=notes)
 
     def _embed(self, path: str, request: Request) -> Embedded:
         gathered = [_Gathered(self._config, medium, name, info) for medium, name, info in self._config.encoders]
@@ -387,5 +411,5 @@ def record_of(
         rows = {name: values for name, values in embedded.features.items() if isinstance(values, list)}
         return write_sequence_example(features, rows)
     for name, values in embedded.features.items():
-        features[name] = float_feature(np.asarray(values))
+        features[name] = bytes_feature(values) if isinstance(values, bytes) else float_feature(np.asarray(values))
     return write_example(features)

@@ -13,6 +13,7 @@ from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
+from vcls_model.records.captions import captions_beside
 from vcls_model.saved_models import refuse_encoder_programs
 
 MODES = ("exact", "keyframes")
@@ -41,6 +42,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         max_seconds=args.max_seconds,
         mode=args.sampling,
         level=args.level,
+        captions=args.captions,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
     )
@@ -59,6 +61,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
             entry.context,
             entry.start,
             entry.end,
+            _captions_of(entry) if args.captions else None,
         )
         for entry, own in zip(entries, labels, strict=True)
     ]
@@ -95,7 +98,8 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
     if labels is not None and labels != FOLDERS:
         if not storage.exists(labels):
             raise UsageError(f"--labels={labels}: there is no such file; name a CSV, or {FOLDERS}")
-        entries = of_table(labels, files, [ID, LABELS, *(embedding.name_of(each[0]) for each in embedding.encoders)])
+        names = [ID, LABELS, *(modality.name for modality in embedding.schema().modalities)]
+        entries = of_table(labels, files, names, captions=embedding.captions)
     elif files is None:
         raise UsageError("name the media files with --input, or in the column path of a CSV with --labels=CSV")
     else:
@@ -109,6 +113,14 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
                 "column id of a CSV with --labels=CSV"
             )
     return entries
+
+
+def _captions_of(entry: Entry) -> tuple[str, int, float] | None:
+    """Path, bytes and time of the captions that a table names, or that lie beside the file."""
+    path = entry.captions or captions_beside(storage.absolute(entry.file[0]))
+    if path is None:
+        return None
+    return path, *(storage.status_of(path) or (-1, 0.0))
 
 
 def plan_shards(files: Sequence[MediaFile], embedding: EmbeddingConfig) -> tuple[MediaShard, ...]:
@@ -142,10 +154,12 @@ def describe(config: ExtractConfig) -> str:
         f"{embedding.name_of(medium)} by {info.name} ({info.width})" for medium, _, info in embedding.encoders
     )
     labelled = sum(file.labels is not None for shard in config.shards for file in shard.files)
+    captioned = sum(file.captions is not None for shard in config.shards for file in shard.files)
+    captions = f"; captions of {captioned:,} files" if embedding.captions else ""
     length = f" of at most {embedding.max_seconds:g} s" if embedding.max_seconds else ""
     return (
         f"{config.file_count:,} files{length}, {size / 1e6:,.1f} MB, {labelled:,} with labels of "
         f"{len(config.classes):,} classes\n"
-        f"{encoders}; {embedding.fps:g} per second, {embedding.mode}; {embedding.level} level; "
+        f"{encoders}; {embedding.fps:g} per second, {embedding.mode}; {embedding.level} level{captions}; "
         f"{len(config.shards)} shards; output: {config.output}"
     )

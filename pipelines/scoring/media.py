@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from vcls_model.embedding import Embedder, EmbeddingConfig, record_of, recorded_
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from vcls_model.records.captions import captions_beside
 from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.records.kernels.framing import HEADER_BYTES, length_at
@@ -84,9 +85,11 @@ class MediaRecords:
         name = path.rpartition("/")[2]
         video_id = os.fsencode(name.rpartition(".")[0] or name)
         payload, rejected = b"", []
+        notes: Mapping[str, int] = {}
         try:
-            embedded = self._embedder.embed(path)
-            payload = record_of(self._media, video_id, None, {}, embedded)
+            captions = captions_beside(path) if self._media.captions else None
+            embedded = self._embedder.embed(path, captions=captions)
+            payload, notes = record_of(self._media, video_id, None, {}, embedded), embedded.notes
         except MediaError as error:
             rejected = [Rejected(path, 0, printable_id(video_id), "media", error.reason, error.message)]
         place, length = np.zeros(1, np.int64), np.array([len(payload)], np.int64)
@@ -94,6 +97,7 @@ class MediaRecords:
         batch, unusable = self._decoder.decode(
             path, np.frombuffer(payload, np.uint8), place[here], length[here], place[here]
         )
+        batch.notes.update(notes)
         yield batch, rejected + unusable
 
     def close(self) -> None:
