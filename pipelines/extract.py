@@ -52,6 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"encoder of the sound: a name, the path of a model, or none {DEFAULT}",
     )
+    add(
+        "--text_encoder",
+        default="none",
+        metavar="NAME",
+        help="encoder of the columns title and description of --labels: minilm, the path of a model, or none "
+        f"{DEFAULT}",
+    )
     add("--fps", type=float, default=1.0, metavar="N", help=f"rows per second of media {DEFAULT}")
     add("--max_seconds", type=float, metavar="S", help="read at most the first S seconds per file (default: all)")
     add(

@@ -9,7 +9,7 @@ from pipelines.extracting.labels import FOLDERS, Entry, File, by_folder, index_l
 from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
+from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig, plan_text_encoder, vector_name
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
@@ -18,6 +18,8 @@ from vcls_model.saved_models import refuse_encoder_programs
 
 MODES = ("exact", "keyframes")
 _NONE = "none"
+# The columns of a CSV that are embedded by --text_encoder.
+_TEXTS = ("title", "description")
 # Shards are planned before a file is opened: a second of media is taken to have so many bytes.
 _VIDEO_BYTES_PER_SECOND = 125_000
 _SOUND_BYTES_PER_SECOND = 20_000
@@ -50,7 +52,10 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         embedding.request()
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+    if args.text_encoder != _NONE:
+        embedding = dataclasses.replace(embedding, text_encoder=plan_text_encoder(args.text_encoder), texts=_TEXTS)
     entries = plan_entries(args.input, args.labels, embedding)
+    embedding = _with_texts_of(embedding, entries)
     classes, labels = index_labels(entries, args.vocabulary)
     files = [
         MediaFile(
@@ -115,6 +120,17 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
     return entries
 
 
+def _with_texts_of(embedding: EmbeddingConfig, entries: Sequence[Entry]) -> EmbeddingConfig:
+    """The configuration for the columns of text that there are."""
+    if embedding.text_encoder is None:
+        return embedding
+    columns = {name for name, _ in entries[0].context}
+    texts = tuple(name for name in _TEXTS if name in columns)
+    if not texts:
+        raise UsageError(f"--text_encoder embeds the columns {' and '.join(_TEXTS)} of --labels=CSV, and there is none")
+    return dataclasses.replace(embedding, texts=texts)
+
+
 def _captions_of(entry: Entry) -> tuple[str, int, float] | None:
     """Path, bytes and time of the captions that a table names, or that lie beside the file."""
     path = entry.captions or captions_beside(storage.absolute(entry.file[0]))
@@ -153,6 +169,9 @@ def describe(config: ExtractConfig) -> str:
     encoders = ", ".join(
         f"{embedding.name_of(medium)} by {info.name} ({info.width})" for medium, _, info in embedding.encoders
     )
+    if embedding.text_encoder is not None:
+        info = embedding.text_encoder[1]
+        encoders += "".join(f", {vector_name(name)} by {info.name} ({info.width})" for name in embedding.texts)
     labelled = sum(file.labels is not None for shard in config.shards for file in shard.files)
     captioned = sum(file.captions is not None for shard in config.shards for file in shard.files)
     captions = f"; captions of {captioned:,} files" if embedding.captions else ""

@@ -22,7 +22,8 @@ def extract_file(file: MediaFile, embedder: Embedder, config: EmbeddingConfig) -
     if file.size_bytes < 0:
         return Part(b"", reason=errors.NOT_FOUND, message=f"{file.path!r} does not exist")
     try:
-        embedded = embedder.embed(file.path, file.start, file.end, file.captions[0] if file.captions else None)
+        captions = file.captions[0] if file.captions else None
+        embedded = embedder.embed(file.path, file.start, file.end, captions, dict(file.context))
     except MediaError as error:
         return Part(b"", reason=error.reason, message=error.message)
     payload = record_of(config, os.fsencode(file.id), file.labels, dict(file.context), embedded)

@@ -18,13 +18,15 @@ from tests.fixtures.records import read_payloads, write_shard
 from vcls_model import storage
 from vcls_model import train as train_job
 from vcls_model.commands import UsageError
+from vcls_model.encoders import load_text_encoder
+from vcls_model.encoders.catalogue import weight_packages
 from vcls_model.input.dataset import decode_features, make_batches
 from vcls_model.input.options import InputOptions
 from vcls_model.records import examples
 from vcls_model.records.schema import schema_from_dict
 from vcls_model.records.shards import read_batches
 from vcls_model.records.transformed import open_transformed
-from vcls_model.serving.export import EmbeddedTransform
+from vcls_model.serving.export import EmbeddedTransform, parse_raw_records
 
 BUCKETS = 4096
 MODEL = ["--model=dbof", "--recipe=none", "--fusion=early", "--clusters=8", "--hidden_units=8", "--mixtures=1"]
@@ -37,7 +39,7 @@ def videos() -> list[MeetingVideo]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, videos: list[MeetingVideo]) -> Path:
-    """Raw shards, a schema, a dataset, and a model that sees twenty frames of each video."""
+    """Raw shards, a schema and a dataset."""
     work = tmp_path_factory.mktemp("captions")
     for number in range(2):
         write_shard(work / "raw" / f"{number}.tfrecord", [video.example() for video in videos[number::2]])
@@ -46,11 +48,17 @@ def work(tmp_path_factory: pytest.TempPathFactory, videos: list[MeetingVideo]) -
         [f"--input={work}/raw/*.tfrecord", f"--schema={work}/schema.json", f"--output={work}/data"]
         + [f"--text_buckets={BUCKETS}", "--allow_unlabelled"]
     )
+    return work
+
+
+@pytest.fixture(scope="module")
+def model(work: Path) -> Path:
+    """A model that sees twenty frames of each video."""
     train_job.run(
         [f"--data={work}/data", f"--output={work}/model", *MODEL, "--epochs=1", "--batch_size=16", "--quiet"]
         + ["--frames=random", "--max_frames=20"]
     )
-    return work
+    return work / "model"
 
 
 def tokens_in(data: Path) -> dict[bytes, list[int]]:
@@ -115,13 +123,16 @@ def test_texts_follow_the_frames_that_are_chosen(work: Path, frames: str) -> Non
     assert compared > 50
 
 
-def test_saved_model_alone_gives_the_scores_of_the_job(work: Path, tmp_path: Path, videos: list[MeetingVideo]) -> None:
-    score_job.run([f"--input={work}/raw/*.tfrecord", f"--model={work}/model", f"--output={tmp_path}/a", "--top_k=6"])
+@pytest.mark.slow
+def test_saved_model_alone_gives_the_scores_of_the_job(
+    work: Path, model: Path, tmp_path: Path, videos: list[MeetingVideo]
+) -> None:
+    score_job.run([f"--input={work}/raw/*.tfrecord", f"--model={model}", f"--output={tmp_path}/a", "--top_k=6"])
     scored = rows_of(tmp_path / "a")
-    model = tf.saved_model.load(str(work / "model" / "saved_model"))
+    saved = tf.saved_model.load(str(model / "saved_model"))
     payloads = tf.constant([video.example() for video in videos])
-    of_records = model.signatures["serving_default"](payloads)["logits"].numpy()
-    of_features = model.signatures["features"](
+    of_records = saved.signatures["serving_default"](payloads)["logits"].numpy()
+    of_features = saved.signatures["features"](
         rgb=tf.constant([video.codes.tobytes() for video in videos]),
         captions=tf.constant([lines_of(video) for video in videos]),
     )["logits"].numpy()
@@ -129,16 +140,16 @@ def test_saved_model_alone_gives_the_scores_of_the_job(work: Path, tmp_path: Pat
     expected = np.stack([scored[video.id.decode()] for video in videos])
     np.testing.assert_allclose(1 / (1 + np.exp(-of_records)), expected, atol=1e-5)
     score_job.run(
-        [f"--input={work}/raw/*.tfrecord", f"--model={work}/model", f"--output={tmp_path}/b", "--top_k=6"]
+        [f"--input={work}/raw/*.tfrecord", f"--model={model}", f"--output={tmp_path}/b", "--top_k=6"]
         + ["--without=captions"]
     )
     silent = rows_of(tmp_path / "b")
-    bare = model.signatures["serving_default"](tf.constant([video.example(None) for video in videos]))["logits"].numpy()
+    bare = saved.signatures["serving_default"](tf.constant([video.example(None) for video in videos]))["logits"].numpy()
     np.testing.assert_allclose(
         np.stack([silent[video.id.decode()] for video in videos]), 1 / (1 + np.exp(-bare)), atol=1e-5
     )
     assert np.abs(bare - of_records).max() > 1e-3
-    late = model.signatures["serving_default"](tf.constant([video.example(30) for video in videos]))["logits"].numpy()
+    late = saved.signatures["serving_default"](tf.constant([video.example(30) for video in videos]))["logits"].numpy()
     assert np.abs(late - of_records).max() > 1e-3
 
 
@@ -153,7 +164,9 @@ def rows_of(scores: Path) -> dict[str, np.ndarray]:
 
 
 def read(path: Path, layout: dict[str, Any], **options: Any) -> Any:
-    (batch, rejected), *others = read_batches(str(path), schema_from_dict(layout, ""), require_labels=False, **options)
+    (batch, rejected), *others = read_batches(
+        str(path), schema_from_dict(layout, ""), class_count=6, require_labels=False, **options
+    )
     assert not others
     return batch, rejected
 
@@ -181,8 +194,8 @@ def test_records(tmp_path: Path, texts: list[bytes] | None, expected: bytes) -> 
     batch, rejected = read(tmp_path / "a.tfrecord", SCHEMA, max_frames=3)
     assert (rejected, batch.features["captions"].tolist()) == ([], [expected])
     assert batch.features["rgb"].lengths.tolist() == [3]
-    parsed = examples.parse_record(sequence(texts))  # as the exported graph reads it, but for the cut
-    assert parsed.features["id"].values == [b"v"]
+    parsed = parse_raw_records(tf.constant([sequence(texts)]), schema_from_dict(SCHEMA, ""))["captions"].numpy()
+    assert b"\n".join(parsed[0].split(b"\n")[:3]) == expected
 
 
 def test_examples_hold_texts_as_values_or_lines(tmp_path: Path) -> None:
@@ -196,6 +209,8 @@ def test_examples_hold_texts_as_values_or_lines(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tfrecord", records)
     batch, _ = read(tmp_path / "a.tfrecord", layout)
     assert batch.features["captions"].tolist() == [b"a\nb"] * 2
+    parsed = parse_raw_records(tf.constant(records), schema_from_dict(layout, ""))["captions"].numpy()
+    assert parsed.tolist() == [b"a\nb"] * 2
 
 
 def test_texts_of_seconds_need_frames() -> None:
@@ -203,6 +218,7 @@ def test_texts_of_seconds_need_frames() -> None:
         schema_from_dict({**SCHEMA, "modalities": SCHEMA["modalities"][1:]}, "")
 
 
+@pytest.mark.slow
 def test_from_files_to_scores_of_files(tmp_path: Path) -> None:
     """Captions beside the files, and those that a column names; broken ones cost no video."""
     encoders = write_encoders(tmp_path)
@@ -268,3 +284,56 @@ def rows_of_any(scores: Path) -> dict[str, list[float]]:
         row["id"]: [value for _, value in sorted(zip(row["class_index"], row["probability"], strict=True))]
         for row in table
     }
+
+
+@pytest.mark.slow
+def test_titles_are_embedded_at_extraction_and_at_scoring(tmp_path: Path) -> None:
+    """A vector per column, absent where the text is; of media files --texts says what is written about them."""
+    pytest.importorskip("tokenizers", reason="text encoders need it")
+    if not all(package.installed() for package in weight_packages("minilm")):
+        pytest.skip("the weights of minilm are not installed")
+    encoders = write_encoders(tmp_path)
+    lines = ["path,labels,title,description"]
+    for number in range(8):
+        colour_clip(tmp_path / f"clip{number}.mp4", 3, first=number % 2 * 2)
+        title = "" if number == 2 else ("a red thing", "a blue thing")[number % 2]
+        lines.append(f"clip{number}.mp4,{('red', 'blue')[number % 2]},{title},said of {number}")
+    (tmp_path / "videos.csv").write_text("\n".join(lines) + "\n")
+    flags = [f"--labels={tmp_path}/videos.csv", *encoders.flags, f"--output={tmp_path}/records"]
+    info = extract_job.run([*flags, "--text_encoder=minilm"])
+    names = [modality["name"] for modality in info["schema"]["modalities"]]
+    assert names == ["rgb", "audio", "title_vector", "description_vector"]
+    assert info["schema"]["encoders"]["title_vector"]["name"] == "minilm"
+    records = [examples.parse_record(each) for each in read_payloads(next((tmp_path / "records").glob("*.tfrecord")))]
+    expected = load_text_encoder("minilm").encode(np.array(["a red thing"], object))[0]
+    np.testing.assert_array_equal(records[0].features["title_vector"].values, expected)
+    assert "title_vector" not in records[2].features and "title" not in records[2].features
+    preprocess_job.run(
+        [f"--input={tmp_path}/records", f"--output={tmp_path}/data", "--split_ratios=0.6,0.2,0.2", "--text=title"]
+    )
+    train_job.run([f"--data={tmp_path}/data", f"--output={tmp_path}/model", *MODEL, "--epochs=1", "--quiet"])
+    score_job.run([f"--input={tmp_path}/records", f"--model={tmp_path}/model", f"--output={tmp_path}/a"])
+    files = [f"--input={tmp_path}/*.mp4", f"--model={tmp_path}/model", *encoders.flags]
+    score_job.run([*files, f"--output={tmp_path}/b", f"--texts={tmp_path}/videos.csv"])
+    score_job.run([*files, f"--output={tmp_path}/c"])
+    score_job.run(
+        [f"--input={tmp_path}/records", f"--model={tmp_path}/model", f"--output={tmp_path}/d"]
+        + ["--without=title,title_vector,description_vector"]
+    )
+    given = {name: rows_of_any(tmp_path / name) for name in "abcd"}
+    for video, row in given["a"].items():
+        np.testing.assert_allclose(given["b"][video], row, rtol=1e-5)
+        np.testing.assert_allclose(given["c"][video], given["d"][video], rtol=1e-5)
+    assert max(np.abs(np.subtract(given["a"][video], given["c"][video])).max() for video in given["a"]) > 1e-4
+    with pytest.raises(UsageError, match="embeds the columns title and description"):
+        extract_job.run(
+            [f"--input={tmp_path}/clip0.mp4", f"--output={tmp_path}/e", *encoders.flags, "--text_encoder=minilm"]
+        )
+    (tmp_path / "other.csv").write_text("path,genre\nclip0.mp4,red\n")
+    with pytest.raises(UsageError, match="has no column of text that the model knows; it knows description, title"):
+        score_job.run([*files, f"--output={tmp_path}/f", f"--texts={tmp_path}/other.csv"])
+    with pytest.raises(UsageError, match="--texts is for media files"):
+        score_job.run(
+            [f"--input={tmp_path}/records", f"--model={tmp_path}/model", f"--output={tmp_path}/g"]
+            + [f"--texts={tmp_path}/videos.csv"]
+        )

@@ -75,8 +75,8 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
     parsed = {modality.name: parsed[modality.source] for modality in schema.modalities}
     for modality in schema.modalities:
         if modality.kind == TEXT:
-            between = "\n" if modality.timed else " "
-            parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1, separator=between)
+            join = _joined_lines if modality.timed else _joined_values
+            parsed[modality.name] = join(parsed[modality.name])
         elif modality.coded:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
         elif modality.kind == FRAMES:
@@ -94,6 +94,17 @@ def _lines(texts: tf.RaggedTensor) -> tf.RaggedTensor:
     """The text of each second, ragged (B, T), of lists of strings (B, T, …)."""
     joined = tf.strings.reduce_join(texts, axis=2, separator=" ")
     return joined.with_flat_values(tf.strings.regex_replace(joined.flat_values, "\n", " "))
+
+
+def _joined_values(texts: tf.RaggedTensor) -> tf.Tensor:
+    """Texts (B, N) as one each, (B,)."""
+    return tf.strings.reduce_join(texts, axis=1, separator=" ")
+
+
+def _joined_lines(texts: tf.RaggedTensor) -> tf.Tensor:
+    """Texts (B, T) as lines, (B,). Between empty strings `reduce_join` would leave out separators."""
+    begun = texts.with_flat_values(tf.strings.join(["\n", texts.flat_values]))
+    return tf.strings.regex_replace(tf.strings.reduce_join(begun, axis=1), r"\A\n", "")
 
 
 def _as_bytes(values: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig, load_planned_encoder, recorded_config
 from vcls_model.encoders import Encoder
-from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.encoders.encoder import Medium
 from vcls_model.media.sandbox import MIB
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
