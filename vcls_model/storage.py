@@ -484,7 +484,8 @@ def _no_match(path: str) -> UsageError:
     if not path:
         return UsageError("a list of files has an empty part: is there a comma too many?")
     if not is_object_store(path) and os.path.isdir(_local(path)):
-        return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*.tfrecord')!r}")
+        ending = next((os.path.splitext(name)[1] for name in list_names(path) if "." in name), ".tfrecord")
+        return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*' + ending)!r}")
     hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if is_pattern(path) else ""
     return UsageError(f"no file matches {path!r}{hint}")
 

@@ -1,7 +1,5 @@
 """`submission.csv` of a scores directory: one file to upload to Kaggle, made of the predictions of all shards."""
 
-import csv
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,9 +29,7 @@ def write_submission(output: str, class_count: int, *, segments: bool) -> None:
     with storage.open_atomically(storage.join(output, FILE)) as stream:
         if segments:
             for row in _ranked_segments(output, class_count):
-                text = io.StringIO(newline="")
-                csv.writer(text, lineterminator="\n").writerow(row)
-                stream.write(text.getvalue().encode())
+                stream.write(tables.write_csv(row, ()).encode())
             return
         for number, path in enumerate(_parts(output)):
             heading, _, rows = storage.read_bytes(path).partition(b"\n")

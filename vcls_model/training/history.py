@@ -1,13 +1,11 @@
 """What a run writes after each epoch: `history.csv` and TensorBoard's scalars."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.metrics.catalogue import IN_HISTORY, history_column
 
 HISTORY_COLUMNS = (
@@ -31,11 +29,8 @@ def write_history(output: str, history: Sequence[EpochRow]) -> None:
         output: directory of the model.
         history: one row per epoch.
     """
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, HISTORY_COLUMNS, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(history)
-    storage.write_text(storage.join(output, "history.csv"), stream.getvalue())
+    rows = [[row.get(name, "") for name in HISTORY_COLUMNS] for row in history]
+    storage.write_text(storage.join(output, "history.csv"), tables.write_csv(HISTORY_COLUMNS, rows))
     newest = history[-1]
     log = tf.summary.create_file_writer(storage.join(output, "logs"))
     with log.as_default(step=newest["epoch"]):
