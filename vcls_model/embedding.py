@@ -9,30 +9,34 @@ The job that writes records and the one that scores media files both go this way
 was trained on in the other.
 """
 
-import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import Encoder, EncoderInfo, PictureInput, SoundInput, encoder_info, load_encoder
-from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.encoders import EncoderInfo, PictureInput, SoundInput, encoder_info, text_encoder_info
+from vcls_model.encoders.batches import choose_device
+from vcls_model.encoders.encoder import Medium
+from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather, load_planned_encoder
+from vcls_model.encoders.network import GPU_BATCH
+from vcls_model.encoders.sentences import TEXT_ENCODERS
 from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import MediaRow, Request
+from vcls_model.media.rows import Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.media.split import SplitReader
+from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (
     Feature,
     bytes_feature,
@@ -41,12 +45,13 @@ from vcls_model.records.examples import (
     write_example,
     write_sequence_example,
 )
-from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema, lines_modality, text_modality
 
-ID, LABELS = "id", "labels"
+ID, LABELS, CAPTIONS = "id", "labels", "captions"
 LEVELS = ("frame", "video")
 # Names of the two modalities at each level, as YouTube-8M has them.
 _NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
+_VECTOR = "_vector"
 # The one range whose codes a schema can describe in a convention other than `midpoint`.
 _YOUTUBE8M_RANGE = (-2.0, 2.0)
 
@@ -61,7 +66,11 @@ class EmbeddingConfig:
         max_seconds: length of a file, or of its segment, that is read at most; None: all of it.
         mode: `exact` or `keyframes`, see `Sampling`.
         level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
+        captions: records hold what is said in each row; at video level, all that is said.
+        text_encoder: name or path of the encoder of texts, and its identity; None: texts are not embedded.
+        texts: the columns of text that it embeds.
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
+        device: `cpu`, `gpu`, or `auto` for a GPU where the worker has one.
         file_count: files that are read at a time, at most: fewer than a machine's cores share these. No feature depends
             on it.
     """
@@ -71,8 +80,12 @@ class EmbeddingConfig:
     max_seconds: float | None = None
     mode: str = "exact"
     level: str = "frame"
+    captions: bool = False
+    text_encoder: tuple[str, EncoderInfo] | None = None
+    texts: tuple[str, ...] = ()
     seconds_per_minute: float = 60.0
     memory_bytes: int = 1024 * MIB
+    device: str = "cpu"
     file_count: int = 1 << 20
 
     @classmethod
@@ -90,7 +103,7 @@ class EmbeddingConfig:
                 _check_usable(info)
                 # Workers may have another working directory.
                 place = os.path.abspath(name) if os.path.exists(name) else name
-                encoders.append((info.modality, place, info))
+                encoders.append((medium, place, info))  # type: ignore[arg-type]
         if not encoders:
             raise UsageError("without --image_encoder and --audio_encoder there is nothing to extract")
         return cls(tuple(encoders), **options)
@@ -109,6 +122,14 @@ class EmbeddingConfig:
             else:
                 codes = info.value_range if info.rounding == "midpoint" else None
                 modalities.append(Modality(name, info.width, FRAMES, "uint8", range=codes))
+        encoders = {self.name_of(medium): info.as_json() for medium, _, info in self.encoders}
+        if self.text_encoder is not None:
+            for column in self.texts:
+                _, info = self.text_encoder
+                modalities.append(Modality(vector_name(column), info.width, VECTOR, "float32"))
+                encoders[vector_name(column)] = info.as_json()
+        if self.captions:
+            modalities.append(lines_modality(CAPTIONS) if self.level == "frame" else text_modality(CAPTIONS))
         return RecordSchema(
             f"media-{self.level}",
             "sequence_example" if self.level == "frame" else "example",
@@ -116,7 +137,7 @@ class EmbeddingConfig:
             LABELS,
             tuple(modalities),
             class_count,
-            encoders={self.name_of(medium): info.as_json() for medium, _, info in self.encoders},
+            encoders=encoders,
             sampling={"fps": self.fps, "mode": self.mode, "max_seconds": self.max_seconds},
         )
 
@@ -136,6 +157,17 @@ class EmbeddingConfig:
         return Request(picture_format, "sound" in inputs, sampling)
 
 
+def vector_name(column: str) -> str:
+    """The modality that a column of text becomes when it is embedded."""
+    return column + _VECTOR
+
+
+def plan_text_encoder(name: str) -> tuple[str, EncoderInfo]:
+    """A text encoder by name or path, as `EmbeddingConfig.text_encoder` holds it; raises as `text_encoder_info`."""
+    info = text_encoder_info(name)
+    return (os.path.abspath(name) if os.path.exists(name) else name), info
+
+
 def _check_usable(info: EncoderInfo) -> None:
     if info.rounding != "midpoint" and info.value_range != _YOUTUBE8M_RANGE:
         raise UsageError(
@@ -150,15 +182,20 @@ def _check_usable(info: EncoderInfo) -> None:
 
 
 def recorded_config(
-    schema: RecordSchema, origin: str, image_encoder: str | None = None, audio_encoder: str | None = None, **costs: Any
+    schema: RecordSchema,
+    origin: str,
+    image_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    text_encoder: str | None = None,
+    **costs: Any,
 ) -> EmbeddingConfig:
     """The configuration that made the records of a schema, to treat other files in the same way.
 
     Args:
         schema: of records made from media.
         origin: where it stands, for messages.
-        image_encoder, audio_encoder: paths of encoders that are not known by name.
-        costs: `seconds_per_minute`, `memory_bytes`, `file_count`.
+        image_encoder, audio_encoder, text_encoder: paths of encoders that are not known by name.
+        costs: `seconds_per_minute`, `memory_bytes`, `device`, `file_count`.
 
     Raises:
         UsageError: the records were not made from media.
@@ -192,6 +229,7 @@ def recorded_config(
         info.check_same(recorded, origin)
         chosen[medium] = name
     sampling = schema.sampling
+    texts = tuple(name.removesuffix(_VECTOR) for name in schema.encoders if name not in _NAMES[level].values())
     return EmbeddingConfig.of(
         chosen["picture"],
         chosen["sound"],
@@ -199,8 +237,29 @@ def recorded_config(
         mode=sampling["mode"],
         max_seconds=sampling["max_seconds"],
         level=level,
+        captions=any(modality.name == CAPTIONS for modality in schema.texts),
+        texts=texts,
+        text_encoder=_recorded_text_encoder(schema, origin, texts, text_encoder),
         **costs,
     )
+
+
+def _recorded_text_encoder(
+    schema: RecordSchema, origin: str, texts: Sequence[str], given: str | None
+) -> tuple[str, EncoderInfo] | None:
+    """The text encoder that made the vectors of a schema's texts."""
+    if not texts:
+        if given is not None:
+            raise UsageError(f"{origin} was made without a text encoder: leave --text_encoder out")
+        return None
+    assert schema.encoders is not None
+    recorded = schema.encoders[vector_name(texts[0])]
+    name = given or str(recorded.get("name"))
+    if given is None and name not in TEXT_ENCODERS:
+        raise JobError(f"{origin} was made by the text encoder {name!r}: give its path by --text_encoder=PATH")
+    planned = plan_text_encoder(name)
+    planned[1].check_same(recorded, origin)
+    return planned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,16 +269,18 @@ class Embedded:
     Attributes:
         rows: moments that were read.
         seconds: length of the presentation as far as it was read.
-        features: by modality, the codes of each row, or the mean of all, float32 (D,). Sound or pictures that a file
-            does not have are absent.
+        features: by modality, the codes, or of captions the text, of each row; or the mean of all, float32 (D,), and
+            all the text, or a text's vector. Sound, pictures or texts that a file does not have are absent.
         reason, message: None, or a reason of `vcls_model.media.errors` and a sentence on what could not be read.
+        notes: what was wrong with the captions, see `records.captions`.
     """
 
     rows: int
     seconds: float
-    features: Mapping[str, list[bytes] | np.ndarray]
+    features: Mapping[str, list[bytes] | np.ndarray | bytes]
     reason: str | None = None
     message: str | None = None
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Embedder:
@@ -228,6 +289,7 @@ class Embedder:
     def __init__(self, config: EmbeddingConfig) -> None:
         self._config = config
         self._cores = max(1, len(os.sched_getaffinity(0)) // max(1, config.file_count))
+        self._device = choose_device(config.device)
         limits = config.seconds_per_minute, config.memory_bytes
         self._reader: MediaReader | SplitReader
         if self._cores > 1:
@@ -235,8 +297,21 @@ class Embedder:
         else:
             self._reader = MediaReader(*limits)
 
-    def embed(self, path: str, start: float = 0.0, end: float | None = None) -> Embedded:
+    def embed(
+        self,
+        path: str,
+        start: float = 0.0,
+        end: float | None = None,
+        captions: str | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> Embedded:
         """The features of a file or of the segment from `start` to `end`, in seconds after its first moment.
+
+        Args:
+            path: of the file.
+            start, end: see above.
+            captions: path of its captions, where records hold them; times count from the file's first moment.
+            texts: what is to be embedded as a vector, by column, for those of `EmbeddingConfig.texts` that it has.
 
         Raises:
             MediaError: the file has no rows, or could not be decoded to its end within its limits.
@@ -247,27 +322,62 @@ class Embedder:
             raise MediaError(errors.OUT_OF_RANGE, f"{path!r}: {error}") from None
         with local_file(path) as local:
             try:
-                return self._embed(local, request)
+                embedded = self._embed(local, request)
+                if self._config.captions:
+                    embedded = self._captioned(embedded, captions, start)
+                vectors = self._vectors(texts or {})
+                return dataclasses.replace(embedded, features={**embedded.features, **vectors}) if vectors else embedded
             except MediaError as error:
                 if local != path:
                     raise MediaError(error.reason, error.message.replace(repr(local), repr(path))) from error
                 raise
 
+    def _captioned(self, embedded: Embedded, captions: str | None, start: float) -> Embedded:
+        texts, notes = read_captions_of(captions, embedded.rows, self._config.fps, start)
+        lines = [text.encode(errors="replace") for text in texts]
+        # Of a whole video, what goes on from row to row is said once.
+        whole = b" ".join(text for text, _ in itertools.groupby(lines) if text)
+        said = {CAPTIONS: lines if self._config.level == "frame" else whole}
+        features = {**embedded.features, **said} if whole else embedded.features
+        return dataclasses.replace(embedded, features=features, notes=notes)
+
+    def _vectors(self, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """The vectors of a file's texts, by modality."""
+        said = {column: texts[column] for column in self._config.texts if texts.get(column, "").strip()}
+        if self._config.text_encoder is None or not said:
+            return {}
+        encoder = load_planned_encoder(*self._config.text_encoder)
+        return {vector_name(column): encoder.encode(np.array([text], object))[0] for column, text in said.items()}
+
     def _embed(self, path: str, request: Request) -> Embedded:
-        gathered = [_Gathered(self._config, medium, name, info) for medium, name, info in self._config.encoders]
-        with self._reader.read(path, request) as rows:
-            if self._cores > 1:
-                _encode_together(rows, gathered, self._cores)
-            else:
-                for row in rows:
-                    for each in gathered:
-                        each.take(each.encoded(row))
+        media = [medium for medium, _, _ in self._config.encoders]
+        with contextlib.ExitStack() as stack:
+            submit, depth = self._encoding(stack)
+            keeps_rows = self._config.level == "frame"
+            gathered = [
+                Gathered(name, info, keeps_rows, self._device, submit) for _, name, info in self._config.encoders
+            ]
+            with self._reader.read(path, request) as rows:
+                contents = ([row.picture if medium == "picture" else row.sound for medium in media] for row in rows)
+                gather(contents, gathered, depth)
         outcome = rows.outcome
         assert outcome is not None
         if not outcome.rows:
             raise MediaError(errors.EMPTY, f"{path!r} has no moment in the part that was asked for")
-        features = {self._config.name_of(each.medium): each.result() for each in gathered if each.count}
+        features = {
+            self._config.name_of(medium): each.result()
+            for medium, each in zip(media, gathered, strict=True)
+            if each.count
+        }
         return Embedded(outcome.rows, outcome.seconds, features, outcome.reason, outcome.message)
+
+    def _encoding(self, stack: contextlib.ExitStack) -> "tuple[Submit, int]":
+        """How a row is encoded, and how many are under way at a time."""
+        if self._device == "gpu":
+            return at_once, 2 * GPU_BATCH
+        if self._cores == 1:
+            return at_once, 0
+        return stack.enter_context(ThreadPoolExecutor(self._cores)).submit, 2 * self._cores
 
     def close(self) -> None:
         """Ends the decoding process."""
@@ -278,77 +388,6 @@ class Embedder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _encode_together(rows: Iterable[MediaRow], gathered: "Sequence[_Gathered]", threads: int) -> None:
-    """Encodes several rows at a time and takes them in order; a few are under way, whatever the length of the file."""
-    under_way: collections.deque[list[Future[np.ndarray | None]]] = collections.deque()
-
-    def take_first() -> None:
-        for each, future in zip(gathered, under_way.popleft(), strict=True):
-            each.take(future.result())
-
-    with ThreadPoolExecutor(threads) as pool:
-        for row in rows:
-            under_way.append([pool.submit(each.encoded, row) for each in gathered])
-            if len(under_way) > 2 * threads:
-                take_first()
-        while under_way:
-            take_first()
-
-
-class _Gathered:
-    """The rows of one medium so far: their codes, or their sum."""
-
-    def __init__(self, config: EmbeddingConfig, medium: Medium, name: str, info: EncoderInfo) -> None:
-        self.medium = medium
-        self.count = 0
-        self._encoder = load_planned_encoder(name, info)
-        self._codes: list[bytes] | None = [] if config.level == "frame" else None
-        self._total = np.zeros(info.width)
-
-    def encoded(self, row: MediaRow) -> np.ndarray | None:
-        """The codes, or the features, of a row's picture or sound, by itself; None where the file has none."""
-        content = row.picture if self.medium == "picture" else row.sound
-        if content is None:
-            return None
-        if self.medium == "sound":
-            content = content[: self._encoder.info.input.row_shape[0]]
-        encode = self._encoder.encode if self._codes is None else self._encoder.encode_codes
-        return encode(content[None])[0]
-
-    def take(self, encoded: np.ndarray | None) -> None:
-        """The next row, in order."""
-        if encoded is None:
-            return
-        self.count += 1
-        if self._codes is not None:
-            self._codes.append(encoded.tobytes())
-        else:
-            self._total += encoded
-
-    def result(self) -> list[bytes] | np.ndarray:
-        """The codes of each row, or their mean."""
-        return self._codes if self._codes is not None else (self._total / self.count).astype(np.float32)
-
-
-_ENCODERS: dict[str, Encoder] = {}
-_LOADING = threading.Lock()
-
-
-def load_planned_encoder(name: str, info: EncoderInfo) -> Encoder:
-    """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan.
-
-    Args:
-        name, info: as `EmbeddingConfig.encoders` holds them.
-    """
-    with _LOADING:
-        key = f"{name} {info.weights_sha256}"
-        if key not in _ENCODERS:
-            encoder = load_encoder(name, info.modality)
-            encoder.info.check_same(info.as_json(), "the plan of this job")
-            _ENCODERS[key] = encoder
-        return _ENCODERS[key]
 
 
 @contextlib.contextmanager
@@ -383,9 +422,10 @@ def record_of(
     if labels is not None:
         features[LABELS] = int64_feature(labels)
     features.update({name: bytes_feature(text.encode()) for name, text in context.items() if text})
-    if config.level == "frame":
-        rows = {name: values for name, values in embedded.features.items() if isinstance(values, list)}
-        return write_sequence_example(features, rows)
+    rows = {}
     for name, values in embedded.features.items():
-        features[name] = float_feature(np.asarray(values))
-    return write_example(features)
+        if isinstance(values, list):
+            rows[name] = values
+        else:
+            features[name] = bytes_feature(values) if isinstance(values, bytes) else float_feature(values)
+    return write_sequence_example(features, rows) if config.level == "frame" else write_example(features)

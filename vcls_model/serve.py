@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import gc
 import ipaddress
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -110,14 +109,15 @@ def run(argv: Sequence[str] | None = None) -> None:
             file=sys.stderr,
             flush=True,
         )
-    logging.getLogger("vcls_model.requests").setLevel(logging.INFO)
     model = open_model(args, args.name)
     if config.sources and model.media is None:
         raise UsageError(f"--source needs a model whose data were made from media; those of {args.model} were not")
 
+    from vcls_model.serving.http.logs import log_lines_of_json
     from vcls_model.serving.http.metrics import Metrics
     from vcls_model.serving.live.engine import Engine
 
+    log_lines_of_json()
     metrics = Metrics()
     engine = Engine(model, options, observe_frame=metrics.observe_frame, observe_batch=metrics.observe_batch)
     metrics.watch(engine)

@@ -113,6 +113,7 @@ class GroupManifest(TypedDict):
     run_id: str
     aggregates: Count
     modalities: NotRequired[Count]
+    ids: NotRequired[Count]
     shards: list[ScoredShard]
 
 
@@ -184,6 +185,7 @@ class DeadLetter(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     shard: str
+    offset: NotRequired[int]
     error: str
     message: str
 

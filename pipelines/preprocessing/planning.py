@@ -183,7 +183,7 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
     if vocabulary:
         if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        classes = load_vocabulary(vocabulary)
+        classes = load_vocabulary(vocabulary, tell=True)
         if schema.class_count and len(classes) < schema.class_count:
             # Names may be missing at the end; a label of a nameless class is still a label.
             print(
@@ -204,7 +204,9 @@ def describe(config: JobConfig) -> str:
     schema = transform.schema
     size = sum(shard.size_bytes for shard in config.shards)
     modalities = ", ".join(
-        f"{each.name} (text)" if each.kind == TEXT else f"{each.name} ({each.kind}, {each.width})"
+        f"{each.name} (text{' per second' if each.timed else ''})"
+        if each.kind == TEXT
+        else f"{each.name} ({each.kind}, {each.width})"
         for each in schema.modalities
     )
     ratios = transform.ratios

@@ -161,6 +161,7 @@ def tokens_in(shards: Path) -> dict[bytes, list[int]]:
     return tokens
 
 
+@pytest.mark.slow
 def test_graph_gives_the_tokens_of_the_kernels(work: Path, videos: list[TitledVideo]) -> None:
     written = tokens_in(work / "data")
     assert len(written) == len(videos)
@@ -171,6 +172,7 @@ def test_graph_gives_the_tokens_of_the_kernels(work: Path, videos: list[TitledVi
     assert max(map(len, given)) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["--normalise=l2", "--pca_dims=4"])
 def test_texts_do_not_depend_on_how_others_are_normalised(work: Path, tmp_path: Path, normalise: str) -> None:
     preprocess_job.run(
@@ -184,6 +186,7 @@ def test_texts_do_not_depend_on_how_others_are_normalised(work: Path, tmp_path: 
     assert graph.numpy().tolist() == other.numpy().tolist()
 
 
+@pytest.mark.slow
 def test_shards_in_another_order_give_the_same_weights(work: Path, tmp_path: Path, videos: list[TitledVideo]) -> None:
     for number, part in enumerate([videos[2000:], videos[:500], videos[500:2000]]):
         write_shard(tmp_path / "raw" / f"{number}.tfrecord", [video.example() for video in part])
@@ -193,6 +196,7 @@ def test_shards_in_another_order_give_the_same_weights(work: Path, tmp_path: Pat
     assert tokens_in(tmp_path / "data") == tokens_in(work / "data")
 
 
+@pytest.mark.slow
 def test_bad_texts_are_counted_and_cost_no_record(work: Path, tmp_path: Path, videos: list[TitledVideo]) -> None:
     records = [video.example() for video in videos[:200]]
     for number, text in enumerate(NASTY):
@@ -216,6 +220,21 @@ def test_bad_texts_are_counted_and_cost_no_record(work: Path, tmp_path: Path, vi
     score_job.run([f"--input={tmp_path}/raw/*.tfrecord", f"--model={work}/model", f"--output={tmp_path}/scores"])
     scored = json.loads((tmp_path / "scores" / "info.json").read_text())
     assert (scored["records_written"], scored["records_rejected"]) == (300, 0)
+
+
+def test_without_titles_all_are_scored_as_if_they_had_none(
+    work: Path, tmp_path: Path, videos: list[TitledVideo]
+) -> None:
+    untitled = [TitledVideo(video.id, video.labels, video.picture, "").example() for video in videos[:100]]
+    write_shard(tmp_path / "untitled.tfrecord", untitled)
+    write_shard(tmp_path / "titled.tfrecord", [video.example() for video in videos[:100]])
+    rows = []
+    for name, flags in (("untitled", []), ("titled", ["--without=title"]), ("titled", [])):
+        output = tmp_path / f"scores{len(rows)}"
+        score_job.run([f"--input={tmp_path}/{name}.tfrecord", f"--model={work}/model", f"--output={output}", *flags])
+        rows.append(pq.read_table(output / "predictions").to_pylist())
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
 
 
 def test_unused_texts_are_named_once(

