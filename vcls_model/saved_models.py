@@ -5,12 +5,13 @@ refused unless all their operations are known to compute only; `--trust_model` l
 """
 
 import argparse
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from vcls_model import storage
-from vcls_model.commands import UsageError
+from vcls_model import limits, storage
+from vcls_model.commands import JobError, UsageError
 from vcls_model.computing_operations import COMPUTING, SAVING
 from vcls_model.quiet import quiet_start_up
 
@@ -69,6 +70,27 @@ def refuse_programs(directory: str, what: str, *, trusted: bool) -> None:
             f"{what} has operations that may do more than compute: {', '.join(names[:_NAMED])}{more}. A SavedModel is "
             "a program: if you trust where it comes from, add --trust_model"
         )
+
+
+@contextlib.contextmanager
+def graph_errors(what: str) -> Iterator[None]:
+    """Turns whatever TensorFlow raises of a damaged or unsuitable graph into one line; want of memory passes through.
+
+    Args:
+        what: begins the message: `the model DIR cannot be loaded`.
+
+    Raises:
+        JobError: the block raised an error.
+    """
+    try:
+        yield
+    except (UsageError, JobError):
+        raise
+    except Exception as error:
+        if limits.explained(error):
+            raise
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        raise JobError(f"{what}: {detail}") from error
 
 
 def other_operations(serialized: bytes, origin: str) -> set[str]:

@@ -234,6 +234,13 @@ def _refuse_device(path: str) -> None:
         raise JobError(f"{path} is a pipe, a socket or a device, not a file")
 
 
+def refuse_devices_below(directory: str) -> None:
+    """Raises `JobError` if there is a pipe, a socket or a device in a local directory that a library is to read."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            _refuse_device(os.path.join(folder, name))
+
+
 def read_small(path: str, most_bytes: int = _SMALL_BYTES) -> bytes:
     """The whole content of a file that people write, or that describes data.
 

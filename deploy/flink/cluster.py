@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -203,10 +203,15 @@ class FlinkCluster:
         )
         self._start_java(
             name,
-            ["-Xmx640m", "-XX:MaxDirectMemorySize=512m", "-XX:MaxMetaspaceSize=256m", f"-Djdk.net.hosts.file={hosts}"],
+            [
+                "-Xmx640m",
+                "-XX:MaxDirectMemorySize=512m",
+                "-XX:MaxMetaspaceSize=256m",
+                f"-Djdk.net.hosts.file={hosts}",
+                f"-javaagent:{job_server_jar(self.home)}",  # which also puts it on the class path, behind Flink's jars
+            ],
             "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
             ["--configDir", str(conf)],
-            [job_server_jar(self.home)],
         )
 
     def repair(self) -> None:
@@ -232,6 +237,7 @@ class FlinkCluster:
                 java(),
                 "-Xmx512m",
                 *_JAVA_FLAGS,
+                f"-javaagent:{jar}",
                 self._log_flag("job-server"),
                 "-cp",
                 os.pathsep.join(map(str, [jar, *logging_jars])),
@@ -245,10 +251,8 @@ class FlinkCluster:
             ],
         )
 
-    def _start_java(
-        self, name: str, flags: list[str], main_class: str, arguments: list[str], more_jars: Sequence[Path] = ()
-    ) -> None:
-        jars = [*sorted(map(str, lib_directory(self.home).glob("*.jar"))), *map(str, more_jars)]
+    def _start_java(self, name: str, flags: list[str], main_class: str, arguments: list[str]) -> None:
+        jars = sorted(map(str, lib_directory(self.home).glob("*.jar")))
         self._start(
             name,
             [java(), *flags, *_JAVA_FLAGS, self._log_flag(name), "-cp", os.pathsep.join(jars), main_class, *arguments],

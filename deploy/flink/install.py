@@ -30,8 +30,11 @@ def lib_directory(home: Path = DEFAULT_HOME) -> Path:
 
 
 def job_server_jar(home: Path = DEFAULT_HOME) -> Path:
-    """Beam's job server, one jar that `java -jar` runs and `--flink_job_server_jar` takes."""
-    return home / f"beam-{BEAM_RUNNER_VERSION}-flink-{FLINK_VERSION}-job-server.jar"
+    """Beam's job server, one jar that `java -jar` runs and `--flink_job_server_jar` takes.
+
+    As an agent (`java -javaagent:`, needless with `java -jar`) it keeps Beam's ports to the loopback interface.
+    """
+    return home / f"beam-{BEAM_RUNNER_VERSION}-flink-{FLINK_VERSION}-loopback-job-server.jar"
 
 
 def is_installed(home: Path = DEFAULT_HOME) -> bool:
@@ -114,6 +117,7 @@ def _build_job_server(home: Path) -> None:
     print(f"building Beam's job server for Flink {FLINK_VERSION} (about a minute) ...", flush=True)
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         shutil.copy(Path(__file__).with_name("pom.xml"), scratch)
+        shutil.copytree(Path(__file__).with_name("src"), Path(scratch) / "src")
         _command(
             [
                 "mvn",

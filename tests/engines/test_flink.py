@@ -207,7 +207,6 @@ def test_preprocess_of_videos_writes_the_same_bytes(
 
 
 @needs_tables
-@pytest.mark.xfail(reason="Java processes of a Flink job listen on every address: not mended yet", strict=True)
 def test_nothing_listens_to_other_machines(two_machines: FlinkCluster, videos: Path, tmp_path: Path) -> None:
     """Neither the cluster nor a job that starts a job server of its own."""
     output, addresses = tmp_path / "out", []

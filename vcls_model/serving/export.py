@@ -16,13 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from vcls_model import storage
-from vcls_model.commands import JobError
 from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
 from vcls_model.records.decoding import filling
 from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.text import LINE_SHIFT
 from vcls_model.records.transformed import TransformedModality, presence_name, sources_of
+from vcls_model.saved_models import graph_errors
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
 Features = dict[str, tf.Tensor]
@@ -125,12 +125,13 @@ class EmbeddedTransform(tf.Module):
         import tensorflow_transform as tft
         from tensorflow_transform.saved import saved_transform_io_v2
 
-        try:
-            with storage.local_copy(directory) as local:
-                output = tft.TFTransformOutput(local)
-                loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
-        except (OSError, ValueError) as error:
-            raise JobError(f"{directory} holds no transform graph that can be loaded: {error}") from None
+        with (
+            storage.local_copy(directory) as local,
+            graph_errors(f"{directory} holds no transform graph that can be loaded"),
+        ):
+            output = tft.TFTransformOutput(local)
+            storage.refuse_devices_below(output.transform_savedmodel_dir)
+            loader = saved_transform_io_v2.SavedModelLoader(output.transform_savedmodel_dir)
         self._loader = loader
         # Tracked one by one: what the loader holds would be missing from a SavedModel otherwise.
         self.tracked = [

@@ -20,7 +20,7 @@ from vcls_model.records.split_ids import GivenSplits, given_splits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
-from vcls_model.saved_models import LARGEST_GRAPH_BYTES
+from vcls_model.saved_models import LARGEST_GRAPH_BYTES, graph_errors
 from vcls_model.states import ExportedInfo, read_state
 
 SAVED_MODEL = "saved_model"
@@ -140,10 +140,16 @@ def describe(modalities: Sequence[Modality]) -> str:
 
 
 def load_saved_model(directory: str) -> Any:
-    """TensorFlow's object for the `saved_model/` of an exported model directory."""
+    """TensorFlow's object for the `saved_model/` of an exported model directory.
+
+    Raises:
+        JobError: it is damaged.
+    """
     import tensorflow as tf
 
-    with storage.local_copy(storage.join(directory, SAVED_MODEL)) as local:
+    path = storage.join(directory, SAVED_MODEL)
+    with storage.local_copy(path) as local, graph_errors(f"{path} cannot be loaded"):
+        storage.refuse_devices_below(local)
         return tf.saved_model.load(local)
 
 
@@ -155,8 +161,9 @@ class LoadedModel:
 
         Raises:
             UsageError: the SavedModel has no such signature as scoring needs, or gives another number of classes.
+            JobError: it cannot be loaded.
         """
-
+        self._path = path
         directory = storage.join(path, SAVED_MODEL)
         self._model = load_saved_model(path)
         signatures = self._model.signatures
@@ -181,8 +188,12 @@ class LoadedModel:
         Args:
             features: by modality: float32 (B, D), or the frames or texts of B videos. For a model that bears a missing
                 modality a vector may be NaN, and a video may have no frames of a modality.
+
+        Raises:
+            JobError: the graph does not run on them.
         """
-        parts = [self._logits(part) for part in _calls(features)]
+        with graph_errors(f"the model {self._path} cannot be run"):
+            parts = [self._logits(part) for part in _calls(features)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _logits(self, features: Mapping[str, FeatureValues]) -> np.ndarray:

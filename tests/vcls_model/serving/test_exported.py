@@ -2,19 +2,22 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.fixtures import records, training_data
 from tests.fixtures.scoring import write_model
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.records.decoding import FrameBatch
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.serving import exported
+from vcls_model.serving.export import EmbeddedTransform
 from vcls_model.serving.exported import LoadedModel, describe, mapped_codes, read_model_info
 
 MIXED = (*training_data.FRAME_SCHEMA.modalities, Modality("title", 4, VECTOR, "float32"))
@@ -26,6 +29,42 @@ def test_a_model_without_one_of_its_parts_is_not_finished(missing: str, model: P
     (half / missing).unlink()
     with pytest.raises(UsageError, match=f"half has no {missing}: it is missing or incomplete"):
         read_model_info(str(half))
+
+
+def test_damaged_variables_are_one_line(model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(model, tmp_path / "model")
+    (data,) = (copy / "saved_model" / "variables").glob("*.data-*")
+    data.write_bytes(b"")
+    with pytest.raises(JobError, match=r"saved_model cannot be loaded: .+") as raised:
+        LoadedModel(str(copy), 30)
+    assert "\n" not in str(raised.value)
+    data.unlink()
+    os.mkfifo(data)
+    with pytest.raises(JobError, match=r"variables.data.* is a pipe"):
+        LoadedModel(str(copy), 30)
+
+
+def test_a_damaged_transform_graph_is_one_line(graphs: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(graphs["video"], tmp_path / "data")
+    for path in (copy / "transform_fn" / "variables").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(JobError, match=r"data holds no transform graph that can be loaded: .+") as raised:
+        EmbeddedTransform(str(copy))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_graph_that_fails_when_it_is_called_is_one_line(tmp_path: Path) -> None:
+    class Failing(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def features(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            tf.debugging.assert_greater(tf.reduce_sum(x), 1e9, message="no\nsuch records")
+            return {"logits": x}
+
+    failing = Failing()
+    tf.saved_model.save(failing, str(tmp_path / "saved_model"), signatures={"features": failing.features})
+    with pytest.raises(JobError, match=r"the model .* cannot be run: .*such records") as raised:
+        LoadedModel(str(tmp_path), 2).logits({"x": np.zeros((3, 2), np.float32)})
+    assert "\n" not in str(raised.value)
 
 
 def test_what_a_caller_needs_is_there(model: Path) -> None:
