@@ -58,8 +58,12 @@ test: $(INSTALLED)  ## the tests
 	$(PY) -m pytest -n 2 --dist=worksteal
 
 .PHONY: test-slow
-test-slow: $(INSTALLED)  ## the tests that take more than half a minute each
-	$(PY) -m pytest -m slow
+test-slow: $(INSTALLED)  ## the tests that take more than some five seconds each
+	$(PY) -m pytest -n 2 --dist=worksteal -m slow
+
+.PHONY: fuzz
+fuzz: $(INSTALLED)  ## a minute of mutated tables for each input of each command
+	$(PY) -m pytest -m fuzz
 
 .PHONY: lint
 lint: $(INSTALLED)  ## format, ruff, mypy, the rules between packages, the word list

@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,6 +27,9 @@ _GO_ON = (
     "What was finished stays: the same command goes on with --resume, or begins again with --overwrite where there is "
     "no --resume"
 )
+# Names of files, classes and videos come from anyone: what would move the cursor, change the colours or the title of a
+# terminal, or the order of its letters. Ends of lines, tabs and returns are the commands' own, but for their messages.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # What stands for a number in help texts.
 _METAVARS = {int: "N", float: "X"}
 # Ends the help of a flag that has a default.
@@ -101,9 +105,31 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
             stream.reconfigure(errors="backslashreplace")
+            _write_printable(stream)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
+
+
+def _write_printable(stream: io.TextIOWrapper) -> None:
+    """From here on, a stream writes characters that control a terminal as `\\x1b`."""
+    write = stream.write
+
+    def write_escaped(text: str) -> int:
+        write(_CONTROLS.sub(_escape, text))
+        return len(text)
+
+    stream.write = write_escaped  # type: ignore[method-assign]
+
+
+def _escape(match: "re.Match[str]") -> str:
+    return match.group().encode("unicode_escape").decode()
+
+
+def _say(kind: str, message: str) -> None:
+    """Prints the message with which a command ends; a name with an end of line in it forges no other."""
+    shown = message.replace("\r", "\\r").replace("\n", "\n  ")
+    print(f"{kind}: {shown}", file=sys.stderr, flush=True)
 
 
 def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
@@ -112,17 +138,17 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         limits.end_with_threads(_fail_now)
         run(None)
     except UsageError as error:
-        print(f"usage error: {error}", file=sys.stderr)
+        _say("usage error", str(error))
         return 2
     except JobError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say("error", str(error))
         return 1
     except OSError as error:
         reason = limits.explained(error) if error.errno in (None, errno.EAGAIN, errno.ENOMEM) else None
         if error.errno is None and reason is None:  # raised by a library for reasons of its own
             raise
         plain = error.errno in _NAMING_ERRORS
-        print(f"error: {reason or os_error_text(error)}" + ("" if plain else f". {_GO_ON}"), file=sys.stderr)
+        _say("error", (reason or os_error_text(error)) + ("" if plain else f". {_GO_ON}"))
         return 1
     except _Terminated:
         print(f"terminated. {_GO_ON}", file=sys.stderr)
@@ -134,13 +160,13 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         reason = limits.explained(error)
         if reason is None:
             raise
-        print(f"error: {reason}. {_GO_ON}", file=sys.stderr)
+        _say("error", f"{reason}. {_GO_ON}")
         return 1
     return 0
 
 
 def _fail_now(reason: str) -> NoReturn:
-    print(f"error: {reason}. {_GO_ON}", file=sys.stderr, flush=True)
+    _say("error", f"{reason}. {_GO_ON}")
     os._exit(1)
 
 

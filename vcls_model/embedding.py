@@ -437,16 +437,18 @@ _ENCODERS: dict[str, Encoder] = {}
 _LOADING = threading.Lock()
 
 
-def load_planned_encoder(name: str, info: EncoderInfo) -> Encoder:
+def load_planned_encoder(name: str, info: EncoderInfo, threads: int = 1) -> Encoder:
     """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan.
 
     Args:
         name, info: as `EmbeddingConfig.encoders` holds them.
+        threads: of one input, see `load_encoder`.
     """
     with _LOADING:
-        key = f"{name} {info.weights_sha256}"
+        key = f"{name} {info.weights_sha256} {threads}"
         if key not in _ENCODERS:
-            encoder = load_text_encoder(name) if info.modality == "text" else load_encoder(name, info.modality)
+            is_text = info.modality == "text"
+            encoder = load_text_encoder(name) if is_text else load_encoder(name, info.modality, threads=threads)
             encoder.info.check_same(info.as_json(), "the plan of this job")
             _ENCODERS[key] = encoder
         return _ENCODERS[key]

@@ -68,7 +68,7 @@ def explained(error: BaseException) -> str | None:
         for pattern, reason in _REASONS:
             if re.search(pattern, text):
                 limits = ", ".join(in_force())
-                detail = " ".join(text.split())[:300]
+                detail = " ".join(text.partition("Traceback")[0].split())[:300]
                 return f"{reason} ({detail})" + (f"; limits: {limits}" if limits else "")
         each = each.__cause__ or each.__context__
     return None

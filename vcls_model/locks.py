@@ -113,8 +113,9 @@ def _born(pid: int) -> int:
 
 def lock_path(directory: str) -> str:
     """Where the lock of an output directory lies."""
-    directory = directory.rstrip("/")
-    return f"{directory}.lock" if storage.is_object_store(directory) else os.path.join(directory, storage.LOCK_NAME)
+    if storage.is_object_store(directory):
+        return directory.rstrip("/") + ".lock"
+    return os.path.join(directory, storage.LOCK_NAME)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from vcls_model.commands import UsageError
 from vcls_model.computing_operations import COMPUTING, SAVING
 from vcls_model.quiet import quiet_start_up
 
-FILE = "saved_model.pb"
+_FILE = "saved_model.pb"
+_TEXT_FILE = "saved_model.pbtxt"
 # What a protocol buffer holds at most.
 LARGEST_GRAPH_BYTES = 1 << 31
 # Functions of these names hold the operations that write and read the variables' files when a model is saved.
@@ -36,7 +37,7 @@ def refuse_encoder_programs(args: argparse.Namespace) -> None:
     """`refuse_programs` of what --image_encoder and --audio_encoder name, where that is a SavedModel."""
     for flag in ("image_encoder", "audio_encoder"):
         path = getattr(args, flag)
-        if path and storage.exists(storage.join(path, FILE)):
+        if path:
             refuse_programs(path, f"--{flag}={path}", trusted=args.trust_model)
 
 
@@ -44,16 +45,23 @@ def refuse_programs(directory: str, what: str, *, trusted: bool) -> None:
     """Refuses a SavedModel whose operations may do more than compute; imports TensorFlow.
 
     Args:
-        directory: of the SavedModel, local or on an object store.
+        directory: of the SavedModel, local or on an object store; what is none passes: what loads it says so.
         what: what the command line calls it, for the message: `--model=DIR`.
         trusted: the user vouches for it, and it is not looked at.
 
     Raises:
-        UsageError: it has other operations, which the message names, or is not a SavedModel.
+        UsageError: it has other operations, which the message names, or is damaged, or stored as text.
     """
     if trusted:
         return
-    path = storage.join(directory, FILE)
+    path = storage.join(directory, _FILE)
+    if not storage.exists(path):
+        if storage.exists(storage.join(directory, _TEXT_FILE)):
+            raise UsageError(
+                f"{what} is a SavedModel stored as text ({_TEXT_FILE}), whose operations are not looked at: if you "
+                "trust where it comes from, add --trust_model"
+            )
+        return
     names = sorted(other_operations(storage.read_small(path, LARGEST_GRAPH_BYTES), path))
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -80,10 +88,13 @@ def other_operations(serialized: bytes, origin: str) -> set[str]:
     except DecodeError:
         raise UsageError(f"{origin} is not a SavedModel") from None
     others: set[str] = set()
+    # TensorFlow runs nodes of the graph itself only where there are no objects, as version 1 saved models: there the
+    # operations that save variables may belong to what is called.
+    of_objects = len(saved.meta_graphs) == 1 and saved.meta_graphs[0].HasField("object_graph_def")
     for graph in saved.meta_graphs:
         functions = {function.signature.name: function for function in graph.graph_def.library.function}
         savers = _savers(graph, functions)
-        others |= _others(graph.graph_def.node, functions, COMPUTING | SAVING)
+        others |= _others(graph.graph_def.node, functions, COMPUTING | SAVING if of_objects else COMPUTING)
         for name, function in functions.items():
             others |= _others(function.node_def, functions, COMPUTING | SAVING if name in savers else COMPUTING)
     return others

@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import gc
 import ipaddress
-import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -51,6 +51,9 @@ class ServeConfig:
         sources = tuple(Source.parse(each) for each in args.source)
         if len({each.name for each in sources}) < len(sources):
             raise UsageError("--source: two sources have the same name")
+        for address in args.webhook:
+            if not re.match("https?://[^/]", address):
+                raise UsageError(f"--webhook={address}: expected an address that begins with http:// or https://")
         for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
             if value < 1:
                 raise UsageError(f"--{flag} is too small")
@@ -106,14 +109,15 @@ def run(argv: Sequence[str] | None = None) -> None:
             file=sys.stderr,
             flush=True,
         )
-    logging.getLogger("vcls_model.requests").setLevel(logging.INFO)
     model = open_model(args, args.name)
     if config.sources and model.media is None:
         raise UsageError(f"--source needs a model whose data were made from media; those of {args.model} were not")
 
+    from vcls_model.serving.http.logs import log_lines_of_json
     from vcls_model.serving.http.metrics import Metrics
     from vcls_model.serving.live.engine import Engine
 
+    log_lines_of_json()
     metrics = Metrics()
     engine = Engine(model, options, observe_frame=metrics.observe_frame, observe_batch=metrics.observe_batch)
     metrics.watch(engine)

@@ -5,9 +5,9 @@ release did not write are `NotRequired`.
 """
 
 import functools
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from vcls_model import storage
@@ -15,24 +15,30 @@ from vcls_model.commands import JobError
 
 _OPEN = ConfigDict(extra="allow", strict=True)
 _Shape = TypeVar("_Shape")
+# What is counted fits a float.
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+# Of sums of floats: 1 may be a little more.
+Fraction = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]
+# A fraction or a count.
+Figure = Annotated[float, Field(ge=-1e-6, le=1 << 53)]
 
 
 class Counted(TypedDict):
     """`info.json` of a job, in so far as all have it: every record read is written or rejected."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    records_read: int
-    records_written: int
-    records_rejected: int
-    rejected_by_reason: dict[str, int]
+    records_read: Count
+    records_written: Count
+    records_rejected: Count
+    rejected_by_reason: dict[str, Count]
 
 
 class SplitCount(TypedDict):
     """A split in the `info.json` of a dataset."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    records: int
-    shards: NotRequired[int]
+    records: Count
+    shards: NotRequired[Count]
 
 
 class FeatureStatistics(TypedDict):
@@ -49,9 +55,9 @@ class DatasetStatistics(TypedDict):
     """What preprocess counted and measured."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    class_counts: NotRequired[dict[str, list[int]]]
+    class_counts: NotRequired[dict[str, list[Count]]]
     features: NotRequired[dict[str, FeatureStatistics]]
-    labels_per_video: NotRequired[list[int]]
+    labels_per_video: NotRequired[list[Count]]
 
 
 class DatasetInfo(TypedDict):
@@ -61,7 +67,7 @@ class DatasetInfo(TypedDict):
     schema: dict[str, Any]
     transformed: list[dict[str, Any]]
     splits: dict[str, SplitCount]
-    class_count: int
+    class_count: Count
     statistics: NotRequired[DatasetStatistics]
     identity: NotRequired[dict[str, str]]
 
@@ -71,7 +77,7 @@ class ExportedInfo(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     schema: NotRequired[dict[str, Any]]
-    class_count: NotRequired[int]
+    class_count: NotRequired[Count]
     model: NotRequired[dict[str, Any]]
     transformed: NotRequired[list[dict[str, Any]]]
     presence: NotRequired[bool]
@@ -85,18 +91,18 @@ class ScoredShard(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     path: str
-    size_bytes: int
-    records_read: int
-    records_written: int
-    records_rejected: int
-    records_labelled: int
-    records_outside_split: int
-    rejected_by_reason: dict[str, int]
+    size_bytes: Count
+    records_read: Count
+    records_written: Count
+    records_rejected: Count
+    records_labelled: Count
+    records_outside_split: Count
+    rejected_by_reason: dict[str, Count]
     modified_seconds: NotRequired[float]
     digest: NotRequired[str]
-    labels_unknown: NotRequired[int]
-    missing: NotRequired[dict[str, int]]
-    records_by_split: NotRequired[dict[str, int]]
+    labels_unknown: NotRequired[Count]
+    missing: NotRequired[dict[str, Count]]
+    records_by_split: NotRequired[dict[str, Count]]
 
 
 class GroupManifest(TypedDict):
@@ -105,8 +111,9 @@ class GroupManifest(TypedDict):
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     group: str
     run_id: str
-    aggregates: int
-    modalities: NotRequired[int]
+    aggregates: Count
+    modalities: NotRequired[Count]
+    ids: NotRequired[Count]
     shards: list[ScoredShard]
 
 
@@ -128,24 +135,49 @@ class ScoreSettings(TypedDict):
 class ScoresInfo(Counted):
     """`info.json` of a scores directory."""
 
-    class_count: NotRequired[int | None]
+    class_count: NotRequired[Count | None]
     models: NotRequired[list[dict[str, Any]] | None]
-    records_labelled: NotRequired[int]
+    records_labelled: NotRequired[Count]
     schema: NotRequired[dict[str, Any] | None]
-    threshold: NotRequired[float]
-    records_by_split: NotRequired[dict[str, int]]
+    threshold: NotRequired[Fraction]
+    records_by_split: NotRequired[dict[str, Count]]
 
 
 class StoredMetrics(TypedDict):
     """`metrics.json`; a figure without a denominator is None."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    videos: int
-    gap_at_20: float | None
-    map: float | None
-    hit_at_1: float | None
-    slices: NotRequired[dict[str, dict[str, Any]]]
-    segments: NotRequired[dict[str, Any]]
+    videos: Count
+    gap_at_20: Fraction | None
+    map: Fraction | None
+    hit_at_1: Fraction | None
+    map_at_20: NotRequired[Fraction | None]
+    perr: NotRequired[Fraction | None]
+    macro_roc_auc: NotRequired[Fraction | None]
+    precision_micro: NotRequired[Fraction | None]
+    recall_micro: NotRequired[Fraction | None]
+    f1_micro: NotRequired[Fraction | None]
+    f1_macro: NotRequired[Fraction | None]
+    f1_weighted: NotRequired[Fraction | None]
+    expected_calibration_error: NotRequired[Fraction | None]
+    expected_calibration_error_at_20: NotRequired[Fraction | None]
+    threshold: NotRequired[Fraction | None]
+    confusion_video_fraction: NotRequired[Fraction | None]
+    gap_at_20_lower: NotRequired[Fraction | None]
+    gap_at_20_upper: NotRequired[Fraction | None]
+    map_lower: NotRequired[Fraction | None]
+    map_upper: NotRequired[Fraction | None]
+    map_at_20_lower: NotRequired[Fraction | None]
+    map_at_20_upper: NotRequired[Fraction | None]
+    gap_at_20_ci_low: NotRequired[Fraction | None]
+    gap_at_20_ci_high: NotRequired[Fraction | None]
+    map_ci_low: NotRequired[Fraction | None]
+    map_ci_high: NotRequired[Fraction | None]
+    labels: NotRequired[Count]
+    class_count: NotRequired[Count]
+    classes_with_positives: NotRequired[Count]
+    slices: NotRequired[dict[str, dict[str, dict[str, Figure | None]]]]
+    segments: NotRequired[dict[str, Figure | None]]
 
 
 class DeadLetter(TypedDict):
@@ -153,6 +185,7 @@ class DeadLetter(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     shard: str
+    offset: NotRequired[int]
     error: str
     message: str
 
@@ -162,7 +195,7 @@ class ModalitiesInfo(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     modalities: list[str]
-    videos: int
+    videos: Count
     subsets: list[dict[str, Any]]
 
 

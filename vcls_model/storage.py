@@ -47,8 +47,8 @@ def join(directory: str, *parts: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Makes a local path absolute, so that workers with another working directory find it."""
-    return path if is_object_store(path) else os.path.abspath(_local(path))
+    """Makes a local path absolute, so that workers with another working directory find it; no name stays none."""
+    return path if is_object_store(path) or not path.strip() else os.path.abspath(_local(path))
 
 
 def resolved(path: str) -> str:
@@ -172,8 +172,8 @@ def from_json(data: bytes | str, origin: str) -> Any:
             `origin`.
     """
     try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff")
-        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_distinct)
+        text = data.decode(json.detect_encoding(data)) if isinstance(data, bytes) else data
+        return json.loads(text.removeprefix("\ufeff"), parse_constant=lambda _: None, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise JobError(f"{origin} is not JSON: {error}") from None
 
@@ -205,7 +205,13 @@ def open_for_reading(path: str) -> BinaryIO:
 
 
 def open_for_appending(path: str) -> BinaryIO:
-    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there."""
+    """A stream, without a buffer, at the end of a file on a disk, which is made if it is not there.
+
+    Raises:
+        JobError: it is a pipe, which may make its writer wait for ever, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    _refuse_device(_local(path))
     return cast(BinaryIO, open(_local(path), "ab", buffering=0))
 
 
@@ -475,6 +481,8 @@ def _expand_several(parts: Sequence[str]) -> list[_File]:
 
 
 def _no_match(path: str) -> UsageError:
+    if not path:
+        return UsageError("a list of files has an empty part: is there a comma too many?")
     if not is_object_store(path) and os.path.isdir(_local(path)):
         return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*.tfrecord')!r}")
     hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if is_pattern(path) else ""
@@ -623,18 +631,26 @@ def _part_expression(part: str) -> str:
 
 
 def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
-    """Base names of the files directly below `directory` that begin and end so; [] when it is absent."""
+    """Base names of the files directly below `directory` that begin and end so; [] when it is absent.
+
+    Hidden files are none of them: file managers leave a `._part.parquet` beside each `part.parquet`.
+    """
     if not is_object_store(directory):
-        return sorted(name for name in _listdir(directory) if name.startswith(prefix) and name.endswith(suffix))
-    root = directory.rstrip("/") + "/"
-    names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
-    return sorted(name for name in names if "/" not in name and name.endswith(suffix))
+        names: Iterable[str] = _listdir(directory)
+    else:
+        root = directory.rstrip("/") + "/"
+        names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
+    return sorted(
+        name
+        for name in names
+        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
+    )
 
 
 def _listdir(directory: str) -> Sequence[str]:
     try:
         return os.listdir(_local(directory))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
 
 

@@ -123,10 +123,12 @@ def parse_header(line: str, path: str, encoding: str = "utf-8", *, fold_case: bo
         JobError: it is empty, or names a column twice.
     """
     if not line.strip():
-        raise JobError(f"{path} is empty: its first line must name the columns")
+        raise JobError(f"{path} is empty, or its first line is: that line must name the columns")
     # The separator that makes the most columns; a comma inside quotes does not count.
     rows = {separator: _split(line, separator) for separator in SEPARATORS}
     separator = max(SEPARATORS, key=lambda each: len(rows[each]))
+    if not rows[separator]:
+        raise JobError(f"{path}: its first line, which must name the columns, is not one of a CSV: {line[:80]!r}")
     names = tuple(cell.strip() for cell in rows[separator])
     lowered = [name.lower() if fold_case else name for name in names if name]
     if repeated := _repeated(lowered):
@@ -276,9 +278,18 @@ def read_csv(
                         raise JobError(f"{row.where}: {unique} {row[unique]!r} occurs twice, after line {first}")
                 yield row
         except csv.Error as error:
-            raise JobError(f"{path}, line {line + 1}: {error}") from None
+            raise JobError(f"{path}, line {line + 1}: {_explained(error)}") from None
         except UnicodeDecodeError as error:
             raise JobError(not_utf8(path, line + 1, error)) from None
+
+
+def _explained(error: csv.Error) -> str:
+    """What is wrong with the quotes of a row, in words."""
+    if "expected after" in str(error):
+        return "a quoted cell goes on behind its second quote: remove what is there, or double the quote"
+    if "unexpected end" in str(error):
+        return "a quote is not closed"
+    return str(error)
 
 
 def _lines(stream: IO[str], path: str) -> Iterator[str]:
@@ -345,8 +356,10 @@ def whole_numbers(values: np.ndarray, where: str, what: str = "a whole number") 
     Raises:
         JobError: a value is not; the message has the first.
     """
-    if values.dtype.kind in "iub":
+    if values.dtype.kind in "iu":
         return values.astype(np.int64)
+    if values.dtype.kind == "b":  # what is true of which class, as a column for each class would have it
+        raise JobError(f"{where}: expected {what}, got true and false: list the indices of what is true")
     if values.dtype.kind != "f":
         raise JobError(f"{where}: expected {what}, got {values.dtype} values")
     wrong = ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) >= 2**53)
@@ -374,7 +387,7 @@ def id_bytes(value: object, where: str) -> bytes:
         JobError: it is missing, empty, or a fraction.
     """
     if isinstance(value, bytes):
-        identity = value
+        identity = value.strip()
     elif isinstance(value, str):
         try:
             identity = value.strip().encode()

@@ -1,7 +1,6 @@
 """The labels of media files: of a CSV, or of the folders that the files lie in."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
 from vcls_model.embedding import CAPTIONS
 from vcls_model.records.schema import MOST_CLASSES
-from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
+from vcls_model.records.vocabulary import NUMBER, ClassInfo, load_vocabulary, shared_names, unnamed_classes
 from vcls_model.tables import Column
 
 FOLDERS = "folders"
@@ -17,7 +16,8 @@ _PATH = Column("path", ("file", "filename", "video"))
 _LABELS = Column("labels", ("label",), required=False)
 _CAPTIONS = Column(CAPTIONS, required=False)
 _OPTIONAL = tuple(Column(name, required=False) for name in ("id", "start", "end"))
-_WHOLE = re.compile(r"\d+")
+# What programs write where there is nothing.
+_NOTHING = ("nan", "none", "null", "na", "n/a", "<na>")
 
 File = tuple[str, int, float]  # path, bytes, time of the last change
 
@@ -176,24 +176,25 @@ def _report_unmatched(path: str, entries: list[Entry], unmatched: list[str], kno
 def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list[ClassInfo], list[tuple[int, ...]]]:
     """The classes, and the class indices of each entry, ascending (none for an entry without labels).
 
-    With a vocabulary a label is one of its names, or else an index. Without, whole numbers throughout are indices;
-    otherwise labels are names, and the classes stand in alphabetical order.
+    With a vocabulary a label is one of its names, or else an index. Without, numbers throughout are indices; otherwise
+    labels are names, and the classes stand in alphabetical order.
 
     Raises:
-        UsageError: a label is not in the vocabulary, or names several of its classes.
+        UsageError: a label is not in the vocabulary, names several of its classes, or is a fraction among numbers.
     """
     names = sorted({label for entry in entries for label in entry.labels or ()})
     if vocabulary is not None:
         if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        classes = load_vocabulary(vocabulary)
-    elif names and all(_WHOLE.fullmatch(name) for name in names):
-        highest = max(map(int, names))
+        classes = load_vocabulary(vocabulary, tell=True)
+    elif names and all(NUMBER.fullmatch(name) for name in names):
+        highest = max(_number(label, entry.where) for entry in entries for label in entry.labels or ())
         if highest >= MOST_CLASSES:
             raise UsageError(f"label {highest} is outside [0, {MOST_CLASSES}): list the classes with --vocabulary")
         classes = unnamed_classes(highest + 1)
     else:
         classes = [ClassInfo(index, name) for index, name in enumerate(names)]
+        _warn_of_names(names)
     indices: dict[str, list[int]] = {}
     for info in classes:
         indices.setdefault(info.name, []).append(info.index)
@@ -204,6 +205,30 @@ def index_labels(entries: Sequence[Entry], vocabulary: str | None) -> tuple[list
     return classes, labels
 
 
+def _warn_of_names(names: Sequence[str]) -> None:
+    """Says which names, of which classes are made, look as if something else was meant."""
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    nothing = [name for name in names if name.casefold() in _NOTHING]
+    alike = [[names[place] for place in places] for places in shared_names(names).values()]
+    for found, why in (
+        (numbers, "numbers are names where other labels are; with --vocabulary=CSV they are indices"),
+        (nothing, "a file without a label has an empty cell"),
+        (alike[0] if alike else [], "they differ in case alone"),
+    ):
+        if found:
+            print(f"warning: labels make classes called {', '.join(map(repr, found[:5]))}: {why}", file=sys.stderr)
+
+
+def _number(label: str, where: str) -> int:
+    try:
+        index = tables.whole_number(label, where, "the index of a class")
+    except JobError as error:
+        raise tables.as_usage_error(error) from None
+    if index < 0:
+        raise UsageError(f"{where}: the index of a class must not be negative, got {label}")
+    return index
+
+
 def _index(label: str, indices: dict[str, list[int]], count: int, where: str, vocabulary: str | None) -> int:
     if label in indices:
         if len(indices[label]) > 1:
@@ -212,6 +237,6 @@ def _index(label: str, indices: dict[str, list[int]], count: int, where: str, vo
                 f"{', '.join(map(str, indices[label]))} instead"
             )
         return indices[label][0]
-    if _WHOLE.fullmatch(label) and int(label) < count:
-        return int(label)
+    if NUMBER.fullmatch(label) and (index := _number(label, where)) < count:
+        return index
     raise UsageError(f"{where}: {vocabulary} has no class {label!r} ({count} classes)")

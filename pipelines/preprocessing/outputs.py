@@ -131,6 +131,9 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, manifests.DIRECTORY))
     print(table(summary))
     _check(config, summary)
+    for name, fitted in features.items():
+        if isinstance(fitted, DocumentCounts) and not fitted.documents.any():
+            print(f"warning: no training record has a text {name!r}: is --text right?", file=sys.stderr)
     ids = manifests.count_repeated_ids(config.output, config.shards)
     summary.notes.update(_repeated_ids(ids))
     counts = summary.class_counts[0].tolist()
@@ -232,6 +235,8 @@ def table(summary: Summary) -> str:
     lines.append(rejected_line(summary.rejected, 10, 12))
     lines += [
         f"records without {name}: {count:,}; models do without it, see --missing_modality"
+        if count < int(summary.written.sum())
+        else f"warning: no record has {name}: is it called otherwise there? Models do without it"
         for name, count in sorted(summary.missing.items())
     ]
     return "\n".join(lines)

@@ -183,7 +183,7 @@ def plan_classes(vocabulary: str | None, schema: RecordSchema) -> list[ClassInfo
     if vocabulary:
         if not storage.exists(vocabulary):
             raise UsageError(f"vocabulary {vocabulary} does not exist")
-        classes = load_vocabulary(vocabulary)
+        classes = load_vocabulary(vocabulary, tell=True)
         if schema.class_count and len(classes) < schema.class_count:
             # Names may be missing at the end; a label of a nameless class is still a label.
             print(

@@ -146,8 +146,9 @@ def check_rejected(
     if rejected > max_rejected_fraction * records_read:
         raise JobError(
             f"{rejected:,} of {records_read:,} records were rejected, {rejected / records_read:.2%}, more than "
-            f"--max_rejected_fraction={max_rejected_fraction:g} allows ({reasons_text(rejected_by_reason)}); see "
-            f"{dead_letters}. The usable records are written: --resume with a higher fraction accepts them"
+            f"--max_rejected_fraction={max_rejected_fraction:g} allows ({reasons_text(rejected_by_reason)}"
+            f"{_first_rejected(dead_letters)}); see {dead_letters}. The usable records are written: --resume with a "
+            "higher fraction accepts them"
         )
     if whole_files > max_rejected_fraction * files:
         raise JobError(
@@ -170,8 +171,20 @@ def check_any_written(output: str, records_written: int, rejected_by_reason: Map
     """
     if records_written:
         return
-    reasons = reasons_text(rejected_by_reason)
-    raise JobError(failure + (f" ({reasons}); see {storage.join(output, DEAD_LETTER)}" if reasons else ""))
+    reasons, dead_letters = reasons_text(rejected_by_reason), storage.join(output, DEAD_LETTER)
+    raise JobError(failure + (f" ({reasons}{_first_rejected(dead_letters)}); see {dead_letters}" if reasons else ""))
+
+
+def _first_rejected(dead_letters: str) -> str:
+    """What is wrong with one of the rejected records, and where it is: the end of a message."""
+    for name in storage.list_names(dead_letters):
+        origin = storage.join(dead_letters, name)
+        if line := next(iter(storage.read_bytes(origin).splitlines()), b""):
+            letter = checked(storage.from_json(line, origin), origin, DeadLetter)
+            place = "line" if letter["shard"].lower().endswith((".csv", ".tsv", ".txt")) else "byte"
+            at = f", {place} {letter['offset']}" if "offset" in letter else ""
+            return f"; the first is {letter['shard']}{at}: {letter['message']}"
+    return ""
 
 
 def _foreign_files(dead_letters: str, count: int) -> str:

@@ -48,18 +48,20 @@ def shown_progress(progress: Progress, output: str, stream: TextIO | None = None
         _OBJECT_STORE_SECONDS if storage.is_object_store(output) else _TERMINAL_SECONDS if terminal else _FILE_SECONDS
     )
     stopped = threading.Event()
+    width = 0
 
     def show() -> None:
+        nonlocal width
         try:
             progress.look()
         except (OSError, ValueError):  # a file that is just being replaced: look again later
             return
-        print(
-            f"\r\x1b[K{progress.line()}" if terminal else progress.line(),
-            end="" if terminal else "\n",
-            file=stream,
-            flush=True,
-        )
+        line = progress.line()
+        if terminal:
+            print(f"\r{line:<{width}}", end="", file=stream, flush=True)
+            width = len(line)
+        else:
+            print(line, file=stream, flush=True)
 
     def watch() -> None:
         while not stopped.wait(pause):

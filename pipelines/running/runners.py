@@ -76,6 +76,14 @@ class Runner:
         return self.beam_name == _FN_API_RUNNER
 
 
+def _check_direct(options: "PipelineOptions") -> None:
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    workers = options.view_as(DirectOptions).direct_num_workers
+    if workers < 0:
+        raise UsageError(f"--direct_num_workers must not be negative, got {workers}")
+
+
 def _direct_workers(options: "PipelineOptions") -> int:
     from apache_beam.options.pipeline_options import DirectOptions
 
@@ -185,6 +193,7 @@ RUNNERS = (
         ),
         shown_options=("direct_num_workers",),
         workers=_direct_workers,
+        check=_check_direct,
     ),
     Runner(
         "FlinkRunner",

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.running.outputs import DEAD_LETTER
 from pipelines.scoring.blocks import ScoredBlock
 from pipelines.scoring.config import ScoringConfig
-from pipelines.scoring.layout import manifest_path, modalities_name, part_name, segments_name, slices_name
+from pipelines.scoring.layout import ids_name, manifest_path, modalities_name, part_name, segments_name, slices_name
 from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
@@ -24,7 +24,9 @@ from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import SliceAccumulator
 from vcls_model.metrics.stored import STATE, aggregate_name
 from vcls_model.records.decoding import Rejected
+from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.ids import printable_id
+from vcls_model.records.split_ids import hashes_of
 from vcls_model.records.splits import NO_SPLIT, SPLITS
 from vcls_model.serving.combining import mean_of_models
 
@@ -117,6 +119,8 @@ class GroupScores:
         self._segments = SegmentAccumulator(config.class_count) if config.schema.segments else None
         self._slices = [SliceAccumulator(config.class_count, feature) for feature in config.slice_by]
         self._rejected: list[Rejected] = []
+        # Of every record that is scored: 8 bytes by which the end of the job finds ids that come more than once.
+        self._hashes = [np.zeros(0, np.uint64)]
         self._shards: list[dict[str, Any]] = []
         self._begun = time.monotonic()
 
@@ -190,6 +194,7 @@ class GroupScores:
             best = self._select_best(combined, labels)
         predictions.add(ids, *first_k(best, min(self._config.top_k, self._config.class_count)), labels, combined)
         self._counts.records_written += len(ids)
+        self._hashes.append(hashes_of(BytesColumn.of(ids)))
         if self._segments is not None and ratings is not None:
             self._segments.update(ratings.classes, combined[ratings.rows, ratings.classes], ratings.present)
         labelled = labels.labelled
@@ -253,11 +258,14 @@ class GroupScores:
                 storage.join(output, DEAD_LETTER, f"{name}.jsonl"),
                 b"".join(rejected.to_json() for rejected in self._rejected),
             )
+        hashes = np.concatenate(self._hashes)
+        storage.write_atomically(storage.join(output, STATE, ids_name(name)), hashes.astype("<u8").tobytes())
         manifest = {
             "group": name,
             "run_id": self._config.run_id,
             "aggregates": len(self._aggregates),
             "modalities": len(self._by_subset),
+            "ids": len(hashes),
             "shards": self._shards,
         }
         storage.write_json(manifest_path(output, name), manifest)

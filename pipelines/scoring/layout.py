@@ -53,6 +53,11 @@ def modalities_name(group: str, number: int) -> str:
     return f"{group}.modalities{number}.metrics"
 
 
+def ids_name(group: str) -> str:
+    """File name of the hashes of a group's ids, see `GroupScores`."""
+    return f"{group}.ids"
+
+
 def slices_name(group: str, number: int) -> str:
     """File name of a group's aggregate by the values of the n-th context feature, counted from 0."""
     return f"{group}.slices{number}.metrics"

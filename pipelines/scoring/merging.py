@@ -3,9 +3,12 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipelines.scoring.layout import segments_name, slices_name
+import numpy as np
+
+from pipelines.scoring.layout import ids_name, segments_name, slices_name
 from pipelines.scoring.thresholds import THRESHOLDS
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
@@ -13,7 +16,7 @@ from vcls_model.metrics.prior import learned_nothing
 from vcls_model.metrics.result import MetricResult, best_thresholds, compute_result
 from vcls_model.metrics.segments import SegmentAccumulator
 from vcls_model.metrics.slices import NO_VALUE, SliceAccumulator
-from vcls_model.metrics.stored import merge, merge_aggregates
+from vcls_model.metrics.stored import STATE, merge, merge_aggregates
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.exported import ExportedModel
 from vcls_model.states import GroupManifest
@@ -34,6 +37,8 @@ class Measured:
     hint: str = ""
 
 
+# Files that are read at once, each of which may be a request to an object store.
+_READERS = 16
 _COUNTS = (
     "records_read",
     "records_written",
@@ -85,6 +90,26 @@ def total_counts(manifests: Sequence[GroupManifest]) -> dict[str, Any]:
         "shards": len(seen),
         "records_by_split": by_split if known else {},
     }
+
+
+def count_repeated_ids(output: str, manifests: Sequence[GroupManifest]) -> int:
+    """The number of records whose id an earlier one had, by hashes of 64 bits; what 0.1 scored does not count.
+
+    Raises:
+        JobError: the hashes of a group are missing or damaged.
+    """
+
+    def of_group(manifest: GroupManifest) -> np.ndarray:
+        path = storage.join(output, STATE, ids_name(manifest["group"]))
+        data = storage.read_bytes(path) if storage.exists(path) else b""
+        if len(data) != 8 * manifest["ids"]:
+            raise JobError(f"{path} is missing or damaged; score again with --overwrite")
+        return np.frombuffer(data, "<u8")
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(of_group, [manifest for manifest in manifests if manifest.get("ids")]))
+    hashes = np.concatenate([np.zeros(0, np.uint64), *parts])
+    return len(hashes) - len(np.unique(hashes))
 
 
 def merge_segments(output: str, manifests: Sequence[GroupManifest]) -> SegmentAccumulator | None:

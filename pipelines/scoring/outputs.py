@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.running import outputs
 from pipelines.scoring.layout import LOGITS, PREDICTIONS, SETTINGS
-from pipelines.scoring.merging import total_counts, write_metrics
+from pipelines.scoring.merging import count_repeated_ids, total_counts, write_metrics
 from pipelines.scoring.planning import InputShard, Plan
 from pipelines.scoring.submission import write_submission
 from pipelines.scoring.thresholds import checked_source
@@ -156,6 +156,7 @@ def finish(plan: Plan, started: float) -> dict[str, Any]:
         "records_labelled": counts["records_labelled"],
         "records_outside_split": counts["records_outside_split"],
         "labels_unknown": counts["labels_unknown"],
+        "ids_repeated": count_repeated_ids(config.output, manifests),
         "missing": counts["missing"],
         **({"records_by_split": counts["records_by_split"]} if counts["records_by_split"] else {}),
         "shards": counts["shards"],
@@ -189,6 +190,12 @@ def _print_summary(info: dict[str, Any], metrics: dict[str, Any] | None, output:
         print(
             f"warning: {info['labels_unknown']:,} labels are none of the {info['class_count']:,} classes: their "
             "records are scored, these labels left out of the metrics",
+            file=sys.stderr,
+        )
+    if info["ids_repeated"]:
+        print(
+            f"warning: {info['ids_repeated']:,} records have the id of another one; each was scored, and counts in the "
+            "metrics. Is a file there twice?",
             file=sys.stderr,
         )
     for name, count in info["missing"].items():

@@ -21,6 +21,7 @@ from pipelines.scoring.thresholds import Thresholds, choose_thresholds
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.media.flags import check_decoder_flags
+from vcls_model.metrics.catalogue import OWN_SLICES
 from vcls_model.records.shards import refuse_transformed, shards_of
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model
@@ -114,7 +115,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     slice_by = tuple(name for name in args.slice_by.split(",") if name)
     if slice_by and schema.container == "csv":
         raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")
-    if len(set(slice_by)) != len(slice_by) or {"frequency", "vertical"} & set(slice_by):
+    if len(set(slice_by)) != len(slice_by) or set(OWN_SLICES) & set(slice_by):
         raise UsageError(f"--slice_by={args.slice_by}: name each feature once, and none called frequency or vertical")
     missing_modality, without = plan_missing(args, models)
     thresholds = choose_thresholds(args.thresholds, models, shards, args.split, optimistic=args.allow_optimistic)

@@ -98,7 +98,7 @@ def _of_scores(
             "the figures at them would be too good. Choose them on --split=validate and score --split=test, or accept "
             "that with --allow_optimistic"
         )
-    classes = load_vocabulary(path, models[0].class_count)
+    classes = load_vocabulary(path, models[0].class_count, complete=True)
     return Thresholds(
         tuple(0.5 if entry.best_threshold is None else entry.best_threshold for entry in classes),
         {

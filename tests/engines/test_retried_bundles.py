@@ -44,6 +44,7 @@ def failing_once(function: Any, calls: list[Any]) -> Any:
     return wrapper
 
 
+@pytest.mark.slow
 def test_preprocess_again_after_a_worker_died_before_its_manifest(
     records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +83,7 @@ def test_half_files_are_removed_at_the_end_of_the_same_run(
     assert not list(output.rglob("*.tmp-*"))
 
 
+@pytest.mark.slow
 def test_score_leaves_out_a_committed_group(records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker dies after the group was committed and before the runner hears of it: the retry reads nothing."""
     from pipelines.scoring import layout, planning

@@ -40,6 +40,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x.astype(np.float64)))
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_probabilities_of_raw_records(trained, second, video_data, tmp_path):
     output = tmp_path / "joined"
     info = ensemble.run(
@@ -86,6 +87,7 @@ def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={tmp_path / 'm'}"])
 
 
+@pytest.mark.slow
 def test_ensembles_of_differently_transformed_members_join(trained, second, graphs, tmp_path):
     """Two ensembles without transformed features in common are still joined over raw records."""
     data = tmp_path / "data"
@@ -106,6 +108,7 @@ def test_ensembles_of_differently_transformed_members_join(trained, second, grap
     np.testing.assert_allclose(logits_of(tmp_path / "all"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_its_members_and_joins_them(video_data, tmp_path, monkeypatch):
     small = {"one": {"model": "logistic", "epochs": 1}, "two": {"model": "logistic", "epochs": 1, "seed": 2}}
     monkeypatch.setattr("vcls_model.training.members.ENSEMBLES", {"video": small, "frame": {}})

@@ -157,6 +157,7 @@ def test_an_interrupted_run_continues_with_what_is_missing(
     assert digests(tmp_path / "out") == digests(records)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(videos: Path, encoders: Encoders, tmp_path: Path) -> None:
     output = tmp_path / "out"
     flags = [f"--labels={videos}/videos.csv", f"--output={output}", "--max_rejected_fraction=0.1", *encoders.flags]

@@ -122,6 +122,7 @@ def test_unnormalised_codes_need_a_range(place: Path, tmp_path: Path) -> None:
     preprocess.run([*flags, f"--schema={tmp_path}/ranged.json", "--direct_num_workers=1"])
 
 
+@pytest.mark.slow
 def test_an_exported_model_scores_them_raw(place: Path, clips: list[Clip], tmp_path: Path) -> None:
     train.run(
         [f"--data={place}/data", f"--output={tmp_path}/model", "--model=logistic", "--epochs=1", "--quiet"]

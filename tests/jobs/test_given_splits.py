@@ -74,6 +74,7 @@ def _held_out(scores: Path, output: Path) -> str:
     return page[page.rindex("<li", 0, start) : page.index("</li>", start)]
 
 
+@pytest.mark.slow
 def test_split_takes_the_ids_that_the_dataset_lists(place: Path, tmp_path: Path) -> None:
     names = ["train", "validate", "test", "new"]
     found = {}

@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import extract
+from pipelines import extract, preprocess, report
 from tests.conftest import ROOT
 from tests.fixtures.held import JOBS, held_job, job_flags
 from tests.fixtures.records import VIDEO, float_feature, videos, write_shard
 from tests.fixtures.scores import write_scores
-from vcls_model import everyday, label
+from vcls_model import everyday, label, train, tune
 from vcls_model.commands import UsageError
 
 _SECONDS = 120
@@ -90,7 +90,7 @@ def no_file(kind: str, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("module", ["pipelines.preprocess", "pipelines.score"])
+@pytest.mark.parametrize("module", ["pipelines.preprocess", pytest.param("pipelines.score", marks=pytest.mark.slow)])
 def test_a_shard_that_is_no_file_is_refused(
     kind: str, module: str, records: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -121,6 +121,7 @@ OF_EVERY_JOB = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @OF_EVERY_JOB
 def test_a_terminated_job_says_how_to_go_on_and_leaves_no_lock(
     job: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -163,6 +164,7 @@ def test_features_too_large_for_float32_are_named(records: Path) -> None:
     one_line(command("pipelines.preprocess", *flags(records)), 1, name, "3e+38", "--normalise=none")
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_cut_off_and_counted(records: Path) -> None:
     with gzip.open(records / "in2.tfrecord.gz", "wb") as stream:
         for _ in range(1024):
@@ -180,6 +182,7 @@ def test_a_gzip_bomb_is_cut_off_and_counted(records: Path) -> None:
     assert sum(info["rejected_by_reason"].values()) == 1
 
 
+@pytest.mark.slow
 def test_overwrite_of_a_link_to_a_directory_replaces_what_is_in_the_directory(records: Path) -> None:
     (records / "real").mkdir()
     (records / "real" / "old").write_text("old")
@@ -190,6 +193,7 @@ def test_overwrite_of_a_link_to_a_directory_replaces_what_is_in_the_directory(re
     assert not (records / "real" / "old").exists()
 
 
+@pytest.mark.slow
 def test_a_shard_that_grows_between_the_passes_is_named(records: Path) -> None:
     """The statistics would be of other records than those that are written."""
     grown = (
@@ -214,6 +218,29 @@ def test_a_shard_that_grows_between_the_passes_is_named(records: Path) -> None:
     assert not (records / "out" / "info.json").exists()
 
 
+@pytest.mark.parametrize("output", ["", " "])
+def test_no_job_takes_an_output_without_a_name_for_the_working_directory(
+    output: str, video_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--output=$OUT --overwrite` where OUT is not set would empty it."""
+    write_shard(tmp_path / "in.tfrecord", [video.example() for video in videos(5, VIDEO)])
+    (tmp_path / "schema.json").write_text(json.dumps(VIDEO.to_dict()))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "precious").write_text("precious")
+    monkeypatch.chdir(tmp_path / "here")
+    records, data = [f"--input={tmp_path}/in.tfrecord"], [f"--data={video_data}"]
+    for job, given in (
+        (preprocess, [*records, f"--schema={tmp_path}/schema.json"]),
+        (report, [f"--scores={tmp_path}"]),
+        (train, data),
+        (tune, [*data, "--model=dense", "--search=hidden_units=choice:8:16"]),
+    ):
+        with pytest.raises(UsageError, match="the output has no name"):
+            job.run([*given, f"--output={output}", "--overwrite"])
+        assert os.listdir() == ["precious"]
+
+
+@pytest.mark.slow
 def test_a_layer_that_no_memory_holds_is_refused_before_it_is_made(video_data: Path, tmp_path: Path) -> None:
     done = command("vcls_model.train", f"--data={video_data}", f"--output={tmp_path}/m", "--hidden_units=1000000000")
     one_line(done, 2, "--hidden_units=1000000000", "GB")
@@ -234,6 +261,7 @@ main(run)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "number"), [("score", "EIO"), pytest.param("score", "ENOSPC", marks=pytest.mark.slow), ("report", "ESTALE")]
 )

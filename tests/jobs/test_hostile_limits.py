@@ -91,6 +91,7 @@ def run(line: list[str], limits: dict[str, int], library: Path | None) -> tuple[
     return done, time.monotonic() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit"),
     [

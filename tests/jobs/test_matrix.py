@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipelines import score as score_job
+from tests.fixtures.media import write_encoders
 from tests.fixtures.scores import write_scores
 from tests.fixtures.scoring import make_videos, serialise, write_shard
 from vcls_model.commands import JobError, UsageError
@@ -127,7 +128,32 @@ def ensemble(flags: Flags, text: Callable[[], str]) -> Any:
     return [member.info for member in plan.members]
 
 
+def extract(flags: Flags, text: Callable[[], str]) -> Any:
+    from pipelines.extract import run
+
+    run([f"--{name}={value}" for name, value in flags.items()] + ["--dry_run"])
+    return text().split("output:")[0]
+
+
+def label(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.serving.live.files import FilesConfig
+
+    config = FilesConfig.of([flags["files"]], flags["output"], "json", 10)
+    return [os.path.basename(path) for path in config.files]
+
+
+def serve(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.serve import make_parser
+    from vcls_model.serving.live.opening import open_model
+
+    return open_model(make_parser().parse_args([f"--model={flags['model']}"])).names
+
+
 COMMANDS = {
+    "extract": extract,
+    "extract of folders": extract,
+    "label": label,
+    "serve": serve,
     "preprocess": preprocess,
     "score": score,
     "metrics": metrics,
@@ -142,6 +168,12 @@ COMMANDS = {
 
 # (command, flag) whose path gets every name of NAMES.
 NAMED = [
+    ("extract", "labels"),
+    ("extract", "vocabulary"),
+    ("extract", "output"),
+    ("extract of folders", "input"),
+    ("label", "files"),
+    ("label", "output"),
     ("preprocess", "input"),
     ("preprocess", "vocabulary"),
     ("preprocess", "schema"),
@@ -170,6 +202,9 @@ NAMED = [
 # (command, flag) whose file, or whose directory's info.json, gets every damage of DAMAGES. Damaged shards need a run:
 # test_public_reports.py has them.
 READ = [
+    ("extract", "labels"),
+    ("extract", "vocabulary"),
+    ("serve", "model"),
     ("preprocess", "vocabulary"),
     ("preprocess", "schema"),
     ("score", "model"),
@@ -211,12 +246,25 @@ def world(
     write_scores(root / "scores", videos=60, class_count=12)
     write_shard(root / "others" / "v1.tfrecord", [serialise(video) for video in make_videos(20, 1)])
     score_job.run([f"--input={root}/others/*.tfrecord", f"--model={model}", f"--output={root}/thresholds"])
+    for name in ("cat/a.mp4", "dog/b.mp4", "dog/c.mp4"):
+        (root / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "videos" / name).write_bytes(b"not looked into")
+    rows = [f"{root}/videos/cat/a.mp4,0", f"{root}/videos/dog/b.mp4,1"]
+    (root / "videos.csv").write_text("\n".join(["path,labels", *rows, ""]))
+    (root / "animals.csv").write_text("index,name\n0,cat\n1,dog\n")
+    encoders = write_encoders(root)
+    EXTRA["extract"] = {"image_encoder": str(encoders.colours), "audio_encoder": "none"}
+    EXTRA["extract of folders"] = {**EXTRA["extract"], "labels": "folders"}
     # For flags that READ damages and no command needs.
     write_scores(root / "baseline", videos=60, class_count=12)
     for flag, source in (("model", trained), ("data", video_data), ("teacher", trained)):
         shutil.copytree(source, root / flag)
     records, vocabulary = root / "records", root / "vocabulary.csv"
     return {
+        "extract": {"labels": root / "videos.csv", "vocabulary": root / "animals.csv"},
+        "extract of folders": {"input": root / "videos"},
+        "label": {"files": root / "videos" / "cat" / "a.mp4"},
+        "serve": {"model": model},
         "preprocess": {"input": records, "vocabulary": vocabulary, "schema": root / "schema.json"},
         "score": {"input": records, "model": model},
         "metrics": {
@@ -235,6 +283,8 @@ def world(
     }
 
 
+# How the files of an input are called, where they are not shards.
+FILES = {"extract of folders": "*/*.mp4"}
 EXTRA = {
     "tune": {"search": "hidden_units=choice:8,16"},
     "metrics": {"class_count": "30"},
@@ -244,7 +294,8 @@ OUTPUT = {"metrics": "metrics.json", "metrics of segments": "metrics.json"}
 
 
 def flags_of(command: str, paths: Mapping[str, Path], output: Path) -> dict[str, str]:
-    flags = {flag: f"{path}/*.tfrecord" if flag == "input" else str(path) for flag, path in paths.items()}
+    files = FILES.get(command, "*.tfrecord")
+    flags = {flag: f"{path}/{files}" if flag == "input" else str(path) for flag, path in paths.items()}
     return {**flags, "output": str(output / OUTPUT.get(command, "out")), **EXTRA.get(command, {})}
 
 

@@ -226,6 +226,7 @@ def test_a_run_of_the_first_version_continues_as_it_began(work: dict[str, Any], 
         preprocess.run([*flags, "--resume", "--missing_modality=mask"])
 
 
+@pytest.mark.slow
 def test_frames_without_sound(tmp_path: Path) -> None:
     """Also records of another length of sound than of pictures, which is padded."""
     made, payloads = made_of(FRAME)
@@ -259,6 +260,7 @@ def test_frames_without_sound(tmp_path: Path) -> None:
         np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-own[classes])), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_each_modality_is_worth_is_measured_and_reported(work: dict[str, Any], tmp_path: Path) -> None:
     """The classes show in the sound alone: without it the model is lost, and the report says so."""
     rng = np.random.default_rng(0)

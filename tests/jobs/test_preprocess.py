@@ -372,6 +372,7 @@ def test_pooled_features_are_numpys(frame_job) -> None:  # type: ignore[no-untyp
                 np.testing.assert_allclose(vector(example, f"{name}_top5"), top, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frames_and_vectors_in_one_dataset(tmp_path: Path) -> None:
     """By the kernels and by the graph: the vector once per video, and pooled features of frames alone."""
     made = make_input(tmp_path, MIXED, shards=2)
@@ -563,6 +564,7 @@ def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
                 np.testing.assert_allclose(values, expected, atol=entry["scale"] / 2 + 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [VIDEO, pytest.param(FRAME, marks=pytest.mark.slow)], ids=["video", "frame"])
 def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) -> None:
     made = make_input(tmp_path, schema, shards=2)
@@ -811,6 +813,7 @@ def start(directory: Path, output: str, *flags: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_as_if_undisturbed(video_job) -> None:  # type: ignore[no-untyped-def]
     directory, _, _ = video_job
     process = start(directory, "killed")
@@ -920,6 +923,7 @@ def changed(content: bytes, data) -> bytes:  # type: ignore[no-untyped-def]
     return bytes(spoilt)
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
 def test_any_change_of_bytes_never_writes_a_wrong_record(tmp_path: Path, data) -> None:  # type: ignore[no-untyped-def]

@@ -135,6 +135,7 @@ def test_files_of_other_columns_are_refused_by_name(tmp_path: Path) -> None:
         transform(tmp_path, "y/*.csv")
 
 
+@pytest.mark.slow
 def test_scoring_matches_columns_by_name(by_name: Path, tmp_path: Path) -> None:
     scored(by_name, tmp_path, "a")
     info = scored(by_name, tmp_path, "b")

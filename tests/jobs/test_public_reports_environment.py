@@ -76,6 +76,7 @@ def reports(shared_data: Path) -> Path:
     return shared_data / "reports"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.slow) for each in ("0", "100000"))])
 def test_two_points_far_from_zero_differ_in_one_component(offset: str, reports: Path, tmp_path: Path) -> None:
     values = whitened(f"p{offset}", 2, reports, tmp_path / "out")
@@ -83,6 +84,7 @@ def test_two_points_far_from_zero_differ_in_one_component(offset: str, reports: 
     np.testing.assert_allclose(values[:, 1], 0, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.slow) for each in ("100", "1000"))])
 def test_the_whitened_covariance_is_the_identity_far_from_zero(offset: str, reports: Path, tmp_path: Path) -> None:
     values = whitened(f"g{offset}", 3, reports, tmp_path / "out")
@@ -159,6 +161,7 @@ def test_scoring_notices_a_large_shard_that_was_written_again(
     assert score(shard, "--resume")["records_written"] == 20
 
 
+@pytest.mark.slow
 def test_preprocess_resumes_with_the_shard_that_is_there(tmp_path: Path) -> None:
     from pipelines.preprocess import run
 
@@ -283,6 +286,7 @@ def test_a_path_that_ascii_cannot_write_ends_no_job(tmp_path: Path) -> None:
     assert done.returncode in (1, 2) and b"Traceback" not in done.stderr and b"\\xe4" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimize", ["", "2"])
 def test_a_report_ignores_the_plotting_backend_of_its_surroundings(
     optimize: str, scores_directory: Path, tmp_path: Path
@@ -300,6 +304,7 @@ def test_a_report_ignores_the_plotting_backend_of_its_surroundings(
     assert (output / "report.html").exists() and b"\\xe4" in done.stdout
 
 
+@pytest.mark.slow
 def test_keras_can_be_imported_whatever_the_plotting_backend() -> None:
     script = "from vcls_model.quiet import start_tensorflow; start_tensorflow(); import keras; print(keras.__name__)"
     done = subprocess.run(

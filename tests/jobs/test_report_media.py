@@ -60,6 +60,7 @@ def jpegs(page: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(content))) for content in found]
 
 
+@pytest.mark.slow
 def test_a_model_that_may_do_more_than_compute_is_refused(
     sample: Path, scores: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_model_that_may_do_more_than_compute_is_refused(
         report.run([*flags, f"--output={tmp_path / 'out'}"])
 
 
+@pytest.mark.slow
 def test_examples_have_pictures_and_videos_a_timeline(sample: Path, scores: Path, model: Path, tmp_path: Path) -> None:
     info = report.run([f"--scores={scores}", f"--media={sample}/video/V_*.mp4", f"--output={tmp_path / 'out'}"])
     page = (tmp_path / "out" / "report.html").read_text()
@@ -107,6 +109,7 @@ def moments(path: Path) -> np.ndarray:
     return np.array([by_row[max(0, row - 2) : row + 3].mean(axis=0) for row in range(len(by_row))])
 
 
+@pytest.mark.slow
 def test_scored_files_are_shown_without_being_named(sample: Path, model: Path, tmp_path: Path) -> None:
     score.run(
         [

@@ -167,6 +167,7 @@ def test_values_out_of_range(score: Callable[..., dict], shards: Path, flag: str
         score(f"{shards}/*.tfrecord", flag)
 
 
+@pytest.mark.slow
 def test_misspelt_flag_as_a_program(shards: Path, model: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         [

@@ -144,6 +144,7 @@ def test_mean_of_two_models(
     assert info["models"][0]["metrics"]["map"] > info["models"][1]["metrics"]["map"]  # the labels follow the first
 
 
+@pytest.mark.slow
 def test_thresholds_of_an_average_are_chosen_on_validation(
     score: Callable[..., dict], shards: Path, model: Path, videos: list[list[Video]], second_model: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_thresholds_of_an_average_are_chosen_on_validation(
         assert not any(row["best_threshold"] for row in csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_thresholds_of_other_models_are_refused(
     score: Callable[..., dict], shards: Path, model: Path, second_model: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ def with_feature(video: Video, values: list) -> bytes:
     return record.SerializeToString()
 
 
+@pytest.mark.slow
 def test_a_slice_that_no_record_belongs_to_is_told(
     score: Callable[..., dict], shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -273,3 +273,30 @@ def test_model_is_loaded_once_a_process(
     monkeypatch.setattr(exported.LoadedModel, "__init__", counting)
     score(f"{shards}/*.tfrecord", "--direct_num_workers=2")
     assert len(loads) == 1
+
+
+def test_ids_that_come_twice_are_told_whatever_runs_scored_them(
+    score: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    landing, scores = tmp_path / "landing", tmp_path / "scores"
+    ten, twenty = make_videos(10, 0), make_videos(20, 1)
+    write_shard(landing / "a.tfrecord", [serialise(video) for video in [*ten, ten[3]]])
+    first = score(f"{landing}/*.tfrecord", "--run_id=one")
+    assert first["ids_repeated"] == 1
+    assert "warning: 1 records have the id of another one; each was scored" in capsys.readouterr().err
+    write_shard(landing / "b.tfrecord", [serialise(video) for video in [*twenty, *ten[:4]]])
+    assert score(f"{landing}/*.tfrecord", "--run_id=two")["ids_repeated"] == 5
+    capsys.readouterr()
+    assert score(f"{landing}/*.tfrecord", "--run_id=two")["ids_repeated"] == 5
+    assert "warning: 5 records have the id of another one" in capsys.readouterr().err
+    one, two = sorted((scores / "state").glob("*.ids"))
+    kept = one.read_bytes()
+    one.write_bytes(kept[:-8])
+    with pytest.raises(JobError, match=f"{one.name} is missing or damaged; score again with --overwrite"):
+        score(f"{landing}/*.tfrecord", "--run_id=two")
+    one.write_bytes(kept)
+    # What 0.1 scored holds no hashes.
+    manifest = next((scores / "state").glob(f"{two.stem}.manifest.json"))
+    manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "ids"}))
+    two.unlink()
+    assert score(f"{landing}/*.tfrecord", "--run_id=two")["ids_repeated"] in (0, 1)

@@ -161,6 +161,7 @@ def tokens_in(shards: Path) -> dict[bytes, list[int]]:
     return tokens
 
 
+@pytest.mark.slow
 def test_graph_gives_the_tokens_of_the_kernels(work: Path, videos: list[TitledVideo]) -> None:
     written = tokens_in(work / "data")
     assert len(written) == len(videos)
@@ -171,6 +172,7 @@ def test_graph_gives_the_tokens_of_the_kernels(work: Path, videos: list[TitledVi
     assert max(map(len, given)) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["--normalise=l2", "--pca_dims=4"])
 def test_texts_do_not_depend_on_how_others_are_normalised(work: Path, tmp_path: Path, normalise: str) -> None:
     preprocess_job.run(
@@ -184,6 +186,7 @@ def test_texts_do_not_depend_on_how_others_are_normalised(work: Path, tmp_path: 
     assert graph.numpy().tolist() == other.numpy().tolist()
 
 
+@pytest.mark.slow
 def test_shards_in_another_order_give_the_same_weights(work: Path, tmp_path: Path, videos: list[TitledVideo]) -> None:
     for number, part in enumerate([videos[2000:], videos[:500], videos[500:2000]]):
         write_shard(tmp_path / "raw" / f"{number}.tfrecord", [video.example() for video in part])
@@ -193,6 +196,7 @@ def test_shards_in_another_order_give_the_same_weights(work: Path, tmp_path: Pat
     assert tokens_in(tmp_path / "data") == tokens_in(work / "data")
 
 
+@pytest.mark.slow
 def test_bad_texts_are_counted_and_cost_no_record(work: Path, tmp_path: Path, videos: list[TitledVideo]) -> None:
     records = [video.example() for video in videos[:200]]
     for number, text in enumerate(NASTY):

@@ -123,6 +123,7 @@ def test_validation_metrics_are_those_of_an_independent_computation(trained, vid
         assert f1(c, stored) == pytest.approx(max(f1(c, value) for value in probabilities[:, c]), abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(trained, tmp_path):
     schema = training_data.VIDEO_SCHEMA
     raw = training_data.make_videos(schema, 12, 9)
@@ -186,6 +187,7 @@ def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_da
     np.testing.assert_allclose(served["features"](**joined)["logits"], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--model=average", "--mixup=0.3", "--neighbours=3"], ["--model=logistic"]])
 def test_frames_and_vectors_are_trained_on_together_and_served(flags, mixed_data, tmp_path):
     import keras
@@ -212,6 +214,7 @@ def test_frames_and_vectors_are_trained_on_together_and_served(flags, mixed_data
     assert np.abs(other - expected).max(axis=1).min() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, video_data, tmp_path):
     arguments = [f"--data={video_data}", "--epochs=3", *SMALL]
     train.run([*arguments, f"--output={tmp_path / 'again'}"])
@@ -225,6 +228,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--dropout=0.5", "--ema=0.9", "--mixup=0.5", "--optimizer=adamw"]])
 def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_same_weights(extra, video_data, tmp_path, monkeypatch):
     arguments = [f"--data={video_data}", "--epochs=3", "--steps_per_call=2", "--checkpoint_seconds=0", *SMALL, *extra]
@@ -248,6 +252,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_resumes_to_the_same_weights(ext
     assert without_times(history_of(tmp_path / "whole")) == without_times(history_of(tmp_path / "broken"))
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_of_an_epoch_resumes_to_the_same_weights(video_data, tmp_path):
     output, last = tmp_path / "model", tmp_path / "model" / "checkpoints" / "last.npz"
     flags = [
@@ -297,6 +302,7 @@ def test_resume_of_a_finished_model_does_nothing(trained, video_data):
     assert (trained / "model.keras").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
     info = train.run(
         [
@@ -315,6 +321,7 @@ def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
     assert len(scores) == info["training"]["best_epoch"] + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [
@@ -342,6 +349,7 @@ def test_options_train_and_export(extra, video_data, tmp_path):
     assert info["training"]["validation"]["map"] > 0.2
 
 
+@pytest.mark.slow
 def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tmp_path, monkeypatch):
     validate = Trainer._validate
     scores = iter([0.3, 0.5, 0.4, 0.9])  # the fourth is that of the average
@@ -360,6 +368,7 @@ def test_checkpoint_averaging_exports_the_mean_of_the_best_epochs(video_data, tm
         np.testing.assert_allclose(variable.numpy(), (second + third) / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_in_place_of_a_mean_that_is_worse_is_said(video_data, tmp_path, monkeypatch, capsys):
     validate = Trainer._validate
     scores = iter([0.3, 0.5, 0.4, 0.45])  # the fourth is that of the average
@@ -376,6 +385,7 @@ def test_the_best_epoch_in_place_of_a_mean_that_is_worse_is_said(video_data, tmp
     assert printed.out.startswith("best epoch 2: validation gap_at_20 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [False, True])
 def test_the_result_is_one_line_on_standard_output(quiet, video_data, tmp_path, capsys):
     flags = [flag for flag in SMALL if flag != "--quiet"] + ["--quiet"] * quiet
@@ -388,6 +398,7 @@ def test_the_result_is_one_line_on_standard_output(quiet, video_data, tmp_path, 
     assert ("Epoch 2/2" in printed.err) != quiet and "\x1b" not in printed.err + printed.out
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learned_nothing_is_told(graphs, tmp_path, capsys):
     training_data.write_transformed(tmp_path / "data", training_data.VIDEO_SCHEMA, train=60, graph=graphs["video"])
     flags = [f"--data={tmp_path / 'data'}", "--model=logistic", "--recipe=none", "--batch_size=20", "--quiet"]
@@ -397,6 +408,7 @@ def test_a_model_that_has_learned_nothing_is_told(graphs, tmp_path, capsys):
     assert "learned nothing" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unlabelled_videos_weigh_nothing(graphs, tmp_path):
     data = tmp_path / "data"
     training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=40, train_shards=1, graph=graphs["video"])
@@ -426,6 +438,7 @@ def test_mixup_mixes_nothing_into_a_video_whose_partner_has_no_labels(video_data
     assert mixed[1] != pytest.approx(plain[1])
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_patience(video_data, tmp_path):
     arguments = [
         f"--data={video_data}",
@@ -441,6 +454,7 @@ def test_a_finished_run_goes_on_with_more_patience(video_data, tmp_path):
     assert train.run([*arguments, "--patience=0", "--resume"])["training"]["epochs"] == 4
 
 
+@pytest.mark.slow
 def test_only_epochs_that_are_to_be_averaged_are(graphs, tmp_path, capsys):
     training_data.write_transformed(
         tmp_path / "data", training_data.VIDEO_SCHEMA, train=40, validate=0, graph=graphs["video"]
@@ -522,6 +536,7 @@ def test_flags_without_effect_are_named(flags, reason, remedy):
     assert ineffective_flags([*given, remedy], reads_frames=True) == []
 
 
+@pytest.mark.slow
 def test_frame_flags_have_no_effect_on_data_without_frames(video_data, tmp_path, capsys):
     given = ["--data=d", "--output=m", "--frames=random"]
     reason = "because --model=dense reads no frames of this data"
@@ -544,6 +559,7 @@ def test_nan_elsewhere_names_the_shard(split, extra, graphs, tmp_path):
         train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--epochs=1", *extra, *SMALL])
 
 
+@pytest.mark.slow
 def test_a_validation_split_without_labels_counts_as_none(graphs, tmp_path, capsys):
     data = tmp_path / "data"
     training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])
@@ -565,6 +581,7 @@ def test_a_validation_split_without_labels_counts_as_none(graphs, tmp_path, caps
     assert train.run([*arguments, "--epochs=3", "--resume"])["training"]["best_epoch"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["random", "sequence", "uniform"])
 def test_validation_sees_the_frames_that_serving_sees(sampling, frame_data, tmp_path):
     """The same metrics from the exported model on the raw records."""
@@ -618,6 +635,7 @@ def test_overwrite_spares_inputs_and_what_flags_that_do_not_fit_would_replace(tr
     assert (data / "info.json").exists() and (model / "info.json").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_data_counts_the_videos_that_there_are(video_data, tmp_path):
     train.run(
         [
@@ -668,6 +686,7 @@ def test_a_directory_without_info_is_refused(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 def test_a_frame_level_model_needs_frames(video_data, frame_data, tmp_path):
     with pytest.raises(UsageError, match="'netvlad' reads sequences of frames"):
         train.run([f"--data={video_data}", f"--output={tmp_path / 'm'}", "--model=netvlad"])

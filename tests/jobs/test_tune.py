@@ -8,6 +8,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.training.search import Dimension
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path, monkeypatch):
     output = tmp_path / "search"
     arguments = [
@@ -93,6 +94,7 @@ def test_a_search_that_cannot_be_compared_is_refused_before_a_trial(video_data, 
         tune.run([f"--data={video_data}", f"--output={video_data}", *search, "--overwrite"])
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_end_the_search(video_data, tmp_path, capsys):
     arguments = [
         f"--data={video_data}",
@@ -112,6 +114,7 @@ def test_a_trial_that_fails_does_not_end_the_search(video_data, tmp_path, capsys
         tune.run([*arguments, f"--output={tmp_path / 't'}", "--search=learning_rate=choice:2e38:3e38"])
 
 
+@pytest.mark.slow
 def test_a_search_with_other_flags_is_not_continued(video_data, tmp_path):
     arguments = [
         f"--data={video_data}",

@@ -41,6 +41,15 @@ def test_outcomes_are_exit_codes_and_one_line(body: str, status: int, message: s
     assert (done.returncode, done.stderr) == (status, message)
 
 
+def test_names_do_not_control_the_terminal() -> None:
+    """Neither in messages nor in what a command prints; text of any language is as it was."""
+    done = program(
+        r"print('\x1b[2Jä\u202e', '出'); print('a\x9b', file=sys.stderr); raise JobError('\x1b]0;x\x07\rok\nerror: y')"
+    )
+    assert done.stdout == "\\x1b[2Jä\\u202e 出\n"
+    assert done.stderr == "a\\x9b\nerror: \\x1b]0;x\\x07\\rok\n  error: y\n"
+
+
 def test_a_programming_error_keeps_its_traceback() -> None:
     done = program("[][0]")
     assert done.returncode == 1 and "Traceback" in done.stderr and "IndexError" in done.stderr

@@ -53,6 +53,11 @@ def test_the_lock_of_a_killed_job_is_removed_with_a_note(tmp_path: Path, capsys:
     assert not os.path.exists(lock_path(str(tmp_path / "out")))
 
 
+def test_the_lock_of_the_root_is_not_in_the_working_directory() -> None:
+    assert lock_path("/") == "/.vcls-lock"
+    assert lock_path("s3://bucket/a/") == "s3://bucket/a.lock"
+
+
 def test_a_number_that_another_process_has_now_does_not_hold_a_lock(tmp_path: Path) -> None:
     with locked_output(str(tmp_path), "score", take_over=False):
         content = storage.read_json(lock_path(str(tmp_path)))

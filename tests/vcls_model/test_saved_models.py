@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+import vcls_model
 from pipelines import score
 from tests.conftest import ROOT
 from tests.fixtures.scoring import guilty_copy
@@ -81,6 +82,37 @@ def test_what_only_claims_to_be_a_saver_is_looked_at(tmp_path: Path) -> None:
     )
     guilty.signature.name = "__inference__traced_save_1"
     assert "SaveV2" in other_operations(saved.SerializeToString(), "model")
+
+
+def test_a_model_of_version_1_that_saves_when_it_is_loaded_is_refused(tmp_path: Path) -> None:
+    """What the graph itself does is run there, and not only functions of it."""
+    v1, place = tf.compat.v1, tmp_path / "written"
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None])
+        saved = tf.raw_ops.SaveV2(prefix=str(place), tensor_names=["x"], shape_and_slices=[""], tensors=[tf.ones(1)])
+        builder = v1.saved_model.Builder(str(tmp_path / "model"))
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": x + 1})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=saved)
+        builder.save()
+    with pytest.raises(UsageError, match="--model=X has operations .*SaveV2"):
+        refuse_programs(str(tmp_path / "model"), "--model=X", trusted=False)
+    tf.saved_model.load(str(tmp_path / "model"))
+    assert (tmp_path / "written.index").exists()  # it does harm
+
+
+@pytest.mark.parametrize("encoder", ["image_encoder", "audio_encoder"])
+def test_an_encoder_from_python_is_looked_at(encoder: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "encoder", reading)
+    with pytest.raises(UsageError, match=f"{encoder}=.*ReadFile"):
+        vcls_model.load("model", **{encoder: str(path)})
+
+
+def test_a_model_stored_as_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pbtxt").write_text("saved_model_schema_version: 1")
+    with pytest.raises(UsageError, match="--model=X is a SavedModel stored as text"):
+        refuse_programs(str(tmp_path), "--model=X", trusted=False)
+    (tmp_path / "saved_model.pbtxt").unlink()
+    refuse_programs(str(tmp_path), "--model=X", trusted=False)  # what loads it says that there is none
 
 
 def test_what_is_not_a_saved_model_is_named() -> None:

@@ -57,7 +57,7 @@ def test_the_same_table_in_other_clothes(tmp_path: Path, data: str | bytes) -> N
         ("id,video_id,labels\na,b,1\n", ["'id' and 'video_id'"]),
         ("id,labels\na,1,2\n", ["line 2", "3 cells", "2 columns"]),
         ("id,labels\na,1\nb\n", ["line 3", "1 cells"]),
-        ('id,labels\na,"1\n', ["line", "unexpected end"]),
+        ('id,labels\na,"1\n', ["line 2", "a quote is not closed"]),
         ("id,labels\nä,1\n".encode("latin-1"), ["not UTF-8", "0xe4", "Latin-1"]),
         ("id,labels\na,1\n".encode("utf-16-le"), ["UTF-16 without a byte-order mark"]),
         ("id,labels\na,1\n".encode("utf-32"), ["UTF-32"]),

@@ -19,7 +19,7 @@ DEFAULT_AUDIO_ENCODER = yamnet.NAME
 class _Known:
     info: Callable[[], EncoderInfo]
     package: WeightPackage
-    load: Callable[[Device], Encoder]
+    load: Callable[[Device, int], Encoder]
     load_head: Callable[[], PretrainedHead]
     network: Callable[[], Network]
 
@@ -28,7 +28,7 @@ def _lite(name: str) -> _Known:
     return _Known(
         info=lambda: efficientnet_lite.info(name),
         package=efficientnet_lite.package(name),
-        load=lambda device: efficientnet_lite.load(name, device),
+        load=lambda device, threads: efficientnet_lite.load(name, device, threads),
         load_head=lambda: efficientnet_lite.load_head(name),
         network=lambda: efficientnet_lite.build_network(name, efficientnet_lite.read_state(name)),
     )
@@ -76,21 +76,22 @@ def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
     return info
 
 
-def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu") -> Encoder:
+def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu", threads: int = 1) -> Encoder:
     """An encoder with its weights, ready to encode; a worker loads its own.
 
     Args:
         name_or_path, modality: as `encoder_info` takes them.
-        device: `cpu` runs one input at a time on one thread of ONNX Runtime; `gpu` runs batches of 32 by TensorFlow,
+        device: `cpu` runs one input at a time by ONNX Runtime; `gpu` runs batches of 32 by TensorFlow,
             whose features differ from the CPU's by rounding. A model of the user's own runs one input at a time,
-            where its framework puts it.
+            where its framework puts it, and ONNX models of one's own on one thread.
+        threads: of one input of a known encoder on the CPU; the features are the same.
 
     Raises:
         UsageError, JobError: as `encoder_info`, or the weights are damaged, or there is no GPU.
     """
     encoder_info(name_or_path, modality)
     if name_or_path in _KNOWN:
-        return _KNOWN[name_or_path].load(device)
+        return _KNOWN[name_or_path].load(device, threads)
     return custom.load(Path(name_or_path))
 
 

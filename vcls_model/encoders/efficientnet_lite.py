@@ -106,7 +106,7 @@ def info(name: str) -> EncoderInfo:
     )
 
 
-def load(name: str, device: Device = "cpu") -> Encoder:
+def load(name: str, device: Device = "cpu", threads: int = 1) -> Encoder:
     """One of `NAMES` with its weights.
 
     Raises:
@@ -116,7 +116,7 @@ def load(name: str, device: Device = "cpu") -> Encoder:
     head = _head(name, state)
     built = build_network(name, state)
     del state  # before the session makes copies of its own
-    network = ready_network(built, device)
+    network = ready_network(built, device, threads)
 
     def run(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return network.run(pictures.transpose(0, 3, 1, 2).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Runs networks with ONNX Runtime on one thread, one input at a time: the same bits in any batch and any worker."""
+"""Runs networks with ONNX Runtime, one input at a time: the same bits in any batch, any worker, on any threads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def open_session(model: bytes | Path) -> "onnxruntime.InferenceSession":
-    """A session on one thread of the CPU: more threads would split sums differently, and workers are processes anyway.
+def open_session(model: bytes | Path, threads: int = 1) -> "onnxruntime.InferenceSession":
+    """A session on the CPU.
+
+    Args:
+        model: serialized, or the path of its file.
+        threads: of one input. A network of convolutions alone has the same bits on more than one, which share out the
+            rows of a product and not its sums; of a model of the user's own nobody knows, and workers are processes
+            anyway.
 
     Raises:
         Exception: whatever ONNX Runtime says of a model that it cannot load.
@@ -22,7 +28,8 @@ def open_session(model: bytes | Path) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it took as long again, of other work
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
@@ -76,8 +83,13 @@ def _add_convolution(graph: Graph, name: str, sizes: tuple[int, int], step: Conv
 class OnnxNetwork:
     """A network ready to run."""
 
-    def __init__(self, network: Network) -> None:
-        self._session = open_session(onnx_model(network))
+    def __init__(self, network: Network, threads: int = 1) -> None:
+        """
+        Args:
+            network: of convolutions.
+            threads: of one input.
+        """
+        self._session = open_session(onnx_model(network), threads)
         self._width = len(network.steps[-1].bias)
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -18,14 +18,19 @@ class ReadyNetwork(Protocol):
         """Features (N, width) of inputs (N, C, H, W); the same input gives the same bits in any batch."""
 
 
-def ready_network(network: Network, device: Device) -> ReadyNetwork:
+def ready_network(network: Network, device: Device, threads: int = 1) -> ReadyNetwork:
     """A network on a device.
+
+    Args:
+        network: what to run.
+        device: where.
+        threads: of one input, on the CPU.
 
     Raises:
         JobError: `gpu`, and TensorFlow sees none.
     """
     if device == "cpu":
-        return OnnxNetwork(network)
+        return OnnxNetwork(network, threads)
     from vcls_model.encoders.keras_network import KerasNetwork, require_gpu
 
     require_gpu()

@@ -59,14 +59,14 @@ def info() -> EncoderInfo:
     )
 
 
-def load(device: Device = "cpu") -> Encoder:
+def load(device: Device = "cpu", threads: int = 1) -> Encoder:
     """YAMNet with its weights.
 
     Raises:
         JobError: the weights are not installed, or damaged, or there is no such device.
     """
     variables = read_variables()
-    network = ready_network(build_network(variables), device)
+    network = ready_network(build_network(variables), device, threads)
     own = info()
 
     def run(patches: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

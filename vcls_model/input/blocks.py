@@ -14,10 +14,11 @@ import io
 import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records import examples, kernels
 from vcls_model.records.schema import FRAMES, TEXT, Modality
@@ -137,7 +138,7 @@ def _values(features: Mapping[str, examples.Feature], name: str, kind: str, coun
 
 class _LocalFile:
     def __init__(self, path: str) -> None:
-        self._file = io.FileIO(path)
+        self._file = cast(io.FileIO, storage.open_for_reading(path))
 
     def read_into(self, target: np.ndarray) -> int:
         view = memoryview(target)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import dataclasses
 
 from vcls_model.commands import UsageError, unknown_choice
 
+_LARGEST_BATCH = 1 << 20  # videos; no device holds more
 FRAME_SAMPLINGS = ("all", "middle", "random", "sequence", "uniform")
 # How a model that was trained on random frames sees a video afterwards: as many frames, without chance.
 _EVALUATION_FRAMES = {"random": "uniform", "sequence": "middle"}
@@ -32,6 +33,8 @@ class InputOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"batch_size must be positive, got {self.batch_size}")
+        if self.batch_size > _LARGEST_BATCH:
+            raise UsageError(f"batch_size must be at most {_LARGEST_BATCH:,}, got {self.batch_size:,}")
         if self.frames not in FRAME_SAMPLINGS:
             raise unknown_choice("frame sampling", self.frames, FRAME_SAMPLINGS)
         if self.max_frames < 1:

@@ -9,10 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from vcls_model import storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.metrics.catalogue import HEADLINE
 from vcls_model.records.schema import MOST_CLASSES
-from vcls_model.storage import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,8 +22,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--predictions",
         required=True,
         metavar="FILE",
-        help=".parquet (id, class_index, probability, labels; or a directory of such files), Kaggle "
-        ".csv (VideoId,LabelConfidencePairs), or .npz (logits, ids, label_flat, label_lens)",
+        help=".parquet (id, class_index, probability, labels), Kaggle .csv (VideoId,LabelConfidencePairs), or .npz "
+        "(logits, ids, label_flat, label_lens); a directory or a pattern of several",
     )
     parser.add_argument(
         "--labels",
@@ -99,20 +99,20 @@ def _check(args: argparse.Namespace) -> None:
     if args.ratings and (args.labels or args.slices):
         raise UsageError("--labels and --slices are for videos, --ratings is for segments: pass one kind")
     read = {
-        os.path.realpath(path): path
+        storage.resolved(path): path
         for path in (args.predictions, args.labels, args.slices, args.ratings, args.vocabulary)
         if path
     }
-    check_writable(args.output and os.path.dirname(os.path.abspath(args.output)))
-    if os.path.realpath(args.output) in read:
+    storage.check_writable(args.output and os.path.dirname(storage.absolute(args.output)))
+    if storage.resolved(args.output) in read:
         raise UsageError(f"--output={args.output} is also an input: name another file")
     if os.path.isdir(args.output):
         raise UsageError(f"--output={args.output} is a directory: name a file, such as {args.output}/metrics.json")
     if args.details:
-        place = os.path.realpath(args.details)
+        place = storage.resolved(args.details).rstrip("/")
         if inside := [path for real, path in read.items() if os.path.dirname(real) == place]:
             raise UsageError(f"--details={args.details} holds the input {inside[0]}: name another directory")
-        check_writable(args.details)
+        storage.check_writable(args.details)
 
 
 if __name__ == "__main__":

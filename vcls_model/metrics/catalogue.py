@@ -8,6 +8,9 @@ name metrics without loading numpy.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+# What metrics.json has slices by without being asked: no feature may be called so.
+OWN_SLICES = ("frequency", "vertical")
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.reading import (
     Predictions,
     is_segment_ranking,
+    prediction_files,
     read_labels,
     read_predictions,
     read_ratings,
@@ -71,14 +71,14 @@ def measure(config: MeasureConfig) -> dict[str, Any]:
     classes = None
     if config.vocabulary:
         try:
-            classes = load_vocabulary(config.vocabulary, config.class_count)
+            classes = load_vocabulary(config.vocabulary, config.class_count, tell=True)
         except OSError as error:
             raise UsageError(f"cannot read --vocabulary={config.vocabulary}: {error.strerror or error}") from None
     summary, files = _measure_segments(config, classes) if config.ratings else _measure_videos(config, classes)
-    _write(Path(config.output), to_json(summary))
+    storage.write_atomically(config.output, to_json(summary))
     if config.details:
         for name, content in files.items():
-            _write(Path(config.details) / name, content)
+            storage.write_atomically(storage.join(config.details, name), content)
     return summary
 
 
@@ -86,19 +86,17 @@ def _measure_videos(
     config: MeasureConfig, classes: Sequence[ClassInfo] | None
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The content of metrics.json, and the other files by name."""
-    predictions = Path(config.predictions)
+    files_read = prediction_files(config.predictions)
     names = ClassNames([entry.name for entry in classes or ()])
-    labels = read_labels(Path(config.labels), names) if config.labels else None
-    class_count = (
-        len(classes) if classes else config.class_count or _count_classes(predictions, labels, str(config.labels))
-    )
+    labels = read_labels(config.labels, names) if config.labels else None
+    class_count = len(classes) if classes else config.class_count or _count_classes(config, files_read, labels)
     accumulator = MetricAccumulator(class_count, threshold=config.threshold)
-    feature, value_of = read_slices(Path(config.slices)) if config.slices else ("", {})
+    feature, value_of = read_slices(config.slices) if config.slices else ("", {})
     slices = SliceAccumulator(class_count, feature) if config.slices else None
     joined = _Joined(config, labels, value_of, class_count)
     named = 0
     hashes: list[np.ndarray] = []
-    for batch in read_predictions(predictions):
+    for batch in read_predictions(files_read):
         batch.check(class_count, config.predictions)
         rows = batch.logits if batch.indices is None else batch.indices
         named = max([named, *map(len, rows)])
@@ -122,7 +120,7 @@ def _measure_segments(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The content of metrics.json, and the other files by name."""
     assert config.ratings is not None
-    predictions, ratings = Path(config.predictions), read_ratings(Path(config.ratings))
+    predictions, ratings = config.predictions, read_ratings(config.ratings)
     highest = max(index for of_segment in ratings.values() for index in of_segment)
     class_count = len(classes) if classes else config.class_count or _class_count(highest, config.ratings)
     if highest >= class_count:
@@ -165,7 +163,7 @@ def _measure_segments(
     return {"segments": summary}, {"segment_per_class.csv": per_class}
 
 
-def _add_ranking(accumulator: SegmentAccumulator, path: Path, ratings: Ratings) -> set[tuple[bytes, int]]:
+def _add_ranking(accumulator: SegmentAccumulator, path: str, ratings: Ratings) -> set[tuple[bytes, int]]:
     """Adds the rated pairs of a challenge submission; returns them."""
     added: set[tuple[bytes, int]] = set()
     for index, segments in read_segment_ranking(path):
@@ -213,7 +211,7 @@ def _bounds_of_cut(
 
 
 def _add_scored_segments(
-    accumulator: SegmentAccumulator, path: Path, ratings: Ratings
+    accumulator: SegmentAccumulator, path: str, ratings: Ratings
 ) -> tuple[set[tuple[bytes, int]], dict[bytes, float]]:
     """Adds the rated pairs that predictions have a score for.
 
@@ -222,7 +220,7 @@ def _add_scored_segments(
     """
     added: set[tuple[bytes, int]] = set()
     lowest: dict[bytes, float] = {}
-    for batch in read_predictions(path):
+    for batch in read_predictions(prediction_files(path)):
         pairs = []
         for row, segment in enumerate(batch.ids):
             of_segment = ratings.get(segment)
@@ -265,12 +263,12 @@ def _warn(hashes: Sequence[np.ndarray], named: int, class_count: int) -> None:
         )
 
 
-def _count_classes(path: Path, labels: Labels | None, labels_path: str) -> int:
-    predicted = max((batch.highest_class() for batch in read_predictions(path)), default=-1)
+def _count_classes(config: MeasureConfig, files: Sequence[str], labels: Labels | None) -> int:
+    predicted = max((batch.highest_class() for batch in read_predictions(files)), default=-1)
     labelled = max((int(row.max()) for row in (labels or {}).values() if row is not None and row.size), default=-1)
     if max(predicted, labelled) < 0:
-        raise JobError(f"{path} holds no prediction")
-    return max(_class_count(predicted, str(path)), _class_count(labelled, labels_path))
+        raise JobError(f"{config.predictions} holds no prediction")
+    return max(_class_count(predicted, config.predictions), _class_count(labelled, str(config.labels)))
 
 
 def _class_count(highest: int, path: str) -> int:
@@ -287,7 +285,10 @@ class _Joined:
         labels: of another file, None for those of the predictions themselves.
         value_of: value of the feature by video id.
         predicted: number of predictions.
+        first_id: of the first of them.
         unlabelled: number of those whose labels are unknown.
+        nulls: number of those that are listed, with a null in the place of labels.
+        of_no_class: number of those whose labels are an empty list or cell.
         unknown_labels: number of labels that are none of the C classes.
     """
 
@@ -298,7 +299,8 @@ class _Joined:
         self._class_count = class_count
         self.labels = labels
         self.value_of = value_of
-        self.predicted = self.unlabelled = self.unknown_labels = 0
+        self.predicted = self.unlabelled = self.nulls = self.of_no_class = self.unknown_labels = 0
+        self.first_id = b""
         self._of_labels: set[bytes] = set()
         self._of_values: set[bytes] = set()
 
@@ -306,10 +308,17 @@ class _Joined:
         """The labels of each video that are among the C classes; None where they are unknown."""
         if self.labels is not None:
             rows = [self.labels.get(video_id) for video_id in batch.ids]
-            self._of_labels.update(video_id for video_id in batch.ids if video_id in self.labels)
+            listed = [video_id for video_id in batch.ids if video_id in self.labels]
+            self._of_labels.update(listed)
+            self.nulls += sum(self.labels[video_id] is None for video_id in listed)
+        elif batch.labels is not None:
+            rows = batch.labels
+            self.nulls += sum(row is None for row in rows)
         else:
-            rows = batch.labels if batch.labels is not None else [None] * len(batch.ids)
+            rows = [None] * len(batch.ids)
+        self.of_no_class += sum(row is not None and not len(row) for row in rows)
         self._of_values.update(video_id for video_id in batch.ids if video_id in self.value_of)
+        self.first_id = self.first_id or batch.ids[0]
         self.predicted += len(batch.ids)
         self.unlabelled += sum(row is None for row in rows)
         known = [None if row is None else row[row < self._class_count] for row in rows]
@@ -318,17 +327,31 @@ class _Joined:
         )
         return known
 
+    @property
+    def labels_from(self) -> str:
+        """The file that has the labels."""
+        return self.config.labels or self.config.predictions
+
     def counts(self) -> dict[str, int]:
         """What goes into metrics.json."""
-        return {"labels_unknown": self.unknown_labels} if self.unknown_labels else {}
+        counts = {"labels_unknown": self.unknown_labels, "videos_of_no_class": self.of_no_class}
+        return {name: count for name, count in counts.items() if count}
 
     def report(self) -> None:
         """Says how many ids joined and how many did not."""
         if self.labels is not None:
-            nulls = sum(row is None for row in self.labels.values())
             self._say(str(self.config.labels), "labels", len(self._of_labels), len(self.labels))
-            if nulls:
-                print(f"{self.config.labels}: {nulls:,} null labels count as unknown", file=sys.stderr)
+        if self.nulls:
+            print(
+                f"{self.labels_from}: {self.nulls:,} null labels count as unknown: those videos are left out",
+                file=sys.stderr,
+            )
+        if self.of_no_class:
+            print(
+                f"{self.labels_from}: {self.of_no_class:,} videos have empty labels, which say that no class "
+                "fits; where that is not known, write null (Parquet) or leave the row out",
+                file=sys.stderr,
+            )
         if self.config.slices:
             self._say(self.config.slices, "values", len(self._of_values), len(self.value_of))
             if not self._of_values:
@@ -349,21 +372,22 @@ class _Joined:
 
 
 def _no_labels(config: MeasureConfig, joined: _Joined) -> str:
+    if not joined.predicted:
+        return f"{config.predictions} holds no prediction"
+    if joined.nulls:
+        return f"{joined.labels_from}: the labels of all {joined.nulls:,} predictions that it has labels for are null"
     if config.labels is None:
         return (
             f"none of the {joined.unlabelled} predictions of {config.predictions} has labels; "
             "pass them with --labels=FILE"
         )
-    listed, predicted = (next(iter(ids), b"").decode("utf-8", "backslashreplace") for ids in _some_ids(config, joined))
+    listed, predicted = (
+        each.decode("utf-8", "backslashreplace") for each in (next(iter(joined.labels or ()), b""), joined.first_id)
+    )
     return (
         f"{config.labels} has labels of none of the {joined.unlabelled} predictions of {config.predictions}; ids there "
         f"look like {listed!r}, those of the predictions like {predicted!r}"
     )
-
-
-def _some_ids(config: MeasureConfig, joined: _Joined) -> tuple[list[bytes], list[bytes]]:
-    first = next((batch.ids for batch in read_predictions(Path(config.predictions))), [])
-    return list(joined.labels or {})[:1], first
 
 
 def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch: Predictions, joined: _Joined) -> None:
@@ -384,7 +408,3 @@ def _add(accumulator: MetricAccumulator, slices: SliceAccumulator | None, batch:
             slices.update(logits, flat, lengths, [joined.value_of.get(video_id, NO_VALUE) for video_id in ids])
         except ValueError as error:
             raise JobError(f"{joined.config.slices}: {error}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    storage.write_atomically(str(path), content)

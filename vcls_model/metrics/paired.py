@@ -1,4 +1,8 @@
-"""Two rankings of the same videos compared, with intervals of the differences over videos."""
+"""Two rankings of the same videos compared, with intervals of the differences over videos.
+
+For rankings whose counts are both at hand, as in one job. `influence.py` serves runs that are over, of which only the
+predictions are left.
+"""
 
 import dataclasses
 

@@ -1,16 +1,19 @@
 """Predictions and labels that a user already has, from Parquet, the Kaggle CSV or npz; see `vcls_model.tables`."""
 
 import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from vcls_model import tables
-from vcls_model.commands import JobError
+from vcls_model import storage, tables
+from vcls_model.commands import JobError, UsageError
 from vcls_model.metrics.binning import logit_of
+from vcls_model.metrics.catalogue import OWN_SLICES
+from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.ids import printable_id
 from vcls_model.records.vocabulary import ClassNames
 from vcls_model.tables import Column
@@ -68,25 +71,45 @@ class Predictions:
         return result
 
 
-def read_predictions(path: Path) -> Iterator[Predictions]:
-    """Reads a file, or every Parquet file of a directory, or else every CSV of it, in batches.
+def prediction_files(path: str) -> list[str]:
+    """The files of predictions that a user names: those of a path or pattern, or all Parquet files of a directory, or
+    else all CSVs of it. Says on standard error what of a directory is left out.
 
     Raises:
-        JobError: the file is missing, of another kind, or a value in it is out of range; the message says where.
+        JobError: there are none, or one is of another kind.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet")) or sorted(file for end in _CSV for file in path.glob(f"*{end}"))
-    if not files or not all(file.exists() for file in files):
-        raise JobError(f"no predictions at {path}")
-    readers = {".parquet": _read_parquet, ".npz": _read_npz, **dict.fromkeys(_CSV, _read_kaggle)}
+    names = storage.list_names(path)
+    chosen = [name for name in names if _suffix(name) == ".parquet"] or [
+        name for name in names if _suffix(name) in _CSV
+    ]
+    others = [name for name in names if name not in chosen and _suffix(name) in _READERS]
+    if chosen and others:
+        print(f"warning: {path}: not read beside {chosen[0]}: {', '.join(others[:5])}", file=sys.stderr)
+    try:
+        files = [storage.join(path, name) for name in chosen] or [file for file, _, _ in storage.list_files(path)]
+    except UsageError as error:
+        raise JobError(f"no predictions at {path}: {error}") from None
     for file in files:
-        if file.suffix.lower() not in readers:
+        if _suffix(file) not in _READERS:
             raise JobError(f"{file}: predictions must be .parquet, .csv (VideoId,LabelConfidencePairs) or .npz")
-        yield from readers[file.suffix.lower()](str(file))
+    return files
 
 
-def read_labels(path: Path, names: ClassNames) -> dict[bytes, np.ndarray | None]:
+def read_predictions(files: Iterable[str]) -> Iterator[Predictions]:
+    """Reads `prediction_files`, in batches.
+
+    Raises:
+        JobError: one is not of its kind, or a value in it is out of range; the message says where.
+    """
+    for file in files:
+        yield from _READERS[_suffix(file)](file)
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def read_labels(path: str, names: ClassNames) -> dict[bytes, np.ndarray | None]:
     """True class indices by video id, from Parquet (id, labels), npz (ids, label_flat, label_lens) or a CSV with the
     columns id and labels: class indices separated by blanks or semicolons, or names separated by semicolons.
 
@@ -101,49 +124,52 @@ def read_labels(path: Path, names: ClassNames) -> dict[bytes, np.ndarray | None]
     Raises:
         JobError: as for `read_predictions`; or an id comes twice.
     """
-    if not path.exists():
+    if not storage.exists(path):
         raise JobError(f"no labels at {path}")
-    file, suffix = str(path), path.suffix.lower()
+    suffix = _suffix(path)
     if suffix == ".npz":
-        return _unique(zip(*_npz_labels(file), strict=True), file)
+        return _unique(zip(*_npz_labels(path), strict=True), path)
     if suffix == ".parquet":
-        return _unique(_parquet_labels(file, names), file)
+        return _unique(_parquet_labels(path, names), path)
     if suffix in _CSV:
         return {
             row["id"].encode(): _named_labels(row["labels"], row.where, names)
-            for row in _identified(tables.read_csv(file, (_ID, _LABELS), unique="id"), "id")
+            for row in _identified(tables.read_csv(path, (_ID, _LABELS), unique="id"), "id")
         }
     raise JobError(f"{path}: labels must be .parquet, .csv or .npz")
 
 
-def read_slices(path: Path) -> tuple[str, dict[bytes, str]]:
+def read_slices(path: str) -> tuple[str, dict[bytes, str]]:
     """A feature's name and its value by video id, from a CSV with a column of ids and one of the feature.
 
     Raises:
-        JobError: as for `read_predictions`; an id comes twice, or there is no column beside the id, or several.
+        JobError: as for `read_predictions`; an id comes twice, or there is no column beside the id, or several, or one
+            with the name of slices that there are anyway.
     """
-    if not path.exists():
+    if not storage.exists(path):
         raise JobError(f"no feature values at {path}")
-    header = tables.read_header(str(path))
+    header = tables.read_header(path)
     others = [name for name in header.names if name.lower() not in _ID.headings and not tables.is_counter(name)]
     if len(others) != 1:
         raise JobError(
             f"{path} must have a column id and one column of values; it has {', '.join(map(repr, header.names))}"
         )
-    rows = _identified(tables.read_csv(str(path), (_ID, Column(others[0])), unique="id"), "id")
-    return others[0], {row["id"].encode(): row[others[0]] for row in rows}
+    if others[0] in OWN_SLICES:
+        raise JobError(f"{path}: the metrics have slices called {others[0]!r} of their own: name the column otherwise")
+    rows = _identified(tables.read_csv(path, (_ID, Column(others[0])), unique="id"), "id")
+    return others[0], {row["id"].encode(): row[others[0]] or NO_VALUE for row in rows}
 
 
-def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
+def read_ratings(path: str) -> dict[bytes, dict[int, int]]:
     """The ratings of each segment: class -> 1 (present) or 0 (absent); from a CSV of segment, class, rating.
 
     Raises:
         JobError: as for `read_predictions`; or a rating is neither 0 nor 1, or given twice.
     """
-    if not path.exists():
+    if not storage.exists(path):
         raise JobError(f"no ratings at {path}")
     ratings: dict[bytes, dict[int, int]] = {}
-    for row in _identified(tables.read_csv(str(path), (_SEGMENT, _CLASS, _RATING)), "segment"):
+    for row in _identified(tables.read_csv(path, (_SEGMENT, _CLASS, _RATING)), "segment"):
         index = _class_index(row["class"], row.where)
         rating = tables.whole_number(row["rating"], row.where, "a rating of 0 or 1")
         if rating not in (0, 1):
@@ -157,21 +183,21 @@ def read_ratings(path: Path) -> dict[bytes, dict[int, int]]:
     return ratings
 
 
-def is_segment_ranking(path: Path) -> bool:
+def is_segment_ranking(path: str) -> bool:
     """Whether a file has the layout of the 2019 challenge: a CSV of Class,Segments."""
-    if path.suffix.lower() not in _CSV or not path.is_file():
+    if _suffix(path) not in _CSV or not storage.exists(path):
         return False
-    return {"class", "segments"} <= {name.lower() for name in tables.read_header(str(path)).names}
+    return {"class", "segments"} <= {name.lower() for name in tables.read_header(path).names}
 
 
-def read_segment_ranking(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+def read_segment_ranking(path: str) -> Iterator[tuple[int, list[bytes]]]:
     """Classes and the ids of their segments, best first, from a CSV of Class,Segments (ids separated by spaces).
 
     Raises:
         JobError: a class is not a whole number or occurs twice, or a segment occurs twice in a class.
     """
     seen: set[int] = set()
-    for row in tables.read_csv(str(path), (_CLASS, _SEGMENTS)):
+    for row in tables.read_csv(path, (_CLASS, _SEGMENTS)):
         index = _class_index(row["class"], row.where)
         if index in seen:
             raise JobError(f"{row.where}: expected a class that no earlier line has, got {index}")
@@ -247,15 +273,24 @@ def _parquet_labels(path: str, class_names: ClassNames) -> Iterator[tuple[bytes,
 
 
 def _label_cell(value: object, where: str, names: ClassNames) -> np.ndarray | None:
-    """The labels in a cell of Parquet: a list, a single index, text, or null: unknown."""
+    """The labels in a cell of Parquet: one or a list of indices or texts, or null: unknown."""
     if value is None:
         return None
-    if isinstance(value, str):
-        return _named_labels(value, where, names)
+    if isinstance(value, str | bytes):
+        return _named_labels(_text(value, where), where, names)
+    if isinstance(value, list) and value and all(isinstance(each, str | bytes) for each in value):
+        return _named_labels(";".join(_text(each, where) for each in value), where, names)
     indices = tables.whole_numbers(_array(value, where), f"{where}, labels", "class indices")
     if (indices < 0).any():
         raise JobError(f"{where}, labels: expected class indices, got {indices.min()}")
     return np.unique(indices)
+
+
+def _text(value: str | bytes, where: str) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        raise JobError(f"{where}: the label {value!r} is not UTF-8") from None
 
 
 def _array(value: object, where: str) -> np.ndarray:
@@ -343,8 +378,10 @@ def _scored(
     indices: npt.ArrayLike | None, probabilities: npt.ArrayLike | None, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class indices, int64, and logits, float32, of one video."""
-    chosen = tables.whole_numbers(_array([] if indices is None else indices, where), where, "class indices")
-    values = _array([] if probabilities is None else probabilities, where)
+    if indices is None or probabilities is None:
+        raise JobError(f"{where}: the prediction is null; leave out a video that has none")
+    chosen = tables.whole_numbers(_array(indices, where), where, "class indices")
+    values = _array(probabilities, where)
     if values.dtype.kind not in "fiu":
         raise JobError(f"{where}: expected probabilities, got {values.dtype} values")
     if chosen.size != values.size:
@@ -355,3 +392,6 @@ def _scored(
         return chosen, logit_of(values.astype(np.float64)).astype(np.float32)
     except ValueError as error:
         raise JobError(f"{where}: {error}") from None
+
+
+_READERS = {".parquet": _read_parquet, ".npz": _read_npz, **dict.fromkeys(_CSV, _read_kaggle)}

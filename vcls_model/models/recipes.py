@@ -45,6 +45,7 @@ VIDEO_RECIPE = Recipe(
             "warmup_examples": 9_000,
             "mixup": 0.4,
             "modality_dropout": 0.15,
+            "calibration": "platt",
             "precision": "mixed_bfloat16",
         }
     ),
@@ -64,6 +65,7 @@ FRAME_RECIPE = Recipe(
             "decay": "cosine",
             "mixup": 0.4,
             "modality_dropout": 0.15,
+            "calibration": "platt",
             "precision": "mixed_bfloat16",
         }
     ),

@@ -219,7 +219,7 @@ def _lines(source: ByteSource, path: str, block_bytes: int) -> Iterator[tuple[in
         JobError: the file is not text, or in an encoding that cannot be recognised.
     """
     decoder: codecs.IncrementalDecoder | None = None
-    rest, line, first, last = b"", 1, True, False
+    rest, line, first, last, carriage_returns = b"", 1, True, False, False
     while not last:
         buffer = np.empty(block_bytes, np.uint8)
         count = source.readinto(buffer)
@@ -228,11 +228,14 @@ def _lines(source: ByteSource, path: str, block_bytes: int) -> Iterator[tuple[in
             encoding, first = tables.encoding_of(piece[:_HEADER_BYTES], path), False
             piece = piece.removeprefix(codecs.BOM_UTF8)
             decoder = codecs.getincrementaldecoder("utf-16")() if encoding == "utf-16" else None
+            carriage_returns = b"\r" in piece and b"\n" not in piece  # lines as old spreadsheets end them
         if decoder is not None:
             try:
                 piece = decoder.decode(piece, last).encode()
             except UnicodeError as error:
                 raise JobError(f"{path}, near line {line}: not UTF-16, as it begins: {error}") from None
+        if carriage_returns:
+            piece = piece.replace(b"\r", b"\n")
         block = rest + piece
         end = len(block) if last else block.rfind(b"\n") + 1
         if end:
@@ -309,7 +312,7 @@ def _read_block(
     rows: list[_Row] = []
     rejected: list[Rejected] = []
     for number, text in enumerate(block.split(b"\n"), line):
-        if not text.strip():
+        if not text.translate(None, layout.header.separator.encode() + b'"').strip():  # blank, or of empty cells
             continue
         try:
             rows.append(_careful(text, number, layout, options))
@@ -322,6 +325,8 @@ def _read_clean(
     block: bytes, line: int, layout: _Layout, schema: RecordSchema, options: RecordOptions
 ) -> RawBatch | None:
     """The whole block through pyarrow, or None if any row is irregular."""
+    if re.search(re.escape(layout.header.separator.encode()) + b' +"', block):  # to pyarrow no quoted cell
+        return None
     types = {str(column): pa.float32() for column in layout.features}
     types[str(layout.id)] = pa.string()
     types[str(layout.labels)] = pa.string()
@@ -374,6 +379,8 @@ def _whole(texts: pa.Array) -> np.ndarray | None:
     Raises:
         ArrowInvalid: one is not a number.
     """
+    if pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():  # 0x1F is a number to pyarrow alone
+        return None
     try:
         return texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:

@@ -17,6 +17,9 @@ UTF8, TOKENS = "utf-8", "tokens"
 LINES, LINE_TOKENS = "lines", "line_tokens"
 # What schema files and manifests call the older kinds under the key `level`.
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
+# What transformed records have beside the modalities, and the beginning of what says whether one is there: `has_audio`.
+RESERVED_NAMES = ("id", "labels", "num_frames")
+PRESENCE = "has_"
 # What only schemas of records made from media have.
 _OF_MEDIA = ("encoders", "sampling")
 
@@ -104,6 +107,7 @@ class Modality:
         if self.encoding not in encodings:
             known = " or ".join(map(repr, encodings))
             raise UsageError(f"modality {self.name!r}: encoding must be {known}, got {self.encoding!r}")
+        object.__setattr__(self, "width", _whole(self.width))
         if type(self.width) is not int or self.width < 1:
             raise UsageError(f"modality {self.name!r}: width must be a positive integer, got {self.width!r}")
         if self.width > MOST_VALUES:
@@ -123,6 +127,11 @@ class Modality:
     def _check_names(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise UsageError(f"the name of a modality must be text, got {self.name!r}")
+        if self.name in RESERVED_NAMES:
+            raise UsageError(
+                f"modality {self.name!r}: transformed records have a feature of this name for another purpose. Name "
+                f'the columns otherwise, or in a schema file {{"name": "my_{self.name}", "feature": "{self.name}", …}}'
+            )
         if "/" in self.name:  # Keras takes no such name for an input
             own = self.name.partition("/")[0].lower() or "frames"
             raise UsageError(
@@ -181,6 +190,11 @@ class Modality:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `modality_fields` reads it back."""
         return with_level(vars(self))
+
+
+def _whole(value: Any) -> Any:
+    """A number of JSON that is whole as an integer: some programs write 1024 as 1024.0."""
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def with_level(modality: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +278,7 @@ class RecordSchema:
         ):
             if not isinstance(text, str) or not text:
                 raise UsageError(f"schema {self.name!r}: {what} must be text, got {text!r}")
+        object.__setattr__(self, "class_count", _whole(self.class_count))
         if self.class_count is not None and (type(self.class_count) is not int or self.class_count < 1):
             raise UsageError(f"schema {self.name!r}: class_count must be a positive integer, got {self.class_count!r}")
         if self.class_count is not None and self.class_count > MOST_CLASSES:
@@ -286,6 +301,12 @@ class RecordSchema:
             self.container != "csv" or len(self.modalities) - len(self.texts) > 1
         ):
             raise UsageError(f"schema {self.name!r}: only the one modality of a CSV has names of columns")
+        for name in names:
+            if PRESENCE + name in names:
+                raise UsageError(
+                    f"schema {self.name!r}: the modality {PRESENCE + name!r} has the name of the feature that says "
+                    f"whether a record has {name!r}: name it otherwise"
+                )
         sources = [modality.source for modality in self.modalities]
         if len(set(sources)) != len(sources):
             raise UsageError(f"schema {self.name!r} reads a feature twice: {sources}")

@@ -10,6 +10,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity
 from vcls_model.records.schema import (
     MOST_CLASSES,
+    PRESENCE,
     REQUANTISE,
     Modality,
     Quantisation,
@@ -20,13 +21,10 @@ from vcls_model.records.schema import (
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
 from vcls_model.states import DatasetInfo, read_state
 
-# What the feature is called that says, by 0, that a record lacks a modality; a record that has it has no such feature.
-_PRESENCE = "has_"
-
 
 def presence_name(modality: str) -> str:
     """What records, batches and models call the presence of a modality: `has_audio`."""
-    return _PRESENCE + modality
+    return PRESENCE + modality
 
 
 def sources_of(modalities: Sequence[Modality], schema: RecordSchema) -> dict[str, str]:
@@ -137,7 +135,9 @@ class TransformedData:
     def classes(self) -> list[ClassInfo]:
         """The classes by index, as `labels.csv` describes them; without names where there is none."""
         path = storage.join(self.directory, "labels.csv")
-        return load_vocabulary(path, self.class_count) if storage.exists(path) else unnamed_classes(self.class_count)
+        if not storage.exists(path):
+            return unnamed_classes(self.class_count)
+        return load_vocabulary(path, self.class_count, complete=True)
 
     def class_counts(self, split: str = "train") -> list[int] | None:
         """Videos of the split that carry each class, when preprocess counted them."""

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 from vcls_model import spreadsheets, storage, tables
 from vcls_model.commands import JobError, UsageError
@@ -21,8 +22,10 @@ _COLUMNS = (
 )
 # Fewer classes with names have nothing in common that a model could learn from them.
 FEWEST_NAMED = 3
+# Names that several classes have are told so often; the report tells them all.
+_SHARED_SHOWN = 5
 # A label that looks so is a mistaken index rather than a name that is not known.
-_NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,9 @@ def unnamed_classes(class_count: int) -> list[ClassInfo]:
     return [ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def read_vocabulary(content: str | bytes, origin: str, class_count: int | None = None) -> list[ClassInfo]:
+def read_vocabulary(
+    content: str | bytes, origin: str, class_count: int | None = None, *, tell: bool = False, complete: bool = False
+) -> list[ClassInfo]:
     """Parses YouTube-8M's vocabulary.csv, AudioSet's class_labels_indices.csv or our labels.csv.
 
     Columns are identified by name, in any order and case; only the index is required. Indices may come in any order and
@@ -66,13 +71,15 @@ def read_vocabulary(content: str | bytes, origin: str, class_count: int | None =
         content: of the file; for its encoding and separator see `vcls_model.tables`.
         origin: its path, for messages.
         class_count: number of classes C that the vocabulary is for; by default its highest index + 1.
+        tell: say on standard error which classes it leaves out, and which have a name in common.
+        complete: a job of this project wrote it, with a row for each class: one that lacks some was cut.
 
     Returns:
         C classes, by index.
 
     Raises:
         UsageError: it is not such a table, it has no column of indices, an index is not a whole number, occurs twice or
-            lies outside [0, C), or there is no class at all.
+            lies outside [0, C), or there is no class at all, or, where all must be there, one is not.
     """
     data = content.encode() if isinstance(content, str) else content
     known: dict[int, ClassInfo] = {}
@@ -91,18 +98,46 @@ def read_vocabulary(content: str | bytes, origin: str, class_count: int | None =
         class_count = highest + 1
     if highest >= class_count:
         raise UsageError(f"vocabulary {origin} names class {highest}, but there are {class_count} classes")
+    if complete and len(known) < class_count:
+        raise UsageError(f"{origin} is damaged: it has {len(known):,} of {class_count:,} classes")
+    if tell:
+        _tell(known, class_count, origin)
     return [known.get(index) or ClassInfo(index, f"class {index}") for index in range(class_count)]
 
 
-def load_vocabulary(path: str, class_count: int | None = None) -> list[ClassInfo]:
-    """Reads a vocabulary file; see `read_vocabulary`.
+def _tell(known: Mapping[int, ClassInfo], class_count: int, origin: str) -> None:
+    if absent := [index for index in range(class_count) if index not in known]:
+        advice = "; indices begin with 0" if absent == [0] else ""
+        print(
+            f"warning: vocabulary {origin} leaves out {len(absent):,} of {class_count:,} classes: {_some(absent)}, "
+            f"which are called 'class {absent[0]}' and so on{advice}",
+            file=sys.stderr,
+        )
+    indices = sorted(known)
+    for places in list(shared_names([known[index].name for index in indices]).values())[:_SHARED_SHOWN]:
+        own = [indices[place] for place in places]
+        print(
+            f"warning: vocabulary {origin}: the classes {_some(own)} are all called {known[own[0]].name!r}; tables and "
+            "figures add the index",
+            file=sys.stderr,
+        )
+
+
+def _some(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, indices[:5])) + (", …" if len(indices) > 5 else "")
+
+
+def load_vocabulary(
+    path: str, class_count: int | None = None, *, tell: bool = False, complete: bool = False
+) -> list[ClassInfo]:
+    """Reads a vocabulary file; see `read_vocabulary`. `tell` is for files that a user names.
 
     Raises:
         UsageError: as there.
         JobError: it is too large for one, or no file.
         OSError: there is no such file.
     """
-    return read_vocabulary(storage.read_small(path), path, class_count)
+    return read_vocabulary(storage.read_small(path), path, class_count, tell=tell, complete=complete)
 
 
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
@@ -144,7 +179,7 @@ class ClassNames:
         try:
             return [tables.whole_number(number, where, what) for number in part.split()]
         except JobError:
-            if part not in self._exact and (not self._exact or _NUMBER.fullmatch(part)):
+            if part not in self._exact and (not self._exact or NUMBER.fullmatch(part)):
                 raise
         found = self._exact.get(part) or self._folded.get(part.casefold(), [])
         if len(found) > 1:

@@ -115,7 +115,7 @@ def read_exported_model(path: str) -> ExportedModel:
     if type(class_count) is not int or class_count < 1:
         raise UsageError(f"{info_path}: class_count must be a positive integer, got {class_count!r}")
     origin = storage.join(path, "labels.csv")
-    classes = read_vocabulary(labels_csv, origin)
+    classes = read_vocabulary(labels_csv, origin, complete=True)
     if len(classes) != class_count:
         raise UsageError(
             f"the vocabulary of {path} does not match the model: labels.csv has {len(classes)} classes, "

@@ -114,6 +114,8 @@ class TrainConfig:
                 del value["hyperparameters"][name]
         if not self.options.modality_dropout:
             del value["options"]["modality_dropout"]  # the same
+        if self.options.calibration == "none":
+            del value["options"]["calibration"]  # the same
         for name in ("patience", "checkpoint_seconds", "average_checkpoints"):
             del value["options"][name]  # a run that continues may change them
         if self.options.schedule.decay != "cosine":

@@ -12,6 +12,7 @@ from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.options import (
+    CALIBRATIONS,
     DECAYS,
     DISTRIBUTIONS,
     LOSS_NAMES,
@@ -232,6 +233,13 @@ def _add_optimizer_flags(group: argparse._ArgumentGroup) -> None:
         default=defaults.average_checkpoints,
         help=f"average the weights of this many best epochs if that validates better than the best one {DEFAULT}",
     )
+    add(
+        "--calibration",
+        default=defaults.calibration,
+        metavar="NAME",
+        help=f"one of {', '.join(CALIBRATIONS)}: platt puts the exported logits through a line fitted on "
+        f"validation, so that probabilities are right; no ranking changes {DEFAULT}",
+    )
 
 
 def _add_transfer_flags(group: argparse._ArgumentGroup) -> None:
@@ -399,6 +407,7 @@ def parse_config(argv: Sequence[str] | None) -> TrainConfig:
         teacher_weight=args.teacher_weight if args.teacher else 0.0,
         patience=args.patience,
         average_checkpoints=args.average_checkpoints,
+        calibration=args.calibration,
         checkpoint_seconds=args.checkpoint_seconds,
         steps_per_call=args.steps_per_call,
         jit=args.jit,

@@ -20,6 +20,7 @@ from vcls_model.metrics.result import compute_result
 from vcls_model.models.presence import takes_presence
 from vcls_model.records.transformed import TransformedData, TransformedModality, senses_of
 from vcls_model.training.averaging import WeightAverage, mean_of_epochs
+from vcls_model.training.calibration import UNCALIBRATED, Calibration
 from vcls_model.training.checkpoints import Checkpoints
 from vcls_model.training.devices import epoch_batches, worker_count, worker_number, worker_shards
 from vcls_model.training.evaluation import evaluate
@@ -382,10 +383,18 @@ class Trainer:
         summary = compute_result(accumulator).summary
         return {"val_loss": loss, **{history_column(metric.key): float(summary[metric.key]) for metric in IN_HISTORY}}
 
-    def evaluate(self, class_thresholds: np.ndarray | None = None) -> tuple[MetricAccumulator, float]:
-        """Metrics of the validation split with the model's present weights: accumulator and mean loss."""
+    def evaluate(
+        self, class_thresholds: np.ndarray | None = None, calibration: Calibration = UNCALIBRATED
+    ) -> tuple[MetricAccumulator, float]:
+        """Metrics of the validation split with the model's present weights, calibrated, and the mean loss, which is
+        that of training."""
+
+        def predict(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+            logits, losses = self._predict(batch)
+            return logits * calibration.scale + calibration.shift, losses
+
         return evaluate(
-            self._predict,
+            predict if calibration != UNCALIBRATED else self._predict,
             self.data,
             self.modalities,
             self.options.read,

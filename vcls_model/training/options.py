@@ -9,6 +9,7 @@ from vcls_model.input.options import InputOptions
 LOSS_NAMES = ("asymmetric", "bce", "focal")
 OPTIMIZER_NAMES = ("adam", "adamw")
 DECAYS = ("constant", "cosine", "exponential")
+CALIBRATIONS = ("none", "platt")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 DISTRIBUTIONS = ("auto", "mirrored", "multi_worker", "none")
 
@@ -114,6 +115,7 @@ class TrainOptions:
         checkpoint_seconds: time between checkpoints inside an epoch; 0 writes one after every call.
         steps_per_call: steps per call, which run without returning to Python.
         jit: compile the step with XLA.
+        calibration: `platt` puts the exported logits through a line fitted on validation; `none` leaves them.
     """
 
     read: InputOptions
@@ -132,6 +134,7 @@ class TrainOptions:
     steps_per_call: int = 20
     jit: bool = False
     modality_dropout: float = 0.0
+    calibration: str = "none"
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZER_NAMES:
@@ -145,5 +148,7 @@ class TrainOptions:
         for field in ("ema", "modality_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise UsageError(f"{field} must lie in [0, 1), got {getattr(self, field)}")
+        if self.calibration not in CALIBRATIONS:
+            raise unknown_choice("calibration", self.calibration, CALIBRATIONS)
         if not 0 <= self.teacher_weight <= 1:
             raise UsageError(f"teacher_weight must lie in [0, 1], got {self.teacher_weight}")

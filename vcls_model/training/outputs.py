@@ -21,6 +21,7 @@ from vcls_model.records.transformed import TransformedData
 from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
 from vcls_model.states import ExportedInfo, read_state
+from vcls_model.training.calibration import UNCALIBRATED, Calibration, fit_platt
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.devices import worker_number
@@ -32,6 +33,7 @@ from vcls_model.versions import versions_of
 
 # Whose versions the info.json of a model holds.
 PACKAGES = ("tensorflow", "keras", "numpy")
+_CALIBRATION_METRIC = "expected_calibration_error_at_20"
 
 
 def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], wall_seconds: float) -> dict[str, Any]:
@@ -46,16 +48,16 @@ def export(config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], w
     Returns:
         The content of `info.json`, which is written last.
     """
-    validation = Validation()
+    validation, calibration = Validation(), UNCALIBRATED
     if trainer.has_validation:
-        validation = summarise(*trainer.evaluate(), trainer.data.class_counts())
+        validation, calibration = _calibrated(config, trainer)
         if validation.hint:
             print(f"warning: on the validation split {validation.hint}", file=sys.stderr)
     _write_labels(config.output, trainer.data, validation.thresholds)
     copy_split_ids(trainer.data.directory, config.output)
     _write_keras_model(config.output, trainer.model)
-    _write_saved_model(config, trainer)
-    info = _describe(config, trainer, history, validation, wall_seconds)
+    _write_saved_model(config, trainer, calibration)
+    info = _describe(config, trainer, history, validation, calibration, wall_seconds)
     storage.write_json(storage.join(config.output, "info.json"), info)
     return info
 
@@ -98,6 +100,29 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
     return info if same else None
 
 
+def _calibrated(config: TrainConfig, trainer: Trainer) -> tuple[Validation, Calibration]:
+    """What validation says of the model, and the line for its logits that makes it more honest, if there is one."""
+    counts = trainer.data.class_counts()
+    accumulator, loss = trainer.evaluate()
+    validation = summarise(accumulator, loss, counts)
+    if config.options.calibration == "none" or not accumulator.videos:
+        return validation, UNCALIBRATED
+    calibration = fit_platt(accumulator)
+    if calibration == UNCALIBRATED:
+        return validation, UNCALIBRATED
+    calibrated = summarise(*trainer.evaluate(calibration=calibration), counts)
+    before, after = (each.metrics[_CALIBRATION_METRIC] for each in (validation, calibrated))
+    if after >= before:
+        return validation, UNCALIBRATED
+    if config.verbose:
+        print(
+            f"calibration: error at 20 {after:.4f} rather than {before:.4f}, with logits times {calibration.scale:.3f} "
+            f"{calibration.shift:+.3f}",
+            file=sys.stderr,
+        )
+    return calibrated, calibration
+
+
 def _write_labels(output: str, data: TransformedData, thresholds: Sequence[float] | None) -> None:
     # What a class is called is for people; the descriptions have done their part in training.
     classes = [dataclasses.replace(info, description="") for info in data.classes()]
@@ -112,10 +137,17 @@ def _write_keras_model(output: str, model: keras.Model) -> None:
         storage.write_atomically(storage.join(output, "model.keras"), storage.read_bytes(local))
 
 
-def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
+def _write_saved_model(config: TrainConfig, trainer: Trainer, calibration: Calibration) -> None:
     data, model, read = trainer.data, trainer.model, config.options.read
+
+    def logits(features: dict[str, tf.Tensor]) -> tf.Tensor:
+        found = model(features, training=False)
+        if calibration == UNCALIBRATED:
+            return found
+        return tf.cast(found, tf.float32) * calibration.scale + calibration.shift
+
     module = ServingModule(
-        lambda features: model(features, training=False),
+        logits,
         data.schema,
         trainer.modalities,
         EmbeddedTransform(data.directory),
@@ -129,7 +161,12 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer) -> None:
 
 
 def _describe(
-    config: TrainConfig, trainer: Trainer, history: Sequence[EpochRow], validation: Validation, wall_seconds: float
+    config: TrainConfig,
+    trainer: Trainer,
+    history: Sequence[EpochRow],
+    validation: Validation,
+    calibration: Calibration,
+    wall_seconds: float,
 ) -> dict[str, Any]:
     """The content of `info.json`."""
     data = trainer.data
@@ -156,6 +193,7 @@ def _describe(
             "best_epoch": trainer.progress.best_epoch,
             "averaged_epochs": trainer.averaged_epochs,
             "validation": validation.metrics,
+            "calibration": dataclasses.asdict(calibration),
             "train_seconds": sum(row["train_seconds"] for row in history),
             "wall_seconds": round(wall_seconds, 3),
             "seed": config.options.read.seed,

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from vcls_model.records.raw_values import RawValues, find_raw_values
 from vcls_model.records.schema import TEXT, Modality
 from vcls_model.records.transformed import TransformedData, TransformedModality, modality_from_dict, presence_name
 from vcls_model.records.vocabulary import load_vocabulary
-from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.export import marked_features, transformed_signature
 from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
 from vcls_model.training.checkpoints import bears_missing
@@ -45,8 +46,7 @@ def refuse_training_programs(config: TrainConfig) -> None:
     graphs = {f"the transform graph of --data={config.data}": storage.join(config.data, "transform_fn")}
     graphs |= {f"--teacher={path}": storage.join(path, SAVED_MODEL) for path in config.teachers}
     for what, directory in graphs.items():
-        if storage.exists(storage.join(directory, FILE)):  # what loads it says that it is missing
-            refuse_programs(directory, what, trusted=config.trust_model)
+        refuse_programs(directory, what, trusted=config.trust_model)
 
 
 def refuse_too_large(
@@ -377,7 +377,7 @@ def class_names(directory: str, class_count: int) -> list[str] | None:
     path = storage.join(directory, "labels.csv")
     if not storage.exists(path):
         return None
-    return [entry.name for entry in load_vocabulary(path, class_count)]
+    return [entry.name for entry in load_vocabulary(path, class_count, complete=True)]
 
 
 def check_same_classes(what: str, directory: str, class_count: int, data: TransformedData, advice: str = "") -> None:
@@ -406,14 +406,19 @@ def load_keras_model(path: str) -> keras.Model:
     Raises:
         JobError: it cannot be loaded.
     """
-    try:
-        # Keras reads local paths only.
-        with tempfile.TemporaryDirectory() as scratch:
-            local = os.path.join(scratch, "model.keras")
-            storage.copy_to_disk(path, local)
+    # Keras reads local paths only.
+    with tempfile.TemporaryDirectory() as scratch:
+        local = os.path.join(scratch, "model.keras")
+        storage.copy_to_disk(path, local)
+        if not zipfile.is_zipfile(local):
+            raise JobError(f"{path} is not a Keras model: it is damaged")
+        try:
             return keras.models.load_model(local, compile=False)
-    except (ValueError, OSError) as error:
-        raise JobError(f"{path} cannot be loaded: {error}") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged files Keras raises whatever its parsers do
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(local, path)
+            raise JobError(f"{path} cannot be loaded: {reason}") from error
 
 
 def load_teacher(

@@ -10,10 +10,12 @@ import pickle
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pipelines.preprocessing.config import JobConfig
+from pipelines.preprocessing.config import JobConfig, TransformConfig
 from pipelines.preprocessing.outputs import moments_path, read_moments
 from pipelines.preprocessing.transform.graph import write_transform
 from vcls_model import storage
@@ -36,9 +38,9 @@ def graph_in_background(config: JobConfig, options: "PipelineOptions") -> Iterat
     Raises:
         RuntimeError: the graph could not be written, or differs from the kernels.
     """
-    if "tensorflow" in sys.modules:  # nothing to gain
-        yield
-        write_transform(read_moments(moments_path(config)), config.transform, config.output)
+    if "tensorflow" in sys.modules:
+        with _graph_by_thread(config):
+            yield
         return
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}  # too little work for a GPU
     process = subprocess.Popen(
@@ -58,6 +60,28 @@ def graph_in_background(config: JobConfig, options: "PipelineOptions") -> Iterat
         process.wait()
 
 
+@contextlib.contextmanager
+def _graph_by_thread(config: JobConfig) -> Iterator[None]:
+    """The same where the import is not to pay for any more: reading and writing shards leaves Python's lock free."""
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        graph = pool.submit(_write_when_fitted, moments_path(config), config.transform, config.output, ended.wait)
+        try:
+            yield
+        finally:
+            ended.set()
+        graph.result()
+
+
+def _write_when_fitted(path: str, config: TransformConfig, output: str, ended: Callable[[float], bool]) -> None:
+    """Writes the graph once the statistics are there; `ended` waits some seconds, and says whether none will come."""
+    pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
+    while not storage.exists(path):
+        if ended(pause) and not storage.exists(path):
+            return
+    write_transform(read_moments(path), config, output)
+
+
 def serve() -> None:
     """The process: imports TensorFlow, waits for the statistics, writes the graph."""
     path, config, output, flags = pickle.load(sys.stdin.buffer)
@@ -68,13 +92,11 @@ def serve() -> None:
         FileSystems.set_options(PipelineOptions.from_dictionary(flags))
 
     _import_transform()
-    pause = _OBJECT_STORE_SECONDS if storage.is_object_store(path) else _LOCAL_SECONDS
-    while not storage.exists(path):
-        # The job closes its end once the pipeline is over, and the system does when the job is killed.
-        ended, _, _ = select.select([sys.stdin.buffer], [], [], pause)
-        if ended and not storage.exists(path):
-            return
-    write_transform(read_moments(path), config, output)
+
+    def ended(seconds: float) -> bool:  # the job closes its end once the pipeline is over, or it has been killed
+        return bool(select.select([sys.stdin.buffer], [], [], seconds)[0])
+
+    _write_when_fitted(path, config, output, ended)
 
 
 def _import_transform() -> None:

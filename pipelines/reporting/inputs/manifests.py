@@ -33,7 +33,7 @@ def read_classes(path: str, class_count: int | None = None) -> list[ClassInfo]:
     if not storage.exists(file):
         return []
     try:
-        return load_vocabulary(file, class_count)
+        return load_vocabulary(file, class_count, complete=True)
     except UsageError as error:
         raise JobError(str(error)) from None
 

@@ -185,7 +185,9 @@ def read_scores(path: str) -> Scores:
         raise JobError(f"{path}: info.json says {info['class_count']} classes, per_class.csv has {class_count}")
     classes = classes or _classes_of(per_class)
     if storage.exists(thresholds := storage.join(path, "thresholds.csv")):
-        load_vocabulary(thresholds, class_count)  # nothing here needs it, but who passes it on relies on this report
+        load_vocabulary(
+            thresholds, class_count, complete=True
+        )  # nothing here needs it, but who passes it on relies on this report
     return Scores(
         path,
         info,

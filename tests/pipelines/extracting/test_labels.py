@@ -109,3 +109,31 @@ def test_shards_follow_from_sizes_alone() -> None:
     assert [file for shard in shards for file in shard.files] == files
     assert [len(shard.files) for shard in shards] == [8, 8, 4]  # 3,600 rows of 2,304 bytes are 8.3 MB
     assert [shard.name for shard in shards][:1] == ["records-00000-of-00003"]
+
+
+def test_indices_may_be_written_as_floats_but_not_as_fractions(tmp_path: Path) -> None:
+    classes, labels = index_labels(entries_of("1.0;2.0", "", "0"), None)
+    assert ([info.name for info in classes], labels) == (["class 0", "class 1", "class 2"], [(1, 2), (), (0,)])
+    (tmp_path / "vocabulary.csv").write_text("index,name\n0,no\n1,yes\n")
+    assert index_labels(entries_of("1.0", "no"), str(tmp_path / "vocabulary.csv"))[1] == [(1,), (0,)]
+    for wrong in ("0.7", "1,5", "-1"):
+        for vocabulary in (None, str(tmp_path / "vocabulary.csv")):
+            with pytest.raises(UsageError, match=f"(expected the|must not be negative).*{wrong}"):
+                index_labels(entries_of("1", wrong), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("cat", "0.7;1"), "classes called '0.7', '1': numbers are names where other labels are"),
+        (("cat", "nan"), "classes called 'nan': a file without a label has an empty cell"),
+        (("cat", "Cat;dog"), "classes called 'Cat', 'cat': they differ in case alone"),
+        (("cat", "dog"), ""),
+    ],
+)
+def test_labels_that_make_odd_classes_are_told(
+    labels: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_labels(entries_of(*labels), None)
+    printed = capsys.readouterr().err
+    assert told in printed and bool(told) == bool(printed)

@@ -10,6 +10,7 @@ from tests.fixtures.held import JOBS, held_job, job_flags
 from tests.fixtures.sockets import descendants, is_loopback, listening, needs_tables
 
 
+@pytest.mark.slow
 @needs_tables
 @pytest.mark.parametrize("job", JOBS)
 def test_a_running_job_listens_on_the_loopback_interface_alone(

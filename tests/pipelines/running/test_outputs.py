@@ -85,6 +85,17 @@ def test_too_many_rejected_is_an_error_with_the_way_on(capsys: pytest.CaptureFix
     assert "2 files" in capsys.readouterr().err
 
 
+def test_too_many_rejected_shows_the_first(tmp_path: Path) -> None:
+    letter = {"shard": "in/x.csv", "offset": 3, "error": "wrong_type", "message": "labels: expected 1, got '.7'"}
+    storage.write_text(str(tmp_path / "dead_letter" / "a.jsonl"), storage.to_json(letter) + "\n")
+    with pytest.raises(JobError, match=r"\(wrong_type: 1; the first is in/x.csv, line 3: labels: .* '.7'\); see "):
+        outputs.check_rejected(str(tmp_path), 20, {"wrong_type": 1}, 0.01, 8)
+    letter = {**letter, "shard": "in/x.tfrecord", "offset": 800}
+    storage.write_text(str(tmp_path / "dead_letter" / "a.jsonl"), storage.to_json(letter) + "\n")
+    with pytest.raises(JobError, match=r"nothing left \(wrong_type: 1; the first is in/x.tfrecord, byte 800: labels"):
+        outputs.check_any_written(str(tmp_path), 0, {"wrong_type": 1}, "nothing left")
+
+
 def test_files_that_are_not_records_fail_the_job_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     letter = {"shard": "in/x.tfrecord", "error": "not_tfrecord", "message": "not a TFRecord file: it looks like JSON"}
     storage.write_text(str(tmp_path / "dead_letter" / "a.jsonl"), storage.to_json(letter) + "\n")

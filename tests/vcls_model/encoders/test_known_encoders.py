@@ -65,6 +65,14 @@ def test_the_same_input_gives_the_same_bits_in_any_batch_and_order(encoders: dic
     assert len(np.unique(whole, axis=0)) == len(batch)
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_more_threads_give_the_same_bits(encoders: dict[str, Encoder], name: str) -> None:
+    batch = inputs(encoders[name])[:2]
+    for threads in (2, 3):
+        encoder = load_encoder(name, known_info(name).modality, threads=threads)
+        np.testing.assert_array_equal(encoder.encode(batch), encoders[name].encode(batch))
+
+
 def test_another_process_with_other_threads_gives_the_same_codes(encoders: dict[str, Encoder]) -> None:
     script = (
         "import sys; from tests.vcls_model.encoders.synthetic import inputs; "

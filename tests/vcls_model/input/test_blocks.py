@@ -1,5 +1,6 @@
 """The compiled reader delivers what TensorFlow's parser reads, in any layout, and names a shard it cannot read."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.fixtures import training_data, wire
+from vcls_model.commands import JobError
 from vcls_model.input import batches, blocks
 from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import Layout, ShardError
@@ -309,6 +311,14 @@ def test_damage_is_named(damage, reason, block_bytes, video_data, tmp_path, monk
         list(array_batches(plan([*shards[1:], bad], VIDEO, epoch=0)))
     with pytest.raises(ShardError, match=f"{bad} cannot be read .*{reason}"):
         list(readable(make_batches([*shards[1:], str(bad)], VIDEO, InputOptions(16))))
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_named(video_data, tmp_path):
+    """Opening it would wait for a writer, for ever."""
+    data = open_transformed(str(video_data))
+    os.mkfifo(tmp_path / "pipe.tfrecord")
+    with pytest.raises(JobError, match="pipe.tfrecord is a pipe, a socket or a device"):
+        list(array_batches(plan([str(tmp_path / "pipe.tfrecord")], data.modalities)))
 
 
 def test_empty_shards_are_no_trouble(tmp_path, video_data):

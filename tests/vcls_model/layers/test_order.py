@@ -56,6 +56,7 @@ def test_an_average_stays_at_chance() -> None:
     assert 0.4 < average_precision("average", hidden_units=(16,), dropout=0.0) < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["cnn_rnn", *(pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCE_MODELS if name != "cnn_rnn")]
 )

@@ -59,6 +59,7 @@ def _influence(truth: np.ndarray, logits: np.ndarray, ids: list[bytes], top: int
     return sums.result(), groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [6, 3])
 def test_spread_of_a_difference_is_that_of_a_paired_bootstrap_of_the_groups(top: int):
     truth, models = _scored(5)

@@ -40,6 +40,7 @@ def test_datasets_of_the_same_records_are_the_same_and_others_are_not(tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_job_has_the_same_identity(tmp_path: Path) -> None:
     first = make(tmp_path)
     flags = [f"--schema={tmp_path}/schema.json", f"--output={tmp_path}/out", "--resume"]

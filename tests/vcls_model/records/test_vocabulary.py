@@ -76,6 +76,17 @@ def test_a_vocabulary_of_more_classes_than_expected():
         read_vocabulary("index\n5\n", "v.csv", 3)
 
 
+def test_a_table_of_a_job_that_lost_rows_is_no_table_of_unnamed_classes() -> None:
+    """The names, and worse, the thresholds of the others would be taken for unknown."""
+    whole = write_labels_csv(read_vocabulary("index,name\n0,a\n1,b\n2,c\n", "v"))
+    assert len(read_vocabulary(whole, "labels.csv", 3, complete=True)) == 3
+    for lost in (1, 2, 3):
+        rows = whole.splitlines(keepends=True)
+        del rows[lost]
+        with pytest.raises(UsageError, match=r"labels.csv is damaged: it has 2 of 3 classes"):
+            read_vocabulary("".join(rows), "labels.csv", 3, complete=True)
+
+
 def test_the_shipped_and_the_shared_vocabularies(sample, shared_data):
     shipped = read_vocabulary((sample / "vocabulary.csv").read_text(encoding="utf-8"), "sample")
     full = read_vocabulary((shared_data / "yt8m" / "vocabulary.csv").read_text(encoding="utf-8"), "full")

@@ -96,7 +96,10 @@ def export(
     return kernels
 
 
-@pytest.mark.parametrize(("max_frames", "frames"), [(300, "all"), (4, "all"), (4, "middle"), (3, "uniform")])
+@pytest.mark.parametrize(
+    ("max_frames", "frames"),
+    [pytest.param(300, "all", marks=pytest.mark.slow), (4, "all"), (4, "middle"), (3, "uniform")],
+)
 def test_codes_give_what_strings_give(
     max_frames: int, frames: str, graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_they_are_scored_as_ever(level: str, old: Path, score: Callable[..., dic
     np.testing.assert_allclose(logits, np.load(old / f"{level}_logits.npy"), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["video", "frame"])
 def test_they_are_fine_tuned_from(level: str, old: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from vcls_model.train import run

@@ -37,6 +37,7 @@ def test_memory_and_graph_hold_the_training_videos(level: str, video_data: Path,
     assert not np.allclose(projected["memory"].keys[:, :3], memory.keys[:, :3], atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_exports_its_neighbours(video_data: Path, tmp_path: Path) -> None:
     info = run(
         [

@@ -65,6 +65,7 @@ def test_a_mixture_has_what_either_video_has() -> None:
     assert loss._mixed(features, tf.constant([1.0, 1.0]))["has_audio"].numpy().tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides_and_it_changes_the_weights(video_data: Path, tmp_path: Path) -> None:
     def weights(name: str, *flags: str) -> list[np.ndarray]:
         small = ["--hidden_units=8", "--batch_size=20", "--epochs=2", "--quiet"]

@@ -78,6 +78,7 @@ def test_each_flag_overrides_its_own_entry_and_no_other(name: str) -> None:
         "warmup_examples": ("5", 5),
         "mixup": ("0.1", 0.1),
         "modality_dropout": ("0.3", 0.3),
+        "calibration": ("none", "none"),
         "precision": ("mixed_float16", "mixed_float16"),
         "linear_skip": ("false", False),
         "input_dropout": ("0.2", 0.2),
@@ -296,6 +297,7 @@ def test_minmax_is_undone_from_the_range(video_data: Path, tmp_path: Path) -> No
     assert values.location.tolist() == [-1] * 4 and values.spread.tolist() == [4, 4, 4, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["video", "frame"])
 def test_raw_vectors_are_scaled_inside_the_exported_model(
     level: str, video_data: Path, frame_data: Path, tmp_path: Path
@@ -358,6 +360,7 @@ def test_mixtures_are_made_of_unit_vectors_and_stay_shorter(video_data: Path, tm
     np.testing.assert_allclose(logits, mixed @ kernel + bias, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_prints_and_stores_its_recipe(video_data: Path, tmp_path: Path, capsys: Any) -> None:
     data = with_statistics(video_data, tmp_path / "data")
     info = train.run([f"--data={data}", f"--output={tmp_path / 'm'}", "--model=wide", "--epochs=1", "--units=8"])
@@ -370,6 +373,7 @@ def test_a_run_prints_and_stores_its_recipe(video_data: Path, tmp_path: Path, ca
     assert info["training"]["options"]["read"]["batch_size"] == 8 and info["training"]["class_prior"]
 
 
+@pytest.mark.slow
 def test_a_long_command_on_another_normalisation_is_warned(video_data: Path, tmp_path: Path, capsys: Any) -> None:
     data = with_statistics(video_data, tmp_path / "data")
     flags = [f"--data={data}", f"--output={tmp_path / 'm'}", "--model=logistic", "--epochs=1", "--quiet"]
@@ -377,6 +381,7 @@ def test_a_long_command_on_another_normalisation_is_warned(video_data: Path, tmp
     assert "warning: --modality_norm=unit is meant for vectors of length 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_thousand_videos_are_enough(graphs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
     training_data.write_transformed(tmp_path / "raw", training_data.VIDEO_SCHEMA, train=1_000, graph=graphs["video"])
     data = with_statistics(tmp_path / "raw", tmp_path / "data")
@@ -387,6 +392,7 @@ def test_a_thousand_videos_are_enough(graphs: dict[str, Path], tmp_path: Path, c
     assert "warning: --" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_brings_the_hyperparameters_that_shape_layers(video_data: Path, tmp_path: Path) -> None:
     data = with_statistics(video_data, tmp_path / "data")
     plain = [f"--data={video_data}", f"--output={tmp_path / 'old'}", "--model=logistic", "--epochs=1", "--quiet"]

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from vcls_model.training import checkpoints
 from vcls_model.training.fine_tuning import FineTuning
 from vcls_model.training.loop import Trainer
 from vcls_model.training.options import TrainOptions
-from vcls_model.training.starting_points import load_teacher
+from vcls_model.training.starting_points import load_keras_model, load_teacher
 
 FLAGS = ["--hidden_units=16", "--batch_size=20", "--learning_rate=0.01", "--quiet"]
 
@@ -36,6 +37,23 @@ def weights(directory, name="best.npz"):
     return checkpoints.load(str(directory / "checkpoints" / name))[0]["model"]
 
 
+@pytest.mark.parametrize("config", [None, "[]", "{}", '{"module": "os", "class_name": "system", "config": "true"}'])
+def test_a_damaged_keras_model_is_named(config, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        if config is not None:
+            archive.writestr("config.json", config)
+            archive.writestr("model.weights.h5", b"")
+    with pytest.raises(JobError, match=r"model.keras cannot be loaded: .+") as raised:
+        load_keras_model(str(path))
+    assert "\n" not in str(raised.value) and "/tmp/tmp" not in str(raised.value)
+    path.write_bytes(b"garbage")
+    with pytest.raises(JobError, match=r"model.keras is not a Keras model"):
+        load_keras_model(str(path))
+
+
+@pytest.mark.slow
 def test_a_frozen_body_with_a_new_head(trained, other_classes, tmp_path):
     output = tmp_path / "m"
     train.run(
@@ -57,6 +75,7 @@ def test_a_frozen_body_with_a_new_head(trained, other_classes, tmp_path):
     assert info["training"]["init_from"] == str(trained) and info["training"]["freeze"] == ["hidden*"]
 
 
+@pytest.mark.slow
 def test_the_documented_command_freezes_all_but_the_new_head(trained, other_classes, tmp_path):
     output = tmp_path / "m"
     arguments = [
@@ -77,6 +96,7 @@ def test_the_documented_command_freezes_all_but_the_new_head(trained, other_clas
     assert not np.array_equal(thawed[0], source[0]) and not np.array_equal(thawed[2], tuned[2])
 
 
+@pytest.mark.slow
 def test_the_average_follows_layers_that_thaw(trained, other_classes, tmp_path):
     output = tmp_path / "m"
     train.run(
@@ -98,6 +118,7 @@ def test_the_average_follows_layers_that_thaw(trained, other_classes, tmp_path):
     assert not np.array_equal(groups["average"][0], weights(trained)[0])
 
 
+@pytest.mark.slow
 def test_thawed_layers_begin_with_steps_of_the_learning_rate(trained, other_classes, tmp_path):
     output = tmp_path / "m"
     arguments = [
@@ -135,6 +156,7 @@ def test_a_glob_for_all_layers_spares_all_of_the_classifier(frame_data):
     assert any("normalise" in variable.path for variable in model.trainable_variables)
 
 
+@pytest.mark.slow
 def test_a_pretrained_projection_can_get_neighbours(video_data, tmp_path):
     arguments = [f"--data={video_data}", "--label_projection=0.75", "--epochs=1", *FLAGS]
     train.run([*arguments, f"--output={tmp_path / 'a'}"])
@@ -147,6 +169,7 @@ def test_a_pretrained_projection_can_get_neighbours(video_data, tmp_path):
     np.testing.assert_allclose(vote.turn, directions * strengths**KEY_POWER, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_averages_do_not_depend_on_steps_a_call_and_learn_in_a_short_run(video_data, tmp_path):
     found = {}
     for name, flags in (
@@ -162,6 +185,7 @@ def test_averages_do_not_depend_on_steps_a_call_and_learn_in_a_short_run(video_d
     assert found["one"] > 0.8 * found["plain"]
 
 
+@pytest.mark.slow
 def test_layers_thaw_after_the_epochs_asked_for(trained, other_classes, tmp_path):
     output = tmp_path / "m"
     arguments = [
@@ -197,6 +221,7 @@ def test_discriminative_learning_rates(trained, video_data, tmp_path):
     assert not np.array_equal(tuned[2], source[2])
 
 
+@pytest.mark.slow
 def test_the_pretrained_projection_is_kept_and_compares_neighbours(video_data, other_classes, tmp_path):
     flags = [*FLAGS, "--label_projection=0.75", "--neighbours=3", "--epochs=1"]
     train.run([f"--data={video_data}", f"--output={tmp_path / 'source'}", *flags])
@@ -287,6 +312,7 @@ def test_forgotten_hyperparameters_and_another_architecture_are_refused(trained,
         train.run([*arguments, f"--init_from={trained}", "--model=logistic", "--quiet"])
 
 
+@pytest.mark.slow
 def test_remembered_videos_are_never_taken_over(video_data, graphs, tmp_path):
     flags = [*FLAGS, "--neighbours=3", "--epochs=1"]
     other = tmp_path / "other"
@@ -306,6 +332,7 @@ def test_remembered_videos_are_never_taken_over(video_data, graphs, tmp_path):
     assert not np.allclose(keys["other"], theirs, atol=0.05) and keys["longer"].shape[0] == 140
 
 
+@pytest.mark.slow
 def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
     """Each training video is its own nearest neighbour, whose vote would be its labels."""
     teacher = tmp_path / "teacher"

@@ -1,6 +1,7 @@
 """The ASGI application: which address does what."""
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -17,12 +18,14 @@ from vcls_model.serving.http import metrics
 from vcls_model.serving.http.bodies import RefusedError, json_response, refusal
 from vcls_model.serving.http.kserve import KServeRoutes
 from vcls_model.serving.http.label import LabelRoute
+from vcls_model.serving.http.logs import log_fields
 from vcls_model.serving.http.predict import PredictRoutes
 from vcls_model.serving.http.safety import Guard
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.http.sources import SourceRoutes
 from vcls_model.serving.http.websocket import LiveRoute
 
+_LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).resolve().parent.parent / "page"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -145,4 +148,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     number = request.scope.get("state", {}).get("request_id", "")
+    _LOG.error("a request failed", exc_info=error, extra=log_fields({"request": number}))
     return json_response({"error": f"the service failed; its log says how under request {number}"}, 500)

@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vcls_model.serving.http.bodies import RefusedError, refusal
+from vcls_model.serving.http.logs import REQUESTS, log_fields
 from vcls_model.serving.http.settings import ServiceSettings
 
-_LOG = logging.getLogger("vcls_model.requests")
+_LOG = logging.getLogger(REQUESTS)
 _TOKEN_PROTOCOL = "token."
 LIVE_PROTOCOL = "vcls-live"
 # Probes hold no token; the page and its files hold nothing that is not in the package.
@@ -137,4 +137,4 @@ def _log(scope: Scope, number: str, status: int, milliseconds: float) -> None:
         "milliseconds": round(milliseconds, 1),
         "client": (scope.get("client") or [None])[0],
     }
-    _LOG.info("%s", orjson.dumps(line).decode())
+    _LOG.info("request", extra=log_fields(line))

@@ -121,7 +121,9 @@ def _signals_end(server: uvicorn.Server) -> Iterator[None]:
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, since asyncio sends small parts at once (TCP_NODELAY) only where it is sure of TCP: else the second part of
+    # an answer waits for the client's acknowledgement of the first, which comes after 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -1,7 +1,9 @@
 """What the addresses of a service share: the engine, its bounds, and how records of requests become logits."""
 
 import asyncio
+import contextlib
 import dataclasses
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
 from vcls_model.serving.live.queues import OverloadedError, Scored
 from vcls_model.serving.live.stream import RING_FRAMES, Features, nothing_of
+
+_FIRST_RECORD_SECONDS = 1.0
 
 
 @dataclasses.dataclass
@@ -46,11 +50,23 @@ class Service:
     predicting: int = 0
 
     def warm_up(self) -> None:
-        """Computes once what the first request would have to wait for."""
+        """Computes once what the first request would have to wait for.
+
+        The loops that read records are compiled at the first start of an installation, which takes longer than all the
+        rest: the service does not wait for them, only a request that holds such a record.
+        """
         self.engine.warm_up()
         schema = self.engine.model.schema
-        if schema is not None and schema.container != "csv":
-            self.engine.queue.submit(self.of_records([_empty_record(schema)])).result()
+        if schema is None or schema.container == "csv":
+            return
+
+        def read_one() -> None:
+            with contextlib.suppress(OverloadedError):  # the service has ended meanwhile
+                self.engine.queue.submit(self.of_records([_empty_record(schema)])).result()
+
+        reading = threading.Thread(target=read_one, name="first record", daemon=True)
+        reading.start()
+        reading.join(_FIRST_RECORD_SECONDS)
 
     async def score(self, videos: Sequence[Features]) -> Scored:
         """The logits of some videos.

@@ -47,7 +47,7 @@ class EngineOptions:
 
     window_seconds: float = 10.0
     hold_seconds: float = 2.0
-    hysteresis: float = 1.0
+    hysteresis: float = 2.5
     threshold: float = 0.5
     encoder_threads: int = 0
     most_streams: int = 64

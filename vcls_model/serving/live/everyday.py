@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vcls_model.commands import UsageError
-from vcls_model.embedding import EmbeddingConfig, load_planned_encoder
+from vcls_model.embedding import EmbeddingConfig
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, dequantise
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.combining import LARGEST_LOGIT
 from vcls_model.serving.everyday import SEEN_OR_HEARD, Everyday, Medium
-from vcls_model.serving.live.models import Moment
+from vcls_model.serving.live.models import Moment, live_encoders
 from vcls_model.serving.live.stream import Features
 
 # The mean probability from which a class counts. Those of a picture add to 1 over 1,000 classes, of which many are
@@ -64,7 +64,7 @@ class EverydayModel:
     @classmethod
     def of(cls, media: EmbeddingConfig, name: str | None = None) -> "EverydayModel":
         """The classifiers that came with the two encoders of a configuration; raises as `load`."""
-        encoders = {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders}
+        encoders = live_encoders(media)
         heads = {medium: encoder.head for medium, encoder in encoders.items() if encoder.head is not None}
         if missing := [medium for medium in encoders if medium not in heads]:
             raise UsageError(f"the {missing[0]} encoder {encoders[missing[0]].info.name} came without a classifier")

@@ -17,7 +17,7 @@ from vcls_model.commands import UsageError
 from vcls_model.media.rows import Request
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.decoding import Decoder, RecordOptions
-from vcls_model.saved_models import FILE, refuse_programs
+from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL
 from vcls_model.serving.live.engine import EngineOptions, sound_patch
 from vcls_model.serving.live.events import LabelEvent, LabelRules, LabelTracker
@@ -177,17 +177,19 @@ def load(
     Args:
         model: the directory, local or on an object store; None: the everyday classes of ImageNet and AudioSet.
         image_encoder, audio_encoder: paths of encoders that are not known by name.
-        trust_model: load the model whatever operations it has, see `saved_models`.
+        trust_model: load the model and the encoders whatever operations they have, see `saved_models`.
 
     Raises:
         UsageError: it is not an exported model, or may do more than compute.
         JobError: an encoder is not installed.
     """
+    for name, path in (("image_encoder", image_encoder), ("audio_encoder", audio_encoder)):
+        if path is not None:
+            refuse_programs(path, f"{name}={path}", trusted=trust_model)
     if model is None:
         return Model(EverydayModel.load(image_encoder=image_encoder, audio_encoder=audio_encoder))
     from vcls_model.quiet import start_tensorflow
 
     start_tensorflow()
-    if storage.exists(storage.join(model, SAVED_MODEL, FILE)):  # what loads it says that it is missing
-        refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
+    refuse_programs(storage.join(model, SAVED_MODEL), f"the model {model}", trusted=trust_model)
     return Model(ServedModel.load(model, image_encoder=image_encoder, audio_encoder=audio_encoder))

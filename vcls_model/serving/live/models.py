@@ -1,6 +1,7 @@
 """What the service needs of a model: its classes, what a moment of media becomes for it, and its logits."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -167,7 +168,17 @@ class ServedModel:
 
 
 def _load_encoders(media: EmbeddingConfig | None) -> dict[Medium, Encoder]:
-    return {medium: load_planned_encoder(place, info) for medium, place, info in media.encoders} if media else {}
+    return live_encoders(media) if media else {}
+
+
+def live_encoders(media: EmbeddingConfig) -> dict[Medium, Encoder]:
+    """The encoders of a configuration, that of pictures on two threads where there are two cores: a frame waits for it.
+
+    Raises:
+        JobError: one is not installed.
+    """
+    threads = {"picture": min(2, len(os.sched_getaffinity(0)))}
+    return {medium: load_planned_encoder(place, info, threads.get(medium, 1)) for medium, place, info in media.encoders}
 
 
 def _last_name(directory: str) -> str:

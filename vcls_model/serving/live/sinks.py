@@ -1,9 +1,9 @@
 """Where label events of pulled streams go: a file of JSON lines, or an address that is called."""
 
+import http.client
 import logging
 import queue
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -33,11 +33,20 @@ class LinesFile:
     def __init__(self, path: str) -> None:
         self._file = storage.open_for_appending(path)
         self._lock = threading.Lock()
+        self._ends_in_part = False
 
     def put(self, event: Mapping[str, Any]) -> None:
-        """Writes the event."""
+        """Writes the event; one for which there is no room is lost, and the log says so."""
+        line = storage.to_json(event).encode() + b"\n"
         with self._lock:
-            self._file.write(storage.to_json(event).encode() + b"\n")
+            left = memoryview(b"\n" + line if self._ends_in_part else line)
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+                self._ends_in_part = False
+            except OSError as error:  # which must not end the thread that labels all streams
+                self._ends_in_part |= len(left) < len(line)
+                _LOG.error("the file of events failed, and one was lost: %s", error)
 
     def close(self) -> None:
         """Closes the file."""
@@ -83,6 +92,6 @@ class Webhook:
             try:
                 with urllib.request.urlopen(request, timeout=_SECONDS):
                     return
-            except (urllib.error.URLError, OSError) as error:
+            except (OSError, http.client.HTTPException) as error:  # a refusal, or no HTTP at all
                 _LOG.warning("the webhook failed: %s", error)
         _LOG.error("an event was given up")

@@ -6,6 +6,7 @@ import { Timeline, clock } from "/page/timeline.js";
 
 const BARS = 10;
 const BAR_PIXELS = 29;
+const LEAST_ROWS = 3;
 const KEPT_PICTURES = 300;
 
 export class Stream {
@@ -22,6 +23,7 @@ export class Stream {
     this.$("h2").textContent = title;
     this.timeline = new Timeline(this.$(".timeline"), page.nameOf, (seconds) => this.jump(seconds));
     this.bars = new Map();
+    this.rows = LEAST_ROWS;
     this.pictures = new Map();
     this.credits = 0;
     this.skipped = 0;
@@ -231,6 +233,8 @@ export class Stream {
     const shown = scores.filter(([index, score]) => this.page.visible(index) && score >= this.page.threshold()).slice(0, BARS);
     const list = this.$(".bars");
     const wanted = new Set(shown.map(([index]) => index));
+    this.rows = Math.max(this.rows, shown.length); // never less, so that nothing below moves up again
+    list.style.height = `${this.rows * BAR_PIXELS}px`;
     for (const [index, bar] of this.bars) {
       if (wanted.has(index)) continue;
       bar.style.opacity = 0;

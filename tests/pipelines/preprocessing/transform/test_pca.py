@@ -53,6 +53,7 @@ def test_select_mean_hands_on_the_mean_and_what_float32_rounds_off_it() -> None:
         assert_that(batches | SelectMean(moments, "rgb"), check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [VIDEO, MIXED], ids=["video", "mixed"])
 def test_fit_transform_whitens_the_training_records(tmp_path: Path, schema: RecordSchema) -> None:
     shard, made = shard_of(tmp_path, schema, count=60)

@@ -260,6 +260,7 @@ def test_curves_survive_their_compact_form(scores_directory: Path):
     assert data["ap"][0] == round(1000 * scores.columns["ap"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_4800_classes_stay_under_five_megabytes(tmp_path: Path, report_directory: Path):
     """As many classes as any edition has, each with curves and confusions."""

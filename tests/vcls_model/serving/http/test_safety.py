@@ -1,6 +1,9 @@
 """Who may come in, and which addresses are fetched."""
 
 import http.server
+import json
+import logging
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,9 @@ from vcls_model.serve import is_loopback
 from vcls_model.serving.http.app import make_app
 from vcls_model.serving.http.bodies import RefusedError
 from vcls_model.serving.http.fetching import fetch
+from vcls_model.serving.http.logs import REQUESTS, JsonLines
 from vcls_model.serving.http.metrics import Metrics
+from vcls_model.serving.http.server import _listening
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
@@ -92,6 +97,24 @@ def test_every_answer_has_a_number_and_says_not_to_guess_types(client: TestClien
     first, second = client.get("/v2/health/live"), client.get("/v1/labels")
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
     assert first.headers["x-content-type-options"] == second.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_log_has_a_line_of_json_per_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, REQUESTS):
+        answer = client.get("/v2/health/live?secret=1")
+    (line,) = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == REQUESTS]
+    assert line["request"] == answer.headers["x-request-id"]
+    assert (line["level"], line["method"], line["path"], line["status"]) == ("INFO", "GET", "/v2/health/live", 200)
+
+
+def test_answers_are_sent_in_parts_without_waiting_for_acknowledgements() -> None:
+    """As asyncio does where a socket says that it is TCP's."""
+    with (
+        _listening("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_loopback() -> None:

@@ -70,6 +70,7 @@ def test_sound_alone_is_labelled(address: str) -> None:
         assert scores[1] > 2 * scores[0]
 
 
+@pytest.mark.slow
 def test_a_file_for_which_there_is_no_room_is_refused(media_model: Path, small_encoders: Encoders) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
@@ -281,6 +282,7 @@ def recording(
         yield Recording(address, path, lines, hook[1])
 
 
+@pytest.mark.slow
 def test_events_of_a_growing_file_reach_webhooks_and_files(recording: Recording) -> None:
     with av.open(str(recording.path), "w", format="mpegts", options={"flush_packets": "1"}) as container:
         stream = container.add_stream("mpeg2video", rate=25)

@@ -46,6 +46,14 @@ def test_a_command_prints_a_table_and_writes_all_formats(
     ]
 
 
+def test_more_pictures_per_second(media_model: Path, small_encoders: Encoders, clip: Path) -> None:
+    flags = [f"--model={media_model}", *small_encoders.flags]
+    moments = label.run([str(clip), *flags, "--fps=4"])[str(clip)].moments
+    assert [moment.seconds for moment in moments] == [number / 4 for number in range(32)]
+    with pytest.raises(UsageError, match="--fps must lie between 0 and 30, got 31"):
+        label.run([str(clip), *flags, "--fps=31"])
+
+
 def test_the_command_says_what_is_wrong(media_model: Path, small_encoders: Encoders, tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no film" * 100)
     flags = [f"--model={media_model}", *small_encoders.flags]
