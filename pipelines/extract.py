@@ -67,11 +67,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODE",
         help=f"exact (the nearest frame) or keyframes (the nearest key frame; faster) {DEFAULT}",
     )
+    add("--level", default="frame", metavar="NAME", help=f"frame (a row per moment) or video (their mean) {DEFAULT}")
     add(
-        "--level",
-        default="frame",
+        "--device",
+        default="auto",
         metavar="NAME",
-        help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
+        help="where encoders run: cpu, gpu (in batches across files), or auto: a GPU where a worker has one that "
+        f"TensorFlow can use {DEFAULT}",
     )
     add(
         "--captions",

@@ -9,37 +9,29 @@ The job that writes records and the one that scores media files both go this way
 was trained on in the other.
 """
 
-import collections
 import contextlib
 import dataclasses
 import itertools
 import os
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import (
-    Encoder,
-    EncoderInfo,
-    PictureInput,
-    SoundInput,
-    encoder_info,
-    load_encoder,
-    load_text_encoder,
-    text_encoder_info,
-)
+from vcls_model.encoders import EncoderInfo, PictureInput, SoundInput, encoder_info, text_encoder_info
+from vcls_model.encoders.batches import choose_device
 from vcls_model.encoders.encoder import Medium
+from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather, load_planned_encoder
+from vcls_model.encoders.network import GPU_BATCH
 from vcls_model.encoders.sentences import TEXT_ENCODERS
 from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import MediaRow, Request
+from vcls_model.media.rows import Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
@@ -78,6 +70,7 @@ class EmbeddingConfig:
         text_encoder: name or path of the encoder of texts, and its identity; None: texts are not embedded.
         texts: the columns of text that it embeds.
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
+        device: `cpu`, `gpu`, or `auto` for a GPU where the worker has one.
         file_count: files that are read at a time, at most: fewer than a machine's cores share these. No feature depends
             on it.
     """
@@ -92,6 +85,7 @@ class EmbeddingConfig:
     texts: tuple[str, ...] = ()
     seconds_per_minute: float = 60.0
     memory_bytes: int = 1024 * MIB
+    device: str = "cpu"
     file_count: int = 1 << 20
 
     @classmethod
@@ -201,7 +195,7 @@ def recorded_config(
         schema: of records made from media.
         origin: where it stands, for messages.
         image_encoder, audio_encoder, text_encoder: paths of encoders that are not known by name.
-        costs: `seconds_per_minute`, `memory_bytes`, `file_count`.
+        costs: `seconds_per_minute`, `memory_bytes`, `device`, `file_count`.
 
     Raises:
         UsageError: the records were not made from media.
@@ -295,6 +289,7 @@ class Embedder:
     def __init__(self, config: EmbeddingConfig) -> None:
         self._config = config
         self._cores = max(1, len(os.sched_getaffinity(0)) // max(1, config.file_count))
+        self._device = choose_device(config.device)
         limits = config.seconds_per_minute, config.memory_bytes
         self._reader: MediaReader | SplitReader
         if self._cores > 1:
@@ -355,20 +350,34 @@ class Embedder:
         return {vector_name(column): encoder.encode(np.array([text], object))[0] for column, text in said.items()}
 
     def _embed(self, path: str, request: Request) -> Embedded:
-        gathered = [_Gathered(self._config, medium, name, info) for medium, name, info in self._config.encoders]
-        with self._reader.read(path, request) as rows:
-            if self._cores > 1:
-                _encode_together(rows, gathered, self._cores)
-            else:
-                for row in rows:
-                    for each in gathered:
-                        each.take(each.encoded(row))
+        media = [medium for medium, _, _ in self._config.encoders]
+        with contextlib.ExitStack() as stack:
+            submit, depth = self._encoding(stack)
+            keeps_rows = self._config.level == "frame"
+            gathered = [
+                Gathered(name, info, keeps_rows, self._device, submit) for _, name, info in self._config.encoders
+            ]
+            with self._reader.read(path, request) as rows:
+                contents = ([row.picture if medium == "picture" else row.sound for medium in media] for row in rows)
+                gather(contents, gathered, depth)
         outcome = rows.outcome
         assert outcome is not None
         if not outcome.rows:
             raise MediaError(errors.EMPTY, f"{path!r} has no moment in the part that was asked for")
-        features = {self._config.name_of(each.medium): each.result() for each in gathered if each.count}
+        features = {
+            self._config.name_of(medium): each.result()
+            for medium, each in zip(media, gathered, strict=True)
+            if each.count
+        }
         return Embedded(outcome.rows, outcome.seconds, features, outcome.reason, outcome.message)
+
+    def _encoding(self, stack: contextlib.ExitStack) -> "tuple[Submit, int]":
+        """How a row is encoded, and how many are under way at a time."""
+        if self._device == "gpu":
+            return at_once, 2 * GPU_BATCH
+        if self._cores == 1:
+            return at_once, 0
+        return stack.enter_context(ThreadPoolExecutor(self._cores)).submit, 2 * self._cores
 
     def close(self) -> None:
         """Ends the decoding process."""
@@ -379,79 +388,6 @@ class Embedder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _encode_together(rows: Iterable[MediaRow], gathered: "Sequence[_Gathered]", threads: int) -> None:
-    """Encodes several rows at a time and takes them in order; a few are under way, whatever the length of the file."""
-    under_way: collections.deque[list[Future[np.ndarray | None]]] = collections.deque()
-
-    def take_first() -> None:
-        for each, future in zip(gathered, under_way.popleft(), strict=True):
-            each.take(future.result())
-
-    with ThreadPoolExecutor(threads) as pool:
-        for row in rows:
-            under_way.append([pool.submit(each.encoded, row) for each in gathered])
-            if len(under_way) > 2 * threads:
-                take_first()
-        while under_way:
-            take_first()
-
-
-class _Gathered:
-    """The rows of one medium so far: their codes, or their sum."""
-
-    def __init__(self, config: EmbeddingConfig, medium: Medium, name: str, info: EncoderInfo) -> None:
-        self.medium = medium
-        self.count = 0
-        self._encoder = load_planned_encoder(name, info)
-        self._codes: list[bytes] | None = [] if config.level == "frame" else None
-        self._total = np.zeros(info.width)
-
-    def encoded(self, row: MediaRow) -> np.ndarray | None:
-        """The codes, or the features, of a row's picture or sound, by itself; None where the file has none."""
-        content = row.picture if self.medium == "picture" else row.sound
-        if content is None:
-            return None
-        if self.medium == "sound":
-            content = content[: self._encoder.info.input.row_shape[0]]
-        encode = self._encoder.encode if self._codes is None else self._encoder.encode_codes
-        return encode(content[None])[0]
-
-    def take(self, encoded: np.ndarray | None) -> None:
-        """The next row, in order."""
-        if encoded is None:
-            return
-        self.count += 1
-        if self._codes is not None:
-            self._codes.append(encoded.tobytes())
-        else:
-            self._total += encoded
-
-    def result(self) -> list[bytes] | np.ndarray:
-        """The codes of each row, or their mean."""
-        return self._codes if self._codes is not None else (self._total / self.count).astype(np.float32)
-
-
-_ENCODERS: dict[str, Encoder] = {}
-_LOADING = threading.Lock()
-
-
-def load_planned_encoder(name: str, info: EncoderInfo, threads: int = 1) -> Encoder:
-    """An encoder, loaded once per process; raises `JobError` where a worker has another one than the plan.
-
-    Args:
-        name, info: as `EmbeddingConfig.encoders` holds them.
-        threads: of one input, see `load_encoder`.
-    """
-    with _LOADING:
-        key = f"{name} {info.weights_sha256} {threads}"
-        if key not in _ENCODERS:
-            is_text = info.modality == "text"
-            encoder = load_text_encoder(name) if is_text else load_encoder(name, info.modality, threads=threads)
-            encoder.info.check_same(info.as_json(), "the plan of this job")
-            _ENCODERS[key] = encoder
-        return _ENCODERS[key]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig, plan_text_encoder, vector_name
+from vcls_model.encoders.batches import DEVICES
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
@@ -47,6 +48,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         captions=args.captions,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
+        device=args.device,
     )
     try:
         embedding.request()
@@ -89,6 +91,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise unknown_choice("sampling", args.sampling, MODES)
     if args.level not in LEVELS:
         raise unknown_choice("level", args.level, LEVELS)
+    if args.device not in DEVICES:
+        raise unknown_choice("device", args.device, DEVICES)
     check_decoder_flags(args)
     check_job_flags(args)
 

@@ -44,6 +44,7 @@ def plan_media(args: argparse.Namespace, paths: Sequence[str], model: ExportedMo
         args.text_encoder,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
+        device="auto",
         file_count=len(paths),
     )
 

@@ -1,17 +1,16 @@
 """Runs networks with Keras, compiled by XLA, in batches of one size: for GPUs, where one input at a time is slow."""
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vcls_model.commands import JobError
-from vcls_model.encoders.network import Network
+from vcls_model.encoders.network import GPU_BATCH, Network
 
 if TYPE_CHECKING:
     import keras
-
-GPU_BATCH = 32
 
 
 def keras_model(network: Network) -> "keras.Model":
@@ -75,13 +74,17 @@ class KerasNetwork:
 
 
 def require_gpu() -> None:
-    """Prepares TensorFlow's GPU for features like the CPU's: full float32, not TF32.
+    """Prepares TensorFlow's GPUs for features like the CPU's (full float32, not TF32) and for several workers.
 
     Raises:
         JobError: TensorFlow sees no GPU.
     """
     import tensorflow as tf
 
-    if not tf.config.list_physical_devices("GPU"):
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
         raise JobError("TensorFlow sees no GPU here: encode on the CPU, or install tensorflow[and-cuda] and its driver")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError):  # it is in use already, with its memory as it is
+            tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Activation = Literal["none", "relu", "relu6"]
+GPU_BATCH = 32  # inputs that a GPU takes at a time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,11 +43,12 @@ def main() -> None:
             outcome = _answer(answers, path, request)
             if outcome is not None and outcome["reason"] == errors.DAMAGED and memory.scarce():
                 raise MemoryError
-            _send(answers, {"kind": "outcome", "outcome": outcome})
+            _send(answers, {"kind": "outcome", "outcome": outcome, "used_up": memory.scarce()})
         except MediaError as error:
             scarce = error.reason == errors.DAMAGED and memory.scarce()
             refusal = _out_of_memory(path) if scarce else error
-            _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
+            answer = {"kind": "error", "reason": refusal.reason, "message": refusal.message}
+            _send(answers, {**answer, "used_up": memory.scarce()})
         except MemoryError:
             refusal = _out_of_memory(path)
             _send(answers, {"kind": "error", "reason": refusal.reason, "message": refusal.message})
@@ -69,7 +70,10 @@ class MemoryLimit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     def scarce(self) -> bool:
-        """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame."""
+        """Whether most of it was ever used: FFmpeg often calls a failed allocation a damaged frame.
+
+        What one file used cannot be told from what the next one does: after such a file, this process has to end.
+        """
         lines = Path("/proc/self/status").read_text().splitlines()
         peak = next(line for line in lines if line.startswith("VmPeak:"))
         return int(peak.split()[1]) * 1024 > self._scarce

@@ -40,6 +40,7 @@ class Chooser:
         self.end: int | None = None
         self.gap = 0
         self._opened: PacketGroup | None = None
+        self._fed: PacketGroup | None = None
         self._expected: set[int] | None = None
 
     def start(self) -> None:
@@ -99,6 +100,9 @@ class Chooser:
 
     def decode_all(self, group: PacketGroup) -> Iterator[Chosen]:
         """Decodes a whole group and lets all its frames come by; some remain in the decoder."""
+        if self._fed is not None and self._fed.shift != group.shift:  # what remains there has another clock
+            yield from self.feed(self.decoder.drain(), self._fed)
+        self._fed = group
         for packet in group.packets:
             if self.picker.done:
                 return

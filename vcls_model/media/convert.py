@@ -177,7 +177,9 @@ class Converter:
 
     def _from_rgb(self, frame: Any) -> np.ndarray:
         """For packed, paletted and rare formats: swscale does the colours, at full size."""
-        return self._resized(frame.to_ndarray(format="rgb24"), self._crop(frame, 1, 1), frame.interlaced_frame)
+        # More threads than one would cost address space by the machine's cores, and there is a limit on it.
+        rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
+        return self._resized(rgb, self._crop(frame, 1, 1), frame.interlaced_frame)
 
     def _from_planes(self, frame: Any, layout: _PlanarFormat) -> np.ndarray:
         crop = self._crop(frame, layout.across, layout.down)

@@ -10,6 +10,14 @@ import av
 # Decoders whose "not used for reference" is exact: leaving such frames out changes no other frame.
 _CAN_SKIP = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8"})
 
+# Codecs whose key frames forget all that was before. Others (SMC, RPZA, Cinepak, …) may paint into the last picture at
+# what a container calls a key frame.
+_CLEAN_KEY_CODECS = (
+    "av1,ffv1,ffvhuff,flv,h261,h263,h263i,h264,hevc,huffyuv,libdav1d,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4,"
+    "msmpeg4v1,msmpeg4v2,png,rawvideo,rv10,rv20,rv30,rv40,theora,utvideo,v210,vc1,vp8,vp9,wmv1,wmv2,wmv3"
+)
+_CLEAN_KEYS = frozenset(_CLEAN_KEY_CODECS.split(","))
+
 _PREDICTED_TYPES = (2, 3, 4)  # AVPictureType P, B and S
 
 
@@ -25,6 +33,7 @@ class VideoDecoder:
         step: a frame interval by the header's frame rate, in the stream's units.
         errors: packets that could not be decoded and frames flagged as corrupt, since `reset`.
         total_errors: the same, since the start.
+        clean_keys: whether decoding may start at what the container calls a key frame.
         orders_times: whether the n-th frame gets the n-th of the packets' times in increasing order: for containers
             that have one time per packet but do not know in which order frames are shown.
     """
@@ -37,6 +46,7 @@ class VideoDecoder:
         rate = stream.average_rate or stream.guessed_rate or 25
         self.step = max(1, round(1 / (Fraction(rate) * stream.time_base)))
         self._can_skip = self._context.name in _CAN_SKIP
+        self.clean_keys = self._context.name in _CLEAN_KEYS or self._context.codec.intra_only
         self._skipping = False
         self._fed = False
         self._next_time = 0

@@ -33,7 +33,7 @@ def packets_with_content(container: Any, stream: Any, medium: str, note_error: C
             return
         except MemoryError:
             raise
-        except av.error.EOFError:
+        except (av.error.EOFError, IndexError):  # PyAV's flush at the end trips over streams that appeared on the way
             return
         except av.error.FFmpegError:
             failures += 1

@@ -58,8 +58,9 @@ class ExactChooser(Chooser):
         group, following = next(groups, None), next(groups, None)
         if group is None:
             return
-        if self.has_no_times(group) or (following is not None and following.timeless):
-            self.decoder.orders_times = True
+        timeless = self.has_no_times(group) or (following is not None and following.timeless)
+        if timeless or not self.decoder.clean_keys:
+            self.decoder.orders_times = timeless
             yield from self.choose_from_all(itertools.chain(filter(None, (group, following)), groups))
             return
         previous: PacketGroup | None = None
@@ -108,6 +109,8 @@ class ExactChooser(Chooser):
             return DecodingPlan(targets, row, bool(following and following.leading))
         own, last_time = set(group.times), self.picker.last_time
         later = following.times if following is not None else []
+        if following is not None and following.shift != group.shift:  # what leads there belongs to another clock
+            later = [time for time in later if time >= (following.key_time or time)]
         times = sorted(own.union(later, () if last_time is None else (last_time,)))
         if not times:
             return DecodingPlan(targets, row, leading)

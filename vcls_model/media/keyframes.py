@@ -27,8 +27,9 @@ class KeyFrameChooser(Chooser):
         first = next(groups, None)
         if first is None:
             return
-        if self.has_no_times(first) or not first.opens:
-            self.decoder.orders_times = first.opens
+        timeless = self.has_no_times(first)
+        if timeless or not first.opens or not self.decoder.clean_keys:
+            self.decoder.orders_times = timeless and first.opens
             yield from self.choose_from_all(itertools.chain((first,), groups))
             return
         for group in itertools.chain((first,), groups):

@@ -15,16 +15,12 @@ import av
 from av.stream import Discard
 
 from vcls_model.media import errors
+from vcls_model.media.containers import CONTAINERS, begins_like_media, is_cut
 from vcls_model.media.errors import MediaError
 from vcls_model.storage import open_for_reading
 
-# Demuxers that read one file and nothing else. Not among them: playlists (hls, dash, concat, imf, sdp, ...), image
-# sequences, devices, subtitle scripts and text art, each of which opens other files or takes any text for video.
-CONTAINERS = (
-    "aac,ac3,aiff,amr,ape,asf,au,av1,avi,caf,cavsvideo,dirac,dnxhd,dsf,dts,dtshd,dv,eac3,evc,flac,flv,gif,gxf,h261,h263,h264,"
-    "hevc,ivf,live_flv,loas,m4v,matroska,mjpeg,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,oma,rm,smjpeg,tak,"
-    "truehd,tta,vc1,vvc,w64,wav,wtv,wv,xwma,yuv4mpegpipe,amrnb,amrwb"
-)
+_GUESS_ERROR = 0.02
+_ANY_PIXELS = (1 << 31) - 1
 _NETWORK_SECONDS = 20.0  # of silence after which an address is given up
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _ATTACHED_PICTURE, _TIMED_THUMBNAILS = 0x400, 0x800
@@ -78,7 +74,10 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """The audio stream that a player plays with the video; `sample_rate` in Hz."""
+    """The audio stream that a player plays with the video; `sample_rate` in Hz.
+
+    `seconds_promised` is None where FFmpeg has but guessed it from the file's size.
+    """
 
     index: int
     codec: str
@@ -121,11 +120,16 @@ class MediaFacts:
 
 
 _INDEXED = frozenset({"mp4", "matroska"})
+# Containers whose header states their length: of others FFmpeg guesses it, or reads it from the last timestamps.
+_STATED = frozenset({"asf", "avi", "flv", "mp4", "matroska", "nut", "rm"})
 
 
 @dataclass
 class OpenMedia:
-    """An open container with its chosen streams; a context manager that closes it."""
+    """An open container with its chosen streams; a context manager that closes it.
+
+    `undecodable` names the kinds, `audio` and `video`, that it has but that no decoder here reads.
+    """
 
     path: str
     limits: Limits
@@ -133,11 +137,17 @@ class OpenMedia:
     video: Any | None
     audio: Any | None
     facts: MediaFacts
+    undecodable: tuple[str, ...] = ()
 
     @property
     def seekable(self) -> bool:
         """Whether the container has an index by which a moment is found, and times that only go forward."""
         return bool(_INDEXED & set(self.facts.container.split(",")))
+
+    @property
+    def seconds_stated(self) -> float | None:
+        """The length in the container's header, if it has one."""
+        return self.facts.seconds_promised if _STATED & set(self.facts.container.split(",")) else None
 
     def reopen(self) -> None:
         """Starts again at the beginning, with a new container; raises `MediaError`."""
@@ -173,17 +183,7 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
     limits = limits or Limits()
     address = _address(path, limits)
     try:
-        container = av.open(
-            address,
-            metadata_errors="replace",
-            timeout=None if address.startswith("file:") else _NETWORK_SECONDS,
-            options={
-                "protocol_whitelist": ",".join(limits.protocols),
-                "format_whitelist": limits.containers,
-                "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
-                "max_pixels": str(limits.max_pixels),
-            },
-        )
+        container = _open(address, limits)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
@@ -191,10 +191,47 @@ def open_media(path: str, limits: Limits | None = None) -> OpenMedia:
     except (OSError, ValueError) as error:
         raise MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}") from error
     try:
-        return _choose(container, path, limits)
+        media = _choose(container, path, limits)
+        if media.facts.video is not None and not media.facts.video.width:
+            _check_hidden_size(address, path, limits, media.facts.video.index)
+        return media
     except BaseException:
         container.close()
         raise
+
+
+def _open(address: str, limits: Limits, **options: str) -> Any:
+    bounds = {
+        "protocol_whitelist": ",".join(limits.protocols),
+        "format_whitelist": limits.containers,
+        "max_streams": str(4 * limits.max_streams),  # FFmpeg calls more than that a lack of memory
+        "max_pixels": str(limits.max_pixels),
+    }
+    # By its contents alone, FFmpeg takes a stream of JPEG pictures for one picture.
+    raw_jpeg = address.startswith("file:") and address.lower().endswith((".mjpeg", ".mjpg"))
+    return av.open(
+        address,
+        format="mjpeg" if raw_jpeg else None,
+        metadata_errors="replace",
+        timeout=None if address.startswith("file:") else _NETWORK_SECONDS,
+        options=bounds | options,
+    )
+
+
+def _check_hidden_size(address: str, path: str, limits: Limits, index: int) -> None:
+    """Raises too_large where a stream has no size because FFmpeg refused it; nothing is decoded to find out."""
+    try:
+        with _open(address, limits, max_pixels=str(_ANY_PIXELS), skip_frame="all") as container:
+            stream = container.streams[index]
+            _check_pixels(path, stream.width, stream.height, limits)
+    except av.error.FFmpegError:
+        return  # what is wrong with it shows when it is read
+
+
+def _check_pixels(path: str, width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        message = f"{path!r}: {width} x {height} pixels are more than {limits.max_pixels:,}"
+        raise MediaError(errors.TOO_LARGE, message)
 
 
 def _address(path: str, limits: Limits) -> str:
@@ -232,20 +269,10 @@ def _unopened(path: str, error: Exception) -> MediaError:
             head = file.read(4096)
     except OSError:
         return MediaError(errors.UNREADABLE, f"{path!r} cannot be opened: {error}")
-    if _begins_like_media(head):
+    if begins_like_media(head):
         message = f"{path!r} begins like a media file, but its header is incomplete or damaged; copy or record it again"
         return MediaError(errors.TRUNCATED, message)
     return MediaError(errors.UNKNOWN_FORMAT, f"{path!r} is not audio or video in a known container")
-
-
-def _begins_like_media(head: bytes) -> bool:
-    return (
-        head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"styp")
-        or head.startswith(
-            (b"\x1a\x45\xdf\xa3", b"OggS", b"fLaC", b"FLV\x01", b"\x00\x00\x01\xba", b"\x30\x26\xb2\x75")
-        )
-        or (head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"WAVE"))
-    )
 
 
 def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
@@ -258,9 +285,11 @@ def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
     audio = _best(container, "audio", video)
     if audio is not None and audio.codec_context is None:
         audio = None
+    undecodable = _undecodable(container)
     if video is None and audio is None:
-        undecodable = sorted({stream.type for stream in container.streams if stream.type in ("video", "audio")})
-        if any(not _is_picture_attached(stream) for stream in container.streams if stream.type in undecodable):
+        if is_cut(path):
+            raise MediaError(errors.TRUNCATED, f"{path!r} breaks off in its header; copy or record it again")
+        if undecodable:
             raise MediaError(
                 errors.UNSUPPORTED_CODEC, f"{path!r}: there is no decoder for its {' and '.join(undecodable)}"
             )
@@ -272,9 +301,18 @@ def _choose(container: Any, path: str, limits: Limits) -> OpenMedia:
         container=container.format.name,
         seconds_promised=container.duration / av.time_base if container.duration and container.duration > 0 else None,
         video=_video_facts(video, path, limits) if video is not None else None,
-        audio=_audio_facts(audio) if audio is not None else None,
+        audio=_audio_facts(audio, path) if audio is not None else None,
     )
-    return OpenMedia(path, limits, container, video, audio, facts)
+    return OpenMedia(path, limits, container, video, audio, facts, undecodable)
+
+
+def _undecodable(container: Any) -> tuple[str, ...]:
+    """`audio` and `video` where there is no decoder for any stream of the kind; cover art does not count."""
+    kinds: dict[str, bool] = {}
+    for stream in container.streams:
+        if stream.type in ("video", "audio") and not _is_picture_attached(stream):
+            kinds[stream.type] = kinds.get(stream.type, True) and stream.codec_context is None
+    return tuple(sorted(kind for kind, all_of_it in kinds.items() if all_of_it))
 
 
 def _is_picture_attached(stream: Any) -> bool:
@@ -307,10 +345,7 @@ def _seconds(stream: Any) -> float | None:
 
 
 def _video_facts(stream: Any, path: str, limits: Limits) -> VideoFacts:
-    pixels = stream.width * stream.height
-    if pixels > limits.max_pixels:
-        message = f"{path!r}: {stream.width} x {stream.height} pixels are more than {limits.max_pixels:,}"
-        raise MediaError(errors.TOO_LARGE, message)
+    _check_pixels(path, stream.width, stream.height, limits)
     if stream.frames > limits.max_frames:
         message = f"{path!r}: its header promises {stream.frames:,} frames, more than {limits.max_frames:,}"
         raise MediaError(errors.TOO_LARGE, message)
@@ -329,9 +364,12 @@ def _video_facts(stream: Any, path: str, limits: Limits) -> VideoFacts:
     )
 
 
-def _audio_facts(stream: Any) -> AudioFacts:
-    context = stream.codec_context
-    return AudioFacts(stream.index, context.name, context.sample_rate, context.channels, _seconds(stream))
+def _audio_facts(stream: Any, path: str) -> AudioFacts:
+    context, seconds = stream.codec_context, _seconds(stream)
+    if seconds is not None and stream.bit_rate and os.path.isfile(path):
+        guess = 8 * os.path.getsize(path) / stream.bit_rate
+        seconds = None if abs(seconds - guess) < _GUESS_ERROR * guess else seconds
+    return AudioFacts(stream.index, context.name, context.sample_rate, context.channels, seconds)
 
 
 def is_encrypted(stream: Any) -> bool:

@@ -197,8 +197,12 @@ class RowReader:
         seconds = sound.end_time - origin
         if not self._count:
             self._check_range(seconds)
-        message = f"{sound.errors} packets of sound could not be decoded" if sound.errors else None
-        reason = errors.DAMAGED if sound.errors else None
+        promised = self.facts.audio.seconds_promised if self.facts.audio is not None else None
+        reason, message = self._cut(promised or self._media.seconds_stated, max(seconds, sound.end_time))
+        if reason is None and sound.errors:
+            reason, message = errors.DAMAGED, _packets_of_sound(sound.errors)
+        if reason is None and self.request.pictures is not None:
+            reason, message = self._without_decoder("video")
         self.outcome = Outcome(self._count, seconds, sound.errors, 0, 0.0, reason, message)
 
     def _check_range(self, seconds: float) -> None:
@@ -217,18 +221,49 @@ class RowReader:
 
     def _loss(self, pictures: PictureReader, sound: SoundReader | None) -> tuple[str | None, str | None]:
         """What is missing of what the header promises, and what could not be decoded."""
-        sampling, video = self.request.sampling, self.facts.video
+        video = self.facts.video
         promised = video.seconds_promised if video is not None else None
-        if promised is None and self._media.audio is None:
-            promised = self.facts.seconds_promised
-        whole = sampling.end is None and sampling.max_seconds is None
         # A header may count from the container's time 0 or from the first frame: only what neither explains is missing.
         reached = max(pictures.seconds, pictures.seconds + pictures.origin_seconds) if pictures.decoded else 0.0
-        if whole and promised is not None and promised - reached > max(1.0, 0.02 * promised):
-            return errors.TRUNCATED, f"{reached:.1f} of the {promised:.1f} s in its header could be read"
-        if pictures.errors:
+        if promised is None and self._media.audio is None:
+            promised = self.facts.seconds_promised
+        elif promised is None and sound is not None and (promised := self._media.seconds_stated) is not None:
+            # The header's length is that of the longer one.
+            sound.reaches(promised - _loss_allowed(promised) - max(0.0, -pictures.origin_seconds))
+            reached = max(reached, sound.end_time, sound.end_time - pictures.origin_seconds)
+        reason, message = self._cut(promised, reached)
+        if reason is None and pictures.errors:
             where = f"; {pictures.substituted} rows hold the nearest good frame" if pictures.substituted else ""
-            return errors.DAMAGED, f"{pictures.errors} packets or frames could not be decoded{where}"
-        if sound is not None and sound.errors:
-            return errors.DAMAGED, f"{sound.errors} packets of sound could not be decoded"
-        return None, None
+            reason, message = errors.DAMAGED, f"{pictures.errors} packets or frames could not be decoded{where}"
+        if reason is None and sound is not None:
+            if sound.errors:
+                reason, message = errors.DAMAGED, _packets_of_sound(sound.errors)
+            elif sound.ended and self.facts.audio is not None:
+                heard = max(sound.end_time, sound.end_time - (sound.first_time or 0.0))
+                reason, message = self._cut(self.facts.audio.seconds_promised, heard, " of sound")
+        if reason is None and self.request.sound:
+            reason, message = self._without_decoder("audio")
+        return reason, message
+
+    def _cut(self, promised: float | None, reached: float, what: str = "") -> tuple[str | None, str | None]:
+        """Whether much of what a header promises is missing, where all of it was asked for."""
+        sampling = self.request.sampling
+        if promised is None or sampling.end is not None or sampling.max_seconds is not None:
+            return None, None
+        if promised - reached <= _loss_allowed(promised):
+            return None, None
+        return errors.TRUNCATED, f"{reached:.1f} of the {promised:.1f} s{what} in its header could be read"
+
+    def _without_decoder(self, kind: str) -> tuple[str | None, str | None]:
+        if kind not in self._media.undecodable:
+            return None, None
+        return errors.UNSUPPORTED_CODEC, f"there is no decoder for its {kind}, which is left out"
+
+
+def _loss_allowed(promised: float) -> float:
+    """Seconds by which headers are wrong without anything being lost."""
+    return max(1.0, 0.02 * promised)
+
+
+def _packets_of_sound(count: int) -> str:
+    return f"{count} packets of sound could not be decoded"

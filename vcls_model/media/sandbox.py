@@ -229,10 +229,10 @@ class MediaRows:
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":
             self.outcome = Outcome(**head["outcome"]) if head["outcome"] else None
-            self._ended = True
+            self._ended = not head["used_up"]
         elif head["kind"] == "error":
             # After a failed allocation a library may hold anything: only a file's own faults leave the child in order.
-            self._ended = head["reason"] not in (errors.MEMORY, errors.CRASHED)
+            self._ended = head["reason"] not in (errors.MEMORY, errors.CRASHED) and not head["used_up"]
             raise MediaError(head["reason"], str(head["message"]))
         else:
             raise _Garbled(f"unknown answer {head['kind']!r}")

@@ -16,6 +16,7 @@ PATCH_SAMPLES = 15_600  # the 96 windows of 25 ms, one every 10 ms, that YAMNet 
 _GAP_SAMPLES = 1_600  # 0.1 s: smaller differences between timestamps and samples are jitter of the container
 _MAX_GAP_SAMPLES = 3_600 * SAMPLE_RATE  # a longer silence is a broken timestamp
 _SETTLE_SECONDS = 3.0
+_MOST_PLANES = 8
 _WEIGHTS = {"FC": 1.0, "FL": 0.7071, "FR": 0.7071, "LFE": 0.0}
 
 
@@ -55,6 +56,11 @@ class SoundReader:
     @property
     def decoded(self) -> bool:
         return self.first_time is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was decoded."""
+        return self._ended
 
     @property
     def end_time(self) -> float:
@@ -150,6 +156,7 @@ class SoundReader:
 
     def _placed(self, frame: Any) -> Iterator[np.ndarray]:
         """Takes a frame in; yields silence for the time that is missing before it, and blocks that are complete."""
+        frame = _packed(frame)
         length = frame.samples * SAMPLE_RATE / frame.sample_rate
         position = None if frame.pts is None else float(frame.pts * frame.time_base * SAMPLE_RATE) + self._shift
         if self._cursor is None:
@@ -193,6 +200,14 @@ class SoundReader:
         if self._template is None or self._template.sample_rate == SAMPLE_RATE:
             return block
         return np.concatenate([block, _joined(self._resampler.resample(None))])
+
+
+def _packed(frame: Any) -> Any:
+    """A frame whose samples PyAV can read: from eight planes on, it reads beyond the frame's list of them."""
+    if not frame.format.is_planar or frame.layout.nb_channels < _MOST_PLANES:
+        return frame
+    packer = av.AudioResampler(format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate)
+    return packer.resample(frame)[0]
 
 
 def _joined(frames: list[Any]) -> np.ndarray:

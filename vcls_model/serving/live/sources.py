@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vcls_model.commands import UsageError
+from vcls_model.media.containers import CONTAINERS
 from vcls_model.media.errors import EMPTY, OUT_OF_RANGE, TRUNCATED, MediaError
-from vcls_model.media.probe import CONTAINERS, Limits
+from vcls_model.media.probe import Limits
 from vcls_model.media.rows import MediaRow, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader
