@@ -1,6 +1,7 @@
 """What a worker must know to score a shard."""
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from vcls_model.records.schema import RecordSchema
@@ -102,4 +103,5 @@ class ScoringConfig:
             "missing_modality": self.missing_modality,
             "without": list(self.without) or None,
             "modalities": bool(self.subsets) or None,
+            "texts": hashlib.sha256(repr(self.media_texts).encode()).hexdigest() if self.media_texts else None,
         }
