@@ -80,6 +80,7 @@ setup(
     extras_require={
         "aws": ["boto3>=1.35,<2"],
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
+        "text": ["tokenizers>=0.20,<1"],
         "tune": ["keras-tuner>=1.4,<2"],
         "bench": ["fastapi>=0.115,<1", "httpx>=0.27,<0.29"],
         "tensorboard": ["tensorboard>=2.19,<3"],
@@ -103,6 +104,7 @@ setup(
             "selenium>=4.25,<5",
             "setuptools>=70",
             "tensorboard>=2.19,<3",
+            "tokenizers>=0.20,<1",
             "tritonclient[http]>=2.50,<3",
             "wheel>=0.43",
         ],

@@ -52,6 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"encoder of the sound: a name, the path of a model, or none {DEFAULT}",
     )
+    add(
+        "--text_encoder",
+        default="none",
+        metavar="NAME",
+        help="encoder of the columns title and description of --labels: minilm, the path of a model, or none "
+        f"{DEFAULT}",
+    )
     add("--fps", type=float, default=1.0, metavar="N", help=f"rows per second of media {DEFAULT}")
     add("--max_seconds", type=float, metavar="S", help="read at most the first S seconds per file (default: all)")
     add(
@@ -60,18 +67,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MODE",
         help=f"exact (the nearest frame) or keyframes (the nearest key frame; faster) {DEFAULT}",
     )
-    add(
-        "--level",
-        default="frame",
-        metavar="NAME",
-        help=f"frame (a row per moment) or video (their mean) {DEFAULT}",
-    )
+    add("--level", default="frame", metavar="NAME", help=f"frame (a row per moment) or video (their mean) {DEFAULT}")
     add(
         "--device",
         default="auto",
         metavar="NAME",
         help="where encoders run: cpu, gpu (in batches across files), or auto: a GPU where a worker has one that "
         f"TensorFlow can use {DEFAULT}",
+    )
+    add(
+        "--captions",
+        action="store_true",
+        help="lay captions on the rows: of each file those beside it (name.vtt or name.srt), or the file that the "
+        "column captions of --labels names (WebVTT, SRT, or JSON [[start, end, text], ...])",
     )
     add_decoder_flags(parser)
     add_trust_argument(parser)

@@ -11,6 +11,7 @@ was trained on in the other.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,12 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
-from vcls_model.encoders import EncoderInfo, PictureInput, SoundInput, encoder_info
+from vcls_model.encoders import EncoderInfo, PictureInput, SoundInput, encoder_info, text_encoder_info
 from vcls_model.encoders.batches import choose_device
-from vcls_model.encoders.encoder import Modality as Medium
-from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather
+from vcls_model.encoders.encoder import Medium
+from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather, load_planned_encoder
 from vcls_model.encoders.network import GPU_BATCH
+from vcls_model.encoders.sentences import TEXT_ENCODERS
 from vcls_model.media import errors
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
@@ -34,6 +36,7 @@ from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.media.split import SplitReader
+from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (
     Feature,
     bytes_feature,
@@ -42,12 +45,13 @@ from vcls_model.records.examples import (
     write_example,
     write_sequence_example,
 )
-from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema
+from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema, lines_modality, text_modality
 
-ID, LABELS = "id", "labels"
+ID, LABELS, CAPTIONS = "id", "labels", "captions"
 LEVELS = ("frame", "video")
 # Names of the two modalities at each level, as YouTube-8M has them.
 _NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
+_VECTOR = "_vector"
 # The one range whose codes a schema can describe in a convention other than `midpoint`.
 _YOUTUBE8M_RANGE = (-2.0, 2.0)
 
@@ -62,6 +66,9 @@ class EmbeddingConfig:
         max_seconds: length of a file, or of its segment, that is read at most; None: all of it.
         mode: `exact` or `keyframes`, see `Sampling`.
         level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
+        captions: records hold what is said in each row; at video level, all that is said.
+        text_encoder: name or path of the encoder of texts, and its identity; None: texts are not embedded.
+        texts: the columns of text that it embeds.
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
         device: `cpu`, `gpu`, or `auto` for a GPU where the worker has one.
         file_count: files that are read at a time, at most: fewer than a machine's cores share these. No feature depends
@@ -73,6 +80,9 @@ class EmbeddingConfig:
     max_seconds: float | None = None
     mode: str = "exact"
     level: str = "frame"
+    captions: bool = False
+    text_encoder: tuple[str, EncoderInfo] | None = None
+    texts: tuple[str, ...] = ()
     seconds_per_minute: float = 60.0
     memory_bytes: int = 1024 * MIB
     device: str = "cpu"
@@ -93,7 +103,7 @@ class EmbeddingConfig:
                 _check_usable(info)
                 # Workers may have another working directory.
                 place = os.path.abspath(name) if os.path.exists(name) else name
-                encoders.append((info.modality, place, info))
+                encoders.append((medium, place, info))  # type: ignore[arg-type]
         if not encoders:
             raise UsageError("without --image_encoder and --audio_encoder there is nothing to extract")
         return cls(tuple(encoders), **options)
@@ -112,6 +122,14 @@ class EmbeddingConfig:
             else:
                 codes = info.value_range if info.rounding == "midpoint" else None
                 modalities.append(Modality(name, info.width, FRAMES, "uint8", range=codes))
+        encoders = {self.name_of(medium): info.as_json() for medium, _, info in self.encoders}
+        if self.text_encoder is not None:
+            for column in self.texts:
+                _, info = self.text_encoder
+                modalities.append(Modality(vector_name(column), info.width, VECTOR, "float32"))
+                encoders[vector_name(column)] = info.as_json()
+        if self.captions:
+            modalities.append(lines_modality(CAPTIONS) if self.level == "frame" else text_modality(CAPTIONS))
         return RecordSchema(
             f"media-{self.level}",
             "sequence_example" if self.level == "frame" else "example",
@@ -119,7 +137,7 @@ class EmbeddingConfig:
             LABELS,
             tuple(modalities),
             class_count,
-            encoders={self.name_of(medium): info.as_json() for medium, _, info in self.encoders},
+            encoders=encoders,
             sampling={"fps": self.fps, "mode": self.mode, "max_seconds": self.max_seconds},
         )
 
@@ -139,6 +157,17 @@ class EmbeddingConfig:
         return Request(picture_format, "sound" in inputs, sampling)
 
 
+def vector_name(column: str) -> str:
+    """The modality that a column of text becomes when it is embedded."""
+    return column + _VECTOR
+
+
+def plan_text_encoder(name: str) -> tuple[str, EncoderInfo]:
+    """A text encoder by name or path, as `EmbeddingConfig.text_encoder` holds it; raises as `text_encoder_info`."""
+    info = text_encoder_info(name)
+    return (os.path.abspath(name) if os.path.exists(name) else name), info
+
+
 def _check_usable(info: EncoderInfo) -> None:
     if info.rounding != "midpoint" and info.value_range != _YOUTUBE8M_RANGE:
         raise UsageError(
@@ -153,14 +182,19 @@ def _check_usable(info: EncoderInfo) -> None:
 
 
 def recorded_config(
-    schema: RecordSchema, origin: str, image_encoder: str | None = None, audio_encoder: str | None = None, **costs: Any
+    schema: RecordSchema,
+    origin: str,
+    image_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    text_encoder: str | None = None,
+    **costs: Any,
 ) -> EmbeddingConfig:
     """The configuration that made the records of a schema, to treat other files in the same way.
 
     Args:
         schema: of records made from media.
         origin: where it stands, for messages.
-        image_encoder, audio_encoder: paths of encoders that are not known by name.
+        image_encoder, audio_encoder, text_encoder: paths of encoders that are not known by name.
         costs: `seconds_per_minute`, `memory_bytes`, `device`, `file_count`.
 
     Raises:
@@ -195,6 +229,7 @@ def recorded_config(
         info.check_same(recorded, origin)
         chosen[medium] = name
     sampling = schema.sampling
+    texts = tuple(name.removesuffix(_VECTOR) for name in schema.encoders if name not in _NAMES[level].values())
     return EmbeddingConfig.of(
         chosen["picture"],
         chosen["sound"],
@@ -202,8 +237,29 @@ def recorded_config(
         mode=sampling["mode"],
         max_seconds=sampling["max_seconds"],
         level=level,
+        captions=any(modality.name == CAPTIONS for modality in schema.texts),
+        texts=texts,
+        text_encoder=_recorded_text_encoder(schema, origin, texts, text_encoder),
         **costs,
     )
+
+
+def _recorded_text_encoder(
+    schema: RecordSchema, origin: str, texts: Sequence[str], given: str | None
+) -> tuple[str, EncoderInfo] | None:
+    """The text encoder that made the vectors of a schema's texts."""
+    if not texts:
+        if given is not None:
+            raise UsageError(f"{origin} was made without a text encoder: leave --text_encoder out")
+        return None
+    assert schema.encoders is not None
+    recorded = schema.encoders[vector_name(texts[0])]
+    name = given or str(recorded.get("name"))
+    if given is None and name not in TEXT_ENCODERS:
+        raise JobError(f"{origin} was made by the text encoder {name!r}: give its path by --text_encoder=PATH")
+    planned = plan_text_encoder(name)
+    planned[1].check_same(recorded, origin)
+    return planned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,16 +269,18 @@ class Embedded:
     Attributes:
         rows: moments that were read.
         seconds: length of the presentation as far as it was read.
-        features: by modality, the codes of each row, or the mean of all, float32 (D,). Sound or pictures that a file
-            does not have are absent.
+        features: by modality, the codes, or of captions the text, of each row; or the mean of all, float32 (D,), and
+            all the text, or a text's vector. Sound, pictures or texts that a file does not have are absent.
         reason, message: None, or a reason of `vcls_model.media.errors` and a sentence on what could not be read.
+        notes: what was wrong with the captions, see `records.captions`.
     """
 
     rows: int
     seconds: float
-    features: Mapping[str, list[bytes] | np.ndarray]
+    features: Mapping[str, list[bytes] | np.ndarray | bytes]
     reason: str | None = None
     message: str | None = None
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Embedder:
@@ -239,8 +297,21 @@ class Embedder:
         else:
             self._reader = MediaReader(*limits)
 
-    def embed(self, path: str, start: float = 0.0, end: float | None = None) -> Embedded:
+    def embed(
+        self,
+        path: str,
+        start: float = 0.0,
+        end: float | None = None,
+        captions: str | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> Embedded:
         """The features of a file or of the segment from `start` to `end`, in seconds after its first moment.
+
+        Args:
+            path: of the file.
+            start, end: see above.
+            captions: path of its captions, where records hold them; times count from the file's first moment.
+            texts: what is to be embedded as a vector, by column, for those of `EmbeddingConfig.texts` that it has.
 
         Raises:
             MediaError: the file has no rows, or could not be decoded to its end within its limits.
@@ -251,11 +322,32 @@ class Embedder:
             raise MediaError(errors.OUT_OF_RANGE, f"{path!r}: {error}") from None
         with local_file(path) as local:
             try:
-                return self._embed(local, request)
+                embedded = self._embed(local, request)
+                if self._config.captions:
+                    embedded = self._captioned(embedded, captions, start)
+                vectors = self._vectors(texts or {})
+                return dataclasses.replace(embedded, features={**embedded.features, **vectors}) if vectors else embedded
             except MediaError as error:
                 if local != path:
                     raise MediaError(error.reason, error.message.replace(repr(local), repr(path))) from error
                 raise
+
+    def _captioned(self, embedded: Embedded, captions: str | None, start: float) -> Embedded:
+        texts, notes = read_captions_of(captions, embedded.rows, self._config.fps, start)
+        lines = [text.encode(errors="replace") for text in texts]
+        # Of a whole video, what goes on from row to row is said once.
+        whole = b" ".join(text for text, _ in itertools.groupby(lines) if text)
+        said = {CAPTIONS: lines if self._config.level == "frame" else whole}
+        features = {**embedded.features, **said} if whole else embedded.features
+        return dataclasses.replace(embedded, features=features, notes=notes)
+
+    def _vectors(self, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """The vectors of a file's texts, by modality."""
+        said = {column: texts[column] for column in self._config.texts if texts.get(column, "").strip()}
+        if self._config.text_encoder is None or not said:
+            return {}
+        encoder = load_planned_encoder(*self._config.text_encoder)
+        return {vector_name(column): encoder.encode(np.array([text], object))[0] for column, text in said.items()}
 
     def _embed(self, path: str, request: Request) -> Embedded:
         media = [medium for medium, _, _ in self._config.encoders]
@@ -330,9 +422,10 @@ def record_of(
     if labels is not None:
         features[LABELS] = int64_feature(labels)
     features.update({name: bytes_feature(text.encode()) for name, text in context.items() if text})
-    if config.level == "frame":
-        rows = {name: values for name, values in embedded.features.items() if isinstance(values, list)}
-        return write_sequence_example(features, rows)
+    rows = {}
     for name, values in embedded.features.items():
-        features[name] = float_feature(np.asarray(values))
-    return write_example(features)
+        if isinstance(values, list):
+            rows[name] = values
+        else:
+            features[name] = bytes_feature(values) if isinstance(values, bytes) else float_feature(values)
+    return write_sequence_example(features, rows) if config.level == "frame" else write_example(features)

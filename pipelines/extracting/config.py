@@ -24,6 +24,7 @@ class MediaFile:
         labels: class indices, ascending; None where they are not known.
         context: (name, text) of further features.
         start, end: the segment in seconds after the first moment; None for `end` means up to the file's own.
+        captions: (path, bytes, time of the last change) of its captions, if records hold them; -1 bytes: not there.
     """
 
     path: str
@@ -34,6 +35,12 @@ class MediaFile:
     context: tuple[tuple[str, str], ...] = ()
     start: float = 0.0
     end: float | None = None
+    captions: tuple[str, int, float] | None = None
+
+    def identity(self) -> tuple[Any, ...]:
+        """All of it; without captions as it was before there were any."""
+        fields = dataclasses.astuple(self)
+        return fields if self.captions is not None else fields[:-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +64,7 @@ class MediaShard:
     @functools.cached_property
     def digest(self) -> str:
         """Identifies the files, as they looked when the job began."""
-        text = storage.to_json([dataclasses.astuple(file) for file in self.files])
+        text = storage.to_json([file.identity() for file in self.files])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

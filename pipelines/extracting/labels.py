@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
+from vcls_model.embedding import CAPTIONS
 from vcls_model.records.schema import MOST_CLASSES
 from vcls_model.records.vocabulary import NUMBER, ClassInfo, load_vocabulary, shared_names, unnamed_classes
 from vcls_model.tables import Column
@@ -13,6 +14,7 @@ from vcls_model.tables import Column
 FOLDERS = "folders"
 _PATH = Column("path", ("file", "filename", "video"))
 _LABELS = Column("labels", ("label",), required=False)
+_CAPTIONS = Column(CAPTIONS, required=False)
 _OPTIONAL = tuple(Column(name, required=False) for name in ("id", "start", "end"))
 # What programs write where there is nothing.
 _NOTHING = ("nan", "none", "null", "na", "n/a", "<na>")
@@ -30,6 +32,7 @@ class Entry:
         labels: names or indices as they were written; None: not known.
         where: what describes it, for messages.
         context, start, end: see `MediaFile`.
+        captions: path of its captions; None: they lie beside it, or there are none.
     """
 
     file: File
@@ -39,6 +42,7 @@ class Entry:
     context: tuple[tuple[str, str], ...] = ()
     start: float = 0.0
     end: float | None = None
+    captions: str | None = None
 
 
 def stem(path: str) -> str:
@@ -61,13 +65,16 @@ def by_folder(files: Sequence[File]) -> list[Entry]:
     return entries
 
 
-def of_table(path: str, files: Sequence[File] | None, reserved: Sequence[str]) -> list[Entry]:
+def of_table(
+    path: str, files: Sequence[File] | None, reserved: Sequence[str], *, captions: bool = False
+) -> list[Entry]:
     """An entry per row of a CSV; its paths count from the CSV's own folder, or else from the working directory.
 
     Args:
         path: of the CSV.
         files: what --input matches; None: the rows name the files.
         reserved: names that no further column may have.
+        captions: a column of that name has paths of captions, which count as the others do.
 
     Raises:
         UsageError: the table cannot be read, or no row belongs to one of the files.
@@ -76,7 +83,8 @@ def of_table(path: str, files: Sequence[File] | None, reserved: Sequence[str]) -
     entries, unmatched = [], []
     try:
         further = _further_columns(path, reserved)
-        for row in tables.read_csv(path, [_PATH, _LABELS, *_OPTIONAL, *further], others="ignore"):
+        captioned = [_CAPTIONS] if captions else []
+        for row in tables.read_csv(path, [_PATH, _LABELS, *_OPTIONAL, *captioned, *further], others="ignore"):
             if not row["path"]:
                 raise JobError(f"{row.where}: the path is empty")
             file = _file_of(path, row["path"], known)
@@ -98,6 +106,7 @@ def of_table(path: str, files: Sequence[File] | None, reserved: Sequence[str]) -
                     tuple((column.name, row.get(column.name)) for column in further),
                     start,
                     end,
+                    _captions_at(path, row.get(CAPTIONS)) if captions and row.get(CAPTIONS) else None,
                 )
             )
     except JobError as error:
@@ -109,6 +118,8 @@ def of_table(path: str, files: Sequence[File] | None, reserved: Sequence[str]) -
 def _further_columns(path: str, reserved: Sequence[str]) -> list[Column]:
     own = {heading for column in (_PATH, _LABELS, *_OPTIONAL) for heading in column.headings}
     names = [name for name in tables.read_header(path).names if name.lower() not in own and not tables.is_counter(name)]
+    if CAPTIONS in reserved:  # a column of them is read, and not stored
+        names = [name for name in names if name.lower() != CAPTIONS]
     for name in names:
         if name in reserved:
             raise JobError(f"{path}: the records have a feature {name!r} of their own: give the column another name")
@@ -117,17 +128,27 @@ def _further_columns(path: str, reserved: Sequence[str]) -> list[Column]:
 
 def _file_of(table: str, name: str, known: dict[str, File] | None) -> File | None:
     """The file that a row names; None where --input does not match it."""
-    if storage.is_object_store(name):
-        places = [name]
-    else:
-        places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
-        places = [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
+    places = _places(table, name)
     if known is not None:
         return next((known[place] for place in places if place in known), None)
     for place in places:
         if storage.size_of(place) >= 0:
             return storage.list_files(place)[0]
     return places[0], -1, 0.0
+
+
+def _places(table: str, name: str) -> list[str]:
+    """Where a file may lie that a table names."""
+    if storage.is_object_store(name):
+        return [name]
+    places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
+    return [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
+
+
+def _captions_at(table: str, name: str) -> str:
+    """The captions that a row names, there or not."""
+    places = _places(table, name)
+    return next((place for place in places if storage.exists(place)), places[0])
 
 
 def _report_unmatched(path: str, entries: list[Entry], unmatched: list[str], known: dict[str, File] | None) -> None:

@@ -7,6 +7,7 @@ framed record, if there is one. When all files of a shard are finished, their re
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.extracting.config import ExtractConfig, MediaFile, MediaShard
@@ -28,6 +29,7 @@ class Part:
         record: the framed record; empty where the file was rejected.
         rows, seconds: read of it.
         reason, message: of a rejection, or of what is missing in the record; None where nothing is.
+        notes: counts of what was wrong with the captions.
     """
 
     record: bytes
@@ -35,6 +37,7 @@ class Part:
     seconds: float = 0.0
     reason: str | None = None
     message: str | None = None
+    notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_bytes(self, identity: list[Any]) -> bytes:
         """The content of a part file."""
@@ -65,6 +68,7 @@ class ShardSummary:
         records_written, rows, seconds, bytes: of its records.
         rejected: files by reason.
         incomplete: records by what is missing in them.
+        notes: what was wrong with captions, in how many places.
     """
 
     records_written: int
@@ -73,6 +77,7 @@ class ShardSummary:
     bytes: int
     rejected: dict[str, int]
     incomplete: dict[str, int]
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def part_path(config: ExtractConfig, shard: MediaShard, place: int) -> str:
@@ -82,7 +87,7 @@ def part_path(config: ExtractConfig, shard: MediaShard, place: int) -> str:
 
 def part_identity(config: ExtractConfig, file: MediaFile) -> list[Any]:
     """What a part was made of: it is done again when that has changed."""
-    as_tuple = [config.hash, *dataclasses.astuple(file)]
+    as_tuple = [config.hash, *file.identity()]
     return storage.from_json(storage.to_json(as_tuple), "the identity of a part")  # type: ignore[no-any-return]
 
 
@@ -116,7 +121,7 @@ def assemble(config: ExtractConfig, shard: MediaShard) -> ShardSummary:
     Raises:
         RuntimeError: a part is missing.
     """
-    rejected, incomplete = Counter[str](), Counter[str]()
+    rejected, incomplete, notes = Counter[str](), Counter[str](), Counter[str]()
     letters = {DEAD_LETTER: b"", INCOMPLETE: b""}
     rows, seconds, written, size = 0, 0.0, 0, 0
     with storage.open_atomically(shard_path(config, shard)) as stream:
@@ -129,6 +134,7 @@ def assemble(config: ExtractConfig, shard: MediaShard) -> ShardSummary:
                 counts[part.reason] += 1
                 letter = Rejected(file.path, 0, file.id, "media", part.reason, part.message or "")
                 letters[folder] += letter.to_json()
+            notes.update(part.notes)
             if part.record:
                 stream.write(part.record)
                 written += 1
@@ -142,7 +148,13 @@ def assemble(config: ExtractConfig, shard: MediaShard) -> ShardSummary:
         else:
             storage.delete(path)
     summary = ShardSummary(
-        written, rows, round(seconds, 3), size, dict(sorted(rejected.items())), dict(sorted(incomplete.items()))
+        written,
+        rows,
+        round(seconds, 3),
+        size,
+        dict(sorted(rejected.items())),
+        dict(sorted(incomplete.items())),
+        dict(sorted(notes.items())),
     )
     manifest = {"of": shard.digest, "config_hash": config.hash, **dataclasses.asdict(summary)}
     storage.write_json(_manifest_path(config, shard), manifest)

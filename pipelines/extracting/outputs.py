@@ -51,7 +51,7 @@ def open_records(config: ExtractConfig) -> list[MediaShard]:
         options=_SETTING_NAMES,
         resume=config.resume,
         overwrite=config.overwrite,
-        inputs=[*(file.path for shard in config.shards for file in shard.files), config.vocabulary, config.labels],
+        inputs=[*_inputs(config), config.vocabulary, config.labels],
     )
     delete_info(config.output)
     clear_temporaries(config.output, _WRITTEN_BY_WORKERS)
@@ -64,6 +64,15 @@ def open_records(config: ExtractConfig) -> list[MediaShard]:
     return [
         shard for shard in config.shards if shard.name + SUFFIX not in stored or load_summary(config, shard) is None
     ]
+
+
+def _inputs(config: ExtractConfig) -> Iterable[str]:
+    """Media files and captions."""
+    for shard in config.shards:
+        for file in shard.files:
+            yield file.path
+            if file.captions is not None:
+                yield file.captions[0]
 
 
 def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
@@ -92,12 +101,14 @@ def finish(config: ExtractConfig, started: float) -> dict[str, Any]:
     files = written + sum(rejected.values())
     if files != config.file_count:
         raise RuntimeError(f"{config.file_count} files went in, {files} came out")
-    print(_table(written, done, rejected, incomplete))
+    notes = _added(summary.notes for summary in done)
+    print(_table(written, done, rejected, incomplete, notes))
     check_any_written(config.output, written, rejected, f"none of the {files:,} files could be read")
     check_rejected(config.output, files, rejected, config.max_rejected_fraction, files)
     info = {
         **info_head(written, rejected, started),
         "incomplete_by_reason": dict(sorted(incomplete.items())),
+        "notes": dict(sorted(notes.items())),
         "rows": sum(summary.rows for summary in done),
         "seconds": round(sum(summary.seconds for summary in done), 3),
         "shards": len(done),
@@ -119,11 +130,17 @@ def _added(counts: Iterable[dict[str, int]]) -> Counter[str]:
 
 
 def _table(
-    written: int, done: Sequence[manifests.ShardSummary], rejected: Counter[str], incomplete: Counter[str]
+    written: int,
+    done: Sequence[manifests.ShardSummary],
+    rejected: Counter[str],
+    incomplete: Counter[str],
+    notes: Counter[str],
 ) -> str:
     hours = sum(summary.seconds for summary in done) / 3600
     lines = [f"{'records':<12}{written:>10,}  {hours:,.2f} hours, {sum(each.rows for each in done):,} rows"]
     if incomplete:
         lines.append(f"{'incomplete':<12}{sum(incomplete.values()):>10,}  {reasons_text(incomplete)}")
+    if notes:
+        lines.append(f"{'noted':<12}{notes.total():>10,}  {reasons_text(notes)}")
     lines.append(rejected_line(rejected, 12, 10))
     return "\n".join(lines)

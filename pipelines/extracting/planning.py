@@ -9,15 +9,18 @@ from pipelines.extracting.labels import FOLDERS, Entry, File, by_folder, index_l
 from pipelines.running.flags import check_job_flags
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig
+from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig, plan_text_encoder, vector_name
 from vcls_model.encoders.batches import DEVICES
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
+from vcls_model.records.captions import captions_beside
 from vcls_model.saved_models import refuse_encoder_programs
 
 MODES = ("exact", "keyframes")
 _NONE = "none"
+# The columns of a CSV that are embedded by --text_encoder.
+_TEXTS = ("title", "description")
 # Shards are planned before a file is opened: a second of media is taken to have so many bytes.
 _VIDEO_BYTES_PER_SECOND = 125_000
 _SOUND_BYTES_PER_SECOND = 20_000
@@ -42,6 +45,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         max_seconds=args.max_seconds,
         mode=args.sampling,
         level=args.level,
+        captions=args.captions,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
         device=args.device,
@@ -50,7 +54,10 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         embedding.request()
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+    if args.text_encoder != _NONE:
+        embedding = dataclasses.replace(embedding, text_encoder=plan_text_encoder(args.text_encoder), texts=_TEXTS)
     entries = plan_entries(args.input, args.labels, embedding)
+    embedding = _with_texts_of(embedding, entries)
     classes, labels = index_labels(entries, args.vocabulary)
     files = [
         MediaFile(
@@ -61,6 +68,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
             entry.context,
             entry.start,
             entry.end,
+            _captions_of(entry) if args.captions else None,
         )
         for entry, own in zip(entries, labels, strict=True)
     ]
@@ -99,7 +107,8 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
     if labels is not None and labels != FOLDERS:
         if not storage.exists(labels):
             raise UsageError(f"--labels={labels}: there is no such file; name a CSV, or {FOLDERS}")
-        entries = of_table(labels, files, [ID, LABELS, *(embedding.name_of(each[0]) for each in embedding.encoders)])
+        names = [ID, LABELS, *(modality.name for modality in embedding.schema().modalities)]
+        entries = of_table(labels, files, names, captions=embedding.captions)
     elif files is None:
         raise UsageError("name the media files with --input, or in the column path of a CSV with --labels=CSV")
     else:
@@ -113,6 +122,25 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
                 "column id of a CSV with --labels=CSV"
             )
     return entries
+
+
+def _with_texts_of(embedding: EmbeddingConfig, entries: Sequence[Entry]) -> EmbeddingConfig:
+    """The configuration for the columns of text that there are."""
+    if embedding.text_encoder is None:
+        return embedding
+    columns = {name for name, _ in entries[0].context}
+    texts = tuple(name for name in _TEXTS if name in columns)
+    if not texts:
+        raise UsageError(f"--text_encoder embeds the columns {' and '.join(_TEXTS)} of --labels=CSV, and there is none")
+    return dataclasses.replace(embedding, texts=texts)
+
+
+def _captions_of(entry: Entry) -> tuple[str, int, float] | None:
+    """Path, bytes and time of the captions that a table names, or that lie beside the file."""
+    path = entry.captions or captions_beside(storage.absolute(entry.file[0]))
+    if path is None:
+        return None
+    return path, *(storage.status_of(path) or (-1, 0.0))
 
 
 def plan_shards(files: Sequence[MediaFile], embedding: EmbeddingConfig) -> tuple[MediaShard, ...]:
@@ -145,11 +173,16 @@ def describe(config: ExtractConfig) -> str:
     encoders = ", ".join(
         f"{embedding.name_of(medium)} by {info.name} ({info.width})" for medium, _, info in embedding.encoders
     )
+    if embedding.text_encoder is not None:
+        info = embedding.text_encoder[1]
+        encoders += "".join(f", {vector_name(name)} by {info.name} ({info.width})" for name in embedding.texts)
     labelled = sum(file.labels is not None for shard in config.shards for file in shard.files)
+    captioned = sum(file.captions is not None for shard in config.shards for file in shard.files)
+    captions = f"; captions of {captioned:,} files" if embedding.captions else ""
     length = f" of at most {embedding.max_seconds:g} s" if embedding.max_seconds else ""
     return (
         f"{config.file_count:,} files{length}, {size / 1e6:,.1f} MB, {labelled:,} with labels of "
         f"{len(config.classes):,} classes\n"
-        f"{encoders}; {embedding.fps:g} per second, {embedding.mode}; {embedding.level} level; "
+        f"{encoders}; {embedding.fps:g} per second, {embedding.mode}; {embedding.level} level{captions}; "
         f"{len(config.shards)} shards; output: {config.output}"
     )

@@ -22,14 +22,22 @@ def extract_file(file: MediaFile, embedder: Embedder, config: EmbeddingConfig) -
     if file.size_bytes < 0:
         return Part(b"", reason=errors.NOT_FOUND, message=f"{file.path!r} does not exist")
     try:
-        embedded = embedder.embed(file.path, file.start, file.end)
+        captions = file.captions[0] if file.captions else None
+        embedded = embedder.embed(file.path, file.start, file.end, captions, dict(file.context))
     except MediaError as error:
         return Part(b"", reason=error.reason, message=error.message)
     payload = record_of(config, os.fsencode(file.id), file.labels, dict(file.context), embedded)
     if len(payload) > MAX_RECORD_BYTES:
         message = f"{file.path!r} becomes a record of {len(payload):,} bytes; --max_seconds makes it shorter"
         return Part(b"", reason=errors.TOO_LARGE, message=message)
-    return Part(frame_record(payload), embedded.rows, embedded.seconds, embedded.reason, embedded.message)
+    return Part(
+        frame_record(payload),
+        embedded.rows,
+        embedded.seconds,
+        embedded.reason,
+        embedded.message,
+        dict(embedded.notes),
+    )
 
 
 class ExtractFile(beam.DoFn):
@@ -48,6 +56,8 @@ class ExtractFile(beam.DoFn):
             part = extract_file(file, self._embedder, self._config.embedding)
             if file.size_bytes >= 0:  # one that is still being recorded, say
                 check_unchanged(file.path, file.size_bytes, file.modified_seconds)
+            if file.captions is not None and file.captions[1] >= 0:
+                check_unchanged(*file.captions)
             save_part(self._config, shard, place, part)
             inc_counter(self, "records_written" if part.record else f"rejected_{part.reason}")
             inc_counter(self, "rows", part.rows)

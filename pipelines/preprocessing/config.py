@@ -8,6 +8,7 @@ from typing import Any
 from vcls_model import storage
 from vcls_model.records.schema import (
     FRAMES,
+    LINE_TOKENS,
     REQUANTISE_OFFSET,
     REQUANTISE_SCALE,
     TEXT,
@@ -148,7 +149,8 @@ class TransformConfig:
         features = []
         for modality in self.schema.modalities:
             if modality.kind == TEXT:
-                features.append(TransformedModality(modality.name, self.text_options.buckets, TEXT, TOKENS))
+                encoding = LINE_TOKENS if modality.timed else TOKENS
+                features.append(TransformedModality(modality.name, self.text_options.buckets, TEXT, encoding))
                 continue
             width = self.width_of(modality)
             if modality.kind == FRAMES:

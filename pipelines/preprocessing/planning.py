@@ -204,7 +204,9 @@ def describe(config: JobConfig) -> str:
     schema = transform.schema
     size = sum(shard.size_bytes for shard in config.shards)
     modalities = ", ".join(
-        f"{each.name} (text)" if each.kind == TEXT else f"{each.name} ({each.kind}, {each.width})"
+        f"{each.name} (text{' per second' if each.timed else ''})"
+        if each.kind == TEXT
+        else f"{each.name} ({each.kind}, {each.width})"
         for each in schema.modalities
     )
     ratios = transform.ratios

@@ -42,6 +42,7 @@ class ScoringConfig:
         min_probability: classes below are left out of the predictions (metrics count all).
         slice_by: context features of the records, by whose values metrics are broken down.
         media: how files become features, where the input is media files.
+        media_texts: by path of a media file the texts that --texts gives for it, by column.
         class_names: of the model's classes, by which a CSV may call its labels.
     """
 
@@ -64,6 +65,7 @@ class ScoringConfig:
     min_probability: float = 0
     slice_by: tuple[str, ...] = ()
     media: "EmbeddingConfig | None" = None
+    media_texts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     without: tuple[str, ...] = ()
     subsets: tuple[tuple[str, ...], ...] = ()
     class_names: tuple[str, ...] = ()

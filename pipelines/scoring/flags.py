@@ -96,7 +96,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name of a scheduled run; only shards that are not yet in --output are scored, so repeated calls are safe",
     )
-    for medium in ("image", "audio"):
+    add(
+        "--texts",
+        metavar="CSV",
+        help="what is written about media files: a CSV with the column path and those of the texts that the model "
+        "knows, such as title (media files only)",
+    )
+    for medium in ("image", "audio", "text"):
         encoder_help = f"path of the {medium} encoder that made the model's data, unless it is built in"
         add(f"--{medium}_encoder", metavar="PATH", help=f"{encoder_help} (media files only)")
     add_decoder_flags(parser, " (media files only)")

@@ -2,21 +2,24 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pipelines.scoring.config import ScoringConfig
-from vcls_model import storage
-from vcls_model.commands import UsageError
-from vcls_model.embedding import Embedder, EmbeddingConfig, record_of, recorded_config
+from vcls_model import storage, tables
+from vcls_model.commands import JobError, UsageError
+from vcls_model.embedding import CAPTIONS, Embedder, EmbeddingConfig, record_of, recorded_config
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from vcls_model.records.captions import captions_beside
 from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
 from vcls_model.records.ids import printable_id
 from vcls_model.records.kernels.framing import HEADER_BYTES, length_at
+from vcls_model.records.schema import RecordSchema
 from vcls_model.serving.exported import ExportedModel
+from vcls_model.tables import Column
 
 _RECORDS = (".tfrecord", ".tfrecords", ".csv", ".gz")
 
@@ -38,11 +41,47 @@ def plan_media(args: argparse.Namespace, paths: Sequence[str], model: ExportedMo
         model.path,
         args.image_encoder,
         args.audio_encoder,
+        args.text_encoder,
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
         device="auto",
         file_count=len(paths),
     )
+
+
+def read_texts(
+    table: str | None, paths: Sequence[str], schema: RecordSchema, media: EmbeddingConfig | None
+) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """By path of a media file the texts, by column, that a CSV gives for it.
+
+    Raises:
+        UsageError: records are scored, or the CSV has none of the columns, or names none of the files.
+    """
+    if table is None:
+        return ()
+    if media is None:
+        raise UsageError("--texts is for media files: records bring their own")
+    raw = {modality.source for modality in schema.texts if modality.name != CAPTIONS}
+    columns = [name for name in tables.read_header(table).names if name in raw | set(media.texts)]
+    if not columns:
+        known = ", ".join(sorted(raw | set(media.texts))) or "none"
+        raise UsageError(f"--texts={table} has no column of text that the model knows; it knows {known}")
+    folder = storage.absolute(table).rpartition("/")[0]
+    known_paths = set(paths)
+    found = []
+    try:
+        for row in tables.read_csv(table, [Column("path"), *map(Column, columns)], others="ignore"):
+            name = row["path"]
+            places = [name] if storage.is_object_store(name) else [storage.join(folder, name), name]
+            for place in map(storage.absolute, places):
+                if place in known_paths:
+                    found.append((place, tuple((column, row.get(column)) for column in columns)))
+                    break
+    except JobError as error:
+        raise tables.as_usage_error(error) from None
+    if not found:
+        raise UsageError(f"no row of --texts={table} names a file that --input matches")
+    return tuple(found)
 
 
 def _is_media(path: str, model: ExportedModel) -> bool:
@@ -70,6 +109,8 @@ class MediaRecords:
         assert config.media is not None
         self._media = config.media
         self._embedder = Embedder(config.media)
+        self._texts = {path: dict(texts) for path, texts in config.media_texts}
+        self._raw_texts = {modality.source for modality in config.schema.texts}
         options = RecordOptions(
             config.class_count,
             config.max_frames,
@@ -85,9 +126,13 @@ class MediaRecords:
         name = path.rpartition("/")[2]
         video_id = os.fsencode(name.rpartition(".")[0] or name)
         payload, rejected = b"", []
+        notes: Mapping[str, int] = {}
         try:
-            embedded = self._embedder.embed(path)
-            payload = record_of(self._media, video_id, None, {}, embedded)
+            captions = captions_beside(path) if self._media.captions else None
+            texts = self._texts.get(path, {})
+            embedded = self._embedder.embed(path, captions=captions, texts=texts)
+            said = {name: text for name, text in texts.items() if name in self._raw_texts}
+            payload, notes = record_of(self._media, video_id, None, said, embedded), embedded.notes
         except MediaError as error:
             rejected = [Rejected(path, 0, printable_id(video_id), "media", error.reason, error.message)]
         place, length = np.zeros(1, np.int64), np.array([len(payload)], np.int64)
@@ -95,6 +140,7 @@ class MediaRecords:
         batch, unusable = self._decoder.decode(
             path, np.frombuffer(payload, np.uint8), place[here], length[here], place[here]
         )
+        batch.notes.update(notes)
         yield batch, rejected + unusable
 
     def close(self) -> None:

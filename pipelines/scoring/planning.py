@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.running.flags import check_job_flags
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
 from pipelines.scoring.layout import InputShard
-from pipelines.scoring.media import plan_media
+from pipelines.scoring.media import plan_media, read_texts
 from pipelines.scoring.models import check_same_task, common_splits, find_schema, schema_for_scoring
 from pipelines.scoring.presence import subsets_of
 from pipelines.scoring.thresholds import Thresholds, choose_thresholds
@@ -141,6 +141,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         min_probability=args.min_probability,
         slice_by=slice_by,
         media=media,
+        media_texts=read_texts(args.texts, [shard.path for shard in shards], models[0].schema, media),
         class_names=tuple(info.name for info in models[0].classes) if schema.container == "csv" else (),
     )
     return Plan(

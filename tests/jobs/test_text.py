@@ -222,6 +222,21 @@ def test_bad_texts_are_counted_and_cost_no_record(work: Path, tmp_path: Path, vi
     assert (scored["records_written"], scored["records_rejected"]) == (300, 0)
 
 
+def test_without_titles_all_are_scored_as_if_they_had_none(
+    work: Path, tmp_path: Path, videos: list[TitledVideo]
+) -> None:
+    untitled = [TitledVideo(video.id, video.labels, video.picture, "").example() for video in videos[:100]]
+    write_shard(tmp_path / "untitled.tfrecord", untitled)
+    write_shard(tmp_path / "titled.tfrecord", [video.example() for video in videos[:100]])
+    rows = []
+    for name, flags in (("untitled", []), ("titled", ["--without=title"]), ("titled", [])):
+        output = tmp_path / f"scores{len(rows)}"
+        score_job.run([f"--input={tmp_path}/{name}.tfrecord", f"--model={work}/model", f"--output={output}", *flags])
+        rows.append(pq.read_table(output / "predictions").to_pylist())
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+
+
 def test_unused_texts_are_named_once(
     work: Path, tmp_path: Path, videos: list[TitledVideo], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pretrained picture and sound encoders: pixels and waveforms to the rows of a record.
+"""Pretrained encoders: pixels and waveforms to the rows of a record, titles to one vector.
 
 An encoder is named (`efficientnet-lite2`, `efficientnet-lite0`, `yamnet`) or given by the path of a model of the user's
 own (docs/ENCODERS.md). Beam is never needed, TensorFlow only for models of the user's own that are not ONNX.
@@ -20,8 +20,9 @@ from vcls_model.encoders.catalogue import (
     load_encoder,
 )
 from vcls_model.encoders.codes import dequantise, quantise
-from vcls_model.encoders.encoder import Encoder, EncoderInfo, PretrainedHead
+from vcls_model.encoders.encoder import Encoder, EncoderInfo, PretrainedHead, TextInput
 from vcls_model.encoders.pictures import PictureInput
+from vcls_model.encoders.sentences import load_text_encoder, text_encoder_info
 from vcls_model.encoders.sounds import SAMPLE_RATE, SoundInput
 
 __all__ = [
@@ -36,9 +37,12 @@ __all__ = [
     "PretrainedHead",
     "PictureInput",
     "SoundInput",
+    "TextInput",
     "dequantise",
     "encoder_info",
     "heads",
     "load_encoder",
+    "load_text_encoder",
     "quantise",
+    "text_encoder_info",
 ]

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from vcls_model.commands import Parser, main, parse_all
-from vcls_model.encoders.catalogue import ENCODERS, known_info, weight_package
+from vcls_model.encoders.catalogue import ALL_ENCODERS, known_info, weight_packages
+from vcls_model.encoders.encoder import TextInput
 from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.weights import INSTALL_COMMAND, install
 
@@ -23,7 +24,7 @@ def build_parser() -> Parser:
         "--install",
         nargs="*",
         metavar="NAME",
-        help=f"install the weights of these encoders, or of all ({', '.join(ENCODERS)})",
+        help=f"install the weights of these encoders, or of all ({', '.join(ALL_ENCODERS)})",
     )
     return parser
 
@@ -39,9 +40,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     if args.install is None:
         print(_table())
         return
-    names = list(dict.fromkeys(args.install or ENCODERS))
-    packages = [weight_package(name) for name in names]
-    for name, package in zip(names, packages, strict=True):
+    names = list(dict.fromkeys(args.install or ALL_ENCODERS))
+    pairs = [(name, package) for name in names for package in weight_packages(name)]
+    packages = [package for _, package in pairs]
+    for name, package in pairs:
         print(
             f"{name}: {package.contents}, from {package.package} {package.version} "
             f"({package.wheel_bytes / 1e6:.0f} MB); licence {package.licence}",
@@ -58,17 +60,18 @@ def run(argv: Sequence[str] | None = None) -> None:
 def _table() -> str:
     rows = [("encoder", "for", "values", "range", "weights", "licence")]
     missing = False
-    for name in ENCODERS:
-        info, package = known_info(name), weight_package(name)
-        missing = missing or not package.installed()
+    for name in ALL_ENCODERS:
+        info, packages = known_info(name), weight_packages(name)
+        installed = all(package.installed() for package in packages)
+        missing = missing or not installed
         rows.append(
             (
                 name,
-                f"pictures {info.input.size} px" if isinstance(info.input, PictureInput) else "sound 0.96 s",
+                _input_text(info.input),
                 f"{info.width:,}",
                 f"{info.value_range[0]:g} to {info.value_range[1]:g}",
-                "installed" if package.installed() else "not installed",
-                package.licence,
+                "installed" if installed else "not installed",
+                packages[0].licence,
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -76,6 +79,12 @@ def _table() -> str:
     if missing:
         lines.append(f"Install what is missing with: {INSTALL_COMMAND}")
     return "\n".join(lines)
+
+
+def _input_text(given: object) -> str:
+    if isinstance(given, PictureInput):
+        return f"pictures {given.size} px"
+    return f"texts of {given.tokens} pieces" if isinstance(given, TextInput) else "sound 0.96 s"
 
 
 if __name__ == "__main__":

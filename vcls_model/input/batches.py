@@ -88,7 +88,7 @@ class _Batch:
         self.features = {
             modality.name: _aligned((size, steps, modality.width), np.uint8)
             if modality.kind == FRAMES
-            else np.zeros((size, TOKEN_STEP), np.int32)
+            else np.zeros((size, TOKEN_STEP), np.int64 if modality.timed else np.int32)
             if modality.kind == TEXT
             else _aligned((size, modality.width), np.float32)
             for modality in layout.modalities
@@ -230,8 +230,13 @@ class _Cutter:
             for number in self._texts:
                 begins = part[:, self._layout.places.start + number]
                 counts = part[:, self._layout.places.stop + number]
-                tokens = batch.features[self._layout.modalities[number].name]
+                modality = self._layout.modalities[number]
+                tokens = batch.features[modality.name]
                 kernels.copy_labels(source, begins, counts, places[chosen], tokens)
+                if modality.timed and self._layout.has_frames and options.frames != "all":
+                    own = tokens[places[chosen]]
+                    kernels.move_lines(own, np.ascontiguousarray(counts), positions[chosen], kept[chosen])
+                    tokens[places[chosen]] = own
             for some in self._tasks(batch, len(chosen)):
                 which = chosen[some]
                 batch.copies.append(

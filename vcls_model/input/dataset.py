@@ -20,7 +20,7 @@ from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import ShardError
 from vcls_model.input.options import InputOptions
 from vcls_model.records.schema import FRAMES, TEXT, Modality
-from vcls_model.records.text import weight_steps
+from vcls_model.records.text import LINE_SHIFT, weight_steps
 from vcls_model.records.transformed import TransformedModality, presence_name
 
 
@@ -33,7 +33,7 @@ def _signature(plan: BatchPlan) -> dict[str, Any]:
             features[modality.name] = tf.TensorSpec([rows, steps, modality.width], tf.uint8)
             features["num_frames"] = tf.TensorSpec([rows], tf.int32)
         elif modality.kind == TEXT:
-            features[modality.name] = tf.TensorSpec([rows, None], tf.int32)
+            features[modality.name] = tf.TensorSpec([rows, None], tf.int64 if modality.timed else tf.int32)
         else:
             features[modality.name] = tf.TensorSpec([rows, modality.width], tf.float32)
         if plan.presence and modality.kind != TEXT:
@@ -76,7 +76,8 @@ def make_batches(
 
     Returns:
         A dataset of dicts: `features` (a dict of `<name>` float32 (B, D), or uint8 codes (B, T, D) with `num_frames`
-        int32 (B,), or the tokens of a text int32 (B, L) filled with 0, and of `has_<name>` float32 (B,)), `labels`
+        int32 (B,), or the tokens of a text int32 (B, L) filled with 0, int64 where they also say which of the chosen
+        frames is theirs, and of `has_<name>` float32 (B,)), `labels`
         int32 (B, L) padded with -1 (L is a multiple of 8, so that few shapes occur), `shard` int32 (B,), an index into
         `shards`, and `id`. A shard that cannot be read ends it with a `tf.errors.OpError`, which `shard_error`
         translates.
@@ -130,14 +131,19 @@ def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
 def decode_features(features: dict[str, tf.Tensor], modalities: Sequence[TransformedModality]) -> dict[str, tf.Tensor]:
     """What a model takes: codes uint8 (B, T, D) become float32 (z-scores in [-4, 4]); padded frames and those of a
     missing modality zero. Tokens (B, L) become pairs of bucket and weight, float32 (B, L, 2), which holds every bucket
-    exactly."""
+    exactly; those of lines bucket, weight and frame, float32 (B, L, 3)."""
     decoded = dict(features)
     for modality in modalities:
         if modality.kind == TEXT:
             steps = weight_steps(modality.width)
             tokens = features[modality.name]
+            parts = []
+            if modality.timed:
+                parts.append(tokens // (1 << LINE_SHIFT))
+                tokens = tokens % (1 << LINE_SHIFT)
             weights = tf.cast(tokens % steps, tf.float32) / (steps - 1)
-            decoded[modality.name] = tf.stack([tf.cast(tokens // steps, tf.float32), weights], axis=-1)
+            parts = [tf.cast(part, tf.float32) for part in parts]
+            decoded[modality.name] = tf.stack([tf.cast(tokens // steps, tf.float32), weights, *parts], axis=-1)
         if modality.kind == FRAMES:
             codes = features[modality.name]
             values = modality.quantisation.values(tf.cast(codes, tf.float32))

@@ -19,7 +19,7 @@ from vcls_model.layers.presence import (
 )
 from vcls_model.layers.projection import LabelProjection, PresentProjection
 from vcls_model.layers.temporal import MaskedConvolution, PositionEncoding, TransformerBlock
-from vcls_model.layers.text_bag import TextBag
+from vcls_model.layers.text_bag import LineBags, TextBag
 from vcls_model.layers.unit_input import UnitInput, unit_inputs
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "LabelGraphHead",
     "LabelProjection",
     "LabelVectorScores",
+    "LineBags",
     "MaskedConvolution",
     "MaxPool",
     "MeanOfMembers",

@@ -75,10 +75,10 @@ def build_model(
 
     Returns:
         A functional model. Input: a dict of `<name>` float32 (B, D) for each vector modality, `<name>` float32
-        (B, T, D) for each frames modality, `<name>` float32 (B, L, 2) for each text (buckets and their weights), when
-        there are frames `num_frames` int32 (B,), and with `presence` `has_<name>` float32 (B,) for each modality but
-        texts, 1 or 0; no other keys. Output: logits float32 (B, C). `models.head.depends_on_classes` says which layers
-        depend on the classes.
+        (B, T, D) for each frames modality, `<name>` float32 (B, L, 2) for each text (buckets and their weights), or
+        (B, L, 3) for one of each second (and their frames), when there are frames `num_frames` int32 (B,), and with
+        `presence` `has_<name>` float32 (B,) for each modality but texts, 1 or 0; no other keys. Output: logits float32
+        (B, C). `models.head.depends_on_classes` says which layers depend on the classes.
 
     Raises:
         UsageError: unknown model or hyperparameter, a value out of range, or data without frames for a frame-level

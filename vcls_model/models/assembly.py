@@ -63,7 +63,7 @@ def assemble(
     """
     frame_level = model_info(name).level == FRAME_LEVEL
     inputs, frame_mask = _inputs(modalities, presence)
-    texts, text_modalities = embed_texts(inputs, modalities, options)
+    texts, text_modalities = embed_texts(inputs, modalities, options, frame_mask if frame_level else None)
     # Projection and neighbours compare features as they are in the data; the vectors of texts are learned.
     modalities = [modality for modality in modalities if modality.kind != TEXT]
     senses = Presence(modalities, inputs)
@@ -136,10 +136,11 @@ def _member_scores(
         vectors = [pair for pair in zip(features, modalities, strict=True) if pair[1].kind == VECTOR]
         features = [tensor for tensor, modality in zip(features, modalities, strict=True) if modality.kind == FRAMES]
         trunk_modalities = [modality for modality in modalities if modality.kind == FRAMES]
-    if frame_mask is not None:
-        vectors += zip(texts, text_modalities, strict=True)
-    else:
-        features, trunk_modalities = [*features, *texts], [*trunk_modalities, *text_modalities]
+    for tensor, modality in zip(texts, text_modalities, strict=True):
+        if frame_mask is not None and modality.kind == VECTOR:
+            vectors.append((tensor, modality))
+        else:
+            features, trunk_modalities = [*features, tensor], [*trunk_modalities, modality]
     around = [
         Branch(tensor, None, options, prefix=f"{head.member}{modality.name}_", narrow=False)
         for tensor, modality in vectors
@@ -176,13 +177,12 @@ def _member_scores(
 
 def _inputs(modalities: Sequence[Modality], presence: bool) -> tuple[dict[str, KerasTensor], KerasTensor | None]:
     """The model's inputs by name, and the mask (B, T) of the real frames or None when there are no frames."""
-    shapes = {FRAMES: (None,), TEXT: (None,)}
-    inputs = {
-        modality.name: keras.Input(
-            (*shapes.get(modality.kind, ()), 2 if modality.kind == TEXT else modality.width), name=modality.name
-        )
-        for modality in modalities
-    }
+    inputs = {}
+    for modality in modalities:
+        shape: tuple[int | None, ...] = (None, modality.width) if modality.kind == FRAMES else (modality.width,)
+        if modality.kind == TEXT:
+            shape = (None, 3 if modality.timed else 2)
+        inputs[modality.name] = keras.Input(shape, name=modality.name)
     framed = [inputs[modality.name] for modality in modalities if modality.kind == FRAMES]
     if presence:
         names = [presence_name(modality.name) for modality in modalities if modality.kind != TEXT]

@@ -1,11 +1,7 @@
-"""Time-stamped text (captions, recognised speech) laid on the rows of a video, as a frames modality like others.
+"""Time-stamped text (captions, recognised speech) laid on the seconds of a video.
 
-    captions, notes = read_captions(content)                  # WebVTT, SRT, or JSON [[start, end, text], …]
-    texts, more = lay_on_rows(captions, rows=120)             # of each second what is said in it
-    codes = caption_codes(texts)                              # uint8 (120, 512), a row of codes per second
-
-A row holds the words and n-grams of its text (see `records.text`), each added with a sign of its own to one of 512
-values (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning"), scaled to length 1.
+captions, notes = read_captions(content)                  # WebVTT, SRT, or JSON [[start, end, text], …]
+texts, more = lay_on_rows(captions, rows=120)             # of each second what is said in it
 """
 
 import dataclasses
@@ -16,18 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import FRAMES, Modality
-from vcls_model.records.text import Tokeniser, weight_steps
-from vcls_model.records.text_options import TextOptions
 
-WIDTH = 512
-# What a row's codes stand for.
-RANGE = (-1.0, 1.0)
+# How captions beside a media file are called, in the order in which they are looked for.
+SUFFIXES = (".vtt", ".srt")
+# What is said in a second is shorter; endless captions over one another are not.
+MOST_CHARACTERS = 1000
 # A day of captions has some thousands; a file of more is something else.
 MOST_CAPTIONS = 100_000
 MOST_BYTES = 16 << 20
@@ -36,7 +27,6 @@ _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"^\s*{_CLOCK}\s*-->\s*(?:{_CLOCK})?(?:\s.*)?$")
 # Voices, styles and times within a caption; SubRip's {\an8}.
 _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-_OPTIONS = TextOptions(buckets=1 << 20, tokens=1024, min_count=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +36,6 @@ class Caption:
     start: float
     end: float
     text: str
-
-
-def captions_modality(name: str = "captions") -> Modality:
-    """The modality that `caption_codes` makes."""
-    return Modality(name, WIDTH, FRAMES, "uint8", range=RANGE)
 
 
 def read_captions(content: bytes) -> tuple[list[Caption], Counter]:
@@ -139,10 +124,11 @@ def lay_on_rows(
     without length to the row it lies in; several in a row are joined in order of time.
 
     Returns:
-        `rows` texts, and counts: `captions_overlapping` (they begin before the one before ends) and
-        `captions_past_end` (they begin after the last row, and are left out).
+        `rows` texts of one line, at most 1,000 characters each, and counts: `captions_overlapping` (they begin before
+        the one before ends), `captions_past_end` (they begin after the last row, and are left out) and
+        `captions_rows_cut` (rows of which more is said).
     """
-    texts: list[list[str]] = [[] for _ in range(rows)]
+    texts = [""] * rows
     notes: Counter = Counter()
     reached = -math.inf
     for caption in captions:
@@ -153,22 +139,38 @@ def lay_on_rows(
         if first >= rows:
             notes["captions_past_end"] += 1
             continue
+        said = " ".join(caption.text.split())
         for row in range(max(first, 0), min(max(last, first), rows - 1) + 1):
-            texts[row].append(caption.text)
-    return [" ".join(said) for said in texts], +notes
+            if said and len(texts[row]) <= MOST_CHARACTERS:
+                texts[row] += f" {said[: MOST_CHARACTERS + 1]}" if texts[row] else said[: MOST_CHARACTERS + 1]
+    notes["captions_rows_cut"] = sum(len(text) > MOST_CHARACTERS for text in texts)
+    return [text[:MOST_CHARACTERS] for text in texts], +notes
 
 
-def caption_codes(texts: Sequence[str]) -> np.ndarray:
-    """Codes uint8 (T, 512) of the texts of T rows; a row without text has the codes of 0."""
-    column = BytesColumn.of([text.encode(errors="replace") for text in texts])
-    tokens, _ = Tokeniser(_OPTIONS, np.full(_OPTIONS.buckets, 256, np.int64)).tokens(column)
-    steps = weight_steps(_OPTIONS.buckets)
-    values = np.zeros((len(texts), WIDTH), np.float64)
-    for row, (begin, count) in enumerate(zip(tokens.begins.tolist(), tokens.counts.tolist(), strict=True)):
-        own = tokens.values[begin : begin + count]
-        buckets, weights = own // steps, own % steps / (steps - 1)
-        np.add.at(values[row], buckets % WIDTH, np.where(buckets // WIDTH % 2, weights, -weights))
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    values /= np.where(lengths > 0, lengths, 1.0)
-    codes = np.floor((values - RANGE[0]) / (RANGE[1] - RANGE[0]) * 256)
-    return np.clip(codes, 0, 255).astype(np.uint8)
+def read_captions_of(path: str | None, rows: int, fps: float = 1.0, start: float = 0.0) -> tuple[list[str], Counter]:
+    """The text of each row of a video from a file of captions, and counts of what was wrong with it.
+
+    Without a file nothing is said: `captions_missing` (it is not there) and `captions_unreadable` (no such file of
+    captions) cost the text and not the video.
+    """
+    if path is None:
+        return [""] * rows, Counter()
+    try:
+        content = bytearray()
+        with storage.open_for_reading(path) as stream:
+            while len(content) <= MOST_BYTES and (part := stream.read(1 << 20)):
+                content += part
+        captions, notes = read_captions(bytes(content))
+    except FileNotFoundError:
+        return [""] * rows, Counter(captions_missing=1)
+    except (OSError, JobError):
+        return [""] * rows, Counter(captions_unreadable=1)
+    texts, more = lay_on_rows(captions, rows, fps, start)
+    return texts, notes + more
+
+
+def captions_beside(path: str) -> str | None:
+    """The captions that lie beside a media file: its name with `.vtt` or `.srt`; None where there are none."""
+    folder, slash, name = path.rpartition("/")
+    stem = folder + slash + (name.rpartition(".")[0] or name)
+    return next((stem + suffix for suffix in SUFFIXES if storage.exists(stem + suffix)), None)

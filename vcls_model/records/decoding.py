@@ -161,8 +161,9 @@ class RawBatch:
         labelled: bool (B,), whether the record says what its labels are. A video without any label does not; a rated
             segment does, even when the raters saw no class in it.
         features: by modality name: float32 (B, D) for video-level ones, `FrameBatch` for frame-level ones, for texts
-            their UTF-8, empty where there is none. Of a record that lacks the modality the vector is NaN, and there are
-            no frames. What texts and frames refer to is valid until the next batch is requested.
+            their UTF-8, empty where there is none, and for texts of seconds at most `max_frames` lines. Of a record
+            that lacks the modality the vector is NaN, and there are no frames. What texts and frames refer to is valid
+            until the next batch is requested.
         filled: by modality name, for modalities missing somewhere: bool (B,), true where it was filled in.
         notes: counts of repairs: `videos_cut`, `frames_cut`, `videos_padded`, `frames_padded`, `labels_deduplicated`,
             `labels_unknown`, `modality_filled`.
@@ -258,6 +259,7 @@ class Decoder:
         in_context = sum(not self._in_lists(modality) for modality in schema.modalities)
         self._context_names = 2 + len(options.context_features) + in_context
         self._frames_modalities = [modality.name for modality in schema.modalities if modality.kind == FRAMES]
+        self._by_second = {each.name for each in schema.modalities if each.kind == FRAMES or each.timed}
         names = [schema.id_feature, schema.labels_feature, *options.context_features]
         names += [modality.source for modality in self._modalities]
         encoded = [name.encode() for name in names]
@@ -265,8 +267,10 @@ class Decoder:
         self._name_ends = np.cumsum([len(name) for name in encoded])
         self._kinds = np.array([self._kind(modality) for modality in self._modalities])
         self._widths = np.array([each.frame_bytes if each.kind == FRAMES else each.width for each in self._modalities])
-        # Segments are cut out of videos. Frames of float32 are lists of numbers, which the kernels take as bytes.
-        self._rewrites = schema.segments or schema.has_float_frames
+        # Segments are cut out of videos. Frames of float32 are lists of numbers, which the kernels take as bytes, and
+        # texts of seconds are feature lists, which they take as one text.
+        listed = self._sequence and schema.has_lines
+        self._rewrites = schema.segments or schema.has_float_frames or listed
 
     def _in_lists(self, modality: Modality) -> bool:
         """Whether the modality is a feature list of a SequenceExample."""
@@ -395,7 +399,8 @@ class Decoder:
             position = self._modalities.index(modality)
             begins = np.ascontiguousarray(index.values[:, position, 0])
             if modality.kind == TEXT:
-                features[modality.name] = BytesColumn(buffer, begins, index.values[:, position, 1].copy())
+                texts = BytesColumn(buffer, begins, index.values[:, position, 1].copy())
+                features[modality.name] = first_lines(texts, self.options.max_frames) if modality.timed else texts
                 continue
             lacking = begins < 0
             if lacking.any():
@@ -516,7 +521,7 @@ class Decoder:
                 continue
             within = {name: count - start for name, count in held.items() if count < end}
             part = {
-                name: rows[start:end] if name in self._frames_modalities else rows
+                name: rows[start:end] if name in self._by_second else rows
                 for name, rows in values.items()
                 if within.get(name, 1) > 0  # else the modality has ended: the segment lacks it
             }
@@ -588,8 +593,13 @@ class Decoder:
             )
 
     def _values(self, record: examples.Record, modality: Modality) -> list[bytes]:
-        """The frames (or the one vector or text) of a modality, each as its bytes."""
+        """The frames or lines (or the one vector or text) of a modality, each as its bytes."""
         name, size = modality.source, modality.frame_bytes
+        if modality.timed and self._sequence:
+            texts = [_one_text(text, name) for text in record.feature_lists.get(name, ())]
+            return [text.replace(b"\n", b" ") for text in texts]
+        if modality.timed:
+            return _one_text(record.features.get(name), name, b"\n").split(b"\n")
         if modality.kind == TEXT:
             return [_one_text(record.features.get(name), name)]
         if not self._in_lists(modality):
@@ -661,7 +671,7 @@ class Decoder:
             elif modality.encoding == "float32" and modality.kind != FRAMES:
                 context[modality.source] = examples.float_feature(np.frombuffer(rows[0], "<f4"))
             else:
-                context[modality.source] = examples.bytes_feature(b"".join(rows))
+                context[modality.source] = examples.bytes_feature((b"\n" if modality.timed else b"").join(rows))
         if self._sequence:
             return examples.write_sequence_example(context, lists)
         return examples.write_example(context)
@@ -685,13 +695,20 @@ def filling(modality: Modality) -> bytes:
     return bytes(4 * modality.width)
 
 
-def _one_text(feature: examples.Feature | None, name: str) -> bytes:
-    """The values of a text, joined by blanks; nothing where there are none."""
+def _one_text(feature: examples.Feature | None, name: str, between: bytes = b" ") -> bytes:
+    """The values of a text, joined; nothing where there are none."""
     if feature is None or feature.kind is None:
         return b""
     if feature.kind != "bytes":
         raise RecordError("wrong_type", f"{name!r} must hold text, got {feature.kind}")
-    return b" ".join(feature.values)  # type: ignore[arg-type]
+    return between.join(feature.values)  # type: ignore[arg-type]
+
+
+def first_lines(texts: BytesColumn, most: int) -> BytesColumn:
+    """The texts without the lines beyond the first `most`; the data are shared."""
+    lengths = np.empty_like(texts.lengths)
+    kernels.cut_lines(texts.data, texts.begins, texts.lengths, most, lengths)
+    return BytesColumn(texts.data, texts.begins, lengths)
 
 
 def _one_vector(feature: examples.Feature, modality: Modality) -> bytes:

@@ -13,6 +13,8 @@ FRAMES = "frames"
 TEXT = "text"
 # How a text is held: as it is in a record, and as the weighted buckets that `records.text` makes of it.
 UTF8, TOKENS = "utf-8", "tokens"
+# How a text of each second is held: in memory as lines, the k-th of which is that of second k.
+LINES, LINE_TOKENS = "lines", "line_tokens"
 # What schema files and manifests call the older kinds under the key `level`.
 _LEVELS = {"video": VECTOR, "frame": FRAMES}
 # What transformed records have beside the modalities, and the beginning of what says whether one is there: `has_audio`.
@@ -79,8 +81,10 @@ class Modality:
     Attributes:
         name: of the feature, e.g. `mean_rgb`.
         width: values per vector, D; of a text 1, and of its tokens the number of buckets.
-        kind: `"vector"` (one vector per video), `"frames"` (one vector per second) or `"text"` (one text per video).
-        encoding: `"float32"`, or `"uint8"`: codes; of a text `"utf-8"`, or `"tokens"` once it is transformed.
+        kind: `"vector"` (one vector per video), `"frames"` (one vector per second) or `"text"` (one text per video, or
+            per second).
+        encoding: `"float32"`, or `"uint8"`: codes; of a text `"utf-8"`, or `"tokens"` once it is transformed; of one
+            per second `"lines"`, and then `"line_tokens"`.
         range: lowest and highest value that codes stand for, in 256 equal cells; None: YouTube-8M's [-2, 2]. Of float32
             frames: what is written of them where they are not normalised.
         columns: of a CSV whose columns are not numbered: the heading of each value; None: they are.
@@ -99,7 +103,7 @@ class Modality:
         self._check_names()
         if self.kind not in (VECTOR, FRAMES, TEXT):
             raise UsageError(f"modality {self.name!r}: kind must be 'vector', 'frames' or 'text', got {self.kind!r}")
-        encodings = (UTF8, TOKENS) if self.kind == TEXT else ("float32", "uint8")
+        encodings = (UTF8, TOKENS, LINES, LINE_TOKENS) if self.kind == TEXT else ("float32", "uint8")
         if self.encoding not in encodings:
             known = " or ".join(map(repr, encodings))
             raise UsageError(f"modality {self.name!r}: encoding must be {known}, got {self.encoding!r}")
@@ -150,6 +154,11 @@ class Modality:
         return self.feature or self.name
 
     @property
+    def timed(self) -> bool:
+        """Whether it is a text of each second."""
+        return self.encoding in (LINES, LINE_TOKENS)
+
+    @property
     def coded(self) -> bool:
         """Whether the values in memory are codes: those of vectors are dequantised when they are read."""
         return self.kind == FRAMES and self.encoding == "uint8"
@@ -172,7 +181,10 @@ class Modality:
 
     @property
     def element(self) -> tuple[str, tuple[int, ...]]:
-        """(dtype, shape) of a video's values as a graph takes them: a vector; a text or all frames as a byte string."""
+        """(dtype, shape) of a video's values as a graph takes them.
+
+        A vector; all frames, or a text, or all its lines as a byte string.
+        """
         return ("string", ()) if self.kind in (FRAMES, TEXT) else ("float32", (self.width,))
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,6 +213,11 @@ def with_level(modality: Mapping[str, Any]) -> dict[str, Any]:
 def text_modality(name: str, feature: str | None = None) -> Modality:
     """The modality of a text in a record."""
     return Modality(name, 1, TEXT, UTF8, feature=feature)
+
+
+def lines_modality(name: str) -> Modality:
+    """The modality of a text of each second, such as captions."""
+    return Modality(name, 1, TEXT, LINES)
 
 
 def modality_fields(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,6 +293,8 @@ class RecordSchema:
         names = [modality.name for modality in self.modalities]
         if len(set(names)) != len(names):
             raise UsageError(f"schema {self.name!r} names a modality twice: {names}")
+        if timed := [modality.name for modality in self.modalities if modality.timed and not self.has_frames]:
+            raise UsageError(f"schema {self.name!r}: {timed[0]!r} is a text of each second, but there are no frames")
         if self.container == "csv" and self.has_frames:
             raise UsageError(f"schema {self.name!r}: a CSV holds vectors, not frames")
         if any(modality.columns for modality in self.modalities) and (
@@ -301,6 +320,11 @@ class RecordSchema:
     def texts(self) -> tuple[Modality, ...]:
         """The modalities that are texts."""
         return tuple(modality for modality in self.modalities if modality.kind == TEXT)
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether any modality is a text of each second."""
+        return any(modality.timed for modality in self.modalities)
 
     @property
     def has_float_frames(self) -> bool:

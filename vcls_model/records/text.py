@@ -9,6 +9,9 @@ A bucket weighs (1 + ln tf) · (ln((1 + n) / (1 + df)) + 1): tf is how often it 
 n training texts; the bag is scaled to length 1 (Salton and Buckley 1988, "Term-weighting approaches in automatic text
 retrieval"; the smoothed form is scikit-learn's). A token is one bucket of a bag and its weight, as a whole number.
 
+Of a text of each second, such as captions, every line has a bag of its own, and a token also says its line. How many
+training texts hold a bucket is counted by whole texts, so that what is said for long is not the more common for it.
+
 The kernels (`kernels.text`) and the transform graph compute the same numbers, bit for bit.
 """
 
@@ -43,8 +46,10 @@ from vcls_model.records.kernels.text import (
 )
 from vcls_model.records.text_options import TextOptions
 
-# Bytes that are read of a text: a title is not a book.
+# Bytes that are read of a text, or of a line: a title is not a book.
 MOST_BYTES = 1 << 16
+# A token of a text of each second is line << LINE_SHIFT | token.
+LINE_SHIFT = 31
 # How finely ln is rounded: rarities to 1/256, frequencies to 1/32.
 _RARITY_STEPS, _FREQUENCY_STEPS = 256, 32
 _MOST_COUNTED = 255
@@ -196,19 +201,21 @@ class Tokeniser:
     Args:
         options: how.
         weights: int64 (buckets,), see `DocumentCounts.weights`; without them it counts only.
+        lines: the texts are texts of seconds.
 
     Raises:
         RuntimeError: this Python knows another version of Unicode than the one that the texts were counted with.
     """
 
-    def __init__(self, options: TextOptions, weights: np.ndarray | None = None) -> None:
+    def __init__(self, options: TextOptions, weights: np.ndarray | None = None, *, lines: bool = False) -> None:
         if options.unicode != unicodedata.unidata_version:
             raise RuntimeError(
                 f"the texts were counted with Unicode {options.unicode}, and this Python knows "
                 f"{unicodedata.unidata_version}: all workers must have the launcher's Python"
             )
-        self._options = options
+        self._options = options.of_lines() if lines else options
         self._weights = weights
+        self._lines = lines
         self._tables = character_tables()
 
     def count_documents(self, texts: BytesColumn, documents: np.ndarray) -> None:
@@ -224,6 +231,30 @@ class Tokeniser:
             >>> column.counts.tolist(), dict(notes)
             ([1, 0], {'texts_empty': 1})
         """
+        if self._lines:
+            return self._of_lines(texts)
+        tokens, sizes, flags = self._bags(texts)
+        column = IntegerColumn(tokens.reshape(-1), np.arange(len(texts)) * self._options.tokens, sizes)
+        return column, _notes(flags)
+
+    def _of_lines(self, texts: BytesColumn) -> tuple[IntegerColumn, Counter]:
+        """The tokens of the lines of each text, by line."""
+        counts = np.empty(len(texts), np.int64)
+        kernels.count_lines(texts.data, texts.begins, texts.lengths, counts)
+        firsts = np.cumsum(counts) - counts
+        begins, lengths = np.empty(int(counts.sum()), np.int64), np.empty(int(counts.sum()), np.int64)
+        kernels.split_lines(texts.data, texts.begins, texts.lengths, begins, lengths)
+        tokens, sizes, flags = self._bags(BytesColumn(texts.data, begins, lengths))
+        numbers = np.arange(len(begins)) - np.repeat(firsts, counts)
+        values = (tokens + (numbers << LINE_SHIFT)[:, np.newaxis])[np.arange(tokens.shape[1]) < sizes[:, np.newaxis]]
+        if not len(texts):
+            return IntegerColumn.of_lengths(values, counts), Counter()
+        # A video is empty if all its lines are, and has the other marks of any.
+        marks = np.bitwise_or.reduceat(flags & ~EMPTY, firsts) | np.bitwise_and.reduceat(flags & EMPTY, firsts)
+        return IntegerColumn.of_lengths(values, np.add.reduceat(sizes, firsts)), _notes(marks)
+
+    def _bags(self, texts: BytesColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens int64 (B, L), how many each text has, and its flags, int64 (B,) each."""
         assert self._weights is not None
         count = len(texts)
         tokens = np.empty((count, self._options.tokens), np.int64)
@@ -232,9 +263,7 @@ class Tokeniser:
         kernels.make_tokens(
             *self._arguments(texts), self._tables.frequencies, self._weights, steps, tokens, sizes, flags
         )
-        notes = Counter({name: int(np.count_nonzero(flags & bit)) for bit, name in _NOTES})
-        column = IntegerColumn(tokens.reshape(-1), np.arange(count) * self._options.tokens, sizes)
-        return column, Counter({name: number for name, number in notes.items() if number})
+        return tokens, sizes, flags
 
     def _arguments(self, texts: BytesColumn) -> tuple[Any, ...]:
         tables = self._tables
@@ -251,3 +280,9 @@ class Tokeniser:
             shortest,
             longest,
         )
+
+
+def _notes(flags: np.ndarray) -> Counter:
+    """How many texts have each mark, for those that some have."""
+    notes = Counter({name: int(np.count_nonzero(flags & bit)) for bit, name in _NOTES})
+    return Counter({name: number for name, number in notes.items() if number})

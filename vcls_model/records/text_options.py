@@ -8,6 +8,8 @@ from vcls_model.commands import UsageError
 _MOST_BUCKETS = 1 << 20  # `kernels.text.BUCKET_LIMIT`
 _MOST_TOKENS = 1 << 14
 _LONGEST_GRAM = 8
+# Of a second's text, which every frame carries, no more are kept.
+_MOST_LINE_TOKENS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,10 @@ class TextOptions:
             raise UsageError(f"--text_tokens must lie in [1, {_MOST_TOKENS}], got {self.tokens}")
         if self.min_count < 1:
             raise UsageError(f"--text_min_count must be at least 1, got {self.min_count}")
+
+    def of_lines(self) -> "TextOptions":
+        """The options of texts of seconds, of which at most 64 tokens each are kept."""
+        return dataclasses.replace(self, tokens=min(self.tokens, _MOST_LINE_TOKENS))
 
     @classmethod
     def parse(cls, buckets: int, ngrams: str, tokens: int, min_count: int) -> "TextOptions":

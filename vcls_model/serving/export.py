@@ -21,6 +21,7 @@ from vcls_model.input.dataset import decode_features
 from vcls_model.layers import NeighbourVote, without_votes
 from vcls_model.records.decoding import filling
 from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
+from vcls_model.records.text import LINE_SHIFT
 from vcls_model.records.transformed import TransformedModality, presence_name, sources_of
 from vcls_model.serving.exported import CODES_SIGNATURE, FEATURES_SIGNATURE, SAVED_MODEL, TABLES_SIGNATURE
 
@@ -37,8 +38,8 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
 
     Returns:
         A dict of `<name>`: float32 (B, D) for a vector; for frames string (B,), the bytes of all frames of a video,
-        one after the other: codes, or float32; for a text string (B,), its values joined by blanks. NaN, or an empty
-        string, where the record lacks it.
+        one after the other: codes, or float32; for a text string (B,), its values joined by blanks, or of a text of
+        each second by line ends. NaN, or an empty string, where the record lacks it.
 
     Raises:
         JobError: records of this schema cannot be serialized (CSV).
@@ -52,24 +53,30 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
         for modality in schema.modalities
         if modality.kind not in (FRAMES, TEXT)
     }
-    vectors |= {modality.source: tf.io.RaggedFeature(tf.string) for modality in schema.texts}
+    listed = {each.name for each in schema.texts if each.timed and schema.container == "sequence_example"}
+    vectors |= {each.source: tf.io.RaggedFeature(tf.string) for each in schema.texts if each.name not in listed}
     frames = {
-        modality.source: tf.io.RaggedFeature(tf.string if modality.coded else tf.float32)
+        modality.source: tf.io.RaggedFeature(
+            tf.float32 if modality.kind == FRAMES and not modality.coded else tf.string
+        )
         for modality in schema.modalities
-        if modality.kind == FRAMES
+        if modality.kind == FRAMES or modality.name in listed
     }
     if schema.container == "sequence_example":
         context, lists, _ = tf.io.parse_sequence_example(
             serialized, context_features=vectors or None, sequence_features=frames or None
         )
+        texts = {each.source for each in schema.texts}
         # A frame is a list of one string, or of D values.
-        parsed = {**context, **{name: value.merge_dims(1, 2) for name, value in lists.items()}}
+        lists = {name: _lines(value) if name in texts else value.merge_dims(1, 2) for name, value in lists.items()}
+        parsed = {**context, **lists}
     else:
         parsed = tf.io.parse_example(serialized, {**vectors, **frames})
     parsed = {modality.name: parsed[modality.source] for modality in schema.modalities}
     for modality in schema.modalities:
         if modality.kind == TEXT:
-            parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1, separator=" ")
+            join = _joined_lines if modality.timed else _joined_values
+            parsed[modality.name] = join(parsed[modality.name])
         elif modality.coded:
             parsed[modality.name] = tf.strings.reduce_join(parsed[modality.name], axis=1)
         elif modality.kind == FRAMES:
@@ -81,6 +88,23 @@ def parse_raw_records(serialized: tf.Tensor, schema: RecordSchema, *, may_lack: 
             held = tf.strings.length(strings)[:, tf.newaxis] > 0
             parsed[modality.name] = tf.where(held, modality.quantisation.values(codes), math.nan)
     return parsed
+
+
+def _lines(texts: tf.RaggedTensor) -> tf.RaggedTensor:
+    """The text of each second, ragged (B, T), of lists of strings (B, T, …)."""
+    joined = tf.strings.reduce_join(texts, axis=2, separator=" ")
+    return joined.with_flat_values(tf.strings.regex_replace(joined.flat_values, "\n", " "))
+
+
+def _joined_values(texts: tf.RaggedTensor) -> tf.Tensor:
+    """Texts (B, N) as one each, (B,)."""
+    return tf.strings.reduce_join(texts, axis=1, separator=" ")
+
+
+def _joined_lines(texts: tf.RaggedTensor) -> tf.Tensor:
+    """Texts (B, T) as lines, (B,). Between empty strings `reduce_join` would leave out separators."""
+    begun = texts.with_flat_values(tf.strings.join(["\n", texts.flat_values]))
+    return tf.strings.regex_replace(tf.strings.reduce_join(begun, axis=1), r"\A\n", "")
 
 
 def _as_bytes(values: tf.Tensor) -> tf.Tensor:
@@ -207,10 +231,14 @@ class ServingModule(tf.Module):
         if self._sources:  # a video of other modalities alone counts as one empty frame
             counts = tf.maximum(counts, 1)
         features["num_frames"] = counts
+        chosen = _chosen_frames(held, counts, self._frames) if self._frames != "all" else None
+        for modality in self._modalities:
+            if modality.timed and chosen is not None:
+                features[modality.name] = _moved_lines(features[modality.name], chosen)
         for modality in self._frame_modalities:
             codes = features[modality.name]
-            if self._frames != "all":
-                codes = tf.gather(codes, _chosen_frames(held, counts, self._frames), axis=1, batch_dims=1)
+            if chosen is not None:
+                codes = tf.gather(codes, chosen, axis=1, batch_dims=1)
             features[modality.name] = tf.ensure_shape(codes, [None, None, modality.width])
         return self._logits_of(decode_features(features, self._modalities))
 
@@ -395,6 +423,15 @@ def _chosen_frames(held: tf.Tensor, counts: tf.Tensor, frames: str) -> tf.Tensor
     return tf.clip_by_value(chosen, 0, tf.maximum(held - 1, 0))
 
 
+def _moved_lines(tokens: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """Tokens of lines int64 (B, L), laid on the frames chosen, int32 (B, K), as `kernels.move_lines` does."""
+    lines = tokens // (1 << LINE_SHIFT)
+    positions = tf.cast(chosen, tf.int64)
+    frames = tf.searchsorted(positions, lines, out_type=tf.int64)
+    here = tf.gather(positions, tf.minimum(frames, tf.shape(chosen, tf.int64)[1] - 1), batch_dims=1) == lines
+    return tf.where(here, tokens + (frames - lines) * (1 << LINE_SHIFT), 0)
+
+
 def teaching_logits(model: keras.Model) -> Callable[[Features], tf.Tensor] | None:
     """What `model` says without asking the videos that it remembers; None when it remembers none.
 
@@ -420,7 +457,7 @@ def transformed_signature(modalities: Sequence[TransformedModality]) -> dict[str
     shapes = {
         modality.name: [None, None, modality.width]
         if modality.kind == FRAMES
-        else [None, None, 2]
+        else [None, None, 3 if modality.timed else 2]
         if modality.kind == TEXT
         else [None, modality.width]
         for modality in modalities

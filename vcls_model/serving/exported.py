@@ -130,7 +130,9 @@ def describe(modalities: Sequence[Modality]) -> str:
     kinds = {modality.kind for modality in modalities}
     if len(kinds) > 1 or TEXT in kinds:
         return " + ".join(
-            f"{each.name} (text)" if each.kind == TEXT else f"{each.name}[{each.width}] ({each.kind})"
+            f"{each.name} (text{' per second' if each.timed else ''})"
+            if each.kind == TEXT
+            else f"{each.name}[{each.width}] ({each.kind})"
             for each in modalities
         )
     names = " + ".join(f"{modality.name}[{modality.width}]" for modality in modalities)

@@ -132,7 +132,8 @@ class BatchLoss:
             value = features[modality.name]
             part = tf.reshape(shares, [-1] + [1] * (len(value.shape) - 1))
             if modality.kind == TEXT:  # the words of both, with the weights of each
-                both = (part * [0.0, 1.0] + [1.0, 0.0], (1 - part) * [0.0, 1.0] + [1.0, 0.0])
+                weight = tf.one_hot(1, value.shape[-1])  # a bucket, its weight, and of a line its frame
+                both = (part * weight + (1 - weight), (1 - part) * weight + (1 - weight))
                 mixed[modality.name] = tf.concat([both[0] * value, both[1] * tf.reverse(value, [0])], axis=1)
                 continue
             mixed[modality.name] = part * value + (1 - part) * tf.reverse(value, [0])

@@ -3,7 +3,8 @@
 A modality that is missing is a vector of NaN, or an empty byte string, before and after.
 
 Raw features in: `id` (bytes), `labels` (int64 list), each video-level modality as float32 (B, D), each frame-level
-modality as one byte string per video, the bytes of its frames one after another, each text as UTF-8. Out: see
+modality as one byte string per video, the bytes of its frames one after another, each text as UTF-8 (of each second: as
+lines). Out: see
 `TransformConfig.transformed`.
 
 TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
@@ -23,7 +24,7 @@ from pipelines.preprocessing.transform.affine import AffineTransform, affine_of
 from pipelines.preprocessing.transform.tokens import tokenisers_of
 from vcls_model import storage
 from vcls_model.records.encoding import BytesColumn
-from vcls_model.records.schema import FRAMES, TEXT, TOKENS, Modality
+from vcls_model.records.schema import FRAMES, LINE_TOKENS, TEXT, TOKENS, Modality
 from vcls_model.records.text import DocumentCounts
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _feature_spec(features: Iterable[Modality]) -> dict[str, Any]:
 
     spec: dict[str, Any] = {"id": tf.io.FixedLenFeature([], tf.string), "labels": tf.io.VarLenFeature(tf.int64)}
     for feature in features:
-        if feature.encoding == TOKENS:
+        if feature.encoding in (TOKENS, LINE_TOKENS):
             spec[feature.name] = tf.io.VarLenFeature(tf.int64)
             continue
         dtype, shape = feature.element
@@ -96,7 +97,7 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine, fit_weights: 
         fit: gives the statistics of a modality as tensors; `graph_analyzer` in the pipeline.
         fit_weights: gives the weights of a text's buckets.
     """
-    from pipelines.preprocessing.transform.text import text_tokens
+    from pipelines.preprocessing.transform.text import line_tokens, text_tokens
 
     def preprocessing_fn(inputs: Mapping[str, Any]) -> dict[str, Any]:
         import tensorflow as tf
@@ -106,7 +107,8 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine, fit_weights: 
         for modality in config.schema.modalities:
             raw = inputs[modality.name]
             if modality.kind == TEXT:
-                outputs[modality.name] = text_tokens(raw, config.text_options, fit_weights(modality, raw))
+                tokens_of = line_tokens if modality.timed else text_tokens
+                outputs[modality.name] = tokens_of(raw, config.text_options, fit_weights(modality, raw))
                 continue
             if modality.kind != FRAMES:
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
@@ -368,6 +370,8 @@ def check_tokens(config: TransformConfig, function: PreprocessingFn, statistics:
     if not config.schema.texts:
         return
     texts = [text.encode(errors="surrogatepass") for text in _PROBE_TEXTS] + [b"\xff\xe2\x82\xc3(", b"x" * 70_000]
+    if config.schema.has_lines:
+        texts += [b"\n".join(texts), b"\n\n", b"\nlast\n"]
     column = BytesColumn.of(texts)
     raw: dict[str, Any] = {
         "id": tf.constant([b""] * len(texts)),

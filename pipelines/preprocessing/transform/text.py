@@ -24,7 +24,7 @@ from vcls_model.records.kernels.text import (
     WEIGHT_LIMIT,
     WORD_UNITS,
 )
-from vcls_model.records.text import MOST_BYTES, character_tables, weight_steps
+from vcls_model.records.text import LINE_SHIFT, MOST_BYTES, character_tables, weight_steps
 from vcls_model.records.text_options import TextOptions
 
 if TYPE_CHECKING:
@@ -39,6 +39,27 @@ def text_tokens(texts: Any, options: TextOptions, weights: Any) -> "tf.SparseTen
         options: how.
         weights: int64 (buckets,), see `DocumentCounts.weights`.
     """
+    return _bags(texts, options, weights).to_sparse()
+
+
+def line_tokens(texts: Any, options: TextOptions, weights: Any) -> "tf.SparseTensor":
+    """The tokens of the lines of texts, with their lines, sparse int64 (B, L); arguments as of `text_tokens`."""
+    import tensorflow as tf
+
+    lines = tf.strings.split(texts, "\n")
+    bags = _bags(lines.flat_values, options.of_lines(), weights)
+    line = bags.value_rowids()
+    video = lines.value_rowids()
+    number = tf.range(tf.size(video, tf.int64)) - tf.gather(lines.row_starts(), video)
+    values = bags.flat_values + tf.bitwise.left_shift(tf.gather(number, line), tf.constant(LINE_SHIFT, tf.int64))
+    tokens = tf.RaggedTensor.from_value_rowids(
+        values, tf.gather(video, line), nrows=tf.size(texts, tf.int64), validate=False
+    )
+    return tokens.to_sparse()
+
+
+def _bags(texts: Any, options: TextOptions, weights: Any) -> "tf.RaggedTensor":
+    """The tokens of texts, ragged int64 (B, L)."""
     import tensorflow as tf
 
     kinds, points, rows = _characters(texts)
@@ -57,10 +78,9 @@ def text_tokens(texts: Any, options: TextOptions, weights: Any) -> "tf.SparseTen
     share = tf.sqrt(tf.cast(weights * weights, tf.float64) / tf.cast(tf.gather(total, rows), tf.float64))
     steps = weight_steps(options.buckets)
     rounded = tf.maximum(tf.cast(tf.round(share * (steps - 1)), tf.int64), 1)
-    tokens = tf.RaggedTensor.from_value_rowids(
+    return tf.RaggedTensor.from_value_rowids(
         buckets * steps + rounded, rows, nrows=tf.size(texts, tf.int64), validate=False
     )
-    return tokens.to_sparse()
 
 
 def _characters(texts: Any) -> tuple[Any, Any, Any]:

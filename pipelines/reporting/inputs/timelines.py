@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.reporting.inputs.media import MediaFiles, Timeline
 from vcls_model import storage
-from vcls_model.embedding import Embedded, Embedder, EmbeddingConfig, local_file, record_of, recorded_config
+from vcls_model.embedding import CAPTIONS, Embedded, Embedder, EmbeddingConfig, local_file, record_of, recorded_config
 from vcls_model.encoders import ENCODERS, dequantise
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
@@ -17,6 +17,7 @@ from vcls_model.media.sampling import MAX_FPS, Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.quiet import start_tensorflow
+from vcls_model.records.captions import captions_beside
 from vcls_model.records.decoding import Decoder, FeatureValues, RecordOptions
 from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, LoadedModel, read_exported_model
@@ -121,7 +122,7 @@ def read_timelines(
     with Embedder(by_row) as embedder:
         for video_id, (path, start) in places:
             try:
-                embedded = embedder.embed(path, start)
+                embedded = embedder.embed(path, start, captions=captions_beside(path) if recorded.captions else None)
             except MediaError as error:
                 print(f"warning: no timeline of {path}: {error.message}", file=sys.stderr)
                 continue
@@ -143,7 +144,7 @@ def _windows(
     payloads = []
     for row in range(embedded.rows):
         near = slice(max(0, row - _WINDOW_ROWS // 2), row + _WINDOW_ROWS // 2 + 1)
-        features: dict[str, list[bytes] | np.ndarray] = {}
+        features: dict[str, list[bytes] | np.ndarray | bytes] = {}
         for medium, _, info in recorded.encoders:
             codes = embedded.features.get(by_row.name_of(medium))
             if not isinstance(codes, list) or not codes[near]:
@@ -157,6 +158,9 @@ def _windows(
                     info.rounding,
                 )
                 features[recorded.name_of(medium)] = values.mean(axis=0)
+        said = embedded.features.get(CAPTIONS)
+        if isinstance(said, list):
+            features[CAPTIONS] = said[near] if recorded.level == "frame" else b" ".join(said[near])
         window = Embedded(near.stop - near.start, 0.0, features)
         payloads.append(record_of(recorded, str(row).encode(), None, {}, window))
     lengths = np.array([len(payload) for payload in payloads], np.int64)

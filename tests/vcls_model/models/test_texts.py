@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from tests.vcls_model.models.test_models import BATCH, CLASSES, GRAPH, STEPS, small
 from vcls_model.input.options import InputOptions
-from vcls_model.layers import TextBag
+from vcls_model.layers import LineBags, TextBag
 from vcls_model.models import MODEL_NAMES, MODELS, build_model
 from vcls_model.models.catalogue import FRAME_LEVEL
 from vcls_model.models.label_directions import find_label_directions
 from vcls_model.models.neighbour_memory import remember
-from vcls_model.records.schema import FRAMES, TEXT, TOKENS, VECTOR, Modality
+from vcls_model.records.schema import FRAMES, LINE_TOKENS, TEXT, TOKENS, VECTOR, Modality
 from vcls_model.records.transformed import TransformedModality
 from vcls_model.training.options import TrainOptions
 from vcls_model.training.step import BatchLoss
@@ -23,6 +23,7 @@ from vcls_model.training.step import BatchLoss
 BUCKETS = 50
 TITLE = TransformedModality("title", BUCKETS, TEXT, TOKENS)
 TAGS = TransformedModality("tags", BUCKETS, TEXT, TOKENS)
+CAPTIONS = TransformedModality("captions", BUCKETS, TEXT, LINE_TOKENS)
 RGB = Modality("rgb", 16, FRAMES, "float32")
 PLACE = Modality("place", 4, VECTOR, "float32")
 
@@ -131,3 +132,77 @@ def test_mixup_mixes_bags() -> None:
     own = bag(features["title"]).numpy()
     part = shares.numpy()[:, None]
     np.testing.assert_allclose(bag(mixed), part * own + (1 - part) * own[::-1], rtol=1e-4, atol=1e-5)
+
+
+def lines(random: np.random.Generator, longest: int) -> np.ndarray:
+    """Buckets, weights and frames, float32 (B, L, 3)."""
+    return np.concatenate([bags(random, longest), random.integers(0, STEPS, (BATCH, longest, 1))], -1).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion"),
+    [*((name, "early") for name in MODEL_NAMES), *itertools.product(("dense", "dbof"), ("late", "score"))],
+)
+def test_every_model_reads_texts_of_seconds(name: str, fusion: str) -> None:
+    """Together with frames and another text; a video-level model by the mean of the frames and all that is said."""
+    model = build(name, [RGB, TITLE, CAPTIONS], fusion=fusion, linear_skip=True)
+    random = np.random.default_rng(0)
+    batch = {**batch_of("dbof"), "captions": lines(random, 9)}
+    batch = {key: batch[key] for key in ("rgb", "title", "captions", "num_frames")}
+    logits = model(batch).numpy()
+    assert logits.shape == (BATCH, CLASSES) and np.isfinite(logits).all()
+    emptied = model({**batch, "captions": np.zeros_like(batch["captions"])}).numpy()
+    assert np.abs(emptied - logits).max() > 1e-6
+    # What is said after the last frame is not heard, and what fills the bags says nothing.
+    later = np.array(batch["captions"])
+    later[..., 2] = np.where(later[..., 2] < batch["num_frames"][:, None], later[..., 2], STEPS + 3)
+    filled = np.concatenate([later, np.full((BATCH, 4, 3), [9, 0, 1])], axis=1).astype(np.float32)
+    if MODELS[name].level == FRAME_LEVEL:
+        np.testing.assert_allclose(model({**batch, "captions": filled}).numpy(), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bag_of_a_frame_is_a_bag() -> None:
+    random = np.random.default_rng(0)
+    said, mask = lines(random, 9), np.arange(STEPS) < np.array([5, 3, 1, 4, 2, 5])[:, None]
+    layer, bag = LineBags(BUCKETS, 4), TextBag(BUCKETS, 4)
+    rows = layer(said, mask).numpy()
+    bag.build((None, None, 2))
+    bag.table.assign(layer.table)
+    assert rows.shape == (BATCH, STEPS, 4)
+    for frame in range(STEPS):
+        own = (
+            said * np.array([1, 1, 0]) * np.stack([np.ones((BATCH, 9)), said[..., 2] == frame, np.ones((BATCH, 9))], -1)
+        )
+        expected = bag(own[..., :2].astype(np.float32)).numpy() * mask[:, frame, None]
+        np.testing.assert_allclose(rows[:, frame], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_mixup_mixes_what_is_said_in_each_frame() -> None:
+    model = build("average", [RGB, CAPTIONS])
+    loss = BatchLoss(model, [CAPTIONS], TrainOptions(InputOptions(BATCH)), [])
+    said, mask = lines(np.random.default_rng(0), 5), np.ones((BATCH, STEPS), bool)
+    shares = tf.constant([0.5, 0.25, 1.0, 0.0, 0.5, 0.5])
+    mixed = loss._mixed({"captions": tf.constant(said)}, shares)["captions"]
+    layer = model.get_layer("captions_text")
+    own, part = layer(said, mask).numpy(), shares.numpy()[:, None, None]
+    np.testing.assert_allclose(layer(mixed, mask), part * own + (1 - part) * own[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_modality_dropout_leaves_texts_out_but_never_all() -> None:
+    others = [TransformedModality("place", 4, VECTOR, "float32"), TITLE, CAPTIONS]
+    model = build("dense", [others[0], TITLE], presence=True)
+    options = TrainOptions(InputOptions(BATCH), modality_dropout=0.5)
+    loss = BatchLoss(model, others, options, [], [["place"], ["title"], ["captions"]])
+    random = np.random.default_rng(0)
+    title, captions = bags(random, 3), lines(random, 4)
+    title[1], captions[1] = 0, 0  # the second has its place alone
+    has = {"title": tf.constant(title), "captions": tf.constant(captions), "has_place": tf.ones(BATCH)}
+    draws = tf.constant(
+        [[0.1, 0.9, 0.9], [0.1, 0.1, 0.1], [0.9, 0.1, 0.9], [0.1, 0.1, 0.1], [0.9, 0.9, 0.1], [0.9] * 3]
+    )
+    left = loss._without_some(has, draws)
+    assert left["has_place"].numpy().tolist() == [0, 1, 1, 1, 1, 1]  # the fourth would have lost all
+    assert (left["title"].numpy()[..., 1] > 0).any(axis=1).tolist() == [True, False, False, True, True, True]
+    assert (left["captions"].numpy()[..., 1] > 0).any(axis=1).tolist() == [True, False, True, True, False, True]

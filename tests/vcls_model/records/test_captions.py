@@ -1,19 +1,18 @@
 """Captions on seconds: formats, times that cannot be, and rows that say what is said in them."""
 
 import math
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from vcls_model.commands import JobError
 from vcls_model.records.captions import (
-    RANGE,
-    WIDTH,
+    MOST_CHARACTERS,
     Caption,
-    caption_codes,
-    captions_modality,
+    captions_beside,
     lay_on_rows,
     read_captions,
+    read_captions_of,
 )
 
 VTT = """\ufeffWEBVTT - a title
@@ -105,16 +104,35 @@ def test_rows() -> None:
     assert texts == ["a", "b", "b", "b moment", "end", "end"]
     assert notes == {"captions_overlapping": 2, "captions_past_end": 1}
     assert lay_on_rows(captions[:2], rows=4, fps=2.0, start=1.0)[0] == ["", "b", "b", "b"]
-    assert lay_on_rows([], rows=2) == (["", ""], {})
 
 
-def test_codes() -> None:
-    codes = caption_codes(["guitar solo", "GUITAR  Solo!", "", "piano"])
-    modality = captions_modality()
-    assert codes.shape == (4, WIDTH) and codes.dtype == np.uint8
-    assert (codes[0] == codes[1]).all() and (codes[0] != codes[3]).any()
-    assert (codes[2] == modality.fill_code).all()
-    values = modality.quantisation.values(codes.astype(np.float64))
-    assert np.linalg.norm(values[0]) == pytest.approx(1, abs=0.05)
-    assert abs(values[0] @ values[3]) < 0.35
-    assert modality.range == RANGE
+def test_what_no_second_can_hold_is_cut() -> None:
+    """Endless captions over one another give rows of a thousand characters."""
+    captions = [Caption(float(number % 3), math.inf, f"c{number} " * 20) for number in range(9_000)]
+    texts, notes = lay_on_rows(sorted(captions, key=lambda caption: caption.start), rows=5)
+    assert [len(text) for text in texts] == [MOST_CHARACTERS] * 5
+    assert notes == {"captions_overlapping": 8_999, "captions_rows_cut": 5}
+    assert lay_on_rows([Caption(0, 2, " two\r\nlines\tand\0more ")], rows=1)[0] == ["two lines and\0more"]
+
+
+def test_files_of_captions(tmp_path: Path) -> None:
+    video = str(tmp_path / "a.b.mp4")
+    assert captions_beside(video) is None
+    (tmp_path / "a.b.srt").write_text(SRT)
+    assert captions_beside(video) == str(tmp_path / "a.b.srt")
+    (tmp_path / "a.b.vtt").write_text(VTT)
+    assert captions_beside(video) == str(tmp_path / "a.b.vtt")
+    said = ["", "Hello & welcome", "Hello & welcome", "Hello & welcome", "two lines"]
+    assert read_captions_of(str(tmp_path / "a.b.srt"), 5) == (said, {})
+    assert read_captions_of(str(tmp_path / "a.b.vtt"), 2, start=4.0) == (["two lines", ""], {})
+    assert read_captions_of(None, 2) == (["", ""], {})
+    assert read_captions_of(str(tmp_path / "none.vtt"), 1) == ([""], {"captions_missing": 1})
+    (tmp_path / "list.json").write_text("[1, 2]")
+    assert read_captions_of(str(tmp_path / "list.json"), 1) == ([""], {"captions_unreadable": 1})
+    assert read_captions_of(str(tmp_path), 1) == ([""], {"captions_unreadable": 1})
+    (tmp_path / "large.vtt").write_bytes(VTT.encode() + b"\n00:00.000 --> 00:01.000\n" + b"x" * (17 << 20))
+    texts, notes = read_captions_of(str(tmp_path / "large.vtt"), 2)
+    assert (len(texts[0]), notes) == (
+        MOST_CHARACTERS,
+        {"captions_cut": 1, "captions_past_end": 1, "captions_rows_cut": 1},
+    )

@@ -65,6 +65,7 @@ from vcls_model.records.kernels.gather import (
     copy_labels,
     copy_vectors,
     index_transformed,
+    move_lines,
 )
 from vcls_model.records.kernels.hashing import hash_bytes
 from vcls_model.records.kernels.moments import (
@@ -72,7 +73,7 @@ from vcls_model.records.kernels.moments import (
     add_float_moments,
     count_pairs,
 )
-from vcls_model.records.kernels.text import count_documents, make_tokens
+from vcls_model.records.kernels.text import count_documents, count_lines, cut_lines, make_tokens, split_lines
 
 __all__ = [
     "ALL_FRAMES",
@@ -113,9 +114,11 @@ __all__ = [
     "copy_labels",
     "copy_vectors",
     "count_documents",
+    "count_lines",
     "count_pairs",
     "crc32c",
     "crc32c_by_table",
+    "cut_lines",
     "find_record",
     "frame_payloads",
     "gather_bytes",
@@ -127,6 +130,7 @@ __all__ = [
     "index_transformed",
     "length_at",
     "make_tokens",
+    "move_lines",
     "packed_bytes",
     "place_records",
     "put_affine_floats",
@@ -136,4 +140,5 @@ __all__ = [
     "put_integers",
     "put_mapped_codes",
     "scan_records",
+    "split_lines",
 ]

@@ -203,12 +203,34 @@ def copy_frames(source, begins, places, positions, kept, width, steps, target):
 
 @njit
 def copy_labels(source, begins, counts, places, target):
-    """Decodes counts[r] packed varints from begins[r] on into the first columns of row places[r] of int32 (B, L)."""
+    """Decodes counts[r] packed varints from begins[r] on into the first columns of row places[r] of (B, L)."""
     for record in range(begins.shape[0]):
         at = begins[record]
         for column in range(counts[record]):
             value, at = read_varint(source, at, source.shape[0])
             target[places[record], column] = value
+
+
+@njit
+def move_lines(tokens, counts, positions, kept):
+    """Lays tokens of lines on the frames that were chosen; those of other lines become 0.
+
+    Args:
+        tokens: in and out, int64 (R, L), ascending: line * 2^31 + token.
+        counts: int64 (R,), tokens of each video.
+        positions: int32 (R, K), ascending: the frames that were chosen, of which video r has kept[r].
+        kept: int32 (R,).
+    """
+    for record in range(counts.shape[0]):
+        frame = 0
+        for place in range(counts[record]):
+            line = tokens[record, place] >> 31
+            while frame < kept[record] and positions[record, frame] < line:
+                frame += 1
+            if frame < kept[record] and positions[record, frame] == line:
+                tokens[record, place] += (frame - line) << 31
+            else:
+                tokens[record, place] = 0
 
 
 @njit

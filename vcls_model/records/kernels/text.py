@@ -21,6 +21,7 @@ PRIME = (1 << 31) - 1
 BASE_FACTOR, BASE_SHIFT = 1_640_531_527, 974_593
 MARK_FACTOR, MARK_SHIFT = 1_013_904_223, 366_103
 BOUNDARY, POINT, SALT, SPREAD = 1_812_433_253, 1_103_515_245, 522_133_279, 1_664_525_069
+LINE_END = 10
 # A word is hashed up to this many units.
 WORD_UNITS = 64
 # Buckets and weights are below these.
@@ -158,6 +159,45 @@ def _fill_counts(values, ends, units, powers, shortest, longest, counts, touched
             if ends[last] and size > 1:
                 break
     return used
+
+
+@njit
+def cut_lines(data, begins, lengths, most, kept):
+    """Bytes of the first `most` lines of each text, into `kept`, int64 (B,)."""
+    for record in range(begins.shape[0]):
+        kept[record] = lengths[record]
+        lines = 0
+        for place in range(lengths[record]):
+            if data[begins[record] + place] == LINE_END:
+                lines += 1
+                if lines == most:
+                    kept[record] = place
+                    break
+
+
+@njit
+def count_lines(data, begins, lengths, lines):
+    """How many lines each text has, into `lines`, int64 (B,): one more than line ends."""
+    for record in range(begins.shape[0]):
+        lines[record] = 1
+        for place in range(lengths[record]):
+            lines[record] += data[begins[record] + place] == LINE_END
+
+
+@njit
+def split_lines(data, begins, lengths, line_begins, line_lengths):
+    """Where the lines of all texts begin and how long they are, int64 (sum of lines,) each, one after another."""
+    line = 0
+    for record in range(begins.shape[0]):
+        line_begins[line] = begins[record]
+        end = begins[record] + lengths[record]
+        for place in range(begins[record], end):
+            if data[place] == LINE_END:
+                line_lengths[line] = place - line_begins[line]
+                line += 1
+                line_begins[line] = place + 1
+        line_lengths[line] = end - line_begins[line]
+        line += 1
 
 
 @njit

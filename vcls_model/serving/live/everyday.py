@@ -12,7 +12,6 @@ import numpy as np
 from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER, Encoder, dequantise
-from vcls_model.encoders.gathering import load_planned_encoder
 from vcls_model.records.schema import VECTOR, Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.combining import LARGEST_LOGIT

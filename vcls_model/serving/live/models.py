@@ -12,7 +12,7 @@ from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.embedding import EmbeddingConfig, recorded_config
 from vcls_model.encoders import Encoder
-from vcls_model.encoders.encoder import Modality as Medium
+from vcls_model.encoders.encoder import Medium
 from vcls_model.encoders.gathering import load_planned_encoder
 from vcls_model.media.sandbox import MIB
 from vcls_model.records.schema import Modality, RecordSchema
@@ -179,7 +179,10 @@ def live_encoders(media: EmbeddingConfig) -> dict[Medium, Encoder]:
         JobError: one is not installed.
     """
     threads = {"picture": min(2, len(os.sched_getaffinity(0)))}
-    return {medium: load_planned_encoder(place, info, threads=threads.get(medium, 1)) for medium, place, info in media.encoders}
+    return {
+        medium: load_planned_encoder(place, info, threads=threads.get(medium, 1))
+        for medium, place, info in media.encoders
+    }
 
 
 def _last_name(directory: str) -> str:
