@@ -206,6 +206,7 @@ class CheckpointFacts(TypedDict):
     progress: dict[str, Any]
     config_hash: str
     data: NotRequired[dict[str, str]]
+    settings: NotRequired[dict[str, Any]]
 
 
 @functools.cache

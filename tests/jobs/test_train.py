@@ -17,6 +17,7 @@ from vcls_model.input.options import InputOptions
 from vcls_model.models import build_model
 from vcls_model.records.transformed import open_transformed
 from vcls_model.training import checkpoints, step
+from vcls_model.training.config import changed_options
 from vcls_model.training.flags import ineffective_flags, parse_config
 from vcls_model.training.loop import Trainer
 from vcls_model.training.options import TrainOptions
@@ -300,6 +301,23 @@ def test_resume_of_a_finished_model_does_nothing(trained, video_data):
     info = train.run([f"--data={video_data}", f"--output={trained}", "--epochs=3", *SMALL, "--resume"])
     assert info["training"]["epochs"] == 3
     assert (trained / "model.keras").stat().st_mtime_ns == before
+
+
+def test_resume_says_which_option_is_another(trained, video_data, tmp_path):
+    flags = [f"--data={video_data}", "--epochs=3", *SMALL, "--resume", "--clip_norm=0.5"]
+    with pytest.raises(UsageError, match=r"other data \(clip_norm was 0.0, is now 0.5\); repeat its flags \(with"):
+        train.run([*flags, f"--output={trained}"])
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained / "checkpoints", unfinished / "checkpoints")
+    with pytest.raises(UsageError, match=r"last.npz was written .* \(clip_norm was 0.0, is now 0.5\); repeat"):
+        train.run([*flags, f"--output={unfinished}"])
+
+
+def test_what_changed_is_said_by_the_names_of_flags():
+    then = {"model": "dense", "options": {"rate": 0.1, "schedule": {"decay": "none"}}, "records": {"train": 3}}
+    now = {"model": "dense", "options": {"rate": 0.2, "schedule": {"decay": "cosine"}}, "records": {"train": 4}}
+    assert changed_options(then, now) == "decay was none, is now cosine; rate was 0.1, is now 0.2; the data changed"
+    assert changed_options(then, then) == ""
 
 
 @pytest.mark.slow

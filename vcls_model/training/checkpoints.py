@@ -12,6 +12,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import differences
 from vcls_model.records.transformed import TransformedData
 from vcls_model.states import CheckpointFacts, checked
+from vcls_model.training.config import changed_options
 
 
 def save(path: str, arrays: dict[str, Sequence[Any]], facts: dict[str, Any]) -> None:
@@ -68,13 +69,24 @@ def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -
         variable.assign(value)
 
 
+def last_checkpoint(output: str) -> str:
+    """The path of the checkpoint from which a run in `output` would continue."""
+    return storage.join(output, "checkpoints", "last.npz")
+
+
 def bears_missing(output: str) -> bool:
     """Whether the model of the checkpoint to continue from, if there is one, takes the presence of its modalities.
 
     Those of before took every modality for granted, and had other variables where neighbours vote.
     """
-    path = storage.join(output, "checkpoints", "last.npz")
+    path = last_checkpoint(output)
     return not storage.exists(path) or bool(load(path)[1].get("presence"))
+
+
+def what_differs(facts: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What the settings of a checkpoint and those of `now` differ in, in brackets; "" where 0.1 wrote it."""
+    changed = changed_options(facts["settings"], now) if facts.get("settings") else ""
+    return f" ({changed})" if changed else ""
 
 
 def check_same_data(what: str, identity: Mapping[str, str], data: TransformedData) -> None:
@@ -95,6 +107,7 @@ class Checkpoints:
         data: the dataset; a checkpoint of a run on another one is refused.
         groups: what `last` holds: the variables of `model`, `optimizer` and perhaps `average`.
         presence: the model takes the presence of its modalities.
+        settings: what `config_hash` is a hash of, to say what differs.
     """
 
     def __init__(
@@ -104,13 +117,15 @@ class Checkpoints:
         data: TransformedData,
         groups: dict[str, Sequence[Any]],
         presence: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._presence = presence
+        self._settings = storage.from_json(storage.to_json(settings or {}, default=str), "")
         self._directory = storage.join(output, "checkpoints")
         self._config_hash = config_hash
         self._data = data
         self._groups = groups
-        self.last = self._path("last.npz")
+        self.last = last_checkpoint(output)
 
     def _path(self, name: str) -> str:
         return storage.join(self._directory, name)
@@ -129,6 +144,7 @@ class Checkpoints:
             "config_hash": self._config_hash,
             "data": self._data.identity,
             "presence": self._presence,
+            "settings": self._settings,
         }
         save(self.last, self._groups, facts)
 
@@ -143,8 +159,8 @@ class Checkpoints:
         facts = checked(stored, self.last, CheckpointFacts)
         if facts["config_hash"] != self._config_hash:
             raise UsageError(
-                f"--resume: {self.last} was written with other options or other data than this command's; "
-                "repeat its flags, or start again with --overwrite"
+                f"--resume: {self.last} was written with other options or other data than this command's"
+                f"{what_differs(facts, self._settings)}; repeat its flags, or start again with --overwrite"
             )
         check_same_data(self.last, facts.get("data", {}), self._data)
         for group, variables in self._groups.items():

@@ -22,6 +22,12 @@ YOUNGER = {
 }
 
 
+# What of `TrainConfig.deciding` comes from the dataset.
+_OF_DATA = {"data_hash": "the data", "records": "the data"}
+_CHANGES_SHOWN = 6
+_LONGEST_SHOWN = 60
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run.
@@ -89,7 +95,12 @@ class TrainConfig:
             raise UsageError("--unfreeze_after must not be negative and applies to the layers of --freeze: give both")
 
     def fingerprint(self, data_info: Mapping[str, Any]) -> str:
-        """A hash of what decides the result: a checkpoint with another fingerprint must not be continued.
+        """A hash of `deciding`: a checkpoint with another fingerprint must not be continued."""
+        text = storage.to_json(self.deciding(data_info), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def deciding(self, data_info: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the result.
 
         Args:
             data_info: the `info.json` of the dataset.
@@ -122,4 +133,24 @@ class TrainConfig:
             del value["options"]["epochs"]  # only a cosine depends on where the run ends
         value["data_hash"] = data_info.get("config_hash")
         value["records"] = data_info.get("splits")
-        return hashlib.sha256(storage.to_json(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return value
+
+
+def changed_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between `TrainConfig.deciding` of two runs, in words; "" where nothing does."""
+    before, after = (_leaves(storage.from_json(storage.to_json(each, default=str), "")) for each in (then, now))
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    words = []
+    for name in changed[:_CHANGES_SHOWN]:
+        shown = [str(each.get(name, "not set")) for each in (before, after)]
+        plain = name not in _OF_DATA and max(map(len, shown)) < _LONGEST_SHOWN
+        words.append(f"{name} was {shown[0]}, is now {shown[1]}" if plain else f"{_OF_DATA.get(name, name)} changed")
+    return "; ".join(dict.fromkeys(words))
+
+
+def _leaves(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of nested mappings by their own names, which are those of flags."""
+    leaves: dict[str, Any] = {}
+    for name, entry in value.items():
+        leaves.update(_leaves(entry) if isinstance(entry, dict) and name not in _OF_DATA else {name: entry})
+    return leaves

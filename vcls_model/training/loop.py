@@ -5,7 +5,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -94,6 +94,7 @@ class Trainer:
         teachers: functions from decoded features to logits, whose mean probability is distilled.
         fine_tuning: which layers learn.
         config_hash: of everything that decides the result; a checkpoint with another one is refused.
+        settings: what it is a hash of.
         verbose: show progress.
 
     Attributes:
@@ -121,6 +122,7 @@ class Trainer:
         teachers: Sequence[Teacher] = (),
         fine_tuning: FineTuning | None = None,
         config_hash: str = "",
+        settings: Mapping[str, Any] | None = None,
         verbose: bool = True,
     ) -> None:
         self.model = model
@@ -163,7 +165,7 @@ class Trainer:
         groups: dict[str, Sequence[Any]] = {"model": model.variables, "optimizer": self.optimizer.variables}
         if self.average is not None:
             groups["average"] = self.average.averages
-        self.checkpoints = Checkpoints(output, config_hash, data, groups, self.presence)
+        self.checkpoints = Checkpoints(output, config_hash, data, groups, self.presence, settings)
         self._compile()
 
     def _check_devices(self) -> None:

@@ -22,7 +22,7 @@ from vcls_model.records.vocabulary import write_labels_csv
 from vcls_model.serving.export import EmbeddedTransform, ServingModule, save_module, teaching_logits
 from vcls_model.states import ExportedInfo, read_state
 from vcls_model.training.calibration import UNCALIBRATED, Calibration, fit_platt
-from vcls_model.training.checkpoints import check_same_data
+from vcls_model.training.checkpoints import check_same_data, last_checkpoint, load, what_differs
 from vcls_model.training.config import LENGTH_OPTIONS, TrainConfig
 from vcls_model.training.devices import worker_number
 from vcls_model.training.evaluation import Validation, summarise
@@ -91,9 +91,11 @@ def finished_run(config: TrainConfig, data: TransformedData) -> dict[str, Any] |
     if "options" not in info.get("training", {}):
         raise UsageError(f"--resume: {path} does not say how the model was trained; start again with --overwrite")
     if info.get("config_hash") != config.fingerprint(data.info):
+        last = last_checkpoint(config.output)
+        differing = what_differs(load(last)[1], config.deciding(data.info)) if storage.exists(last) else ""
         raise UsageError(
-            f"--resume: {config.output} holds a model trained with other options or other data; "
-            "repeat its flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
+            f"--resume: {config.output} holds a model trained with other options or other data{differing}; repeat its "
+            "flags (with --recipe=none if version 0.1.0 began it), or start again with --overwrite"
         )
     check_same_data(f"the model in {config.output}", trained_on(info), data)
     same = all(info["training"]["options"][name] == getattr(config.options, name) for name in LENGTH_OPTIONS)

@@ -48,5 +48,6 @@ def make_trainer(plan: TrainPlan) -> "Trainer":
         teachers=[load_teacher(path, plan.modalities, data) for path in config.teachers],
         fine_tuning=FineTuning(config.freeze, config.unfreeze_after, config.rate_scales, config.new_head),
         config_hash=config.fingerprint(data.info),
+        settings=config.deciding(data.info),
         verbose=config.verbose,
     )
