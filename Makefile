@@ -59,11 +59,11 @@ test: $(INSTALLED)  ## the tests
 
 .PHONY: test-slow
 test-slow: $(INSTALLED)  ## the tests that take more than some five seconds each
-	$(PY) -m pytest -n 2 --dist=worksteal -m slow
+	$(PY) -m pytest -n 2 --dist=worksteal -m "slow and not long"
 
-.PHONY: fuzz
-fuzz: $(INSTALLED)  ## a minute of mutated tables for each input of each command
-	$(PY) -m pytest -m fuzz
+.PHONY: test-long
+test-long: $(INSTALLED)  ## the tests that take minutes or try every combination: some two hours
+	$(PY) -m pytest -n 2 --dist=worksteal -m long
 
 .PHONY: lint
 lint: $(INSTALLED)  ## format, ruff, mypy, the rules between packages, the word list

@@ -8,7 +8,7 @@ from pipelines import preprocess, score
 from tests.fixtures.scoring import make_videos, serialise, write_model, write_shard
 from vcls_model import storage
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def upload(directory: Path, target: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 JOBS = ("pipelines.preprocess", "pipelines.score", "pipelines.report", "vcls_model.train")
 
 

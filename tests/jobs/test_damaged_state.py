@@ -99,7 +99,7 @@ def test_a_resumed_job_names_damaged_state_or_makes_it_again(
     check_resumed(job, name, begun, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("job", list(_OFTEN))
 def test_every_file_of_a_job_may_be_damaged(job: str, begun: dict[str, tuple[Callable, Path]], tmp_path: Path) -> None:
     for number, name in enumerate(files(begun[job][1])):

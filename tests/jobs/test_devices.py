@@ -96,7 +96,7 @@ def cluster_of_two(with_chief):
     return {"worker": addresses}, [("worker", 0), ("worker", 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("with_chief", [False, True])
 def test_two_workers_train_over_loopback_and_resume(with_chief, video_data, tmp_path):
     arguments = [f"--data={video_data}", f"--output={tmp_path / 'm'}", *FLAGS]
@@ -110,7 +110,7 @@ def test_two_workers_train_over_loopback_and_resume(with_chief, video_data, tmp_
     assert codes == [0, 0], outputs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_train_a_single_epoch_with_averages(video_data, tmp_path):
     codes, outputs = run_together(
         *cluster_of_two(False),
@@ -120,7 +120,7 @@ def test_two_workers_train_a_single_epoch_with_averages(video_data, tmp_path):
     assert (tmp_path / "m" / "saved_model").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_others_say_so_when_a_worker_ends(video_data, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").write_text("in use")
@@ -131,7 +131,7 @@ def test_the_others_say_so_when_a_worker_ends(video_data, tmp_path):
     assert "error: another worker of TF_CONFIG has ended" in outputs[1] and "Traceback" not in outputs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_worker_stops_at_a_loss_that_is_not_finite(graphs, tmp_path):
     data = tmp_path / "data"
     training_data.write_transformed(data, training_data.VIDEO_SCHEMA, train=80, graph=graphs["video"])

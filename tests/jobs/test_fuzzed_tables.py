@@ -475,7 +475,7 @@ def test_a_mutated_table_is_taken_or_refused_by_name(
     fuzz(inputs[name], tmp_path, QUICK_SECONDS)
 
 
-@pytest.mark.fuzz
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_minute_of_mutated_tables(name: str, inputs: dict[str, Input], tmp_path: Path, quiet: None) -> None:
     fuzz(inputs[name], tmp_path, SLOW_SECONDS)

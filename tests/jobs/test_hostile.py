@@ -117,7 +117,7 @@ def test_media_that_are_no_file_are_refused(kind: str, job: Any, tmp_path: Path)
 
 # Of each job that --resume continues; the others in the long run of the tests.
 OF_EVERY_JOB = pytest.mark.parametrize(
-    "job", [job if job == "preprocess" else pytest.param(job, marks=pytest.mark.slow) for job in JOBS]
+    "job", [job if job == "preprocess" else pytest.param(job, marks=pytest.mark.long) for job in JOBS]
 )
 
 
@@ -263,7 +263,7 @@ main(run)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("job", "number"), [("score", "EIO"), pytest.param("score", "ENOSPC", marks=pytest.mark.slow), ("report", "ESTALE")]
+    ("job", "number"), [("score", "EIO"), pytest.param("score", "ENOSPC", marks=pytest.mark.long), ("report", "ESTALE")]
 )
 def test_an_error_at_the_end_is_one_line_and_the_job_goes_on(
     job: str, number: str, tmp_path: Path, request: pytest.FixtureRequest

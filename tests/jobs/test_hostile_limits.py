@@ -95,7 +95,7 @@ def run(line: list[str], limits: dict[str, int], library: Path | None) -> tuple[
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        pytest.param(name, limit, marks=() if (name, limit) in OFTEN else pytest.mark.slow)
+        pytest.param(name, limit, marks=() if (name, limit) in OFTEN else pytest.mark.long)
         for name in NAMES
         for limit in LIMITS
     ],

@@ -90,7 +90,7 @@ def test_preprocess_overwrites_its_output_alone(
     assert len(list((place / name / "train").iterdir())) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_job_works_below_directories_named_like_patterns(
     records: Path, place: Path, outside: Path, tmp_path: Path
 ) -> None:
@@ -141,7 +141,7 @@ def test_every_job_works_below_directories_named_like_patterns(
     assert (place / "D" / "precious").read_text() == "precious"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pca_in_a_directory_named_like_a_pattern(records: Path, place: Path) -> None:
     """The one transform for which tf.Transform's own analyzers run, with files of their own."""
     output = place / "out[1]"

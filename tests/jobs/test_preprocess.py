@@ -543,7 +543,7 @@ def test_a_graph_that_differs_from_the_kernels_is_not_written(video_job, tmp_pat
     assert not (directory / "drifted" / "info.json").exists()
 
 
-@pytest.mark.parametrize("normalise", ["minmax", "l2", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("normalise", ["minmax", "l2", pytest.param("none", marks=pytest.mark.long)])
 def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
     made = make_input(tmp_path, FRAME, shards=1)
     info = job(tmp_path, "out", f"--normalise={normalise}")
@@ -565,7 +565,7 @@ def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schema", [VIDEO, pytest.param(FRAME, marks=pytest.mark.slow)], ids=["video", "frame"])
+@pytest.mark.parametrize("schema", [VIDEO, pytest.param(FRAME, marks=pytest.mark.long)], ids=["video", "frame"])
 def test_pca_whitens_the_training_split(tmp_path: Path, schema: RecordSchema) -> None:
     made = make_input(tmp_path, schema, shards=2)
     name = schema.modalities[0].name

@@ -77,7 +77,7 @@ def reports(shared_data: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.slow) for each in ("0", "100000"))])
+@pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.long) for each in ("0", "100000"))])
 def test_two_points_far_from_zero_differ_in_one_component(offset: str, reports: Path, tmp_path: Path) -> None:
     values = whitened(f"p{offset}", 2, reports, tmp_path / "out")
     np.testing.assert_allclose(np.abs(values[:, 0]), 1, atol=0.1)
@@ -85,7 +85,7 @@ def test_two_points_far_from_zero_differ_in_one_component(offset: str, reports: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.slow) for each in ("100", "1000"))])
+@pytest.mark.parametrize("offset", ["10000", *(pytest.param(each, marks=pytest.mark.long) for each in ("100", "1000"))])
 def test_the_whitened_covariance_is_the_identity_far_from_zero(offset: str, reports: Path, tmp_path: Path) -> None:
     values = whitened(f"g{offset}", 3, reports, tmp_path / "out")
     np.testing.assert_allclose(np.cov(values.T, bias=True), np.eye(3), atol=0.01)
@@ -237,7 +237,7 @@ def test_an_unreachable_cluster_does_not_cost_the_old_output(
 # -- case 14: no place for compiled code ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_run_where_neither_package_nor_home_can_be_written(video_data: Path, model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for package in ("pipelines", "vcls_model"):
@@ -341,7 +341,7 @@ def chain(
     return printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_surroundings_change_nothing(shards: Path, tmp_path: Path) -> None:
     """Backend, ASCII, no home, time zone, decimal commas, -OO, umask 077, and a path of 200 characters."""
     usual, unusual = tmp_path / "usual", tmp_path / ("ä" * 50 + "x" * 100)

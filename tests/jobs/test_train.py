@@ -346,11 +346,11 @@ def test_training_stops_early_and_keeps_the_best_epoch(video_data, tmp_path):
         ["--loss=focal", "--decay=cosine", "--warmup_examples=40"],
         pytest.param(
             ["--loss=asymmetric", "--label_smoothing=0.05", "--clip_norm=1", "--optimizer=adamw"],
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
         ["--ema=0.5", "--average_checkpoints=2", "--class_prior"],
         ["--precision=mixed_bfloat16"],
-        pytest.param(["--precision=mixed_float16"], marks=pytest.mark.slow),
+        pytest.param(["--precision=mixed_float16"], marks=pytest.mark.long),
         ["--jit", "--mixup=0.3"],
     ],
 )

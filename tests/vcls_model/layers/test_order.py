@@ -58,7 +58,7 @@ def test_an_average_stays_at_chance() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cnn_rnn", *(pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCE_MODELS if name != "cnn_rnn")]
+    "name", ["cnn_rnn", *(pytest.param(name, marks=pytest.mark.long) for name in SEQUENCE_MODELS if name != "cnn_rnn")]
 )
 def test_sequence_models_learn_the_order(name: str) -> None:
     assert average_precision(name, **SEQUENCE_MODELS[name]) > 0.9

@@ -31,7 +31,7 @@ for file in sorted(folder.glob("*.keras")):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_agree_with_tensorflow(backend: str, tmp_path: Path) -> None:
     python = os.environ.get("BACKEND_PYTHON", sys.executable)

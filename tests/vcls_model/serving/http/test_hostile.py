@@ -180,7 +180,7 @@ def test_refusals_name_no_path_and_no_trace(address: str) -> None:
         assert b"HTTP/1.1 4" in answer and b"Traceback" not in answer and b"/tmp" not in answer
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_idle_sockets(address: str, healthy: Healthy) -> None:
     """As many as the system lets this process open; those above the service's limit are closed at once."""
     import resource

@@ -129,7 +129,7 @@ def test_a_camera_s_labels_come_go_and_are_spoken(browser: Any, page: Callable[[
     assert page("document.getElementById('threshold-shown').textContent") == "90 %"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_plays_and_a_click_on_the_timeline_jumps(browser: Any, page: Callable[[str], Any], clip: Path) -> None:
     from selenium.webdriver import ActionChains
 
@@ -232,7 +232,7 @@ def test_errors_are_words(browser: Any, page: Callable[[str], Any], tmp_path: Pa
     assert page("!document.getElementById('empty').hidden")
 
 
-@pytest.mark.parametrize("width", [360, *(pytest.param(each, marks=pytest.mark.slow) for each in (390, 768, 1280))])
+@pytest.mark.parametrize("width", [360, *(pytest.param(each, marks=pytest.mark.long) for each in (390, 768, 1280))])
 def test_it_fits_every_width_in_light_and_dark(browser: Any, page: Callable[[str], Any], width: int) -> None:
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 700}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -141,14 +141,14 @@ def test_live_equals_the_exported_function(media_model: Path) -> None:
     check_every_prefix(media_model, read_exported_model(str(media_model)).schema.modalities, 5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FRAME_MODELS)
 def test_live_equals_the_exported_function_of_every_model(name: str, graphs: dict[str, Path], tmp_path: Path) -> None:
     output = export_small(name, graphs["frame"], tmp_path)
     check_every_prefix(output, training_data.FRAME_SCHEMA.modalities, 7)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_live_equals_the_score_job_on_every_prefix(
     graphs: dict[str, Path], tmp_path: Path, score: Callable[..., dict]
 ) -> None:
