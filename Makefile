@@ -62,7 +62,7 @@ test-slow: $(INSTALLED)  ## the tests that take more than some five seconds each
 	$(PY) -m pytest -n 2 --dist=worksteal -m "slow and not long"
 
 .PHONY: test-long
-test-long: $(INSTALLED)  ## the tests that take minutes or try every combination: some two hours
+test-long: $(INSTALLED)  ## the tests that take minutes or try every combination
 	$(PY) -m pytest -n 2 --dist=worksteal -m long
 
 .PHONY: lint

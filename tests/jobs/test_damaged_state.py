@@ -59,7 +59,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, model: Path, shards: Path) -
     return made
 
 
-# (job, file) pairs that every run looks at; the others are for `make test-slow`.
+# (job, file) pairs that every run looks at; the others are for `make test-long`.
 _OFTEN = {
     "preprocess": ("manifests/settings.json", "manifests/00000-of-00002.manifest", "info.json"),
     "score": ("state/settings.json", "labels.csv", "info.json"),
