@@ -25,7 +25,7 @@ def test_metrics_read_and_write_object_stores(store: str, request: pytest.Fixtur
         assert (found["videos"], found["hit_at_1"]) == (videos, 1)
         assert storage.read_json(f"{root}/out/metrics.json") == found
     assert "per_class.csv" in storage.list_names(f"{root}/details")
-    with pytest.raises(JobError, match="no predictions at .*no file matches"):
+    with pytest.raises(JobError, match="--predictions: .*no file matches"):
         metrics([f"--predictions={root}/none", labels, output])
     with pytest.raises(JobError, match="no labels at"):
         metrics([f"--predictions={root}/predictions", f"--labels={root}/none.csv", output])

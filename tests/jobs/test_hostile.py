@@ -334,7 +334,7 @@ def test_a_device_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 3  # nothing half-written beside it
     device = device.rename(tmp_path / "device.csv")
     flags = [f"--predictions={device}", f"--labels={tmp_path}/labels.csv", f"--output={tmp_path}/metrics.json"]
-    one_line(command("vcls_model.metrics", *flags), 1, "device.csv is a pipe, a socket or a device, not a file")
+    one_line(command("vcls_model.metrics", *flags), 1, "device.csv' is a pipe, a socket or a device, not a file")
 
 
 @pytest.mark.parametrize(("job", "name"), [(everyday, "labels.csv"), (label, "labels")])

@@ -215,7 +215,7 @@ def test_nan_and_wrong_class_count_in_npz(tmp_path, case):
 
 
 def test_missing_files_and_bad_flags(tmp_path):
-    with pytest.raises(JobError, match="no predictions at"):
+    with pytest.raises(JobError, match="--predictions: "):
         run([f"--predictions={tmp_path}/none.npz", f"--output={tmp_path}/m.json"])
     with pytest.raises(UsageError, match="--threshold"):
         run(["--predictions=x.npz", "--output=m.json", "--threshold=2"])

@@ -88,7 +88,7 @@ def prediction_files(path: str) -> list[str]:
     try:
         files = [storage.join(path, name) for name in chosen] or [file for file, _, _ in storage.list_files(path)]
     except UsageError as error:
-        raise JobError(f"no predictions at {path}: {error}") from None
+        raise JobError(f"--predictions: {error}") from None
     for file in files:
         if _suffix(file) not in _READERS:
             raise JobError(f"{file}: predictions must be .parquet, .csv (VideoId,LabelConfidencePairs) or .npz")
