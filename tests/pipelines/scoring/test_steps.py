@@ -138,7 +138,7 @@ def test_scores_are_written_and_committed(config: ScoringConfig, groups: list[Gr
     rows = pq.read_table(path).to_pylist()
     assert len(rows) == 60 and all(row["class_index"] == [3, 0, 1, 2, 4] for row in rows)
     stored = sorted(path.name for path in Path(config.output, "state").iterdir() if path.is_file())
-    assert stored == ["second.manifest.json", "second.metrics"]
+    assert stored == ["second.ids", "second.manifest.json", "second.metrics"]
     manifest = json.loads(Path(config.output, "state", "second.manifest.json").read_text())
     assert counts(manifest) == EXPECTED[1]
 
