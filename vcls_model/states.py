@@ -19,8 +19,8 @@ _Shape = TypeVar("_Shape")
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 # Of sums of floats: 1 may be a little more.
 Fraction = Annotated[float, Field(ge=-1e-6, le=1 + 1e-6)]
-# A fraction or a count.
-Figure = Annotated[float, Field(ge=-1e-6, le=1 << 53)]
+# A count, which stays an integer, or a fraction.
+Figure = Count | Annotated[float, Field(ge=-1e-6, le=1 << 53)]
 
 
 class Counted(TypedDict):
