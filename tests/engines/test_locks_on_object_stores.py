@@ -41,6 +41,7 @@ def test_a_second_job_is_refused_and_the_lock_lies_beside_the_output(output: str
     assert not storage.exists(f"{output}.lock")
 
 
+@pytest.mark.slow
 def test_of_jobs_that_begin_at_once_one_writes(output: str) -> None:
     outcomes: list[str] = []
     begin = threading.Barrier(4)
@@ -87,6 +88,7 @@ def test_the_lock_of_a_machine_that_is_gone_is_taken_over_when_asked(
         assert storage.read_json(lock_path(output))["host"] != "node7"
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_machine_that_works_is_respected(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_WATCHED_SECONDS", 20.0)
     path = left_behind(output, machine="another", host="node7")

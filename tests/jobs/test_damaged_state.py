@@ -91,6 +91,7 @@ def check_resumed(job: str, name: str, begun: dict[str, tuple[Callable, Path]], 
         shutil.rmtree(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "name"), [(job, name) for job, names in _OFTEN.items() for name in names])
 def test_a_resumed_job_names_damaged_state_or_makes_it_again(
     job: str, name: str, begun: dict[str, tuple[Callable, Path]], tmp_path: Path
@@ -140,6 +141,7 @@ def test_no_report_is_made_of_damaged_scores(damage: str, scores: Path, tmp_path
 _HARMLESS = {"examples.json": ("object",), "dead_letter/shard-0.jsonl": ("empty",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_training_does_not_continue_from_damaged_state(
     damage: str, trained: Path, video_data: Path, tmp_path: Path

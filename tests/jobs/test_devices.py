@@ -54,6 +54,7 @@ def mirrored(video_data, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIRRORED)
 def test_two_mirrored_devices_train_as_one(name, mirrored, video_data, tmp_path):
     train.run([f"--data={video_data}", f"--output={tmp_path}", *FLAGS, *MIRRORED[name]])

@@ -54,6 +54,7 @@ def test_an_ensemble_averages_probabilities_of_raw_records(trained, second, vide
     assert all(line.split(",")[lines[0].split(",").index("best_threshold")] for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_a_teacher(trained, second, video_data, tmp_path):
     output = tmp_path / "joined"
     ensemble.run([f"--model={trained}", f"--model={second}", f"--output={output}", "--combine=logit"])

@@ -102,6 +102,7 @@ def test_statistics_and_codes_are_those_of_the_values(place: Path, clips: list[C
             np.testing.assert_allclose(codes * (8 / 255) - 4, np.clip(scores, -4, 4), atol=4 / 255 + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags", [["--normalise=l2"], ["--normalise=minmax", "--pool_frames"], ["--pca_dims=2"]], ids=lambda flags: flags[0]
 )

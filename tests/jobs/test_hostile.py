@@ -89,6 +89,7 @@ def no_file(kind: str, path: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("module", ["pipelines.preprocess", pytest.param("pipelines.score", marks=pytest.mark.slow)])
 def test_a_shard_that_is_no_file_is_refused(
@@ -140,6 +141,7 @@ def test_a_terminated_job_says_how_to_go_on_and_leaves_no_lock(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @OF_EVERY_JOB
 def test_a_killed_job_is_continued_with_a_note_about_its_lock(
     job: str, tmp_path: Path, request: pytest.FixtureRequest

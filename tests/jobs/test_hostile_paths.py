@@ -67,6 +67,7 @@ def outside(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_preprocess_overwrites_its_output_alone(
     name: str, place: Path, records: Path, outside: Path, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,7 @@ def examples(directory: Path, split: str) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_the_dataset_says_what_is_missing_and_writes_nothing_for_it(work: dict[str, Any]) -> None:
     found = {
         example.features.feature["id"].bytes_list.value[0]: example.features.feature

@@ -222,6 +222,7 @@ def test_resuming_does_only_what_is_missing(video_job, capsys) -> None:  # type:
     assert again["records_written"] == info["records_written"]
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_done_anew(tmp_path: Path) -> None:
     made = make_input(tmp_path, VIDEO, shards=2, count=12)
     job(tmp_path)
@@ -273,6 +274,7 @@ def test_a_vocabulary_of_fewer_classes_is_told(tmp_path: Path, capsys) -> None: 
     assert "names 2 of the 10 classes of schema small-video: does it belong to this dataset?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
     make_input(tmp_path, VIDEO, shards=1, count=30)
     (tmp_path / "file").write_text("x")
@@ -432,6 +434,7 @@ def test_a_job_whose_manifests_are_of_an_older_format_is_resumed(video_job) -> N
     assert content(output) == content(directory / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["zscore", "minmax"])
 def test_the_kernels_do_what_the_graph_does(tmp_path: Path, normalise: str) -> None:
     """What was written without TensorFlow against running the transform graph on the same raw records, to the bit."""
@@ -543,6 +546,7 @@ def test_a_graph_that_differs_from_the_kernels_is_not_written(video_job, tmp_pat
     assert not (directory / "drifted" / "info.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["minmax", "l2", pytest.param("none", marks=pytest.mark.long)])
 def test_other_normalisations_of_frames(tmp_path: Path, normalise: str) -> None:
     made = make_input(tmp_path, FRAME, shards=1)
@@ -841,6 +845,7 @@ def test_progress_reaches_a_file(tmp_path: Path) -> None:
     assert re.search(r"transformed 1 of 1 shards, [\d,]+ records/s, 2 rejected, 0:0\d elapsed\n", stream.getvalue())
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_a_clear_error(video_job, monkeypatch, capfd) -> None:  # type: ignore[no-untyped-def]
     """As on a full disk: the third shard cannot be written; the job says so and resumes when there is room."""
     directory, _, _ = video_job

@@ -43,6 +43,7 @@ def write_input(directory: Path, schema: RecordSchema) -> list[str]:
     return [f"--input={directory}/in*", f"--schema={directory}/schema.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EXPECTED)
 def test_transformed_shards_are_those_of_the_first_release(case: str, tmp_path: Path) -> None:
     if case == "sample":

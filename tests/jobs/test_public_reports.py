@@ -382,6 +382,7 @@ def test_a_name_of_two_classes_is_refused_with_their_indices(namesakes: Path, tm
         report.run([f"--scores={namesakes}", f"--output={tmp_path}/r", "--classes=Flash"])
 
 
+@pytest.mark.slow
 def test_tables_and_figures_tell_namesakes_apart(namesakes: Path, tmp_path: Path) -> None:
     report.run([f"--scores={namesakes}", f"--output={tmp_path}/r", "--classes=0,1,2,3"])
     strict(tmp_path / "r" / "info.json")

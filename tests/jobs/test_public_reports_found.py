@@ -197,6 +197,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_class_names_of_any_length_leave_figures_legible(tmp_path: Path) -> None:
     """matplotlib/matplotlib#17222 and #20266: long names squeezed the axes to nothing, dollars were formulas."""
     from pipelines.report import run

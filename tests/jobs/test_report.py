@@ -23,6 +23,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_every_figure_has_its_picture_and_its_numbers(report_directory: Path):
     info = json.loads((report_directory / "info.json").read_text())
     assert {
@@ -68,6 +69,7 @@ def test_tables_hold_what_the_scores_hold(report_directory: Path, scores_directo
     assert int(pairs[0]["Times"]) == max(int(row["count"]) for row in confusion)
 
 
+@pytest.mark.slow
 def test_the_same_scores_give_the_same_page_and_pictures(
     report_directory: Path, scores_directory: Path, baseline_directory: Path, tmp_path: Path
 ):
@@ -147,6 +149,7 @@ def test_videos_that_carry_no_label_at_all(tmp_path: Path):
     assert "no curve" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_class_that_every_video_carries(tmp_path: Path):
     classes = [ClassInfo(0, "_Always$"), ClassInfo(1, "Never")]
     scores = write_scores(tmp_path / "scores", videos=20, classes=classes, only=[0])
@@ -292,6 +295,7 @@ def test_help_answers_at_once():
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 def test_a_report_loads_neither_beam_nor_tensorflow(tmp_path: Path):
     scores = write_unlabelled(tmp_path / "scores")
     code = (

@@ -179,6 +179,7 @@ def frame_record(video_id: bytes, labels: list[int], rgb: np.ndarray, audio: np.
     return tf.train.SequenceExample(context=context, feature_lists=lists).SerializeToString()
 
 
+@pytest.mark.slow
 def test_frame_level_records(score: Callable[..., dict], tmp_path: Path) -> None:
     """A frame-level video scores as the video-level one that holds the means of its frames."""
     rng = np.random.default_rng(5)
@@ -223,6 +224,7 @@ def segment_record(video_id: bytes, frames: int, ratings: list[tuple[int, int, f
     return record.SerializeToString()
 
 
+@pytest.mark.slow
 def test_segment_records(score: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rated segment is an example; MAP@K ranks rated pairs only, checked pair by pair."""
     rng = np.random.default_rng(8)
@@ -288,6 +290,7 @@ def test_segment_records(score: Callable[..., dict], tmp_path: Path, monkeypatch
     assert measured["segments"]["map_at_k"] == pytest.approx(np.mean(precisions), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_audioset_records(score: Callable[..., dict], shared_data: Path, tmp_path: Path) -> None:
     """Real AudioSet records, as a model of 527 classes takes them."""
     model = write_model(tmp_path / "audio", classes=527, schema=schema_by_name("audioset"))

@@ -53,6 +53,7 @@ def test_any_number_of_workers_and_groups(
     assert contents(tmp_path / "scores") == contents(at_once)
 
 
+@pytest.mark.slow
 def test_nightly_runs_equal_one_run(score: Callable[..., dict], shards: Path, at_once: Path, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     scores = tmp_path / "scores"
@@ -137,6 +138,7 @@ def test_a_group_is_committed_in_parts(
     assert contents(tmp_path / "scores") == contents(at_once)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes(shards: Path, model: Path, at_once: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores"
     slow = (

@@ -110,6 +110,7 @@ def test_saved_model_alone_gives_the_scores_of_the_job(work: Path, videos: list[
     np.testing.assert_allclose(of_features, of_records, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_service_takes_raw_strings(work: Path, videos: list[TitledVideo]) -> None:
     """TensorFlow Serving's and KServe's requests, with and without a title, and whole records."""
     metrics = Metrics()

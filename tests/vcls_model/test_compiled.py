@@ -82,6 +82,7 @@ def run(forking: "subprocess.Popen[str]", package: Path, tmp_path: Path) -> Run:
     return call
 
 
+@pytest.mark.slow
 def test_a_change_of_another_module_is_noticed(package: Path, run: Run) -> None:
     assert run() == (42, 1, "")
     assert run() == (42, 0, "")

@@ -106,6 +106,7 @@ def test_a_file_that_is_none_fails_alone(clip: Path, tmp_path: Path, capsys: pyt
     assert [each.seconds for each in moments] == [0, 0.5, 1, 1.5]
 
 
+@pytest.mark.slow
 def test_the_exported_model_scores_files_as_the_command_does(
     clip: Path, song: Path, tmp_path: Path, everyday: Everyday
 ) -> None:

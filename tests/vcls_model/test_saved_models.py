@@ -120,6 +120,7 @@ def test_what_is_not_a_saved_model_is_named() -> None:
         other_operations(b"\xff\xff\xff", "x.pb")
 
 
+@pytest.mark.slow
 def test_every_command_that_loads_a_model_refuses(
     model: Path, shards: Path, trained: Path, video_data: Path, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def test_dataflow_refuses_what_only_this_machine_sees(tmp_path: Path) -> None:
         score.run(["--input=gs://b/in", "--output=gs://b/out", "--model=model", "--dry_run", *DATAFLOW])
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_named_within_ten_seconds(
     silent: None, capfd: pytest.CaptureFixture[str]
 ) -> None:

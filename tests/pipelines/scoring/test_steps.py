@@ -78,6 +78,7 @@ def test_score_groups_gives_the_manifest_of_each_group(config: ScoringConfig, gr
     assert names == ["part00", "part01", "part02"]
 
 
+@pytest.mark.slow
 def test_score_groups_leaves_out_what_is_committed(config: ScoringConfig, groups: list[Group]) -> None:
     with pipeline() as p:
         assert_that(p | beam.Create(groups[1:]) | ScoreGroups(config) | beam.Map(counts), equal_to(EXPECTED[1:]))

@@ -98,6 +98,7 @@ def test_a_hanging_child_is_ended_at_its_deadline(clip: Path) -> None:
         assert len(list(reader.read(str(clip), Request()))) == 10
 
 
+@pytest.mark.slow
 def test_a_slow_caller_does_not_use_up_the_deadline(clip: Path) -> None:
     with MediaReader(seconds_per_minute=4) as reader:
         count = 0
@@ -107,6 +108,7 @@ def test_a_slow_caller_does_not_use_up_the_deadline(clip: Path) -> None:
     assert count == 100
 
 
+@pytest.mark.slow
 def test_want_of_memory_costs_one_file(tmp_path: Path, clip: Path) -> None:
     big = make_clip(tmp_path / "big.mp4", TIMES[:2], size=(3840, 2160), options={"preset": "ultrafast"})
     with MediaReader(memory_bytes=8 * MIB) as reader:

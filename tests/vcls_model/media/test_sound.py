@@ -148,6 +148,7 @@ def test_segments_of_sound(tmp_path: Path) -> None:
     assert onsets(rows) == pytest.approx([2.25, 4.75], abs=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "aac"), (".mkv", "libopus")])
 @pytest.mark.parametrize("pictures", [True, False])
 def test_segments_far_in_are_sought_and_sound_as_the_whole_does(

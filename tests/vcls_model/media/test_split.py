@@ -31,6 +31,7 @@ def reader() -> Iterator[SplitReader]:
         yield split
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_one_process(clip: Path, reader: SplitReader) -> None:
     with RowReader(str(clip), REQUEST) as direct:
         expected = list(direct)

@@ -166,6 +166,7 @@ def test_many_labels_and_repeated_labels_count_once():
     assert summary["gap_at_20"] == pytest.approx(20 / 31)
 
 
+@pytest.mark.slow
 def test_reference_predictions(shared_data):
     data = np.load(shared_data / "reference" / "predictions.npz")
     reference = json.loads((shared_data / "reference" / "metrics.json").read_text())

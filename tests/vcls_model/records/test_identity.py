@@ -27,6 +27,7 @@ def make(directory: Path, seed: int = 0, labels: bool = False) -> dict[str, str]
     return preprocess.run([f"--input={directory}/in*.tfrecord", *flags])["identity"]
 
 
+@pytest.mark.slow
 def test_datasets_of_the_same_records_are_the_same_and_others_are_not(tmp_path: Path) -> None:
     first = make(tmp_path / "a")
     assert set(first) == {"settings", "statistics", "labels", "content"}
@@ -103,6 +104,7 @@ def test_transformed_records_are_not_transformed_again(tmp_path: Path) -> None:
     preprocess.run([f"--input={records}/*", *flags])
 
 
+@pytest.mark.slow
 def test_score_refuses_transformed_records(model: Path, tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(UsageError, match="transformed already: name the raw records, which a model normalises"):

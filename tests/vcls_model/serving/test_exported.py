@@ -135,6 +135,7 @@ def export(
     return kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("max_frames", "frames"),
     [pytest.param(300, "all", marks=pytest.mark.slow), (4, "all"), (4, "middle"), (3, "uniform")],

@@ -50,6 +50,7 @@ def test_the_loss_is_the_mean_of_the_members_losses(mixup: bool, video_data: Pat
         np.testing.assert_allclose(gradient, tape.gradient(total, kernel) / 2, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_members_are_validated_and_exported_as_their_mean(video_data: Path, tmp_path: Path) -> None:
     flags = ["--model=wide", "--recipe=none", "--units=8", "--members=2", "--epochs=2", "--mixup=0.4", "--quiet"]
     info = run([f"--data={video_data}", f"--output={tmp_path / 'model'}", *flags])

@@ -70,6 +70,7 @@ def test_the_command_says_what_is_wrong(media_model: Path, small_encoders: Encod
         label.run([str(tmp_path / "x.mp4"), *flags, "--window=0"])
 
 
+@pytest.mark.slow
 def test_a_file_s_whole_equals_the_score_job(
     loaded: Model, media_model: Path, small_encoders: Encoders, clip: Path, tmp_path: Path
 ) -> None:

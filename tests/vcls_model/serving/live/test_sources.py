@@ -200,6 +200,7 @@ def test_a_silent_camera_does_not_hold_up_the_end(engine: Engine) -> None:
         assert pulled.player.state == "ended"
 
 
+@pytest.mark.slow
 def test_a_loop_begins_again_and_a_file_ends(engine: Engine, segment: bytes, tmp_path: Path) -> None:
     path = tmp_path / "colours.ts"
     path.write_bytes(segment)
