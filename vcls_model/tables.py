@@ -216,6 +216,14 @@ class _Unseekable(io.RawIOBase):
         return len(data)
 
 
+def places_of(table: str, name: str) -> list[str]:
+    """Where a file that a cell names may lie: in the folder of the table, or else in the working directory."""
+    if storage.is_object_store(name):
+        return [name]
+    places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
+    return [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
+
+
 def read_header(path: str, *, fold_case: bool = True) -> Header:
     """The header of a CSV.
 
@@ -474,7 +482,7 @@ def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequenc
     """
     try:
         archive = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         if isinstance(error, OSError) and error.filename:
             raise
         raise JobError(f"{path} is not an npz file: {' '.join(str(error).split())[:200]}") from None

@@ -128,7 +128,7 @@ def _further_columns(path: str, reserved: Sequence[str]) -> list[Column]:
 
 def _file_of(table: str, name: str, known: dict[str, File] | None) -> File | None:
     """The file that a row names; None where --input does not match it."""
-    places = _places(table, name)
+    places = tables.places_of(table, name)
     if known is not None:
         return next((known[place] for place in places if place in known), None)
     for place in places:
@@ -137,17 +137,9 @@ def _file_of(table: str, name: str, known: dict[str, File] | None) -> File | Non
     return places[0], -1, 0.0
 
 
-def _places(table: str, name: str) -> list[str]:
-    """Where a file may lie that a table names."""
-    if storage.is_object_store(name):
-        return [name]
-    places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
-    return [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
-
-
 def _captions_at(table: str, name: str) -> str:
     """The captions that a row names, there or not."""
-    places = _places(table, name)
+    places = tables.places_of(table, name)
     return next((place for place in places if storage.exists(place)), places[0])
 
 

@@ -66,17 +66,13 @@ def read_texts(
     if not columns:
         known = ", ".join(sorted(raw | set(media.texts))) or "none"
         raise UsageError(f"--texts={table} has no column of text that the model knows; it knows {known}")
-    folder = storage.absolute(table).rpartition("/")[0]
     known_paths = set(paths)
     found = []
     try:
         for row in tables.read_csv(table, [Column("path"), *map(Column, columns)], others="ignore"):
-            name = row["path"]
-            places = [name] if storage.is_object_store(name) else [storage.join(folder, name), name]
-            for place in map(storage.absolute, places):
-                if place in known_paths:
-                    found.append((place, tuple((column, row.get(column)) for column in columns)))
-                    break
+            place = next((place for place in tables.places_of(table, row["path"]) if place in known_paths), None)
+            if place is not None:
+                found.append((place, tuple((column, row.get(column)) for column in columns)))
     except JobError as error:
         raise tables.as_usage_error(error) from None
     if not found:

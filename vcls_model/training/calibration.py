@@ -7,6 +7,7 @@ stays what it is.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -27,6 +28,10 @@ class Calibration:
 
     scale: float = 1.0
     shift: float = 0.0
+
+    def applied_to(self, logits: Any) -> Any:
+        """Logits on the line; without a calibration the very same."""
+        return logits if self == UNCALIBRATED else logits * self.scale + self.shift
 
 
 UNCALIBRATED = Calibration()

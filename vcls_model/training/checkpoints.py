@@ -48,7 +48,7 @@ def load(path: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
             for name in sorted(name for name in data.files if name != "facts"):
                 groups.setdefault(name.split("/", 1)[0], []).append(data[name])
             return groups, facts
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, KeyError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise JobError(f"{path} is not a checkpoint of this program: {error}") from None
 
 

@@ -393,10 +393,10 @@ class Trainer:
 
         def predict(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
             logits, losses = self._predict(batch)
-            return logits * calibration.scale + calibration.shift, losses
+            return calibration.applied_to(logits), losses
 
         return evaluate(
-            predict if calibration != UNCALIBRATED else self._predict,
+            predict,
             self.data,
             self.modalities,
             self.options.read,

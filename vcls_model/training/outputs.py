@@ -143,10 +143,7 @@ def _write_saved_model(config: TrainConfig, trainer: Trainer, calibration: Calib
     data, model, read = trainer.data, trainer.model, config.options.read
 
     def logits(features: dict[str, tf.Tensor]) -> tf.Tensor:
-        found = model(features, training=False)
-        if calibration == UNCALIBRATED:
-            return found
-        return tf.cast(found, tf.float32) * calibration.scale + calibration.shift
+        return calibration.applied_to(tf.cast(model(features, training=False), tf.float32))
 
     module = ServingModule(
         logits,
