@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import gc
 import ipaddress
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ class ServeConfig:
         for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
             if value < 1:
                 raise UsageError(f"--{flag} is too small")
+        if args.media_mb < 1 or not 0 < args.media_seconds < math.inf:
+            raise UsageError("--media_mb and --media_seconds must be positive and finite")
         hosts = (*_LOCAL_HOSTS, *(name.lower() for name in args.allow_host)) if is_loopback(args.host) else ()
         settings = ServiceSettings(
             token=args.token or None,
