@@ -109,6 +109,7 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
     data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
+        data.check_shards(("validate",))
     return EnsemblePlan(config, members, data)
 
 

@@ -646,13 +646,24 @@ def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
     if not is_object_store(directory):
         names: Iterable[str] = _listdir(directory)
     else:
-        root = directory.rstrip("/") + "/"
-        names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
-    return sorted(
-        name
-        for name in names
-        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
-    )
+        names = _objects_below(directory, prefix)
+    return sorted(name for name in names if _is_listed(name, suffix, prefix))
+
+
+def list_sizes(directory: str, suffix: str = "") -> dict[str, int]:
+    """The files that `list_names` lists, with their sizes in bytes: one listing on an object store."""
+    if not is_object_store(directory):
+        return {name: size_of(join(directory, name)) for name in list_names(directory, suffix)}
+    return {name: size for name, size in sorted(_objects_below(directory).items()) if _is_listed(name, suffix)}
+
+
+def _objects_below(directory: str, prefix: str = "") -> dict[str, int]:
+    root = directory.rstrip("/") + "/"
+    return {path.removeprefix(root): size for path, size, _ in _stores().list_prefix(root + prefix)}
+
+
+def _is_listed(name: str, suffix: str, prefix: str = "") -> bool:
+    return name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
 
 
 def _listdir(directory: str) -> Sequence[str]:

@@ -493,7 +493,7 @@ def test_only_epochs_that_are_to_be_averaged_are(graphs, tmp_path, capsys):
 def test_shards_of_a_directory_named_like_a_glob_are_found(video_data, tmp_path):
     data = tmp_path / "video[1]*"
     shutil.copytree(video_data, data)
-    names = [path.rsplit("/", 1)[1] for path in open_transformed(str(data)).shards("train")]
+    names = [shard.path.rsplit("/", 1)[1] for shard in open_transformed(str(data)).shards("train")]
     assert names == [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)]
 
 
