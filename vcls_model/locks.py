@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from typing import NoReturn
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.states import LockFile, read_state
 
@@ -135,7 +135,7 @@ def locked_output(directory: str, job: str, *, take_over: bool) -> Iterator[None
         UsageError: another job writes there.
         JobError: another job took the lock while the block ran, which is interrupted.
     """
-    storage.check_writable(directory)
+    output_directories.check_writable(directory)
     directory = storage.absolute(directory)
     path = lock_path(directory)
     made = not storage.is_object_store(directory) and not os.path.exists(directory)

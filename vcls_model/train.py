@@ -55,7 +55,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     with quiet_start_up():
         import tensorflow_transform  # noqa: F401  (the export needs it, and it prints start-up lines of its own)
 
-    from vcls_model import storage
+    from vcls_model import output_directories
     from vcls_model.serving.exported import read_model_info
     from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
     from vcls_model.training.starting_points import refuse_training_programs
@@ -70,7 +70,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     config = fit_config(config, data, names, bfloat16=computes_in_bfloat16())
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
-        storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
+        output_directories.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
     from vcls_model.training.outputs import finished_run
 
     return TrainPlan(config, strategy, data, modalities, finished_run(config, data))

@@ -160,7 +160,9 @@ def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(traine
     np.testing.assert_allclose(from_features["logits"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampling", ["all", "random", "sequence", "uniform"])
+@pytest.mark.parametrize(
+    "sampling", ["all", *(pytest.param(each, marks=pytest.mark.slow) for each in ("random", "sequence", "uniform"))]
+)
 def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_data, tmp_path):
     import keras
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from vcls_model import locks, storage
+from vcls_model import locks, output_directories, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.locks import lock_path, locked_output
 
@@ -158,7 +158,7 @@ def test_a_lock_is_no_content(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with locked_output(str(output), "score", take_over=False):
         assert os.listdir(output) == [storage.LOCK_NAME]
-        storage.check_output(str(output), resume=False, overwrite=False)
+        output_directories.check_output(str(output), resume=False, overwrite=False)
         (output / "file").write_text("content")
         storage.empty_directory(str(output))
         assert os.listdir(output) == [storage.LOCK_NAME]
