@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import gc
 import ipaddress
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -62,8 +61,8 @@ class ServeConfig:
         for flag, least in (("streams", 1), ("encoder_threads", 0), ("media_mb", 1)):
             if getattr(args, flag) < least:
                 raise UsageError(f"--{flag} must be at least {least}, got {getattr(args, flag)}")
-        if not 0 < args.media_seconds < math.inf:
-            raise UsageError(f"--media_seconds must be positive and finite, got {args.media_seconds:g}")
+        if not args.media_seconds > 0:
+            raise UsageError(f"--media_seconds must be positive, got {args.media_seconds:g}")
         if args.name is not None and not re.fullmatch(r"[\w.-]+", args.name):
             raise UsageError(f"--name={args.name}: expected letters, digits, dots, - and _, since addresses hold it")
         for origin in args.allow_origin:
