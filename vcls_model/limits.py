@@ -130,9 +130,3 @@ def _wait(child: int, limits: list[str], fail: Callable[[str], NoReturn]) -> NoR
         os._exit(os.waitstatus_to_exitcode(status))
     name = signal.Signals(os.WTERMSIG(status)).name
     fail(f"the job was ended by {name}, most likely because it ran into a limit ({', '.join(limits)})")
-
-
-def return_memory() -> None:
-    """Gives what was freed back to the system, where the C library can (glibc), which by itself keeps most of it."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)

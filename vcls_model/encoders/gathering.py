@@ -17,7 +17,7 @@ from vcls_model.encoders.encoder import Encoder, EncoderInfo
 from vcls_model.encoders.network import GPU_BATCH
 from vcls_model.encoders.running import Device
 from vcls_model.encoders.sentences import load_text_encoder
-from vcls_model.limits import return_memory
+from vcls_model.heap import return_freed_memory
 
 Features = npt.NDArray[np.float32]
 Submit = Callable[[Callable[[], Features]], "Future[Features]"]
@@ -130,7 +130,7 @@ def load_planned_encoder(name: str, info: EncoderInfo, device: Device = "cpu", t
                 encoder = load_encoder(name, info.modality, device, threads)
             encoder.info.check_same(info.as_json(), "the plan of this job")
             _ENCODERS[key] = encoder
-            return_memory()
+            return_freed_memory()
         return _ENCODERS[key]
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import av
 import cv2
 
-from vcls_model.limits import return_memory
+from vcls_model.heap import return_freed_memory
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, probe
@@ -61,7 +61,7 @@ def main() -> None:
             message = f"{path!r}: {type(error).__name__}: {error}"
             _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
         gc.collect()  # PyAV's objects refer to each other in circles, which would keep the frames of several files
-        return_memory()
+        return_freed_memory()
 
 
 class MemoryLimit:
