@@ -94,7 +94,8 @@ class TransformedData:
     @property
     def may_lack(self) -> bool:
         """Whether a record may lack a modality: not where it has but one; a text that is missing is an empty one."""
-        return len(self.schema.modalities) - len(self.schema.texts) > 1
+        texts = len(self.schema.texts)
+        return texts < len(self.schema.modalities) > 1
 
     def shards(self, split: str) -> list[str]:
         """Paths of the TFRecord files that preprocess wrote for the split, in the order of their numbers.
