@@ -90,6 +90,15 @@ def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={tmp_path / 'm'}"])
 
 
+def test_data_that_members_were_not_trained_on_are_refused(trained, second, video_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(video_data, other)
+    info = json.loads((other / "info.json").read_text())
+    (other / "info.json").write_text(json.dumps(info | {"config_hash": "another"}))
+    with pytest.raises(UsageError, match=f"is not the .* trained on: the settings of preprocess differ .* {trained}"):
+        ensemble.run([f"--model={trained}", f"--model={second}", f"--output={tmp_path / 'm'}", f"--data={other}"])
+
+
 @pytest.mark.slow
 def test_ensembles_of_differently_transformed_members_join(trained, second, graphs, tmp_path):
     """Two ensembles without transformed features in common are still joined over raw records."""
