@@ -5,7 +5,7 @@ process.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,12 +28,15 @@ class Request:
         sound: whether to read sound, too.
         sampling: the moments.
         limits: what the file may ask for.
+        describe: (picture, width over height that it had before it was squeezed into a square) -> a text, which the
+            rows hold instead of the picture; picklable. It is called once for rows whose pictures are equal.
     """
 
     pictures: PictureFormat | None = PictureFormat()
     sound: bool = True
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
+    describe: Callable[[np.ndarray, float], str] | None = None
 
     def __post_init__(self) -> None:
         if self.pictures is None and not self.sound:
@@ -50,6 +53,7 @@ class MediaRow:
         actual_seconds: the picture's own moment; None without pictures.
         picture: RGB, (size, size, 3), uint8; None where the file has no video (cover art is none).
         sound: 0.975 s from `target_seconds` on, float32, (15600,), in [-1, 1]; None where the file has no sound.
+        text: what `Request.describe` made of the picture, if it was asked to.
     """
 
     index: int
@@ -57,6 +61,7 @@ class MediaRow:
     actual_seconds: float | None
     picture: np.ndarray | None
     sound: np.ndarray | None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class RowReader:
     _sound_media: OpenMedia | None = field(init=False, default=None)
     _max_error: float = field(init=False, default=0.0)
     _count: int = field(init=False, default=0)
+    _described: tuple[np.ndarray, str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Opens the file; raises `MediaError` where it has nothing of what is asked for."""
@@ -164,7 +170,11 @@ class RowReader:
                     sound.skip_to(pictures.origin_seconds + picture.target_seconds)
                 patch = sound.patch(pictures.origin_seconds + picture.target_seconds)
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.target_seconds))
-            yield MediaRow(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
+            pixels: np.ndarray | None = picture.pixels
+            text: str | None = None
+            if self.request.describe is not None:
+                pixels, text = None, self._text(picture.pixels, pictures.turned)
+            yield MediaRow(picture.row, picture.target_seconds, picture.actual_seconds, pixels, patch, text)
         seconds = pictures.seconds
         if not self._count:
             self._check_range(seconds)
@@ -174,6 +184,16 @@ class RowReader:
         self.outcome = Outcome(
             self._count, seconds, pictures.errors, pictures.substituted, self._max_error, reason, message
         )
+
+    def _text(self, pixels: np.ndarray, turned: bool) -> str:
+        """What is to be said of a picture; slides stand for long."""
+        assert self.request.describe is not None
+        if self._described is None or not np.array_equal(self._described[0], pixels):
+            video = self.facts.video
+            assert video is not None
+            aspect = float(video.width * video.sample_aspect_ratio / video.height)
+            self._described = pixels, self.request.describe(pixels, 1 / aspect if turned else aspect)
+        return self._described[1]
 
     def _rows_of_sound(self, sound: SoundReader) -> Iterator[MediaRow]:
         origin = sound.start()
