@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.running.flags import add_job_flags
+from pipelines.running.flags import add_job_flags, check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, main
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
@@ -96,12 +96,13 @@ def build_pipeline(pipeline: "beam.Pipeline", shards: "Sequence[MediaShard]", co
 
     from pipelines.extracting.steps import AssembleShard, ExtractFile
 
-    files = [(shard.index, place) for shard in shards for place in range(len(shard.files))]
+    sizes = {(shard.index, place): file.size_bytes for shard in shards for place, file in enumerate(shard.files)}
+    files = sorted(sizes, key=lambda place: -sizes[place])  # the largest last would keep one core busy, and no other
     (
         pipeline
         | "ListFiles" >> beam.Create(files, reshuffle=False)
         | "SpreadFiles" >> beam.Reshuffle()
-        | "ExtractFiles" >> beam.ParDo(ExtractFile(config)).with_output_types(tuple[int, int])
+        | "ExtractFiles" >> beam.ParDo(ExtractFile(config, files)).with_output_types(tuple[int, int])
         | "GroupByShard" >> beam.GroupByKey()
         | "AssembleShards" >> beam.ParDo(AssembleShard(config))
     )
@@ -117,6 +118,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.monotonic()
     parser = make_parser()
     args, beam_argv = parse_arguments(parser, argv)
+    check_input_names(args)
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.extracting import outputs, planning

@@ -102,6 +102,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
     os.environ["MPLBACKEND"] = "agg"  # figures go to files: no terminal or notebook's choice may stop a job
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
             stream.reconfigure(errors="backslashreplace")
@@ -109,6 +110,19 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
+
+
+def _open_closed_streams() -> None:
+    """Lets standard streams that are closed (`2>&-`) lead nowhere.
+
+    Else a file that the job opens next would get the number of one, and what libraries print there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _write_printable(stream: io.TextIOWrapper) -> None:
@@ -137,6 +151,7 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         limits.supervise(_fail_now)
         limits.end_with_threads(_fail_now)
         run(None)
+        _flush_result()
     except UsageError as error:
         _say("usage error", str(error))
         return 2
@@ -163,6 +178,15 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         _say("error", f"{reason}. {_GO_ON}")
         return 1
     return 0
+
+
+def _flush_result() -> None:
+    """Raises `OSError` where standard output takes nothing more: the result is lost, and the command has failed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again, and complains
+        raise
 
 
 def _fail_now(reason: str) -> NoReturn:

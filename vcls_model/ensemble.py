@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
@@ -78,7 +78,9 @@ def train_members(config: EnsembleConfig) -> None:
     start_tensorflow()
     from vcls_model.training.outputs import result_text
 
-    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data])
+    output_directories.check_output(
+        config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data]
+    )
     if config.overwrite:
         storage.empty_directory(config.output)
     members = member_flags(open_transformed(config.data), config.output)
@@ -91,22 +93,28 @@ def train_members(config: EnsembleConfig) -> None:
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:
-    """Starts TensorFlow, loads the members and checks the output directory.
+    """Looks at the members and the data, starts TensorFlow, loads the members and checks the output directory.
 
     Raises:
         UsageError: a member is not an exported model, their records, classes or splits differ, or `data` is not what
             they were trained on.
     """
     from vcls_model.quiet import start_tensorflow
+    from vcls_model.serving.exported import read_model_info
 
+    # What is wrong with them is said at once: TensorFlow takes seconds to start.
+    for path in config.models:
+        read_model_info(path)
+    data = open_transformed(config.data) if config.data else None
+    if data is not None:
+        data.check_shards(("validate",))
     start_tensorflow()
     from vcls_model.training.joining import check_data, load_members
 
     if config.recipe == "none":
         inputs = [*config.models, config.data]
-        storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
+        output_directories.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
     members = load_members(config.models, trusted=config.trust_model)
-    data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
     return EnsemblePlan(config, members, data)

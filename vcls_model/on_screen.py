@@ -2,9 +2,8 @@
 
 from vcls_model.encoders.screen_texts import PICTURE_SIDE, ScreenReader
 from vcls_model.media import errors
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request
+from vcls_model.media.requests import PictureFormat, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.split import SplitReader

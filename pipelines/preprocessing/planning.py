@@ -8,16 +8,15 @@ from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, Job
 from pipelines.preprocessing.flags import PREFIX, text_names, text_options
 from pipelines.preprocessing.outputs import missing_modality_begun_with
 from pipelines.running.flags import check_job_flags
-from vcls_model import storage
+from vcls_model import patterns, storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
+from vcls_model.records.input_files import VOCABULARY_FILE, input_files
+from vcls_model.records.schema import FRAMES, MOST_FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
-    VOCABULARY_FILE,
     check_made_alike,
     file_beside,
     refuse_transformed,
     resolve_schema,
-    shards_of,
     unread_texts,
 )
 from vcls_model.records.splits import SPLITS, SplitRatios
@@ -45,7 +44,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
     _check_float_frames(schema, args.normalise)
-    if args.pca_dims and storage.is_object_store(args.output) and storage.is_pattern(args.output):
+    if args.pca_dims and storage.is_object_store(args.output) and patterns.is_pattern(args.output):
         # On a disk a link stands in for it; tf.Transform's analysis would read this one as a pattern.
         raise UsageError(f"--pca_dims: --output={args.output} must not hold any of * ? [ on an object store")
     missing_modality = args.missing_modality
@@ -90,8 +89,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise unknown_choice("normalisation", args.normalise, NORMALISATIONS)
     if args.missing_modality not in (None, *MISSING_MODALITY):
         raise unknown_choice("value of --missing_modality", args.missing_modality, MISSING_MODALITY)
-    if args.max_frames < 1:
-        raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
+    if not 1 <= args.max_frames <= MOST_FRAMES:
+        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
     if args.pca_dims < 0:
         raise UsageError(f"--pca_dims must not be negative, got {args.pca_dims}")
     if args.pca_dims and args.normalise != "zscore":
@@ -134,7 +133,7 @@ def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:
 
 
 def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
-    files = storage.list_files(shards_of(pattern))
+    files = input_files(pattern)
     return tuple(
         Shard(index, len(files), storage.absolute(path), size, modified, split)
         for index, (path, size, modified) in enumerate(files)

@@ -18,8 +18,7 @@ from tests.vcls_model.media.clips import make_clip
 from vcls_model import train as train_job
 from vcls_model.commands import JobError, UsageError
 from vcls_model.encoders.screen_texts import WEIGHTS
-from vcls_model.media.convert import PictureFormat
-from vcls_model.media.rows import Request
+from vcls_model.media.requests import PictureFormat, Request
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.media.split import SplitReader
 from vcls_model.records import examples
