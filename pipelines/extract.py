@@ -81,6 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="lay captions on the rows: of each file those beside it (name.vtt or name.srt), or the file that the "
         "column captions of --labels names (WebVTT, SRT, or JSON [[start, end, text], ...])",
     )
+    ocr_help = f"reader of the text in the pictures, which is laid on the rows: rapidocr or none {DEFAULT}"
+    add("--ocr", default="none", metavar="NAME", help=ocr_help)
     add_decoder_flags(parser)
     add_trust_argument(parser)
     add_job_flags(parser, inputs="files", unit="files")

@@ -21,19 +21,20 @@ from typing import Any
 import numpy as np
 
 from vcls_model import storage
-from vcls_model.commands import JobError, UsageError
+from vcls_model.commands import UsageError
 from vcls_model.encoders import EncoderInfo, PictureInput, SoundInput, encoder_info, text_encoder_info
 from vcls_model.encoders.batches import choose_device
 from vcls_model.encoders.encoder import Medium
 from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather, load_planned_encoder
 from vcls_model.encoders.network import GPU_BATCH
-from vcls_model.encoders.sentences import TEXT_ENCODERS
+from vcls_model.encoders.screen_texts import SCREEN_TEXT, ReaderInfo, ScreenReader
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.requests import PATCH_SAMPLES, PictureFormat, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 from vcls_model.media.split import SplitReader
+from vcls_model.on_screen import ScreenTexts
 from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (
     Feature,
@@ -48,8 +49,8 @@ from vcls_model.records.schema import FRAMES, VECTOR, Modality, RecordSchema, li
 ID, LABELS, CAPTIONS = "id", "labels", "captions"
 LEVELS = ("frame", "video")
 # Names of the two modalities at each level, as YouTube-8M has them.
-_NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
-_VECTOR = "_vector"
+NAMES = {"frame": {"picture": "rgb", "sound": "audio"}, "video": {"picture": "mean_rgb", "sound": "mean_audio"}}
+VECTOR_SUFFIX = "_vector"
 # The one range whose codes a schema can describe in a convention other than `midpoint`.
 _YOUTUBE8M_RANGE = (-2.0, 2.0)
 
@@ -65,6 +66,7 @@ class EmbeddingConfig:
         mode: `exact` or `keyframes`, see `Sampling`.
         level: `frame` (a row of codes per moment) or `video` (the mean of the rows, float32).
         captions: records hold what is said in each row; at video level, all that is said.
+        ocr: what reads the texts in the pictures, likewise; None: nothing does.
         text_encoder: name or path of the encoder of texts, and its identity; None: texts are not embedded.
         texts: the columns of text that it embeds.
         seconds_per_minute, memory_bytes: what a file may cost, see `MediaReader`. No feature depends on them.
@@ -79,6 +81,7 @@ class EmbeddingConfig:
     mode: str = "exact"
     level: str = "frame"
     captions: bool = False
+    ocr: ReaderInfo | None = None
     text_encoder: tuple[str, EncoderInfo] | None = None
     texts: tuple[str, ...] = ()
     seconds_per_minute: float = 60.0
@@ -108,7 +111,7 @@ class EmbeddingConfig:
 
     def name_of(self, medium: Medium) -> str:
         """The modality that a medium becomes: `rgb`, `audio`, `mean_rgb` or `mean_audio`."""
-        return _NAMES[self.level][medium]
+        return NAMES[self.level][medium]
 
     def schema(self, class_count: int | None = None) -> RecordSchema:
         """The layout of the records, which also names their encoders and their sampling."""
@@ -126,8 +129,10 @@ class EmbeddingConfig:
                 _, info = self.text_encoder
                 modalities.append(Modality(vector_name(column), info.width, VECTOR, "float32"))
                 encoders[vector_name(column)] = info.as_json()
-        if self.captions:
-            modalities.append(lines_modality(CAPTIONS) if self.level == "frame" else text_modality(CAPTIONS))
+        if self.ocr is not None:
+            encoders[SCREEN_TEXT] = self.ocr.as_json()
+        for name in [CAPTIONS] * self.captions + [SCREEN_TEXT] * (self.ocr is not None):
+            modalities.append(lines_modality(name) if self.level == "frame" else text_modality(name))
         return RecordSchema(
             f"media-{self.level}",
             "sequence_example" if self.level == "frame" else "example",
@@ -157,7 +162,7 @@ class EmbeddingConfig:
 
 def vector_name(column: str) -> str:
     """The modality that a column of text becomes when it is embedded."""
-    return column + _VECTOR
+    return column + VECTOR_SUFFIX
 
 
 def plan_text_encoder(name: str) -> tuple[str, EncoderInfo]:
@@ -177,87 +182,6 @@ def _check_usable(info: EncoderInfo) -> None:
             f"encoder {info.name!r} takes {info.input.samples:,} samples at a time, but a row of a record covers "
             f"{PATCH_SAMPLES:,} at most ({PATCH_SAMPLES / 16_000:g} s)"
         )
-
-
-def recorded_config(
-    schema: RecordSchema,
-    origin: str,
-    image_encoder: str | None = None,
-    audio_encoder: str | None = None,
-    text_encoder: str | None = None,
-    **costs: Any,
-) -> EmbeddingConfig:
-    """The configuration that made the records of a schema, to treat other files in the same way.
-
-    Args:
-        schema: of records made from media.
-        origin: where it stands, for messages.
-        image_encoder, audio_encoder, text_encoder: paths of encoders that are not known by name.
-        costs: `seconds_per_minute`, `memory_bytes`, `device`, `file_count`.
-
-    Raises:
-        UsageError: the records were not made from media.
-        JobError: an encoder is not the recorded one, or has no known name and no path was given.
-    """
-    if not schema.encoders or not schema.sampling:
-        raise UsageError(
-            f"{origin} was trained on records ({schema.name}) that were not made from media files: "
-            "score records of that kind"
-        )
-    level = "frame" if schema.has_frames else "video"
-    chosen: dict[str, str | None] = {}
-    for medium, given, flag in (
-        ("picture", image_encoder, "--image_encoder"),
-        ("sound", audio_encoder, "--audio_encoder"),
-    ):
-        recorded = schema.encoders.get(_NAMES[level][medium])
-        if recorded is None:
-            if given is not None:
-                raise UsageError(f"{origin} was made without a {medium} encoder: leave {flag} out")
-            chosen[medium] = None
-            continue
-        name = given or str(recorded.get("name"))
-        try:
-            info = encoder_info(name, medium)  # type: ignore[arg-type]
-        except UsageError:
-            if given is not None:
-                raise
-            message = f"{origin} was made by the {medium} encoder {name!r}: give its path by {flag}=PATH"
-            raise JobError(message) from None
-        info.check_same(recorded, origin)
-        chosen[medium] = name
-    sampling = schema.sampling
-    texts = tuple(name.removesuffix(_VECTOR) for name in schema.encoders if name not in _NAMES[level].values())
-    return EmbeddingConfig.of(
-        chosen["picture"],
-        chosen["sound"],
-        fps=sampling["fps"],
-        mode=sampling["mode"],
-        max_seconds=sampling["max_seconds"],
-        level=level,
-        captions=any(modality.name == CAPTIONS for modality in schema.texts),
-        texts=texts,
-        text_encoder=_recorded_text_encoder(schema, origin, texts, text_encoder),
-        **costs,
-    )
-
-
-def _recorded_text_encoder(
-    schema: RecordSchema, origin: str, texts: Sequence[str], given: str | None
-) -> tuple[str, EncoderInfo] | None:
-    """The text encoder that made the vectors of a schema's texts."""
-    if not texts:
-        if given is not None:
-            raise UsageError(f"{origin} was made without a text encoder: leave --text_encoder out")
-        return None
-    assert schema.encoders is not None
-    recorded = schema.encoders[vector_name(texts[0])]
-    name = given or str(recorded.get("name"))
-    if given is None and name not in TEXT_ENCODERS:
-        raise JobError(f"{origin} was made by the text encoder {name!r}: give its path by --text_encoder=PATH")
-    planned = plan_text_encoder(name)
-    planned[1].check_same(recorded, origin)
-    return planned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +218,7 @@ class Embedder:
             self._reader = SplitReader(self._cores, seconds_per_minute=limits[0], memory_bytes=limits[1])
         else:
             self._reader = MediaReader(*limits)
+        self._screen = ScreenTexts(ScreenReader(config.ocr), self._cores, *limits) if config.ocr else None
 
     def embed(
         self,
@@ -322,7 +247,11 @@ class Embedder:
             try:
                 embedded = self._embed(local, request)
                 if self._config.captions:
-                    embedded = self._captioned(embedded, captions, start)
+                    said, notes = read_captions_of(captions, embedded.rows, self._config.fps, start)
+                    embedded = dataclasses.replace(self._with_texts(embedded, CAPTIONS, said), notes=notes)
+                if self._screen is not None:
+                    written = self._screen.read(local, request.sampling)
+                    embedded = self._with_texts(embedded, SCREEN_TEXT, written[: embedded.rows])
                 vectors = self._vectors(texts or {})
                 return dataclasses.replace(embedded, features={**embedded.features, **vectors}) if vectors else embedded
             except MediaError as error:
@@ -330,14 +259,16 @@ class Embedder:
                     raise MediaError(error.reason, error.message.replace(repr(local), repr(path))) from error
                 raise
 
-    def _captioned(self, embedded: Embedded, captions: str | None, start: float) -> Embedded:
-        texts, notes = read_captions_of(captions, embedded.rows, self._config.fps, start)
+    def _with_texts(self, embedded: Embedded, name: str, texts: Sequence[str]) -> Embedded:
+        """The features with the texts of the rows as a modality; without any text as they are."""
         lines = [text.encode(errors="replace") for text in texts]
         # Of a whole video, what goes on from row to row is said once.
         whole = b" ".join(text for text, _ in itertools.groupby(lines) if text)
-        said = {CAPTIONS: lines if self._config.level == "frame" else whole}
-        features = {**embedded.features, **said} if whole else embedded.features
-        return dataclasses.replace(embedded, features=features, notes=notes)
+        if not whole:
+            return embedded
+        return dataclasses.replace(
+            embedded, features={**embedded.features, name: lines if self._config.level == "frame" else whole}
+        )
 
     def _vectors(self, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
         """The vectors of a file's texts, by modality."""
@@ -378,8 +309,10 @@ class Embedder:
         return stack.enter_context(ThreadPoolExecutor(self._cores)).submit, 2 * self._cores
 
     def close(self) -> None:
-        """Ends the decoding process."""
+        """Ends the decoding processes."""
         self._reader.close()
+        if self._screen is not None:
+            self._screen.close()
 
     def __enter__(self) -> "Embedder":
         return self

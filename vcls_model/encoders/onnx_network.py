@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def open_session(model: bytes | Path, threads: int = 1) -> "onnxruntime.InferenceSession":
+def open_session(model: bytes | Path, threads: int = 1, *, arena: bool = True) -> "onnxruntime.InferenceSession":
     """A session on the CPU.
 
     Args:
@@ -21,6 +21,7 @@ def open_session(model: bytes | Path, threads: int = 1) -> "onnxruntime.Inferenc
         threads: of one input. A network of convolutions alone has the same bits on more than one, which share out the
             rows of a product and not its sums; of a model of the user's own nobody knows, and workers are processes
             anyway.
+        arena: memory is kept from one input to the next.
 
     Raises:
         Exception: whatever ONNX Runtime says of a model that it cannot load.
@@ -34,6 +35,7 @@ def open_session(model: bytes | Path, threads: int = 1) -> "onnxruntime.Inferenc
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.use_deterministic_compute = True
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = arena
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

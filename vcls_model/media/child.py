@@ -112,6 +112,7 @@ def _answer(answers: BinaryIO, path: str, request: Request | Limits) -> dict[str
                 "actual": row.actual_seconds,
                 "picture": picture is not None,
                 "sound": sound is not None,
+                "text": row.text,
             }
             _send(answers, head, *content)
         assert reader.outcome is not None

@@ -120,12 +120,17 @@ def crop_of(width: int, height: int, pixel_aspect: Fraction, fraction: float | N
 
 
 class Converter:
-    """Turns the frames of one stream into pictures of one `PictureFormat`."""
+    """Turns the frames of one stream into pictures of one `PictureFormat`.
+
+    Attributes:
+        turned: whether the last frame was turned by a quarter, left or right.
+    """
 
     def __init__(self, picture_format: PictureFormat, pixel_aspect: Fraction = Fraction(1)) -> None:
         self._format = picture_format
         self._pixel_aspect = pixel_aspect
         self._interpolation = _INTERPOLATION[picture_format.interpolation]
+        self.turned = False
 
     def convert(self, frame: Any) -> np.ndarray:
         """An `av.VideoFrame` as RGB, (size, size, 3), uint8: upright, square pixels, of one field where interlaced."""
@@ -135,6 +140,7 @@ class Converter:
         else:
             picture = self._from_planes(frame, layout)
         turns, mirrored = display_turn(frame)
+        self.turned = turns % 2 == 1
         if mirrored:
             picture = picture[:, ::-1]
         return np.ascontiguousarray(np.rot90(picture, turns))

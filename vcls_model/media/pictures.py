@@ -60,6 +60,11 @@ class PictureReader:
         return self._chooser.substituted
 
     @property
+    def turned(self) -> bool:
+        """Whether the last picture stands upright because it was turned by a quarter."""
+        return self._converter.turned
+
+    @property
     def decoded(self) -> bool:
         """Whether any frame was there to choose from."""
         return self._chooser.picker.last_time is not None

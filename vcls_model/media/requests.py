@@ -1,5 +1,6 @@
 """What is asked of a media file and what comes back, as plain values: to ask, nobody need load FFmpeg."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -142,12 +143,15 @@ class Request:
         sound: whether to read sound, too.
         sampling: the moments.
         limits: what the file may ask for.
+        describe: (picture, width over height that it had before it was squeezed into a square) -> a text, which the
+            rows hold instead of the picture; picklable. It is called once for rows whose pictures are equal.
     """
 
     pictures: PictureFormat | None = PictureFormat()
     sound: bool = True
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
+    describe: Callable[[np.ndarray, float], str] | None = None
 
     def __post_init__(self) -> None:
         if self.pictures is None and not self.sound:
@@ -164,6 +168,7 @@ class MediaRow:
         actual_seconds: the picture's own moment; None without pictures.
         picture: RGB, (size, size, 3), uint8; None where the file has no video (cover art is none).
         sound: 0.975 s from `target_seconds` on, float32, (15600,), in [-1, 1]; None where the file has no sound.
+        text: what `Request.describe` made of the picture, if it was asked to.
     """
 
     index: int
@@ -171,6 +176,7 @@ class MediaRow:
     actual_seconds: float | None
     picture: np.ndarray | None
     sound: np.ndarray | None
+    text: str | None = None
 
 
 @dataclass(frozen=True)

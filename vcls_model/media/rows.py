@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.pictures import PictureReader
@@ -41,6 +43,7 @@ class RowReader:
     _sound_media: OpenMedia | None = field(init=False, default=None)
     _max_error: float = field(init=False, default=0.0)
     _count: int = field(init=False, default=0)
+    _described: tuple[np.ndarray, str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Opens the file; raises `MediaError` where it has nothing of what is asked for."""
@@ -108,7 +111,11 @@ class RowReader:
                     sound.skip_to(pictures.origin_seconds + picture.target_seconds)
                 patch = sound.patch(pictures.origin_seconds + picture.target_seconds)
             self._max_error = max(self._max_error, abs(picture.actual_seconds - picture.target_seconds))
-            yield MediaRow(picture.row, picture.target_seconds, picture.actual_seconds, picture.pixels, patch)
+            pixels: np.ndarray | None = picture.pixels
+            text: str | None = None
+            if self.request.describe is not None:
+                pixels, text = None, self._text(picture.pixels, pictures.turned)
+            yield MediaRow(picture.row, picture.target_seconds, picture.actual_seconds, pixels, patch, text)
         seconds = pictures.seconds
         if not self._count:
             self._check_range(seconds)
@@ -118,6 +125,16 @@ class RowReader:
         self.outcome = Outcome(
             self._count, seconds, pictures.errors, pictures.substituted, self._max_error, reason, message
         )
+
+    def _text(self, pixels: np.ndarray, turned: bool) -> str:
+        """What is to be said of a picture; slides stand for long."""
+        assert self.request.describe is not None
+        if self._described is None or not np.array_equal(self._described[0], pixels):
+            video = self.facts.video
+            assert video is not None
+            aspect = float(video.width * video.sample_aspect_ratio / video.height)
+            self._described = pixels, self.request.describe(pixels, 1 / aspect if turned else aspect)
+        return self._described[1]
 
     def _rows_of_sound(self, sound: SoundReader) -> Iterator[MediaRow]:
         origin = sound.start()

@@ -219,10 +219,12 @@ class MediaRows:
             picture = np.frombuffer(pipe.read(size * size * 3), np.uint8).reshape(size, size, 3)
         if head["sound"]:
             sound = np.frombuffer(pipe.read(PATCH_SAMPLES * 4), np.float32)
-        actual = head["actual"]
-        return MediaRow(
-            int(head["index"]), float(head["target"]), None if actual is None else float(actual), picture, sound
-        )
+        actual, text = head["actual"], head["text"]
+        asked = isinstance(self.request, Request) and self.request.describe is not None
+        if not (isinstance(text, str) if asked else text is None):
+            raise _Garbled("no text, or one that was not asked for")
+        moment = None if actual is None else float(actual)
+        return MediaRow(int(head["index"]), float(head["target"]), moment, picture, sound, text)
 
     def _finish(self, head: dict[str, Any]) -> None:
         if head["kind"] == "outcome":

