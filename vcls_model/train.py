@@ -45,6 +45,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def make_plan(config: TrainConfig) -> TrainPlan:
     """Opens the data, starts TensorFlow and checks that the model fits it and that the output directory is free."""
+    from vcls_model.heap import keep_freed_memory
     from vcls_model.quiet import quiet_start_up, start_tensorflow
     from vcls_model.records.transformed import open_transformed
 
@@ -52,6 +53,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     data = open_transformed(config.data)
     data.check_shards()
     start_tensorflow()
+    keep_freed_memory()
     with quiet_start_up():
         import tensorflow_transform  # noqa: F401  (the export needs it, and it prints start-up lines of its own)
 

@@ -177,6 +177,65 @@ def test_killed_run_resumes(shards: Path, model: Path, at_once: Path, tmp_path: 
     assert contents(scores) == contents(at_once)
 
 
+# A job whose machine dies as the last step of writing a file, before or after it, for the given time.
+_DYING = """
+import os, signal, sys
+from pipelines.scoring import groups
+groups.PART_SECONDS, groups._PART_COSTS = 0.0, 0
+replace, named = os.replace, []
+def dying(source, target):
+    named.extend([target] if {part!r} in str(target) else [])
+    last = {part!r} in str(target) and len(named) == {number}
+    if not (last and {before}):
+        replace(source, target)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = dying
+from pipelines.score import run
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "number", "before", "committed"),
+    [
+        ("/predictions/", 1, True, 0),
+        ("/predictions/", 2, False, 1),
+        (".manifest.json", 3, True, 2),
+        (".manifest.json", 3, False, 3),
+        ("/predictions/", 5, False, 4),
+        ("/metrics.json", 1, True, 5),
+    ],
+)
+def test_a_job_killed_anywhere_repeats_one_shard_at_most(
+    part: str,
+    number: int,
+    before: bool,
+    committed: int,
+    score: Callable[..., dict],
+    shards: Path,
+    model: Path,
+    at_once: Path,
+    tmp_path: Path,
+) -> None:
+    """Where every shard ends a part; otherwise a part is what ten seconds or more took."""
+    scores = tmp_path / "scores"
+    flags = [f"--input={shards}/*.tfrecord", f"--model={model}", f"--output={scores}", "--direct_num_workers=1"]
+    code = _DYING.format(part=part, number=number, before=before)
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    written = len(list((scores / "predictions").glob("*.parquet")))
+    first = modified(scores / "state")
+    finished = [name for name in first if name.endswith(".manifest.json")]
+    assert len(finished) == committed and written - committed in (0, 1)
+    assert score(f"{shards}/*.tfrecord", "--resume", "--dry_run")["shards_left"] == 5 - committed
+    score(f"{shards}/*.tfrecord", "--resume")
+    after = modified(scores / "state")
+    assert all(after[name] == first[name] for name in finished)
+    assert contents(scores) == contents(at_once)
+
+
 def test_a_run_that_continues_is_unfinished_until_its_end(
     score: Callable[..., dict], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

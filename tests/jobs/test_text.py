@@ -144,6 +144,11 @@ def test_service_takes_raw_strings(work: Path, videos: list[TitledVideo]) -> Non
                 "outputs"
             ]
             assert np.abs(np.array(untitled) - expected).max() > 0.1
+            # A title is enough, as for the SavedModel, to which NaN says that there is no picture.
+            nothing = tf.fill([len(some), WIDTH], float("nan"))
+            alone = model.signatures["features"](picture=nothing, title=tf.constant([each.encode() for each in titles]))
+            given = client.post("/v1/models/titled:predict", json={"inputs": {"title": titles}}).json()["outputs"]
+            np.testing.assert_allclose(given, alone["logits"], atol=1e-4)
             wrong = client.post("/v1/models/titled:predict", json={"inputs": {"picture": pictures, "title": [1] * 4}})
             assert (wrong.status_code, "title must be strings" in wrong.text) == (400, True)
             metadata = client.get("/v1/models/titled/metadata").json()["metadata"]["signature_def"]["signature_def"]

@@ -5,7 +5,7 @@ import pytest
 from tests.fixtures import training_data
 from vcls_model import tune
 from vcls_model.commands import JobError, UsageError
-from vcls_model.training.search import Dimension
+from vcls_model.training.search import Dimension, search
 
 
 @pytest.mark.slow
@@ -112,6 +112,20 @@ def test_a_trial_that_fails_does_not_end_the_search(video_data, tmp_path, capsys
     assert printed.out.startswith("best of 1 trials") and printed.out.count("\n") == 1
     with pytest.raises(JobError, match="every trial failed; the last: "):
         tune.run([*arguments, f"--output={tmp_path / 't'}", "--search=learning_rate=choice:2e38:3e38"])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"garbage", b'{"trials": 3}'])
+@pytest.mark.parametrize("name", ["oracle.json", "trial_0/trial.json"])
+def test_damaged_files_of_a_search_are_named(name, content, tmp_path):
+    flags = ["--data=d", "--model=dense", f"--output={tmp_path}", "--search=hidden_units=choice:8:16", "--trials=2"]
+    config = tune.parse_tune_config([*flags, "--strategy=grid"])
+    assert len(search(config, lambda trial, flags: 0.5)) == 2
+    path = tmp_path / "search" / name
+    assert path.exists()
+    path.write_bytes(content)
+    whole = content.startswith(b"{")
+    with pytest.raises(JobError, match=f"{path.parents[name.count('/')] if whole else path} is damaged: start"):
+        search(config, lambda trial, flags: 0.5)
 
 
 @pytest.mark.slow

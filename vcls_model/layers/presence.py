@@ -1,7 +1,7 @@
 """Layers for modalities that a video may lack: what is missing contributes nothing.
 
-Presence is a table float (B, M), 1 where a video has a modality, else 0; a video has at least one of them. With all
-modalities present every layer here passes its input on unchanged, to the bit.
+Presence is a table float (B, M), 1 where a video has a modality, else 0; a video has at least one of them, or a text.
+With all modalities present every layer here passes its input on unchanged, to the bit.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,10 @@ def spread_presence(presence: Any, sizes: Sequence[int]) -> Any:
 
 
 def present_fraction(presence: Any, sizes: Sequence[int]) -> Any:
-    """The part of all joined values that a video has, float32 (B, 1), in (0, 1]; exactly 1 where nothing is missing."""
+    """The part of all joined values that a video has, float32 (B, 1), in (0, 1]; exactly 1 where nothing is missing.
+
+    Of a video that has none it is that of one value.
+    """
     # Whole numbers, which float32 adds exactly.
     widths = ops.convert_to_tensor(np.array(sizes, np.float32))
     present = ops.sum(ops.cast(presence, "float32") * widths, axis=1, keepdims=True)
@@ -117,7 +120,7 @@ class AnyPresent(keras.layers.Layer):
     """Whether a video has any modality of each of several groups.
 
     Args:
-        groups: columns of the presence table, per group.
+        groups: columns of the presence table, per group; a group without any is always present.
 
     Input shape: float (B, M). Output shape: float (B, G), 0 or 1.
 
@@ -131,7 +134,12 @@ class AnyPresent(keras.layers.Layer):
         self.groups = tuple(tuple(group) for group in groups)
 
     def call(self, presence: Any) -> Any:
-        columns = [ops.max(ops.take(presence, np.array(group, np.int32), axis=1), axis=1) for group in self.groups]
+        columns = [
+            ops.max(ops.take(presence, np.array(group, np.int32), axis=1), axis=1)
+            if group
+            else ops.ones_like(presence[:, 0])
+            for group in self.groups
+        ]
         return ops.stack(columns, axis=1)
 
     def compute_output_shape(self, presence_shape: Any) -> Any:

@@ -66,7 +66,7 @@ def assemble(
     texts, text_modalities = embed_texts(inputs, modalities, options, frame_mask if frame_level else None)
     # Projection and neighbours compare features as they are in the data; the vectors of texts are learned.
     modalities = [modality for modality in modalities if modality.kind != TEXT]
-    senses = Presence(modalities, inputs)
+    senses = Presence(modalities, inputs, with_texts=bool(texts))
     values = _input_values(inputs, modalities, options, raw_values, senses)
     features = _features(values, frame_mask, modalities, frame_level, senses)
     features = _normalised(features, modalities, options)

@@ -16,14 +16,18 @@ class Presence:
     Args:
         modalities: those of the model, but for texts: a missing one is empty, and its vector 0.
         inputs: the model's inputs by name.
+        with_texts: the model reads texts, too, so that a video may lack all others.
 
     Attributes:
         table: symbolic float32 (B, M); None for a model that takes every modality for granted, where nothing here adds
             a layer.
     """
 
-    def __init__(self, modalities: Sequence[Modality], inputs: Mapping[str, KerasTensor]) -> None:
+    def __init__(
+        self, modalities: Sequence[Modality], inputs: Mapping[str, KerasTensor], *, with_texts: bool = False
+    ) -> None:
         names = [modality.name for modality in modalities]
+        self._with_texts = with_texts
         self._columns = {name: number for number, name in enumerate(names)}
         self.table: KerasTensor | None = None
         if names and presence_name(names[0]) in inputs:
@@ -33,7 +37,8 @@ class Presence:
 
     def keep(self, values: KerasTensor, names: Sequence[str], layer: str) -> KerasTensor:
         """`values` (B, …), 0 for a video that has none of the modalities called `names`."""
-        if self.table is None or len(names) == len(self._columns):  # one of all there is always present
+        # Without texts, one of all there is is always present.
+        if self.table is None or (len(names) == len(self._columns) and not self._with_texts):
             return values
         if not set(names) <= set(self._columns):  # with a text
             return values
@@ -41,14 +46,14 @@ class Presence:
 
     def frames_of(self, frame_mask: KerasTensor, name: str) -> KerasTensor:
         """The frame mask (B, T) for one modality."""
-        if self.table is None or len(self._columns) == 1:
+        if self.table is None or (len(self._columns) == 1 and not self._with_texts):
             return frame_mask
         return PresentFrames([self._columns[name]], name=f"{name}_frames")(frame_mask, self.table)
 
     def groups(self, groups: Sequence[Sequence[str]], layer: str) -> KerasTensor:
-        """Which groups of modalities a video has any of, float32 (B, G)."""
-        every = list(self._columns.values())
-        columns = [[self._columns[name] for name in names if name in self._columns] or every for names in groups]
+        """Which groups of modalities a video has any of, float32 (B, G); one with a text always counts."""
+        known = set(self._columns)
+        columns = [[self._columns[name] for name in names] if set(names) <= known else [] for names in groups]
         return AnyPresent(columns, dtype="float32", name=layer)(self.table)
 
     def rescale(

@@ -11,6 +11,7 @@ import codecs
 import csv
 import dataclasses
 import io
+import math
 import re
 import sys
 from collections import Counter
@@ -287,6 +288,7 @@ def _slice(batch: RawBatch, part: slice) -> RawBatch:
         batch.labelled[part],
         features,
         notes=batch.notes if part.start == 0 else Counter(),
+        missing={name: lacking[part] for name, lacking in batch.missing.items()},
     )
 
 
@@ -433,10 +435,18 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
             )
     if not known and options.require_labels:
         raise RecordError("no_labels", "the labels are empty", video_id)
+    lacking = _lacking(cells, layout) if options.mask_missing else set()
     with np.errstate(over="ignore"):  # becomes infinite, which is rejected
-        values = np.array([_value(cells[column], columns[column], video_id) for column in layout.features], np.float32)
-    if not np.isfinite(values).all():
-        wrong = layout.features[int(np.argmin(np.isfinite(values)))]
+        values = np.array(
+            [
+                math.nan if column in lacking else _value(cells[column], columns[column], video_id)
+                for column in layout.features
+            ],
+            np.float32,
+        )
+    good = np.isfinite(values) | [column in lacking for column in layout.features]
+    if not good.all():
+        wrong = layout.features[int(np.argmin(good))]
         message = f"{columns[wrong]} is {cells[wrong].strip()[:_CHARACTERS_SHOWN]}: NaN, infinite, or beyond float32"
         raise RecordError("not_finite", message, video_id)
     unknown += len(labels) - len(known)
@@ -445,6 +455,15 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         for name, column in layout.texts.items()
     }
     return _Row(number, video_id, sorted(distinct), values, len(known) - len(distinct), unknown, texts)
+
+
+def _lacking(cells: Sequence[str], layout: _Layout) -> set[int]:
+    """Columns of the modalities that a row lacks, as all their cells are empty; none where nothing would be left."""
+    empty = [columns for columns in layout.modalities.values() if not any(cells[each].strip() for each in columns)]
+    said = any(column is not None and cells[column].strip() for column in layout.texts.values())
+    if len(empty) == len(layout.modalities) and not said:
+        return set()
+    return {column for columns in empty for column in columns}
 
 
 def _known_labels(cell: str, where: str, options: RecordOptions) -> tuple[list[int], int]:
@@ -506,12 +525,26 @@ def _batch(
     texts: dict[str, list[bytes]],
 ) -> RawBatch:
     features: dict[str, FeatureValues] = {}
+    missing: dict[str, np.ndarray] = {}
     at = 0
     for modality in schema.modalities:
         if modality.kind == TEXT:
             features[modality.name] = BytesColumn.of(texts[modality.name])
             continue
         features[modality.name] = np.ascontiguousarray(rows[:, at : at + modality.width])
+        lacking = np.isnan(rows[:, at])
+        if lacking.any():
+            missing[modality.name] = lacking
         at += modality.width
     id_column = BytesColumn.of(ids)
-    return RawBatch(id_column, id_column, lines, label_values, label_lengths, label_lengths > 0, features, notes=notes)
+    return RawBatch(
+        id_column,
+        id_column,
+        lines,
+        label_values,
+        label_lengths,
+        label_lengths > 0,
+        features,
+        notes=notes,
+        missing=missing,
+    )

@@ -30,9 +30,9 @@ class RecordOptions:
         drop_unknown_labels: a label outside [0, class_count) is left out and counted; otherwise it costs the record.
         class_names: names by class index, by which a CSV may call its labels; () understands indices alone.
         context_features: names of features (of a SequenceExample, of its context) that are handed over as they are.
-        mask_missing: a record that lacks some modalities but not all is kept as it is, see `RawBatch.missing`; a
-            modality with fewer frames than another is padded to as many. An empty list of frames or values is a
-            modality that is missing.
+        mask_missing: a record that lacks some modalities but not all is kept as it is, see `RawBatch.missing`, also
+            one that has only a text; a modality with fewer frames than another is padded to as many. An empty list of
+            frames or values is a modality that is missing.
     """
 
     class_count: int | None = None
@@ -171,6 +171,7 @@ class RawBatch:
         context: by name of `RecordOptions.context_features`: the values in each record, none if it lacks the feature.
         missing: by modality name, for modalities that some record lacks: bool (B,), true where it does.
         held: by modality name, for modalities that were padded somewhere: int64 (B,), the frames before padding.
+        timed: names of the modalities that are texts of seconds.
     """
 
     id_column: BytesColumn
@@ -186,14 +187,19 @@ class RawBatch:
     context: dict[str, list[Values]] = dataclasses.field(default_factory=dict)
     missing: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     held: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    timed: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.id_column.lengths)
 
     def frame_counts(self) -> np.ndarray:
-        """Frames per video, int64 (B,): of any frames modality that it has."""
+        """Frames per video, int64 (B,): of any frames modality that it has; without any, lines of its texts."""
         counts = [values.lengths for values in self.features.values() if isinstance(values, FrameBatch)]
-        return functools.reduce(np.maximum, counts)
+        frames = functools.reduce(np.maximum, counts)
+        if not self.timed or frames.all():
+            return frames
+        lines = functools.reduce(np.maximum, [_line_counts(self.features[name]) for name in self.timed])
+        return np.where(frames > 0, frames, lines)
 
     @functools.cached_property
     def ids(self) -> list[bytes]:
@@ -293,6 +299,10 @@ class Decoder:
     ) -> tuple[RawBatch, list[Rejected]]:
         """Decodes R payloads in `buffer`; every one is in the batch or among the rejected."""
         index = self._index(buffer, starts, lengths)
+        others = [each.kind != TEXT for each in self._modalities]
+        if self._sequence and self.schema.texts and any(others):
+            # Where there is nothing but a text, the careful reader looks whether this is an Example.
+            index.canonical &= (index.values[:, others, 0] >= 0).any(axis=1)
         context = self._context(buffer, index)
         if not self._rewrites and index.canonical.all():
             batch = self._gather(buffer, index, offsets)
@@ -394,6 +404,7 @@ class Decoder:
         kernels.gather_labels(buffer, index.labels, label_values)
         features: dict[str, FeatureValues] = {}
         missing: dict[str, np.ndarray] = {}
+        timed = tuple(modality.name for modality in self.schema.texts if modality.timed)
         frames = np.zeros(len(label_lengths), np.int64)
         for modality in self.schema.modalities:
             position = self._modalities.index(modality)
@@ -434,7 +445,16 @@ class Decoder:
             notes["videos_cut"] += int(np.count_nonzero(cut))
             notes["frames_cut"] += int(cut.sum())
         return RawBatch(
-            ids, ids, offsets, label_values, label_lengths, labelled, features, notes=notes, missing=missing
+            ids,
+            ids,
+            offsets,
+            label_values,
+            label_lengths,
+            labelled,
+            features,
+            notes=notes,
+            missing=missing,
+            timed=timed,
         )
 
     def _careful(self, payload: bytes) -> "list[_CanonicalRecord | RecordError]":
@@ -476,7 +496,7 @@ class Decoder:
         needed = [modality for modality in self.schema.modalities if modality.kind != TEXT]
         lacking = [modality.name for modality in needed if not self._present(record, modality)]
         absent = [modality.source for modality in self.schema.modalities if modality.name in lacking]
-        if lacking and not self._may_lack(lacking):
+        if lacking and not self._may_lack(record, lacking):
             self._check_container(record)
             raise RecordError(
                 "missing_feature", f"the record has no {', '.join(map(repr, absent))}; it has {_names_of(record)}"
@@ -487,7 +507,7 @@ class Decoder:
             if modality.name not in lacking
         }
         frames = {name: len(values[name]) for name in self._frames_modalities if name in values}
-        longest = max(frames.values(), default=0)
+        longest = max(frames.values(), default=0) or self._lines(values)
         held = {name: count for name, count in frames.items() if count < longest}
         if held and not self.options.mask_missing:
             raise RecordError(
@@ -533,13 +553,19 @@ class Decoder:
             items.append(_CanonicalRecord(payload, video_id, filled, own, added, repeated, dropped, ratings, context))
         return items
 
-    def _may_lack(self, lacking: Sequence[str]) -> bool:
-        """Whether a record may lack these modalities."""
+    def _may_lack(self, record: examples.Record, lacking: Sequence[str]) -> bool:
+        """Whether a record may lack these modalities: all but texts, if one of these says something."""
         if len(lacking) == len(self.schema.modalities) - len(self.schema.texts):
-            return False
+            said = any(any(self._values(record, text)) for text in self.schema.texts)
+            return self.options.mask_missing and said and not self._other_container(record)
         # Without any frames modality there is nothing that says how many frames to fill in.
         frameless = bool(self._frames_modalities) and set(self._frames_modalities) <= set(lacking)
         return self.options.mask_missing or (self.options.fill_missing and not frameless)
+
+    def _lines(self, values: Mapping[str, Sequence[bytes]]) -> int:
+        """The seconds of which a record has texts; 0 where they are empty."""
+        texts = [values[text.name] for text in self.schema.texts if text.timed]
+        return max((len(lines) for lines in texts if b"\n".join(lines)), default=0)
 
     def _labels(self, record: examples.Record) -> tuple[list[int], int, int]:
         """The distinct labels in ascending order, the number of repetitions, and that of labels left out."""
@@ -702,6 +728,14 @@ def _one_text(feature: examples.Feature | None, name: str, between: bytes = b" "
     if feature.kind != "bytes":
         raise RecordError("wrong_type", f"{name!r} must hold text, got {feature.kind}")
     return between.join(feature.values)  # type: ignore[arg-type]
+
+
+def _line_counts(texts: FeatureValues) -> np.ndarray:
+    """Lines of each text, int64 (B,); an empty one has none."""
+    assert isinstance(texts, BytesColumn)
+    counts = np.empty(len(texts), np.int64)
+    kernels.count_lines(texts.data, texts.begins, texts.lengths, counts)
+    return np.where(texts.lengths > 0, counts, 0)
 
 
 def first_lines(texts: BytesColumn, most: int) -> BytesColumn:

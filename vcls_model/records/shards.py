@@ -9,6 +9,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
+from vcls_model.records.input_files import SCHEMA_FILE, VOCABULARY_FILE
 from vcls_model.records.schema import (
     BUILT_IN,
     FRAMES,
@@ -24,8 +25,6 @@ from vcls_model.storage import exists, join, read_json, read_small, resolved, to
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
-# Beside the shards of records made from media: their layout, and their classes.
-SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -200,13 +199,6 @@ def check_made_alike(shards: Sequence[str]) -> None:
                 f"the records of {first[0]} and {directory} have different classes: extract both with the same "
                 "--vocabulary"
             )
-
-
-def shards_of(pattern: str) -> str:
-    """A glob of records as it is, and for a directory of records made from media the glob of its shards."""
-    if not exists(join(pattern, SCHEMA_FILE)):
-        return pattern
-    return join(pattern, "*.tfrecord")
 
 
 def unread_texts(path: str, schema: RecordSchema) -> list[str]:

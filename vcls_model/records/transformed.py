@@ -95,7 +95,8 @@ class TransformedData:
     @property
     def may_lack(self) -> bool:
         """Whether a record may lack a modality: not where it has but one; a text that is missing is an empty one."""
-        return len(self.schema.modalities) - len(self.schema.texts) > 1
+        texts = len(self.schema.texts)
+        return texts < len(self.schema.modalities) > 1
 
     @functools.cached_property
     def manifests(self) -> list[ShardManifest]:

@@ -7,6 +7,7 @@ In every signature, a modality that a video lacks is a vector of NaN, frames of 
 knows nothing of it sends what it always sent.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -181,6 +182,7 @@ class ServingModule(tf.Module):
         self._frames = frames
         self._teaching = teaching
         self._frame_modalities = [modality for modality in modalities if modality.kind == FRAMES]
+        self._timed = [modality for modality in modalities if modality.timed]
         self.transform = transform
         self.tracked = list(tracked)
 
@@ -206,14 +208,31 @@ class ServingModule(tf.Module):
 
         Of a model that takes presence, `has_<name>` float32 (B,) says of frames, and NaN of vectors, what is missing.
         """
-        held = features["num_frames"]
+        held = self._with_seconds(features["num_frames"], features)
         vectors = [modality.name for modality in self._modalities if modality.kind != FRAMES]
         transformed = self.transform({name: features[name] for name in vectors}) if vectors else {}
-        longest = tf.minimum(tf.reduce_max(held), self._max_frames) if self._frames == "all" else None
-        frames = {modality.name: features[modality.name][:, :longest] for modality in self._frame_modalities}
+        longest = tf.maximum(tf.reduce_max(held), 1)
+        if self._frames == "all":
+            longest = tf.minimum(longest, self._max_frames)
+        frames = {each.name: self._of_length(features[each.name], longest) for each in self._frame_modalities}
         chosen = {**{name: _dense(transformed[name]) for name in vectors}, **frames}
         self._note_presence(chosen, features)
         return self._logits_of_frames(chosen, held)
+
+    def _with_seconds(self, held: tf.Tensor, raw: Features) -> tf.Tensor:
+        """Frames of each video, int32 (B,): of one without any the lines of its texts, see `RawBatch.frame_counts`."""
+        lines = [
+            tf.where(tf.strings.length(raw[text.name]) > 0, tf.strings.split(raw[text.name], "\n").row_lengths(), 0)
+            for text in self._timed
+        ]
+        return tf.where(held > 0, held, tf.cast(functools.reduce(tf.maximum, lines), tf.int32)) if lines else held
+
+    def _of_length(self, codes: tf.Tensor, longest: tf.Tensor) -> tf.Tensor:
+        """Codes uint8 (B, T, D) cut to `longest` frames, and filled up to as many where texts may need them."""
+        if self._timed:
+            lacking = tf.maximum(longest - tf.shape(codes)[1], 0)
+            codes = tf.pad(codes, [[0, 0], [0, lacking], [0, 0]])
+        return codes[:, :longest]
 
     def _note_presence(self, features: Features, raw: Features) -> None:
         """Adds to transformed features what is present of them, and clears vectors of what is missing."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vcls_model import output_directories, storage
-from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.commands import JobError, UsageError, unknown_choice
 from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
 from vcls_model.records.transformed import open_transformed
+from vcls_model.states import SearchFacts, read_state
 from vcls_model.training.checkpoints import check_same_data
 from vcls_model.training.config import TrainConfig
 from vcls_model.training.flags import SWITCHES, parse_config
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 KINDS = ("choice", "float", "int", "log")
 STRATEGIES = ("bayesian", "grid", "random")
 OBJECTIVE = history_column(SELECTION_METRIC)
+# The directory of KerasTuner's files, below the output.
+_STATE = "search"
 
 Configured = Callable[[str, str], TrainConfig]
 
@@ -209,15 +212,29 @@ def open_search(config: TuneConfig) -> None:
         storage.empty_directory(config.output)
     begun = storage.join(config.output, "search.json")
     if storage.exists(begun):
-        facts = storage.read_json(begun)
-        identity = facts.pop("data", {}) if isinstance(facts, dict) else {}
-        if facts != config.facts():
+        begun_with = read_state(begun, SearchFacts)
+        if {name: value for name, value in begun_with.items() if name != "data"} != config.facts():
             raise UsageError(
                 f"--resume: {config.output} holds a search with other flags; repeat them, or start again with "
                 "--overwrite"
             )
-        check_same_data(f"the search in {config.output}", identity, data)
+        check_same_data(f"the search in {config.output}", begun_with.get("data", {}), data)
     storage.write_json(begun, {**config.facts(), "data": data.identity})
+
+
+def _damaged(state: str) -> str | None:
+    """The first file of KerasTuner's that is no JSON object, or the directory of all; None where there are none."""
+    try:
+        files = storage.list_files(storage.join(state, "**", "*.json"))
+    except UsageError:
+        return None
+    for path, _, _ in files:
+        try:
+            if not isinstance(storage.read_json(path), dict):
+                return path
+        except JobError:
+            return path
+    return state
 
 
 def search(config: TuneConfig, score: Callable[[str, Sequence[str]], float]) -> list["keras_tuner.engine.trial.Trial"]:
@@ -263,5 +280,12 @@ def search(config: TuneConfig, score: Callable[[str, Sequence[str]], float]) -> 
         def load_model(self, trial: Any) -> None:
             """Nobody asks the tuner for a model."""
 
-    TrainingTuner(oracle=oracle, directory=config.output, project_name="search", overwrite=False).search()
+    try:
+        tuner = TrainingTuner(oracle=oracle, directory=config.output, project_name=_STATE, overwrite=False)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # what it makes of its files
+        damaged = _damaged(storage.join(config.output, _STATE))
+        if damaged is None:
+            raise
+        raise JobError(f"{damaged} is damaged: start the search again with --overwrite") from error
+    tuner.search()
     return [trial for trial in oracle.get_best_trials(config.trials) if trial.score is not None]

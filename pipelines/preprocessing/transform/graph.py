@@ -10,6 +10,7 @@ lines). Out: see
 TensorFlow is imported where it is used: a worker that does not need it does not pay for it.
 """
 
+import functools
 import os
 import tempfile
 import threading
@@ -103,12 +104,16 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine, fit_weights: 
         import tensorflow as tf
 
         outputs: dict[str, Any] = {"id": inputs["id"], "labels": inputs["labels"]}
+        lines = []
         normalisers: dict[str, Callable[[Any], Any]] = {}
         for modality in config.schema.modalities:
             raw = inputs[modality.name]
             if modality.kind == TEXT:
                 tokens_of = line_tokens if modality.timed else text_tokens
                 outputs[modality.name] = tokens_of(raw, config.text_options, fit_weights(modality, raw))
+                if modality.timed:
+                    counts = tf.strings.split(raw, "\n").row_lengths()
+                    lines.append(tf.where(tf.strings.length(raw) > 0, counts, 0))
                 continue
             if modality.kind != FRAMES:
                 outputs[modality.name] = _normaliser(config, modality, fit, raw)(raw)
@@ -117,6 +122,9 @@ def make_preprocessing_fn(config: TransformConfig, fit: FitAffine, fit_weights: 
             frames = tf.cast(tf.strings.length(raw) // modality.frame_bytes, tf.int64)
             # A modality that is missing has none.
             outputs["num_frames"] = tf.maximum(outputs["num_frames"], frames) if "num_frames" in outputs else frames
+        if lines:  # of a video without frames they are the seconds
+            seconds = functools.reduce(tf.maximum, lines)
+            outputs["num_frames"] = tf.where(outputs["num_frames"] > 0, outputs["num_frames"], seconds)
         if normalisers:
             outputs.update(_frame_outputs(config, {name: inputs[name] for name in normalisers}, normalisers))
         return outputs

@@ -11,7 +11,7 @@ import pytest
 from vcls_model.commands import JobError, UsageError
 from vcls_model.encoders import Encoder, EncoderInfo, PictureInput, batches, gathering, quantise
 from vcls_model.encoders.batches import Batches, choose_device
-from vcls_model.encoders.gathering import Gathered, at_once, gather
+from vcls_model.encoders.gathering import Gathered, PackedRows, at_once, gather
 
 INFO = EncoderInfo("mean", "1", PictureInput(4), 3, (0.0, 255.0), "0" * 64, "none")
 
@@ -92,3 +92,21 @@ def test_without_a_gpu_the_cpu_is_taken_unless_one_is_asked_for(
     assert "encoding on the CPU" in capsys.readouterr().err
     monkeypatch.setattr(keras_network, "require_gpu", lambda: None)
     assert choose_device("auto") == choose_device("gpu") == "gpu"
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 100])
+def test_packed_rows_come_back_in_order(count: int) -> None:
+    codes = np.random.default_rng(3).integers(0, 256, (count, 7)).astype(np.uint8)
+    packed = PackedRows()
+    for row in codes:
+        packed.append(row.tobytes())
+    assert packed.rows() == [row.tobytes() for row in codes]
+
+
+def test_rows_that_are_mostly_zero_take_little_room() -> None:
+    """As codes of sounds are."""
+    generator = np.random.default_rng(4)
+    packed = PackedRows()
+    for _ in range(320):
+        packed.append((generator.integers(0, 256, 1024) * (generator.random(1024) < 0.2)).astype(np.uint8).tobytes())
+    assert sum(map(len, packed._packed)) < 320 * 1024 / 2 and not packed._loose

@@ -206,3 +206,65 @@ def test_modality_dropout_leaves_texts_out_but_never_all() -> None:
     assert left["has_place"].numpy().tolist() == [0, 1, 1, 1, 1, 1]  # the fourth would have lost all
     assert (left["title"].numpy()[..., 1] > 0).any(axis=1).tolist() == [True, False, False, True, True, True]
     assert (left["captions"].numpy()[..., 1] > 0).any(axis=1).tolist() == [True, False, True, True, False, True]
+
+
+def test_scores_of_a_video_without_anything_else_are_those_of_its_texts() -> None:
+    model = build("dense", modalities_of("dense"), presence=True, fusion="score")
+    batch = {**batch_of("dense"), "has_place": np.zeros(BATCH, np.float32)}
+    texts = [
+        keras.Model(model.inputs, model.get_layer(f"classifier_{text}_logits").output) for text in ("title", "tags")
+    ]
+    expected = np.mean([each(batch).numpy() for each in texts], axis=0)
+    np.testing.assert_allclose(model(batch).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion"),
+    [*((name, "early") for name in MODEL_NAMES), *itertools.product(("dense", "dbof"), ("late", "score"))],
+)
+def test_every_model_bears_videos_that_have_texts_alone(name: str, fusion: str) -> None:
+    """The first has its title alone, the second its captions; what stands where the others would be says nothing."""
+    modalities = [*modalities_of(name), *([CAPTIONS] if MODELS[name].level == FRAME_LEVEL else [])]
+    model = build(name, modalities, presence=True, fusion=fusion, linear_skip=True, modality_norm="unit")
+    random = np.random.default_rng(0)
+    batch, has = batch_of(name), np.ones(BATCH, np.float32)
+    has[:2] = 0
+    others = [each for each in modalities if each.kind != TEXT]
+    batch |= {f"has_{each.name}": has for each in others}
+    if MODELS[name].level == FRAME_LEVEL:
+        batch["captions"] = lines(random, 9)
+        batch["captions"][0] = 0
+        batch["num_frames"][:2] = [1, STEPS]
+    logits = model(batch).numpy()
+    assert np.isfinite(logits).all()
+    spoilt = dict(batch)
+    for each in others:
+        spoilt[each.name] = batch[each.name].copy()
+        spoilt[each.name][:2] = np.nan
+    np.testing.assert_array_equal(model(spoilt).numpy(), logits)
+    untitled = model({**batch, "title": np.zeros_like(batch["title"])}).numpy()
+    assert np.abs(untitled - logits)[0].max() > 1e-6
+    if MODELS[name].level == FRAME_LEVEL:
+        silent = model({**batch, "captions": np.zeros_like(batch["captions"])}).numpy()
+        np.testing.assert_array_equal(silent[0], logits[0])
+        assert np.abs(silent - logits)[1].max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["wide", "attention_rnn"])
+def test_projection_and_neighbours_bear_videos_that_have_texts_alone(name: str) -> None:
+    others = [modality for modality in modalities_of(name) if modality.kind != TEXT]
+    has = np.ones(BATCH, np.float32)
+    has[0] = 0
+    batch = {**batch_of(name), **{f"has_{each.name}": has for each in others}}
+    for each in others:
+        batch[each.name][0] = 0
+    counted = [(batch, np.array([0, 1, 2, 3, 4, 5, 6, 0]), np.array([2, 1, 1, 1, 1, 2]))]
+    found = find_label_directions(counted, others, CLASSES, "none")
+    memory = remember(counted, others, CLASSES, directions=found, presence=True)
+    options = {"label_projection": 0.75, "label_directions": found, "presence": True}
+    voting = build(name, modalities_of(name), neighbours=2, memory=memory, **options)
+    alone = build(name, modalities_of(name), **options)
+    logits = voting(batch).numpy()
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(logits[0], alone(batch).numpy()[0])  # with nothing to compare, none votes
+    assert np.abs(logits - alone(batch).numpy())[1:].max() > 1e-6

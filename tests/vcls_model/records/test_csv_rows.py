@@ -254,3 +254,24 @@ def test_labels_by_name(tmp_path: Path) -> None:
     # Without a vocabulary there are indices alone.
     _, _, _, _, rejected, _ = read(path)
     assert {item.error for item in rejected} == {"wrong_type"} and len(rejected) == 5
+
+
+def test_rows_may_lack_modalities_but_not_all(tmp_path: Path) -> None:
+    """Empty cells are a modality that is missing, if they are all of it; a row that has only a title is a record."""
+    rows = [*ROWS[:3], "a,1,,,,4,5", "b,1,1,2,3,,", "c,1,,,,,", "d,1,1,,3,4,5", "e,1,1,2,3,4,"]
+    path = write(tmp_path / "a.csv", rows)
+    ids, _, rgb, audio, rejected, _ = read(path, missing_modality="mask")
+    assert ids == [b"v0", b"v1", b"v2", b"a", b"b"]
+    assert np.isnan(rgb).any(axis=1).tolist() == [False, False, False, True, False]
+    assert np.isnan(audio).any(axis=1).tolist() == [False, False, False, False, True]
+    assert [(each.id, each.error) for each in rejected] == [(name, "missing_feature") for name in "cde"]
+    assert len(read(path)[4]) == 5  # and with `reject`, which is the default here, all of them
+    titled = write(tmp_path / "b.csv", ["a,1,1,2,word", "b,1,,,word", "c,1,,, ", "d,1,,2,word"], "id,labels,x,y,title")
+    schema = detect_schema(str(titled), texts=["title"])
+    batches = read_batches(str(titled), schema, class_count=10, missing_modality="mask", batch_records=1)
+    found, unusable = zip(*batches, strict=True)
+    assert [batch.ids for batch in found] == [[b"a"], [b"b"]]
+    vector = next(modality.name for modality in schema.modalities if modality.name != "title")
+    assert [np.isnan(batch.features[vector]).all() for batch in found] == [False, True]
+    assert [batch.missing[vector].tolist() for batch in found] == [[False], [True]]
+    assert [each.id for each in sum(unusable, [])] == ["c", "d"]

@@ -308,6 +308,26 @@ def test_records_may_lack_modalities_but_not_all() -> None:
     np.testing.assert_array_equal(bits.view(np.float32), [rgb, [np.nan, np.nan], rgb])
 
 
+def test_records_may_lack_all_but_a_text_that_says_something() -> None:
+    rgb = np.array([1.0, 2.0], np.float32)
+    payloads = [
+        example(id=b"v", labels=[1], title=b"abc"),
+        example(id=b"v", labels=[1], title=b""),
+        example(id=b"v", labels=[1], title=b"\n\n"),
+        example(id=b"v", labels=[1]),
+        example(id=b"v", labels=[1], rgb=rgb),
+        example(id=b"v", labels=[1], rgb=rgb, title=b"abc"),
+    ]
+    arguments = payloads, [decode.FLOAT_VECTOR, decode.TEXT_BYTES], [2, 1], [b"rgb", b"title"]
+    assert index(*arguments)[1].tolist() == [False, False, False, False, True, True]
+    _, canonical, *_, values = index(*arguments, may_lack=True)
+    assert canonical.tolist() == [True, False, False, False, True, True]
+    assert values[0].tolist()[0] == [-1, 0, 0] and values[0, 1, 1] == 3
+    # Texts alone are no record's only need.
+    alone = index(payloads, [decode.TEXT_BYTES], [1], [b"title"], may_lack=True)[1]
+    assert alone.tolist() == [True] * 6
+
+
 def test_what_a_usable_record_must_satisfy_is_checked() -> None:
     rgb = [1.0, 2.0]
     good = example(id=b"v", labels=[1, 2], rgb=rgb)

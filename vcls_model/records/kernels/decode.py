@@ -17,6 +17,7 @@ from vcls_model.records.kernels.protobuf import (
     read_varint,
     single_value,
 )
+from vcls_model.records.kernels.text import LINE_END
 from vcls_model.records.kernels.words import load_u32
 
 njit = njit_of(__package__)
@@ -82,6 +83,14 @@ def _frames(buffer, at, end, width):
 
 
 @njit
+def _says_something(buffer, at, end):
+    """Whether a text has more than line ends."""
+    while at < end and buffer[at] == LINE_END:
+        at += 1
+    return at < end
+
+
+@njit
 def index_records(
     buffer,
     starts,
@@ -111,7 +120,7 @@ def index_records(
         kinds, widths: of each modality.
         class_count: labels must be below.
         need_labels: a record needs at least one label.
-        may_lack: a record may lack modalities, though not all but texts.
+        may_lack: a record may lack modalities, though not all of them; all but texts where a text says something.
         canonical: out, bool (R,): the record is good and was understood; if not, the careful reader must look at it.
         ids: out, int64 (R, 2): begin and end of the id.
         labels: out, int64 (R, 3): begin and end of the packed labels, and their number.
@@ -154,6 +163,7 @@ def index_records(
             continue
         context[record] = spans[2:ahead]
         good = True
+        said = False
         lacking = 0
         record_frames = np.int64(-1)
         for modality in range(modalities):
@@ -169,7 +179,7 @@ def index_records(
                 values[record, modality, 1] = 0
                 values[record, modality, 2] = 0
                 lacking += 1
-                good = may_lack and lacking < modalities - texts
+                good = may_lack
                 if good:
                     continue
                 break
@@ -184,6 +194,7 @@ def index_records(
                 code, finish = single_value(buffer, at, end, TAG_1)
                 good = code >= 0
                 frames, stride = finish - code, 1
+                said = said or _says_something(buffer, code, finish)
             else:
                 code, finish = single_value(buffer, at, end, TAG_1)
                 frames, stride = (finish - code) // width, width
@@ -199,7 +210,7 @@ def index_records(
                     good = False
                     break
                 record_frames = frames
-        canonical[record] = good
+        canonical[record] = good and (lacking == 0 or said or lacking < modalities - texts)
 
 
 @njit
