@@ -1,4 +1,4 @@
-"""uvicorn around the application: a client that dawdles over its header, or opens socket after socket, is bounded."""
+"""uvicorn around the application: clients that dawdle, open socket after socket or never read are bounded."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from vcls_model.serving.http.settings import ServiceSettings
 
@@ -69,6 +70,21 @@ def bounded_protocol(settings: ServiceSettings) -> type[H11Protocol]:
     return BoundedProtocol
 
 
+class BoundedSocket(WebSocketsSansIOProtocol):
+    """Takes nothing from a client that does not read: else the answers to its pings would fill the memory."""
+
+    def pause_writing(self) -> None:
+        """Called by the transport where too much is unsent."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Called by the transport once that is sent."""
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+
 def serve(app: Starlette, host: str, port: int, settings: ServiceSettings) -> None:
     """Serves on an address until SIGTERM or SIGINT, prints where, and lets requests under way end.
 
@@ -79,7 +95,7 @@ def serve(app: Starlette, host: str, port: int, settings: ServiceSettings) -> No
         app,
         loop="asyncio",
         http=bounded_protocol(settings),
-        ws="websockets-sansio",
+        ws=BoundedSocket,
         ws_max_size=settings.most_message_bytes,
         ws_per_message_deflate=False,  # a compressed message may hide a thousand times its size
         ws_ping_interval=settings.idle_seconds,

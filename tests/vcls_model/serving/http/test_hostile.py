@@ -106,6 +106,19 @@ CLIENTS: dict[str, Callable[[str], object]] = {
         + zlib.compress(bytes(1 << 24))[: 1 << 14],
     ),
     "a broken frame of the protocol": lambda a: raw(a, handshake() + b"\xff\xff" * 50),
+    "fragments without an end": lambda a: raw(
+        a, handshake() + b"\x02\xfe\x40\0" + bytes(4 + (1 << 14)) + (b"\x00\xfe\x40\0" + bytes(4 + (1 << 14))) * 400
+    ),
+    "text that is no text": lambda a: raw(a, handshake() + b"\x81\x84" + bytes(4) + b"\xff\xfe\xfd\xfc"),
+    "a ping that is too long": lambda a: raw(a, handshake() + b"\x89\xfe\x01\0" + bytes(4 + 256)),
+    "opcodes that are none": lambda a: raw(a, handshake() + b"\x83\x80" + bytes(4) + b"\x8b\x80" + bytes(4)),
+    "frames without a mask": lambda a: raw(a, handshake() + b"\x82\x02{}" * 100),
+    "a close code that is none": lambda a: raw(a, handshake() + b"\x88\x82" + bytes(4) + b"\0\1"),
+    "frames behind a close": lambda a: raw(
+        a, handshake() + b"\x88\x82" + bytes(4) + b"\x03\xe8" + (b"\x82\x80" + bytes(4)) * 100
+    ),
+    "a continuation of nothing": lambda a: raw(a, handshake() + b"\x80\x80" + bytes(4)),
+    "commands without an end": lambda a: live_bytes(a, *['{"type": "Finalize"}'] * 50),
     "a bomb as a film": lambda a: raw(a, post("/label", zlib.compress(bytes(1 << 24)), "Content-Encoding: gzip")),
     "tensors that claim gigabytes": lambda a: raw(
         a,
@@ -172,6 +185,19 @@ def test_a_hostile_client_harms_itself_alone(name: str, address: str, healthy: H
     while len(healthy.milliseconds) == before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(healthy.milliseconds) > before
+
+
+@pytest.mark.slow
+def test_a_client_that_pings_and_does_not_read_is_not_read(address: str, healthy: Healthy) -> None:
+    """Else what the service has to answer would pile up in its memory."""
+    parts = urlsplit(address)
+    pings = (b"\x89\xfd" + bytes(4 + 125)) * 8192  # a megabyte
+    with socket.create_connection((parts.hostname, parts.port), timeout=5) as client:
+        client.sendall(handshake())
+        assert client.recv(4096).startswith(b"HTTP/1.1 101")
+        with pytest.raises(TimeoutError):
+            for _ in range(256):
+                client.sendall(pings)
 
 
 def test_refusals_name_no_path_and_no_trace(address: str) -> None:

@@ -1,16 +1,19 @@
 """Who may come in, and which addresses are fetched."""
 
+import asyncio
 import http.server
 import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from uvicorn.server import ServerState
 
 from tests.fixtures.live import PlainModel
 from vcls_model.serve import is_loopback
@@ -19,7 +22,7 @@ from vcls_model.serving.http.bodies import RefusedError
 from vcls_model.serving.http.fetching import fetch
 from vcls_model.serving.http.logs import REQUESTS, JsonLines
 from vcls_model.serving.http.metrics import Metrics
-from vcls_model.serving.http.server import _listening
+from vcls_model.serving.http.server import BoundedSocket, _listening
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
@@ -158,6 +161,30 @@ def test_answers_are_sent_in_parts_without_waiting_for_acknowledgements() -> Non
         listener.accept()[0] as accepted,
     ):
         assert accepted.proto == socket.IPPROTO_TCP
+
+
+def test_a_client_that_does_not_read_is_not_read() -> None:
+    """Whatever it sends, pings too, which the protocol answers by itself."""
+    asked: list[str] = []
+
+    class Transport:
+        def __getattr__(self, name: str) -> Callable[[], None]:
+            return lambda: asked.append(name)
+
+    async def fill() -> None:
+        config = uvicorn.Config(make_app, ws=BoundedSocket)
+        config.load()
+        protocol = BoundedSocket(config, ServerState(), {})
+        protocol.transport = Transport()  # type: ignore[assignment]
+        protocol.pause_writing()
+        assert asked == ["pause_reading"]
+        protocol.resume_writing()
+        assert asked == ["pause_reading", "resume_reading"]
+        protocol.read_paused = True  # by a message that nobody took yet
+        protocol.resume_writing()
+        assert asked == ["pause_reading", "resume_reading"]
+
+    asyncio.run(fill())
 
 
 def test_loopback() -> None:
