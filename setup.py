@@ -82,7 +82,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "text": ["tokenizers>=0.20,<1"],
         "tune": ["keras-tuner>=1.4,<2"],
-        "bench": ["fastapi>=0.115,<1", "httpx>=0.27,<0.29"],
+        "bench": ["fastapi>=0.115,<1"],
         "tensorboard": ["tensorboard>=2.19,<3"],
         "dev": [
             "apache-beam[gcp]>=2.77,<2.78",

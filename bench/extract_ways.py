@@ -17,7 +17,6 @@ from vcls_model.embedding import Embedder, EmbeddingConfig
 from vcls_model.encoders import efficientnet_lite, load_encoder, yamnet
 from vcls_model.encoders.network import Network
 from vcls_model.encoders.onnx_network import onnx_model
-from vcls_model.media.rows import RowReader
 
 SIZE = 224
 Way = Callable[[str], int]
@@ -178,8 +177,13 @@ def by_project(mode: str, sound: bool = False) -> Way:
 
 
 def by_parts(mode: str, sound: bool = False) -> Way:
-    """What `by_project` cannot do without: demux, decode, convert and encode, in one process without pipes."""
+    """What `by_project` cannot do without: demux, decode, convert, encode what differs from the row before.
+
+    All in one process without pipes.
+    """
     import cv2
+
+    from vcls_model.media.rows import RowReader  # what the other ways do not load
 
     cv2.setNumThreads(1)
     config = EmbeddingConfig.of("efficientnet-lite0", yamnet.NAME if sound else None, mode=mode)
@@ -187,12 +191,15 @@ def by_parts(mode: str, sound: bool = False) -> Way:
 
     def read(path: str) -> int:
         rows = 0
+        last: dict[str, np.ndarray] = {}
         with RowReader(path, config.request()) as reader:
             for row in reader:
                 rows += 1
                 for medium, content in (("picture", row.picture), ("sound", row.sound)):
-                    if content is not None:
-                        encoders[medium].encode_codes(content[None])  # type: ignore[index]
+                    if content is None or (medium in last and np.array_equal(last[medium], content)):
+                        continue
+                    encoders[medium].encode_codes(content[None])  # type: ignore[index]
+                    last[medium] = content
         return rows
 
     return read

@@ -1,4 +1,7 @@
-"""The live service and its peer as processes, and what they serve, for `bench/live.py`."""
+"""The live service and its peer as processes, and what they serve, for `bench/live.py`.
+
+As a command it writes the models into a folder.
+"""
 
 import contextlib
 import io
@@ -9,12 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -111,40 +115,50 @@ def write_models(folder: Path) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def process(command: Sequence[str], address: str | None = None) -> Iterator[tuple[str, int]]:
-    """A server's address and process id; its seconds to ready are printed by the caller."""
-    started = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        assert started.stdout is not None
-        if address is None:
-            printed = re.search(r"http://\S+[^/\s]", started.stdout.readline())
-            if printed is None:
-                raise SystemExit("the service did not start")
-            address = printed[0]
-        else:
-            _wait_for(address)
-        yield address, started.pid
-    finally:
-        started.send_signal(signal.SIGTERM)
+    """A server's address and process id; what it logs is shown where it fails to start or ends in an error."""
+    with tempfile.TemporaryFile() as log:
+        started = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         try:
-            started.wait(20)
-        except subprocess.TimeoutExpired:
-            started.kill()
+            assert started.stdout is not None
+            if address is None:
+                printed = re.search(r"http://\S+[^/\s]", started.stdout.readline())
+                if printed is None:
+                    _fail("the service did not start", log)
+                address = printed[0]
+            elif not _answers(address, started):
+                _fail("the peer did not start", log)
+            yield address, started.pid
+            if started.poll() is not None:
+                _fail(f"the server ended with status {started.returncode}", log)
+        finally:
+            started.send_signal(signal.SIGTERM)
+            try:
+                started.wait(20)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                started.wait()
 
 
-def _wait_for(address: str) -> None:
-    for _ in range(600):
-        try:
-            with urllib.request.urlopen(f"{address}/docs", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit("the peer did not start")
+def _fail(why: str, log: IO[bytes]) -> NoReturn:
+    log.seek(0)
+    print(log.read()[-4000:].decode(errors="replace"), file=sys.stderr)
+    raise SystemExit(why)
+
+
+def _answers(address: str, started: "subprocess.Popen[str]") -> bool:
+    deadline = time.monotonic() + 300
+    while started.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/docs", timeout=2):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def free_port() -> int:
@@ -192,8 +206,12 @@ class Watched:
         self._stop.set()
         self._thread.join()
 
-    def line(self) -> str:
-        """What it was after a quarter of the time, and the most after that."""
+    def values(self) -> dict[str, float]:
+        """What it was after a quarter of the time, in MiB, and by how much it grew at most after that."""
         begun = self.bytes[len(self.bytes) // 4]
         most = max(self.bytes[len(self.bytes) // 4 :])
-        return f"memory {begun >> 20} MiB after a quarter, then at most {most / begun - 1:+.1%}"
+        return {"quarter_mib": begun >> 20, "growth": round(most / begun - 1, 4)}
+
+
+if __name__ == "__main__":
+    write_models(Path(sys.argv[1]))

@@ -94,12 +94,13 @@ def build_pipeline(pipeline: "beam.Pipeline", shards: "Sequence[MediaShard]", co
 
     from pipelines.extracting.steps import AssembleShard, ExtractFile
 
-    files = [(shard.index, place) for shard in shards for place in range(len(shard.files))]
+    sizes = {(shard.index, place): file.size_bytes for shard in shards for place, file in enumerate(shard.files)}
+    files = sorted(sizes, key=lambda place: -sizes[place])  # the largest last would keep one core busy, and no other
     (
         pipeline
         | "ListFiles" >> beam.Create(files, reshuffle=False)
         | "SpreadFiles" >> beam.Reshuffle()
-        | "ExtractFiles" >> beam.ParDo(ExtractFile(config)).with_output_types(tuple[int, int])
+        | "ExtractFiles" >> beam.ParDo(ExtractFile(config, files)).with_output_types(tuple[int, int])
         | "GroupByShard" >> beam.GroupByKey()
         | "AssembleShards" >> beam.ParDo(AssembleShard(config))
     )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import Parser, main, parse_all
 from vcls_model.saved_models import add_trust_argument
 
@@ -67,13 +67,15 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from vcls_model.locks import locked_output
 
     config = plan(args)
-    storage.forbid_inputs_inside_output(config.output, [config.scores, config.model, config.data, config.baseline])
+    output_directories.forbid_inputs_inside_output(
+        config.output, [config.scores, config.model, config.data, config.baseline]
+    )
     with locked_output(config.output, "report", take_over=config.overwrite):
         if not config.overwrite:
-            storage.prepare_output(config.output, resume=False, overwrite=False, resumable=False)
+            output_directories.prepare_output(config.output, resume=False, overwrite=False, resumable=False)
         report, facts = job.build(config)
         if config.overwrite:  # only now, so that a report that cannot be made leaves the old one
-            storage.prepare_output(config.output, resume=False, overwrite=True)
+            output_directories.prepare_output(config.output, resume=False, overwrite=True)
         info = job.write(report, facts, config, started)
     print(f"report: {storage.join(config.output, 'report.html')}")
     return info

@@ -108,6 +108,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
     _keep_docstrings()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
     os.environ["MPLBACKEND"] = "agg"  # figures go to files: no terminal or notebook's choice may stop a job
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII shows \xe4 rather than end a job
             stream.reconfigure(errors="backslashreplace")
@@ -128,6 +129,19 @@ def _keep_docstrings() -> None:
     spec = sys.modules["__main__"].__spec__
     program = [sys.argv[0]] if spec is None else ["-m", spec.name]
     os.execv(sys.executable, [sys.executable, *flags, *program, *sys.argv[1:]])
+
+
+def _open_closed_streams() -> None:
+    """Lets standard streams that are closed (`2>&-`) lead nowhere.
+
+    Else a file that the job opens next would get the number of one, and what libraries print there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def _write_printable(stream: io.TextIOWrapper) -> None:

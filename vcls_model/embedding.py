@@ -29,12 +29,10 @@ from vcls_model.encoders.gathering import Gathered, Submit, at_once, gather, loa
 from vcls_model.encoders.network import GPU_BATCH
 from vcls_model.encoders.sentences import TEXT_ENCODERS
 from vcls_model.media import errors
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request
+from vcls_model.media.requests import PATCH_SAMPLES, PictureFormat, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
-from vcls_model.media.sound import PATCH_SAMPLES
 from vcls_model.media.split import SplitReader
 from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (

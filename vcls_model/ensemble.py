@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.records.transformed import open_transformed
 from vcls_model.saved_models import add_trust_argument
@@ -78,7 +78,9 @@ def train_members(config: EnsembleConfig) -> None:
     start_tensorflow()
     from vcls_model.training.outputs import result_text
 
-    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data])
+    output_directories.check_output(
+        config.output, resume=config.resume, overwrite=config.overwrite, inputs=[config.data]
+    )
     if config.overwrite:
         storage.empty_directory(config.output)
     members = member_flags(open_transformed(config.data), config.output)
@@ -104,11 +106,12 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
 
     if config.recipe == "none":
         inputs = [*config.models, config.data]
-        storage.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
+        output_directories.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
     members = load_members(config.models, trusted=config.trust_model)
     data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
+        data.check_shards(("validate",))
     return EnsemblePlan(config, members, data)
 
 

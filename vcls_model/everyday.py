@@ -95,14 +95,14 @@ def run(argv: Sequence[str] | None = None) -> "dict[str, MediaLabels]":
 
 
 def _export(config: EverydayConfig, media: "EmbeddingConfig") -> None:
-    from vcls_model import storage
+    from vcls_model import output_directories, storage
     from vcls_model.locks import locked_output
     from vcls_model.quiet import start_tensorflow
     from vcls_model.serving.everyday import Everyday
 
     assert config.output is not None
     with locked_output(config.output, "everyday", take_over=config.overwrite):
-        storage.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
+        output_directories.check_output(config.output, resume=False, overwrite=config.overwrite, resumable=False)
         everyday = Everyday.load(config.image_encoder)
         start_tensorflow()
         from vcls_model.serving.everyday_export import export_everyday

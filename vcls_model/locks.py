@@ -19,8 +19,9 @@ import uuid
 from collections.abc import Iterator
 from typing import NoReturn
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
+from vcls_model.states import LockFile, read_state
 
 _RENEWED_SECONDS = 15.0
 # Without a renewal for so long, the process has ended or hangs.
@@ -63,13 +64,16 @@ class _Holder:
     @classmethod
     def read(cls, path: str) -> "_Holder | None":
         """Who holds a lock; None where there is no lock."""
-        if not storage.exists(path):
-            return None
         try:
-            return cls(**storage.read_json(path))
+            if not storage.exists(path):
+                if not os.path.islink(path):
+                    return None
+                raise JobError(f"{path} is a link to nothing")
+            content = read_state(path, LockFile)
+            return cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})  # type: ignore[literal-required]
         except FileNotFoundError:
             return None
-        except (JobError, TypeError):
+        except (JobError, IsADirectoryError):
             raise UsageError(f"{path} is a damaged lock: delete it when no job writes there any more") from None
 
     def to_json(self) -> bytes:
@@ -131,7 +135,7 @@ def locked_output(directory: str, job: str, *, take_over: bool) -> Iterator[None
         UsageError: another job writes there.
         JobError: another job took the lock while the block ran, which is interrupted.
     """
-    storage.check_writable(directory)
+    output_directories.check_writable(directory)
     directory = storage.absolute(directory)
     path = lock_path(directory)
     made = not storage.is_object_store(directory) and not os.path.exists(directory)
@@ -177,21 +181,30 @@ def _create(path: str, holder: _Holder) -> bool:
         return winner is not None and winner.token == holder.token
     os.makedirs(os.path.dirname(path), exist_ok=True)
     scratch = f"{path}-{holder.token}"
-    with open(scratch, "wb") as stream:
-        stream.write(holder.to_json())
     try:
-        os.link(scratch, path)  # all of it or nothing, unlike a file that is opened and then written
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
+        _write_new(scratch, holder)
         try:
-            with open(path, "xb") as stream:
-                stream.write(holder.to_json())
+            os.link(scratch, path)  # all of it or nothing, unlike a file that is opened and then written
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            try:
+                _write_new(path, holder)
+            except FileExistsError:
+                return False
     finally:
-        os.unlink(scratch)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(scratch)
     return True
+
+
+def _write_new(path: str, holder: _Holder) -> None:
+    with open(path, "xb", buffering=0) as stream:
+        try:
+            stream.write(holder.to_json())
+        except OSError:  # a full disk: half a lock would have to be deleted by hand
+            os.unlink(path)
+            raise
 
 
 def _remove_if_ended(directory: str, path: str, take_over: bool) -> None:

@@ -51,12 +51,25 @@ class ServeConfig:
         sources = tuple(Source.parse(each) for each in args.source)
         if len({each.name for each in sources}) < len(sources):
             raise UsageError("--source: two sources have the same name")
+        if len(sources) > args.streams:
+            raise UsageError(
+                f"--source: {len(sources)} sources are more than the --streams={args.streams} that are open"
+            )
         for address in args.webhook:
             if not re.match("https?://[^/]", address):
                 raise UsageError(f"--webhook={address}: expected an address that begins with http:// or https://")
-        for flag, value in (("streams", args.streams), ("encoder_threads", args.encoder_threads + 1)):
-            if value < 1:
-                raise UsageError(f"--{flag} is too small")
+        for flag, least in (("streams", 1), ("encoder_threads", 0), ("media_mb", 1)):
+            if getattr(args, flag) < least:
+                raise UsageError(f"--{flag} must be at least {least}, got {getattr(args, flag)}")
+        if not args.media_seconds > 0:
+            raise UsageError(f"--media_seconds must be positive, got {args.media_seconds:g}")
+        if args.name is not None and not re.fullmatch(r"[\w.-]+", args.name):
+            raise UsageError(f"--name={args.name}: expected letters, digits, dots, - and _, since addresses hold it")
+        for origin in args.allow_origin:
+            if not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise UsageError(
+                    f"--allow_origin={origin}: expected an origin such as https://example.org, without a path"
+                )
         hosts = (*_LOCAL_HOSTS, *(name.lower() for name in args.allow_host)) if is_loopback(args.host) else ()
         settings = ServiceSettings(
             token=args.token or None,

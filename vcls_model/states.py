@@ -72,6 +72,16 @@ class DatasetInfo(TypedDict):
     identity: NotRequired[dict[str, str]]
 
 
+class ShardManifest(TypedDict):
+    """What the manifest of a shard that preprocess finished begins with: its files, and the records in each."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    outputs: dict[str, Count]
+    records_written: Count
+    records_rejected: Count
+    records: NotRequired[dict[str, Count]]
+
+
 class ExportedInfo(TypedDict):
     """`info.json` of an exported model."""
 
@@ -197,6 +207,27 @@ class ModalitiesInfo(TypedDict):
     modalities: list[str]
     videos: Count
     subsets: list[dict[str, Any]]
+
+
+class SearchFacts(TypedDict):
+    """`search.json` of a search: its flags, and the dataset that it was begun with."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    data: NotRequired[dict[str, str]]
+
+
+class LockFile(TypedDict):
+    """The lock of an output directory."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    token: str
+    job: str
+    host: str
+    machine: str
+    pid: Count
+    born: int
+    since: str
+    renewed: Count
 
 
 class CheckpointFacts(TypedDict):

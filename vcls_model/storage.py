@@ -1,4 +1,4 @@
-"""Files on local disks and object stores (gs://, s3://): atomic writes, patterns, the rule for output directories.
+"""Files on local disks and object stores (gs://, s3://): atomic writes, and the one door for patterns.
 
 A path is taken literally everywhere but in `list_files`, the one place where patterns are expanded. Local paths never
 import Beam.
@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 from vcls_model.commands import JobError, UsageError
+from vcls_model.patterns import expression_of, files_below, is_pattern, is_skipped
 
 # An upload larger than this waits for its turn on the worker's scratch disk rather than in its memory.
 _SPOOL_BYTES = 64 << 20
@@ -48,12 +49,12 @@ def join(directory: str, *parts: str) -> str:
 
 def absolute(path: str) -> str:
     """Makes a local path absolute, so that workers with another working directory find it; no name stays none."""
-    return path if is_object_store(path) or not path.strip() else os.path.abspath(_local(path))
+    return path if is_object_store(path) or not path.strip() else os.path.abspath(local_path(path))
 
 
 def resolved(path: str) -> str:
     """A local path as it is without symbolic links; an object store's address stays as it is."""
-    return path if is_object_store(path) else os.path.realpath(_local(path))
+    return path if is_object_store(path) else os.path.realpath(local_path(path))
 
 
 def is_object_store(path: str) -> bool:
@@ -61,7 +62,8 @@ def is_object_store(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None and not path.startswith("file://")
 
 
-def _local(path: str) -> str:
+def local_path(path: str) -> str:
+    """A local path as the system takes it: without `file://`."""
     return path.removeprefix("file://")
 
 
@@ -74,7 +76,7 @@ def write_atomically(path: str, data: bytes) -> None:
     if is_object_store(path):
         _stores().upload(path, io.BytesIO(data), len(data))
         return
-    with _replacing(_local(path), buffering=0) as stream:
+    with _replacing(local_path(path), buffering=0) as stream:
         view = memoryview(data)
         while view:
             view = view[stream.write(view) :]
@@ -95,7 +97,7 @@ def open_atomically(path: str) -> Iterator[BinaryIO]:
             spool.seek(0)
             _stores().upload(path, cast(BinaryIO, spool), size)
         return
-    with _replacing(_local(path)) as stream:
+    with _replacing(local_path(path)) as stream:
         yield stream
 
 
@@ -134,7 +136,7 @@ def remove_temporaries(directory: str) -> None:
     for name in _listdir(directory):
         if re.search(r"\.tmp-[0-9a-f]{12}$", name):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(_local(directory), name))
+                os.unlink(os.path.join(local_path(directory), name))
 
 
 def write_text(path: str, text: str) -> None:
@@ -200,8 +202,8 @@ def open_for_reading(path: str) -> BinaryIO:
     """
     if is_object_store(path):
         return cast(BinaryIO, _stores().open_for_reading(path))
-    _refuse_device(_local(path))
-    return open(_local(path), "rb", buffering=0)
+    _refuse_device(local_path(path))
+    return open(local_path(path), "rb", buffering=0)
 
 
 def open_for_appending(path: str) -> BinaryIO:
@@ -211,16 +213,16 @@ def open_for_appending(path: str) -> BinaryIO:
         JobError: it is a pipe, which may make its writer wait for ever, a socket or a device.
         OSError: it cannot be opened.
     """
-    _refuse_device(_local(path))
-    return cast(BinaryIO, open(_local(path), "ab", buffering=0))
+    _refuse_device(local_path(path))
+    return cast(BinaryIO, open(local_path(path), "ab", buffering=0))
 
 
 def read_bytes(path: str) -> bytes:
     """The whole content of a small file; raises as `open_for_reading` does."""
     if is_object_store(path):
         return cast(bytes, _stores().read_bytes(path))
-    _refuse_device(_local(path))
-    with open(_local(path), "rb") as stream:
+    _refuse_device(local_path(path))
+    with open(local_path(path), "rb") as stream:
         return stream.read()
 
 
@@ -289,7 +291,7 @@ def local_copy(directory: str) -> Iterator[str]:
     It holds none of the characters that TensorFlow reads as a pattern: such a directory is shown by a symbolic link.
     """
     if not is_object_store(directory):
-        with plain_name(_local(directory)) as plain:
+        with plain_name(local_path(directory)) as plain:
             yield plain
         return
     root = directory.rstrip("/") + "/"
@@ -327,7 +329,7 @@ def replace_directory(path: str) -> Iterator[str]:
                         size = os.fstat(source.fileno()).st_size
                         _stores().upload(join(path, *parts, name), source, size)
         return
-    path = _local(path).rstrip("/")
+    path = local_path(path).rstrip("/")
     temporary = f"{path}.tmp"
     delete(temporary)  # of a process that was killed
     os.makedirs(temporary)
@@ -366,7 +368,7 @@ def exists(path: str) -> bool:
     """Whether a file (or, on a disk, a directory) is there."""
     if is_object_store(path):
         return bool(_stores().exists(path))
-    return os.path.exists(_local(path))
+    return os.path.exists(local_path(path))
 
 
 def size_of(path: str) -> int:
@@ -381,7 +383,7 @@ def status_of(path: str) -> tuple[int, float] | None:
         status: tuple[int, float] | None = _stores().status(path)
         return status
     try:
-        return _described(_local(path))[1:]
+        return _described(local_path(path))[1:]
     except FileNotFoundError:
         return None
 
@@ -395,7 +397,7 @@ def content_digest(path: str) -> str:
     if is_object_store(path):
         return str(_stores().checksum(path))
     digest = hashlib.sha256()
-    with open(_local(path), "rb", buffering=0) as stream:
+    with open(local_path(path), "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size  # 0 of a pipe, from which nothing may be taken
         if size:
             digest.update(stream.read(DIGESTED_BYTES))
@@ -413,7 +415,7 @@ def delete(path: str) -> None:
         _stores().delete_below(path)
         _stores().delete_object(path.rstrip("/"))
         return
-    path = _local(path).rstrip("/") or "/"
+    path = local_path(path).rstrip("/") or "/"
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -432,11 +434,9 @@ def empty_directory(directory: str) -> None:
         return
     for name in _listdir(directory):
         if not name.startswith(LOCK_NAME):
-            delete(os.path.join(_local(directory), name))
+            delete(os.path.join(local_path(directory), name))
 
 
-# What makes a part of a path a pattern.
-_PATTERN_CHARACTERS = "*?["
 # (path, size in bytes, time of modification in seconds)
 _File = tuple[str, int, float]
 
@@ -490,23 +490,18 @@ def _expand_several(parts: Sequence[str]) -> list[_File]:
 def _no_match(path: str) -> UsageError:
     if not path:
         return UsageError("a list of files has an empty part: is there a comma too many?")
-    if not is_object_store(path) and os.path.isdir(_local(path)):
+    if not is_object_store(path) and os.path.isdir(local_path(path)):
         ending = next((os.path.splitext(name)[1] for name in list_names(path) if "." in name), ".tfrecord")
         return UsageError(f"{path!r} is a directory: name the files in it, as in {join(path, '*' + ending)!r}")
     hint = " (patterns do not match hidden files, _SUCCESS and *.crc)" if is_pattern(path) else ""
     return UsageError(f"no file matches {path!r}{hint}")
 
 
-def is_pattern(part: str) -> bool:
-    """Whether a path, or a part of one, holds a character that a pattern gives a meaning to."""
-    return any(character in part for character in _PATTERN_CHARACTERS)
-
-
 def _expand(path: str) -> list[_File]:
     """The files that one path or pattern names; [] if there is none."""
     if is_object_store(path):
         return [] if re.search(r",[a-z0-9]+://", path) else _expand_objects(path)
-    path = _local(path)
+    path = local_path(path)
     if _is_file(path):
         return [_described(path)]
     if not is_pattern(path):
@@ -534,36 +529,10 @@ def _expand_local(directory: str, parts: Sequence[str]) -> Iterator[str]:
         elif not rest and _is_file(path):
             yield path
         return
-    expression = _expression(parts)
-    for relative in _walk(directory, parts):
-        if expression.fullmatch(relative) and not _is_skipped(relative, parts):
+    expression = expression_of(parts)
+    for relative in files_below(directory, parts):
+        if expression.fullmatch(relative) and not is_skipped(relative, parts):
             yield os.path.join(directory, relative)
-
-
-def _walk(directory: str, parts: Sequence[str]) -> Iterator[str]:
-    """Paths, relative to `directory`, of the files that the parts of a pattern may match: fewer are worth a match."""
-    deep = any("**" in part for part in parts)
-    hidden = any(part.startswith(".") for part in parts)
-    pending = [("", 0, frozenset[tuple[int, int]]())]
-    while pending:
-        relative, level, ancestors = pending.pop()
-        place = os.path.join(directory, relative) or "."
-        status = os.stat(place)
-        identity = (status.st_dev, status.st_ino)
-        if identity in ancestors:  # a symbolic link to a directory that holds it
-            continue
-        name_expression = None if deep else _expression(parts[level : level + 1])
-        with os.scandir(place) as entries:
-            for entry in entries:
-                name = os.path.join(relative, entry.name)
-                if not entry.is_dir():
-                    if deep or level == len(parts) - 1:
-                        yield name
-                elif name_expression is None:
-                    if hidden or not entry.name.startswith("."):
-                        pending.append((name, level + 1, ancestors | {identity}))
-                elif level < len(parts) - 1 and name_expression.fullmatch(entry.name):
-                    pending.append((name, level + 1, ancestors | {identity}))
 
 
 def _expand_objects(path: str) -> list[_File]:
@@ -582,60 +551,12 @@ def _expand_objects(path: str) -> list[_File]:
     literal = [file for file in files if file[0] == path]
     if literal:
         return literal
-    expression = _expression(parts)
+    expression = expression_of(parts)
     return [
         file
         for file in files
-        if expression.fullmatch(file[0], len(base)) and not _is_skipped(file[0][len(base) :], parts)
+        if expression.fullmatch(file[0], len(base)) and not is_skipped(file[0][len(base) :], parts)
     ]
-
-
-def _is_skipped(relative: str, parts: Sequence[str]) -> bool:
-    """Whether a file that the pattern matches is one that no pattern means: hidden, `_SUCCESS`, or a checksum."""
-    *directories, name = relative.split("/")
-    pattern = parts[-1]
-    if any(directory.startswith(".") for directory in directories) and not any(part[0:1] == "." for part in parts):
-        return True
-    return (
-        (name.startswith(".") and not pattern.startswith("."))
-        or (name == "_SUCCESS" and pattern != name)
-        or (name.endswith(".crc") and not pattern.endswith(".crc"))
-    )
-
-
-def _expression(parts: Sequence[str]) -> re.Pattern[str]:
-    """A regular expression for relative paths that match the parts of a pattern, or are literally equal to them."""
-    written = ""
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if part == "**":
-            written += ".*" if last else "(?:.*/)?"
-        else:
-            written += f"(?:{_part_expression(part)}|{re.escape(part)})" + ("" if last else "/")
-    return re.compile(written, re.DOTALL)
-
-
-def _part_expression(part: str) -> str:
-    written, at = "", 0
-    while at < len(part):
-        character = part[at]
-        if part.startswith("**", at):
-            written += ".*"
-            at += 2
-            continue
-        closing = part.find("]", at + (3 if part[at + 1 : at + 2] == "!" else 2)) if character == "[" else -1
-        if closing > 0:
-            inside = part[at + 1 : closing]
-            escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
-            members = f"[{'^' if inside.startswith('!') else ''}{escaped}]"
-            with contextlib.suppress(re.error):  # a range like [z-a]: then these are characters, not a set
-                re.compile(members)
-                written += f"(?!/){members}"
-                at = closing + 1
-                continue
-        written += {"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character))
-        at += 1
-    return written
 
 
 def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
@@ -646,101 +567,31 @@ def list_names(directory: str, suffix: str = "", prefix: str = "") -> list[str]:
     if not is_object_store(directory):
         names: Iterable[str] = _listdir(directory)
     else:
-        root = directory.rstrip("/") + "/"
-        names = (path.removeprefix(root) for path, _, _ in _stores().list_prefix(root + prefix))
-    return sorted(
-        name
-        for name in names
-        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
-    )
+        names = _objects_below(directory, prefix)
+    return sorted(name for name in names if _is_listed(name, suffix, prefix))
+
+
+def list_sizes(directory: str, suffix: str = "") -> dict[str, int]:
+    """The files that `list_names` lists, with their sizes in bytes: one listing on an object store."""
+    if not is_object_store(directory):
+        return {name: size_of(join(directory, name)) for name in list_names(directory, suffix)}
+    return {name: size for name, size in sorted(_objects_below(directory).items()) if _is_listed(name, suffix)}
+
+
+def _objects_below(directory: str, prefix: str = "") -> dict[str, int]:
+    root = directory.rstrip("/") + "/"
+    return {path.removeprefix(root): size for path, size, _ in _stores().list_prefix(root + prefix)}
+
+
+def _is_listed(name: str, suffix: str, prefix: str = "") -> bool:
+    return name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".") and "/" not in name
 
 
 def _listdir(directory: str) -> Sequence[str]:
     try:
-        return os.listdir(_local(directory))
+        return os.listdir(local_path(directory))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-
-
-def check_output(
-    directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = (), resumable: bool = True
-) -> None:
-    """Enforces the rule for output directories; deletes nothing.
-
-    Args:
-        directory: where the job writes.
-        resume, overwrite: what the user asked for.
-        inputs: what the job reads, which `overwrite` must not delete.
-        resumable: the job has a --resume, for the message.
-
-    Raises:
-        UsageError: `directory` is not empty and neither `resume` nor `overwrite` is set, or both are, or it cannot be
-            written, or `overwrite` is set and the directory holds an input, the working directory or the home
-            directory.
-    """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
-    check_writable(directory)
-    if not holds_anything(directory):
-        return
-    if overwrite:
-        _forbid_overwriting_ancestors(directory)
-        forbid_inputs_inside_output(directory, inputs)
-    elif not resume:
-        raise UsageError(
-            f"output directory {directory} is not empty: {'continue with --resume, ' if resumable else ''}"
-            "replace it with --overwrite, or name another"
-        )
-
-
-def prepare_output(
-    directory: str, *, resume: bool, overwrite: bool, inputs: Iterable[str | None] = (), resumable: bool = True
-) -> None:
-    """`check_output`, then `empty_directory` if `overwrite` is set."""
-    check_output(directory, resume=resume, overwrite=overwrite, inputs=inputs, resumable=resumable)
-    if overwrite:
-        empty_directory(directory)
-
-
-def forbid_inputs_inside_output(output: str, inputs: Iterable[str | None]) -> None:
-    """Raises `UsageError` if the output directory is, or holds, one of the inputs, which --overwrite would delete.
-
-    Args:
-        output: a local path or an object store's address.
-        inputs: files and directories that the job reads; None and empty ones do not count.
-    """
-    stored = is_object_store(output)
-    own = output if stored else os.path.realpath(_local(output))
-    holder = own.rstrip("/") + "/"
-    for path in inputs:
-        if path and is_object_store(path) == stored:
-            place = path if stored else os.path.realpath(_local(path))
-            if f"{place.rstrip('/')}/".startswith(holder):
-                raise UsageError(f"--output={output} holds the input {path}: name another directory")
-
-
-def check_writable(output: str) -> None:
-    """Raises `UsageError` if a local directory can neither be written to nor created, or has no name."""
-    if not output.strip():
-        raise UsageError("the output has no name: is a variable of the shell not set?")
-    if is_object_store(output):
-        return
-    place = os.path.abspath(_local(output))
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UsageError(f"output {output}: {place} is a file, not a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"output {output}: there is no permission to write in {place}")
-
-
-def _forbid_overwriting_ancestors(directory: str) -> None:
-    if is_object_store(directory):
-        return
-    own = os.path.join(os.path.realpath(_local(directory)), "")
-    here, home = (os.path.join(os.path.realpath(place), "") for place in (os.getcwd(), os.path.expanduser("~")))
-    if home.startswith(own) or (here.startswith(own) and here != own):
-        raise UsageError(f"--overwrite would delete everything below {directory}: name a directory of its own")
 
 
 def holds_anything(directory: str) -> bool:

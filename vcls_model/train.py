@@ -44,22 +44,24 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
-    """Starts TensorFlow, opens the data and checks that the model fits it and that the output directory is free."""
+    """Opens the data, starts TensorFlow and checks that the model fits it and that the output directory is free."""
     from vcls_model.quiet import quiet_start_up, start_tensorflow
+    from vcls_model.records.transformed import open_transformed
 
+    # What is wrong with the data is said at once: TensorFlow takes seconds to start.
+    data = open_transformed(config.data)
+    data.check_shards()
     start_tensorflow()
     with quiet_start_up():
         import tensorflow_transform  # noqa: F401  (the export needs it, and it prints start-up lines of its own)
 
-    from vcls_model import storage
-    from vcls_model.records.transformed import open_transformed
+    from vcls_model import output_directories
     from vcls_model.serving.exported import read_model_info
     from vcls_model.training.devices import computes_in_bfloat16, make_strategy, worker_number
     from vcls_model.training.starting_points import refuse_training_programs
 
     # A multi-worker strategy must come before anything else that TensorFlow does.
     strategy = make_strategy(config.distribution, config.devices)
-    data = open_transformed(config.data)
     refuse_training_programs(config)
     names = {modality.name for modality in select_modalities(config.model, data.modalities)}
     modalities = tuple(modality for modality in data.modalities if modality.name in names)
@@ -68,7 +70,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     config = fit_config(config, data, names, bfloat16=computes_in_bfloat16())
     if worker_number(strategy) == 0:
         inputs = [config.data, config.init_from, *config.teachers]
-        storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
+        output_directories.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
     from vcls_model.training.outputs import finished_run
 
     return TrainPlan(config, strategy, data, modalities, finished_run(config, data))

@@ -1,13 +1,14 @@
 """The steps of the pipeline. The first decodes and encodes a file, the second joins the files of a shard."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 
 from pipelines.extracting.config import ExtractConfig, MediaFile
 from pipelines.extracting.manifests import Part, ShardSummary, assemble, load_part, load_summary, save_part
+from pipelines.extracting.sharing import Place, SharedFiles
 from pipelines.running.counters import inc_counter
 from pipelines.running.inputs import check_unchanged
 from vcls_model.embedding import Embedder, EmbeddingConfig, record_of
@@ -41,13 +42,33 @@ def extract_file(file: MediaFile, embedder: Embedder, config: EmbeddingConfig) -
 
 
 class ExtractFile(beam.DoFn):
-    """(index of a shard, place of a file in it) -> the same, once the file's part is stored."""
+    """(index of a shard, place of a file in it) -> the same, once the file's part is stored.
 
-    def __init__(self, config: ExtractConfig) -> None:
+    Args:
+        config: the job.
+        files: all that the step will be given, those that take longest first: at the end of a bundle, a thread goes on
+            with what the other threads of its process have not begun.
+    """
+
+    def __init__(self, config: ExtractConfig, files: Sequence[Place] = ()) -> None:
         self._config = config
+        self._files = SharedFiles(files)
         self._embedder: Embedder | None = None
 
-    def process(self, element: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    def process(self, element: Place) -> Iterable[Place]:
+        with self._files.working_on(element) as begun:
+            if begun:
+                self._store_part(element)
+        yield element
+
+    def finish_bundle(self) -> None:
+        for element in self._files.of_this_process():
+            with self._files.working_on(element, wait=False) as begun:
+                if begun:
+                    self._store_part(element)
+
+    def _store_part(self, element: Place) -> None:
+        """Extracts a file, unless its part is there."""
         shard, place = self._config.shards[element[0]], element[1]
         if load_part(self._config, shard, place) is None:
             if self._embedder is None:
@@ -61,7 +82,6 @@ class ExtractFile(beam.DoFn):
             save_part(self._config, shard, place, part)
             inc_counter(self, "records_written" if part.record else f"rejected_{part.reason}")
             inc_counter(self, "rows", part.rows)
-        yield element
 
     def teardown(self) -> None:
         """Ends the decoding process."""

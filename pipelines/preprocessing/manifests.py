@@ -6,7 +6,6 @@ and the configuration: when either has changed, the shard is processed again.
 """
 
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,11 @@ from pipelines.preprocessing.config import Shard, TransformConfig
 from pipelines.preprocessing.statistics import ShardMeter, arrays_from_bytes, arrays_to_bytes
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.records.listed_shards import MANIFEST_SUFFIX, MANIFESTS, first_line
 from vcls_model.records.schema import RecordSchema
 from vcls_model.records.splits import SPLITS
 
-DIRECTORY = "manifests"
-STATISTICS_SUFFIX, MANIFEST_SUFFIX = ".statistics", ".manifest"
+STATISTICS_SUFFIX = ".statistics"
 MOST_LABELS_SHOWN = 64
 # Pairs of labels that are collected, at least, before equal ones are added up.
 _PAIRS_WAITING = 1 << 18
@@ -261,12 +260,12 @@ def _added(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def statistics_path(output: str, shard: Shard) -> str:
     """Where the statistics of a shard are stored."""
-    return storage.join(output, DIRECTORY, shard.name + STATISTICS_SUFFIX)
+    return storage.join(output, MANIFESTS, shard.name + STATISTICS_SUFFIX)
 
 
 def manifest_path(output: str, shard: Shard) -> str:
     """Where the manifest of a finished shard is stored."""
-    return storage.join(output, DIRECTORY, shard.name + MANIFEST_SUFFIX)
+    return storage.join(output, MANIFESTS, shard.name + MANIFEST_SUFFIX)
 
 
 def dead_letter_path(output: str, shard: Shard) -> str:
@@ -334,21 +333,14 @@ def forget_if_changed(output: str, shard: Shard, config: TransformConfig) -> Non
 
 def count_records(output: str, name: str) -> tuple[int, int]:
     """(written, rejected) records of the finished shard that the manifest file `name` is about."""
-    value = _head(storage.join(output, DIRECTORY, name))
+    value = first_line(storage.join(output, MANIFESTS, name))
     return value["records_written"], value["records_rejected"]
 
 
 def measured_records(output: str, shard: Shard) -> int | None:
     """Training records that the statistics of a shard count; None where they do not say, as those of 0.1."""
     path = statistics_path(output, shard)
-    return _head(path).get("records") if storage.exists(path) else None
-
-
-def _head(path: str) -> Any:
-    """The first line of a stored file."""
-    with storage.open_for_reading(path) as stream:
-        head = io.BufferedReader(stream).readline() if isinstance(stream, io.RawIOBase) else stream.readline()
-    return storage.from_json(head, path)
+    return first_line(path).get("records") if storage.exists(path) else None
 
 
 def save_manifest(
@@ -371,6 +363,7 @@ def save_manifest(
         "digest": digest,
         "statistics_hash": statistics_hash,
         "outputs": sizes,
+        "records": {name: int(summary.written[SPLITS.index(name.partition("/")[0])]) for name in sizes},
         "records_written": summary.records_written,
         "records_rejected": summary.records_rejected,
     }

@@ -27,6 +27,7 @@ from pipelines.running.outputs import (
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records.identity import dataset_identity
+from vcls_model.records.listed_shards import MANIFEST_SUFFIX, MANIFESTS
 from vcls_model.records.split_ids import write_split_ids
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.text import DocumentCounts
@@ -54,7 +55,7 @@ def open_dataset(config: JobConfig) -> None:
     paths = [shard.path for shard in config.shards]
     open_output(
         config.output,
-        f"{manifests.DIRECTORY}/{_SETTINGS}",
+        f"{MANIFESTS}/{_SETTINGS}",
         {
             "input": hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest(),
             "files": len(paths),
@@ -75,7 +76,7 @@ def missing_modality_begun_with(output: str, default: str) -> str:
     Raises:
         JobError: its settings are damaged.
     """
-    path = storage.join(output, manifests.DIRECTORY, _SETTINGS)
+    path = storage.join(output, MANIFESTS, _SETTINGS)
     return read_state(path, PreprocessSettings).get("missing_modality", default) if storage.exists(path) else default
 
 
@@ -88,24 +89,24 @@ def clear_stale(config: JobConfig) -> None:
         paths = [shard.output(split) for shard in config.shards if split in shard.splits]
         delete_others(config.output, directory, {path.rpartition("/")[2] for path in paths})
     # One listing, not two requests per shard: on an object store thousands of them would take minutes.
-    stored = set(storage.list_names(storage.join(config.output, manifests.DIRECTORY)))
-    suffixes = (manifests.STATISTICS_SUFFIX, manifests.MANIFEST_SUFFIX)
+    stored = set(storage.list_names(storage.join(config.output, MANIFESTS)))
+    suffixes = (manifests.STATISTICS_SUFFIX, MANIFEST_SUFFIX)
     for shard in config.shards:
         if any(shard.name + suffix in stored for suffix in suffixes):
             manifests.forget_if_changed(config.output, shard, config.transform)
     delete_others(config.output, DEAD_LETTER, {f"{shard.name}.jsonl" for shard in config.shards})
     of_shards = {shard.name + suffix for shard in config.shards for suffix in suffixes}
-    delete_others(config.output, manifests.DIRECTORY, {*of_shards, _SETTINGS})
+    delete_others(config.output, MANIFESTS, {*of_shards, _SETTINGS})
 
 
 def summary_path(config: JobConfig) -> str:
     """Where the pipeline leaves the counts of the whole job."""
-    return storage.join(config.output, manifests.DIRECTORY, "summary")
+    return storage.join(config.output, MANIFESTS, "summary")
 
 
 def moments_path(config: JobConfig) -> str:
     """Where the pipeline leaves the statistics of the training records."""
-    return storage.join(config.output, manifests.DIRECTORY, "moments.json")
+    return storage.join(config.output, MANIFESTS, "moments.json")
 
 
 def read_moments(path: str) -> Fitted:
@@ -128,7 +129,7 @@ def finish(config: JobConfig, started: float) -> dict[str, Any]:
     """
     summary = Summary.from_bytes(storage.read_bytes(summary_path(config)))
     features = read_moments(moments_path(config))
-    clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, manifests.DIRECTORY))
+    clear_temporaries(config.output, (*SPLITS, DEAD_LETTER, MANIFESTS))
     print(table(summary))
     _check(config, summary)
     for name, fitted in features.items():

@@ -8,7 +8,7 @@ from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, Job
 from pipelines.preprocessing.flags import PREFIX, text_names, text_options
 from pipelines.preprocessing.outputs import missing_modality_begun_with
 from pipelines.running.flags import check_job_flags
-from vcls_model import storage
+from vcls_model import patterns, storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
@@ -47,7 +47,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
     _check_float_frames(schema, args.normalise)
-    if args.pca_dims and storage.is_object_store(args.output) and storage.is_pattern(args.output):
+    if args.pca_dims and storage.is_object_store(args.output) and patterns.is_pattern(args.output):
         # On a disk a link stands in for it; tf.Transform's analysis would read this one as a pattern.
         raise UsageError(f"--pca_dims: --output={args.output} must not hold any of * ? [ on an object store")
     missing_modality = args.missing_modality

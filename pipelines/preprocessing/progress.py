@@ -6,6 +6,7 @@ from pipelines.preprocessing import manifests
 from pipelines.preprocessing.config import JobConfig
 from pipelines.running.progress import clock
 from vcls_model import storage
+from vcls_model.records.listed_shards import MANIFEST_SUFFIX, MANIFESTS
 
 
 class PreprocessProgress:
@@ -27,11 +28,11 @@ class PreprocessProgress:
 
     def look(self) -> None:
         """Reads the manifests written since the last call."""
-        names = storage.list_names(storage.join(self._output, manifests.DIRECTORY))
+        names = storage.list_names(storage.join(self._output, MANIFESTS))
         self._measured.update(self._sizes.keys() & {name.removesuffix(manifests.STATISTICS_SUFFIX) for name in names})
-        done = self._sizes.keys() & {name.removesuffix(manifests.MANIFEST_SUFFIX) for name in names}
+        done = self._sizes.keys() & {name.removesuffix(MANIFEST_SUFFIX) for name in names}
         for shard in done - self._transformed:
-            written, rejected = manifests.count_records(self._output, shard + manifests.MANIFEST_SUFFIX)
+            written, rejected = manifests.count_records(self._output, shard + MANIFEST_SUFFIX)
             self._transformed.add(shard)
             self._rejected += rejected
             self._records += written

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.reasons import NOT_TFRECORD, cut_short_note
 from vcls_model.states import DeadLetter, checked
@@ -55,7 +55,7 @@ def open_output(
     if resume and not overwrite:
         _check_continues(output, stored, settings, job, options)
     if not (dry_run and overwrite):
-        storage.prepare_output(output, resume=resume, overwrite=overwrite, inputs=inputs)
+        output_directories.prepare_output(output, resume=resume, overwrite=overwrite, inputs=inputs)
     if not dry_run:
         storage.write_json(stored, settings)
 

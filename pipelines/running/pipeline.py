@@ -9,6 +9,7 @@ from pipelines.running.failures import explained_failures
 from pipelines.running.loopback import bind_to_loopback
 from pipelines.running.progress import Progress, shown_progress
 from pipelines.running.quiet import quiet_runner
+from pipelines.running.whole_elements import send_whole_elements
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -42,6 +43,7 @@ def running_pipeline(
         around or contextlib.nullcontext(),
     ):
         bind_to_loopback()
+        send_whole_elements()
         gc.freeze()  # what is loaded stays: one look through it would take up to 0.9 s of the run
         pipeline = beam.Pipeline(options=options)
         yield pipeline

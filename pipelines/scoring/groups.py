@@ -16,6 +16,7 @@ from pipelines.scoring.predictions import Labels, ShardPredictions
 from pipelines.scoring.progress import note_shard
 from vcls_model import storage
 from vcls_model.commands import JobError
+from vcls_model.heap import return_freed_memory
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.kernels import BestRows
 from vcls_model.metrics.layout import TOP
@@ -37,6 +38,8 @@ UPDATE_ROWS = 2048
 # so that a job that is killed loses little, and all commits together take less than a fiftieth of the time.
 PART_SECONDS = 10.0
 _PART_COSTS = 60
+# Batches of logits that come and go leave holes in the heap of each thread: some 200 MB before they settle.
+TRIM_SECONDS = 5.0
 # Packing an aggregate takes as much memory again: one thread at a time.
 _Value = TypeVar("_Value")
 _PACKING = threading.Lock()
@@ -110,6 +113,7 @@ class GroupScores:
         self._counts = _ShardCounts()
         self._predictions: ShardPredictions | None = None
         self._commit_seconds = 0.0
+        self._trimmed = time.monotonic()
         self._begin_part()
 
     def _begin_part(self) -> None:
@@ -160,12 +164,18 @@ class GroupScores:
             self._shards.append({**dataclasses.asdict(block.shard), "digest": block.digest, **counts})
             note_shard(self._config.output, block.shard.name, counts)
             self._counts = _ShardCounts()
+            self._trim()
         if block.ends_group:
             return self._commit(self._group)
         waited = time.monotonic() - self._begun
         if block.ends_shard and waited >= max(PART_SECONDS, _PART_COSTS * self._commit_seconds):
             return self._commit(part_name(self._group, block.shard.name))
         return None
+
+    def _trim(self) -> None:
+        if time.monotonic() - self._trimmed >= TRIM_SECONDS:
+            return_freed_memory()
+            self._trimmed = time.monotonic()
 
     def _add_records(self, scored: ScoredBlock, predictions: ShardPredictions) -> None:
         block = scored.block

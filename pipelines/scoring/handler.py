@@ -8,7 +8,6 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 from pipelines.scoring.blocks import Block, ScoredBlock
-from pipelines.scoring.memory import give_back_large_blocks
 from pipelines.scoring.presence import present, select, without
 from vcls_model.serving.combining import mean_of_models
 from vcls_model.serving.exported import LoadedModel
@@ -35,7 +34,6 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
         *,
         subsets: Sequence[Sequence[str]] = (),
         one_thread: bool = False,
-        give_back: bool = True,
     ) -> None:
         """Args:
         model_paths: exported models, local or on an object store.
@@ -44,19 +42,15 @@ class ExportedModelHandler(ModelHandler[Block, ScoredBlock, LoadedModels]):
         one_thread: in a process that has not used TensorFlow yet, compute each matrix product with one thread: more
             gain nothing where the workers use all cores; and on some processors the last bits depend on their number,
             so that a machine with more cores would give other scores.
-        give_back: return large arrays to the system as they are freed, see `give_back_large_blocks`.
         """
         super().__init__()
         self._subsets = tuple(map(tuple, subsets))
         self._one_thread = one_thread
-        self._give_back = give_back
         self._model_paths = tuple(model_paths)
         self._class_count = class_count
 
     def load_model(self) -> LoadedModels:
         """Loads the models: RunInference calls this once per process, and all threads share the result."""
-        if self._give_back:
-            give_back_large_blocks()
         if self._one_thread:
             os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         return LoadedModels([LoadedModel(path, self._class_count) for path in self._model_paths])

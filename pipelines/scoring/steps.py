@@ -40,7 +40,6 @@ class ScoreGroups(beam.PTransform):
             self.config.class_count,
             subsets=self.config.subsets,
             one_thread=one_thread,
-            give_back=not self.config.schema.has_frames,
         )
         return (
             pcoll

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from tests.engines.conftest import s3_environment, use_gs_emulator
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
 
 
@@ -104,17 +104,17 @@ def test_a_glob_lists_sizes_in_order_and_stays_in_its_directory(root: str) -> No
 
 def test_output_directory_rules(root: str) -> None:
     output = storage.join(root, "out")
-    storage.prepare_output(output, resume=False, overwrite=False)
+    output_directories.prepare_output(output, resume=False, overwrite=False)
     storage.write_atomically(storage.join(output, "train", "a.tfrecord"), b"1")
     storage.write_atomically(storage.join(root, "outside.txt"), b"stays")
     with pytest.raises(UsageError, match="not empty"):
-        storage.prepare_output(output, resume=False, overwrite=False)
-    storage.prepare_output(output, resume=True, overwrite=False)
+        output_directories.prepare_output(output, resume=False, overwrite=False)
+    output_directories.prepare_output(output, resume=True, overwrite=False)
     assert storage.exists(storage.join(output, "train", "a.tfrecord"))
-    storage.prepare_output(output, resume=False, overwrite=True)
+    output_directories.prepare_output(output, resume=False, overwrite=True)
     assert not storage.exists(storage.join(output, "train", "a.tfrecord"))
     assert storage.exists(storage.join(root, "outside.txt"))
-    storage.prepare_output(output, resume=False, overwrite=False)
+    output_directories.prepare_output(output, resume=False, overwrite=False)
 
 
 def test_delete_takes_a_file_or_a_directory(root: str) -> None:
@@ -150,7 +150,7 @@ def test_hostile_names_are_names(name: str, root: str) -> None:
         assert Path(local, "deep", "[1].csv").read_text() == "deep/[1].csv"
     storage.delete(storage.join(output, "deep", "[1].csv"))
     assert not storage.exists(storage.join(output, "deep", "[1].csv"))
-    storage.prepare_output(output, resume=False, overwrite=True)
+    output_directories.prepare_output(output, resume=False, overwrite=True)
     assert storage.list_names(output) == [] and not storage.holds_anything(output)
     assert all(storage.read_text(storage.join(root, neighbour)) == "stays" for neighbour in neighbours)
     storage.write_text(storage.join(root, "file[1]"), "x")
@@ -241,7 +241,7 @@ def test_a_bucket_without_permission_says_what_to_check(
         lambda: storage.write_atomically(path, b"data"),
         lambda: storage.list_files(path + "*"),
         lambda: storage.exists(path),
-        lambda: storage.prepare_output(path, resume=False, overwrite=False),
+        lambda: output_directories.prepare_output(path, resume=False, overwrite=False),
     ):
         with pytest.raises(JobError, match=expected):
             action()

@@ -11,6 +11,7 @@ from pipelines.preprocessing import manifests
 from pipelines.scoring import groups
 from tests.fixtures.scoring import make_videos, serialise, write_model, write_shard
 from vcls_model import storage
+from vcls_model.records.listed_shards import MANIFESTS
 
 SHARDS = 3
 VIDEOS = 12
@@ -75,7 +76,7 @@ def test_half_files_are_removed_at_the_end_of_the_same_run(
 
     def save_and_litter(*arguments: Any) -> None:
         save(*arguments)
-        for folder in ("train", manifests.DIRECTORY):
+        for folder in ("train", MANIFESTS):
             (output / folder / "00000.tmp-0123456789ab").write_bytes(b"half")
 
     monkeypatch.setattr(manifests, "save_manifest", save_and_litter)

@@ -160,7 +160,9 @@ def test_the_exported_model_gives_transform_then_model_in_a_fresh_process(traine
     np.testing.assert_allclose(from_features["logits"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampling", ["all", "random", "sequence", "uniform"])
+@pytest.mark.parametrize(
+    "sampling", ["all", *(pytest.param(each, marks=pytest.mark.slow) for each in ("random", "sequence", "uniform"))]
+)
 def test_a_frame_level_model_is_served_from_sequence_examples(sampling, frame_data, tmp_path):
     import keras
 
@@ -491,7 +493,7 @@ def test_only_epochs_that_are_to_be_averaged_are(graphs, tmp_path, capsys):
 def test_shards_of_a_directory_named_like_a_glob_are_found(video_data, tmp_path):
     data = tmp_path / "video[1]*"
     shutil.copytree(video_data, data)
-    names = [path.rsplit("/", 1)[1] for path in open_transformed(str(data)).shards("train")]
+    names = [shard.path.rsplit("/", 1)[1] for shard in open_transformed(str(data)).shards("train")]
     assert names == [f"train-{number:05d}-of-00004.tfrecord" for number in range(4)]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,22 @@ def program(body: str) -> "subprocess.CompletedProcess[str]":
 def test_outcomes_are_exit_codes_and_one_line(body: str, status: int, message: str) -> None:
     done = program(body)
     assert (done.returncode, done.stderr) == (status, message)
+
+
+@pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", "0<&- >&- 2>&-"])
+def test_a_closed_stream_spoils_no_file(closed: str, tmp_path: Path) -> None:
+    """The file that a job opens first would get the number of the stream, and what anybody prints there."""
+    body = (
+        f"file = open({str(tmp_path / 'shard')!r}, 'wb', 0); file.write(b'records'); print('result'); "
+        "print('note', file=sys.stderr); import os; os.write(2, b'libraries'); os.write(1, b'libraries')"
+    )
+    code = PROGRAM.format(body=body)
+    line = ["bash", "-c", f'ulimit -v 8000000; exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "shard").read_bytes() == b"records"
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "result\nlibraries")
+    assert done.stderr == ("" if "2>&-" in closed else "note\nlibraries")
 
 
 def test_names_do_not_control_the_terminal() -> None:

@@ -1,5 +1,6 @@
 """One job at a time writes to an output directory."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from vcls_model import locks, storage
+from vcls_model import locks, output_directories, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.locks import lock_path, locked_output
 
@@ -108,11 +109,56 @@ def test_a_job_that_lost_its_lock_fails(tmp_path: Path, monkeypatch: pytest.Monk
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"pid": "../../etc"}', "a link to nothing", "a directory", "a pipe"]
+)
+def test_what_is_no_lock_is_named(content: bytes | str, tmp_path: Path) -> None:
+    """A link to nothing neither exists nor can be made."""
+    path = tmp_path / storage.LOCK_NAME
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "a directory":
+        path.mkdir()
+    elif content == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    for take_over in (False, True):
+        with (
+            pytest.raises(UsageError, match=f"{path} is a damaged lock: delete it when no job writes there"),
+            locked_output(str(tmp_path), "score", take_over=take_over),
+        ):
+            pass
+    assert os.listdir(tmp_path) == [storage.LOCK_NAME]
+
+
+def test_a_lock_with_a_number_of_no_process_is_named(tmp_path: Path) -> None:
+    with locked_output(str(tmp_path), "score", take_over=False):
+        content = storage.read_json(lock_path(str(tmp_path)))
+    storage.write_json(lock_path(str(tmp_path)), content | {"pid": "1\0"})
+    with (
+        pytest.raises(UsageError, match="is a damaged lock"),
+        locked_output(str(tmp_path), "score", take_over=True),
+    ):
+        pass
+
+
+def test_a_full_disk_leaves_no_part_of_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object) -> bytes:
+        os.listdir(tmp_path)  # the file is there, and empty
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(locks._Holder, "to_json", full)
+    with pytest.raises(OSError, match="No space left"), locked_output(str(tmp_path), "score", take_over=False):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_lock_is_no_content(tmp_path: Path) -> None:
     output = tmp_path / "out"
     with locked_output(str(output), "score", take_over=False):
         assert os.listdir(output) == [storage.LOCK_NAME]
-        storage.check_output(str(output), resume=False, overwrite=False)
+        output_directories.check_output(str(output), resume=False, overwrite=False)
         (output / "file").write_text("content")
         storage.empty_directory(str(output))
         assert os.listdir(output) == [storage.LOCK_NAME]

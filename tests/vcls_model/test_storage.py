@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
 
 # Names that a shell, Beam or TensorFlow would read as something else.
@@ -40,7 +40,7 @@ def test_overwriting_deletes_what_is_below_the_directory_and_nothing_else(
     output = str(crowded / name) if absolute else name
     storage.write_text(storage.join(output, "deep", name, "old.txt"), "old")
     storage.write_text(storage.join(output, "old.txt"), "old")
-    storage.prepare_output(output, resume=False, overwrite=True)
+    output_directories.prepare_output(output, resume=False, overwrite=True)
     assert names_in(crowded / name) == []
     assert names_in(crowded) == sorted([*before, name])
     assert all((crowded / neighbour).read_text() == "precious" for neighbour in NEIGHBOURS)
@@ -70,7 +70,7 @@ def test_links_in_the_output_are_removed_and_never_followed(tmp_path: Path) -> N
     (output / "deep" / "to-directory").symlink_to(outside)
     (output / "to-file").symlink_to(outside / "precious.txt")
     (output / "to-nothing").symlink_to(tmp_path / "absent")
-    storage.prepare_output(str(output), resume=False, overwrite=True)
+    output_directories.prepare_output(str(output), resume=False, overwrite=True)
     assert names_in(output) == []
     assert (outside / "precious.txt").read_text() == "precious"
 
@@ -80,7 +80,7 @@ def test_an_output_that_is_a_link_stays_one_and_its_directory_is_emptied(slash: 
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "old.txt").write_text("old")
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    storage.prepare_output(str(tmp_path / "out") + slash, resume=False, overwrite=True)
+    output_directories.prepare_output(str(tmp_path / "out") + slash, resume=False, overwrite=True)
     assert (tmp_path / "out").is_symlink()
     assert names_in(tmp_path / "disk") == []
     (tmp_path / "disk" / "new.txt").write_text("new")
@@ -98,10 +98,10 @@ def test_a_directory_that_holds_the_users_own_is_not_overwritten(
     (tmp_path / "home" / "work" / "file").touch()
     monkeypatch.chdir(tmp_path / "home" / "work")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(storage, "check_writable", lambda directory: None)
+    monkeypatch.setattr(output_directories, "check_writable", lambda directory: None)
     with pytest.raises(UsageError, match="would delete everything below"):
-        storage.check_output(os.path.expanduser(output), resume=False, overwrite=True)
-    storage.check_output(".", resume=False, overwrite=True)
+        output_directories.check_output(os.path.expanduser(output), resume=False, overwrite=True)
+    output_directories.check_output(".", resume=False, overwrite=True)
 
 
 def test_an_input_inside_the_output_is_named(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_input_inside_the_output_is_named(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "out[1]")
     for output in ("out[1]", "link"):
         with pytest.raises(UsageError, match="holds the input .*in: name another directory"):
-            storage.check_output(
+            output_directories.check_output(
                 str(tmp_path / output), resume=False, overwrite=True, inputs=[str(tmp_path / "out[1]" / "in")]
             )
 
@@ -327,9 +327,9 @@ def test_json_that_is_not_one_is_named(tmp_path: Path) -> None:
 
 def test_local_paths_do_not_import_beam(tmp_path: Path) -> None:
     script = (
-        "import sys; from vcls_model import storage; root = sys.argv[1]; "
+        "import sys; from vcls_model import output_directories, storage; root = sys.argv[1]; "
         "storage.write_text(root + '/out/a', 'a'); storage.list_files(root + '/out/*'); "
-        "storage.prepare_output(root + '/out', resume=False, overwrite=True); "
+        "output_directories.prepare_output(root + '/out', resume=False, overwrite=True); "
         "print([name for name in ('apache_beam', 'tensorflow', 'keras') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -340,7 +340,10 @@ def test_an_output_without_a_name_is_not_the_working_directory(tmp_path: Path, m
     """`--output=$OUT` where OUT is not set."""
     monkeypatch.chdir(tmp_path)
     for output in ("", " "):
-        for check in (storage.check_writable, lambda path: storage.prepare_output(path, resume=False, overwrite=True)):
+        for check in (
+            output_directories.check_writable,
+            lambda path: output_directories.prepare_output(path, resume=False, overwrite=True),
+        ):
             with pytest.raises(UsageError, match="the output has no name"):
                 check(output)
 

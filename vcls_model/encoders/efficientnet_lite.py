@@ -112,16 +112,13 @@ def load(name: str, device: Device = "cpu", threads: int = 1) -> Encoder:
     Raises:
         JobError: the weights are not installed, or damaged, or there is no such device.
     """
-    state = read_state(name)
-    head = _head(name, state)
-    built = build_network(name, state)
-    del state  # before the session makes copies of its own
-    network = ready_network(built, device, threads)
+    network = ready_network(lambda: build_network(name, read_state(name)), device, threads)
 
     def run(pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return network.run(pictures.transpose(0, 3, 1, 2).astype(np.float32))
+        # Bytes are brought into order before they become floats: a quarter of the time of the other way round.
+        return network.run(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32))
 
-    return Encoder(info(name), run, head)
+    return Encoder(info(name), run, load_head(name))
 
 
 def load_head(name: str) -> PretrainedHead:

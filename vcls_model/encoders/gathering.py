@@ -1,9 +1,7 @@
 """The rows of one file, encoded in order by the encoders that a process shares among its threads."""
 
 import collections
-import ctypes
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -19,6 +17,7 @@ from vcls_model.encoders.encoder import Encoder, EncoderInfo
 from vcls_model.encoders.network import GPU_BATCH
 from vcls_model.encoders.running import Device
 from vcls_model.encoders.sentences import load_text_encoder
+from vcls_model.heap import return_freed_memory
 
 Features = npt.NDArray[np.float32]
 Submit = Callable[[Callable[[], Features]], "Future[Features]"]
@@ -109,12 +108,6 @@ def _encode_one(encoder: Encoder, content: npt.NDArray[Any]) -> Features:
     return features
 
 
-def _return_memory() -> None:
-    """Gives back to the system what only loading needed, a third of a process, where the C library can (glibc)."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
-
-
 _ENCODERS: dict[str, Encoder] = {}
 _BATCHES: dict[str, Batches] = {}
 _LOADING = threading.RLock()
@@ -137,7 +130,7 @@ def load_planned_encoder(name: str, info: EncoderInfo, device: Device = "cpu", t
                 encoder = load_encoder(name, info.modality, device, threads)
             encoder.info.check_same(info.as_json(), "the plan of this job")
             _ENCODERS[key] = encoder
-            _return_memory()
+            return_freed_memory()
         return _ENCODERS[key]
 
 

@@ -83,14 +83,14 @@ def _add_convolution(graph: Graph, name: str, sizes: tuple[int, int], step: Conv
 class OnnxNetwork:
     """A network ready to run."""
 
-    def __init__(self, network: Network, threads: int = 1) -> None:
+    def __init__(self, model: bytes, threads: int = 1) -> None:
         """
         Args:
-            network: of convolutions.
+            model: as `onnx_model` writes it.
             threads: of one input.
         """
-        self._session = open_session(onnx_model(network), threads)
-        self._width = len(network.steps[-1].bias)
+        self._session = open_session(model, threads)
+        self._width = self._session.get_outputs()[0].shape[1]
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Features (N, width) of inputs (N, C, H, W), computed one by one."""

@@ -1,12 +1,13 @@
 """Which executor a network runs on."""
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vcls_model.encoders.network import Network
-from vcls_model.encoders.onnx_network import OnnxNetwork
+from vcls_model.encoders.onnx_network import OnnxNetwork, onnx_model
 
 Device = Literal["cpu", "gpu"]
 
@@ -18,11 +19,11 @@ class ReadyNetwork(Protocol):
         """Features (N, width) of inputs (N, C, H, W); the same input gives the same bits in any batch."""
 
 
-def ready_network(network: Network, device: Device, threads: int = 1) -> ReadyNetwork:
+def ready_network(build: Callable[[], Network], device: Device, threads: int = 1) -> ReadyNetwork:
     """A network on a device.
 
     Args:
-        network: what to run.
+        build: makes the network, whose arrays are not held beside the copies that a runtime makes of them.
         device: where.
         threads: of one input, on the CPU.
 
@@ -30,8 +31,8 @@ def ready_network(network: Network, device: Device, threads: int = 1) -> ReadyNe
         JobError: `gpu`, and TensorFlow sees none.
     """
     if device == "cpu":
-        return OnnxNetwork(network, threads)
+        return OnnxNetwork(onnx_model(build()), threads)
     from vcls_model.encoders.keras_network import KerasNetwork, require_gpu
 
     require_gpu()
-    return KerasNetwork(network)
+    return KerasNetwork(build())

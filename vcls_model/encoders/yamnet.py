@@ -65,14 +65,13 @@ def load(device: Device = "cpu", threads: int = 1) -> Encoder:
     Raises:
         JobError: the weights are not installed, or damaged, or there is no such device.
     """
-    variables = read_variables()
-    network = ready_network(build_network(variables), device, threads)
+    network = ready_network(lambda: build_network(read_variables()), device, threads)
     own = info()
 
     def run(patches: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return network.run(own.input.network_input(patches)[:, None])  # (N, 1, 96, 64)
 
-    return Encoder(own, run, _head(variables))
+    return Encoder(own, run, load_head())
 
 
 def load_head() -> PretrainedHead:
@@ -100,8 +99,8 @@ def _head(variables: Variables) -> PretrainedHead:
     return PretrainedHead(
         name="audioset",
         encoder=NAME,
-        weights=variables["54/kernel"],
-        bias=variables["54/bias"],
+        weights=variables["54/kernel"].copy(),  # not a view that holds all of the checkpoint
+        bias=variables["54/bias"].copy(),
         classes=tuple(row["display_name"] for row in rows),
         activation="sigmoid",
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vcls_model.input.blocks import Layout, RecordBlock, is_remote, read_blocks
 from vcls_model.input.options import InputOptions
 from vcls_model.records import kernels
+from vcls_model.records.listed_shards import ListedShard
 from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.records.transformed import presence_name
 
@@ -43,7 +44,7 @@ _SAMPLINGS = {
 class BatchPlan:
     """Which batches of a list of shards to make; the fields are those of `vcls_model.input.dataset.make_batches`."""
 
-    shards: Sequence[str]
+    shards: Sequence[ListedShard]
     modalities: Sequence[Modality]
     options: InputOptions
     epoch: int | None = None
@@ -284,7 +285,7 @@ def array_batches(plan: BatchPlan) -> Iterator[dict[str, Any]]:
         ShardError: a shard is corrupt or holds something else.
     """
     layout = Layout(plan.modalities, plan.with_ids)
-    remote = any(map(is_remote, plan.shards))
+    remote = any(is_remote(shard.path) for shard in plan.shards)
     # Threads that wait for a network do not need a core each.
     threads = SHARDS_OPEN if remote else max(2, min(_MAX_THREADS, len(os.sched_getaffinity(0))))
     with ThreadPoolExecutor(threads, "read") as pool:

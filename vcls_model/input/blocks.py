@@ -21,6 +21,7 @@ import numpy as np
 from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.records import examples, kernels
+from vcls_model.records.listed_shards import ListedShard
 from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.records.transformed import presence_name
 
@@ -199,11 +200,13 @@ class ShardStream:
         done: whether the shard has been read to its end.
     """
 
-    def __init__(self, path: str, number: int, layout: Layout) -> None:
+    def __init__(self, shard: ListedShard, number: int, layout: Layout) -> None:
         self.number = number
         self.wanted_bytes = 0
         self.done = False
-        self._path = path
+        self._path = shard.path
+        self._listed = shard.records
+        self._records = 0
         self._layout = layout
         self._file: _LocalFile | _RemoteFile | None = None
         self._tail = np.empty(0, np.uint8)
@@ -212,7 +215,7 @@ class ShardStream:
         """The whole records among the next `len(buffer)` bytes of the shard, which are put into `buffer`.
 
         Raises:
-            ShardError: the shard is corrupt or holds something else.
+            ShardError: the shard is corrupt, or holds something else or other records than its manifest counts.
         """
         if self._file is None:
             self._file = self._open()
@@ -226,8 +229,12 @@ class ShardStream:
         index, stop, at, wanted = self._layout.index(buffer, filled, self.done)
         if stop in _STOPPED:
             raise ShardError.about(self._path, _STOPPED[stop])
+        self._records += len(index)
         if self.done:
             self.close()
+            if self._listed not in (None, self._records):
+                reason = f"it holds {self._records:,} records, its manifest counts {self._listed:,}"
+                raise ShardError.about(self._path, reason)
         self._tail = buffer[at:filled].copy()
         self.wanted_bytes = wanted - at
         return self._with_rewritten(buffer, index)
@@ -332,7 +339,13 @@ class _Request:
 
 
 def read_blocks(
-    shards: Sequence[str], order: Iterable[int], layout: Layout, *, shards_open: int, block_bytes: int, pool: Executor
+    shards: Sequence[ListedShard],
+    order: Iterable[int],
+    layout: Layout,
+    *,
+    shards_open: int,
+    block_bytes: int,
+    pool: Executor,
 ) -> Generator[RecordBlock, None, None]:
     """Blocks of records from up to `shards_open` shards at once; a shard that ends makes room for the next.
 
@@ -340,7 +353,7 @@ def read_blocks(
     the caller must be done with a block before it takes the next.
 
     Args:
-        shards: paths.
+        shards: files of transformed records.
         order: numbers of the shards in the order in which they are opened.
         layout: what to read.
         shards_open: largest number of pieces per block.
@@ -348,7 +361,7 @@ def read_blocks(
         pool: threads that read.
 
     Raises:
-        ShardError: a shard is corrupt or holds something else.
+        ShardError: a shard is corrupt, or holds something else or other records than its manifest counts.
     """
     waiting = iter(order)
     streams: list[ShardStream] = []

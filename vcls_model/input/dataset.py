@@ -19,6 +19,7 @@ from vcls_model.commands import JobError
 from vcls_model.input.batches import BatchPlan, array_batches
 from vcls_model.input.blocks import ShardError
 from vcls_model.input.options import InputOptions
+from vcls_model.records.listed_shards import ListedShard
 from vcls_model.records.schema import FRAMES, TEXT, Modality
 from vcls_model.records.text import LINE_SHIFT, weight_steps
 from vcls_model.records.transformed import TransformedModality, presence_name
@@ -49,7 +50,7 @@ def _signature(plan: BatchPlan) -> dict[str, Any]:
 
 
 def make_batches(
-    shards: Sequence[str],
+    shards: Sequence[ListedShard],
     modalities: Sequence[Modality],
     options: InputOptions,
     *,
@@ -63,7 +64,7 @@ def make_batches(
     """Batches of a split.
 
     Args:
-        shards: paths of TFRecord files of transformed records.
+        shards: TFRecord files of transformed records.
         modalities: the features to read.
         options: how to batch, sample and shuffle.
         epoch: number of the epoch, from 0, by which with `options.seed` the order is shuffled; None reads the files in
@@ -116,14 +117,14 @@ def readable(batches: tf.data.Dataset) -> Iterator[dict[str, Any]]:
         raise named from None
 
 
-def refuse_not_finite(batch: dict[str, Any], shards: Sequence[str]) -> None:
+def refuse_not_finite(batch: dict[str, Any], shards: Sequence[ListedShard]) -> None:
     """Raises `JobError`, naming the shard, when a feature of a batch of `make_batches(shards, …)` is not finite."""
     for name, value in batch["features"].items():
         if value.dtype.is_floating:
             bad = np.flatnonzero(~np.isfinite(value.numpy()).all(axis=-1))
             if bad.size:
                 raise JobError(
-                    f"{shards[int(batch['shard'][int(bad[0])])]}: {name} of a video holds values that are "
+                    f"{shards[int(batch['shard'][int(bad[0])])].path}: {name} of a video holds values that are "
                     "not finite; preprocess its records again, which rejects such videos"
                 )
 

@@ -6,6 +6,7 @@ that the JSON announces; they come from a process that a file may have taken ove
 """
 
 import dataclasses
+import gc
 import os
 import pickle
 import resource
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 import av
 import cv2
 
+from vcls_model.heap import return_freed_memory
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import Limits, probe
@@ -36,6 +38,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
     memory = MemoryLimit(int(sys.argv[1]))
+    gc.freeze()  # what is imported stays: it need not be searched after each file
     _send(answers, {"kind": "ready"})
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
         path, request = pickle.loads(requests.read(_LENGTH.unpack(head)[0]))
@@ -57,6 +60,8 @@ def main() -> None:
         except Exception as error:  # whatever a file provokes costs that file, with its name, and not the worker
             message = f"{path!r}: {type(error).__name__}: {error}"
             _send(answers, {"kind": "error", "reason": errors.CRASHED, "message": message})
+        gc.collect()  # PyAV's objects refer to each other in circles, which would keep the frames of several files
+        return_freed_memory()
 
 
 class MemoryLimit:

@@ -4,41 +4,16 @@ The Y, U and V planes are cropped and resized by themselves and only the small p
 the time that swscale takes for the whole frame.
 """
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from vcls_model.media.requests import PictureFormat
+
 _INTERPOLATION = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 _REDUCE_ABOVE = 4.0  # from here on cubic interpolation, which reads 4 x 4 pixels, would skip most of the picture
-
-
-@dataclass(frozen=True)
-class PictureFormat:
-    """The picture that an encoder takes.
-
-    Attributes:
-        size: height and width in pixels of the RGB picture.
-        crop_fraction: side of the centre square over the frame's shorter side. EfficientNet-Lite's published evaluation
-            keeps size / (size + 32). None squeezes the whole frame into the square.
-        interpolation: bicubic (a kernel over 4 x 4 pixels, without antialiasing, as TensorFlow's), bilinear or area.
-            From a reduction by four on, bicubic averages whole blocks of pixels first.
-    """
-
-    size: int = 224
-    crop_fraction: float | None = 224 / 256
-    interpolation: str = "bicubic"
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be positive, got {self.size}")
-        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"crop_fraction must be in (0, 1], got {self.crop_fraction}")
-        if self.interpolation not in _INTERPOLATION:
-            known = ", ".join(sorted(_INTERPOLATION))
-            raise ValueError(f"interpolation must be one of {known}, got {self.interpolation!r}")
 
 
 class Crop(NamedTuple):

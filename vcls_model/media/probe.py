@@ -7,7 +7,7 @@ file likes. Here only containers of audio and video are opened, by named protoco
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +15,9 @@ import av
 from av.stream import Discard
 
 from vcls_model.media import errors
-from vcls_model.media.containers import CONTAINERS, begins_like_media, is_cut
+from vcls_model.media.containers import begins_like_media, is_cut
 from vcls_model.media.errors import MediaError
+from vcls_model.media.requests import AudioFacts, Limits, MediaFacts, VideoFacts
 from vcls_model.storage import open_for_reading
 
 _GUESS_ERROR = 0.02
@@ -25,98 +26,6 @@ _NETWORK_SECONDS = 20.0  # of silence after which an address is given up
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _ATTACHED_PICTURE, _TIMED_THUMBNAILS = 0x400, 0x800
 _ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may ask for.
-
-    Attributes:
-        max_pixels: width x height of a coded frame (default: 8K, 7,680 x 4,320).
-        max_streams: streams in the container.
-        max_frames: frames that the header may promise.
-        max_seconds: length of the presentation; a longer one is refused where it is reached, whatever its header says.
-        protocols: FFmpeg protocols that may be used. A local file needs `file`; `http` would let a path be an address.
-        containers: FFmpeg demuxers that may be used, see `CONTAINERS`.
-    """
-
-    max_pixels: int = 7680 * 4320
-    max_streams: int = 64
-    max_frames: int = 24 * 3600 * 240
-    max_seconds: float = 24 * 3600.0
-    protocols: tuple[str, ...] = ("file", "pipe")
-    containers: str = CONTAINERS
-
-
-@dataclass(frozen=True)
-class VideoFacts:
-    """The video stream that a player shows.
-
-    Attributes:
-        codec: FFmpeg's name of the codec, such as h264.
-        width, height: coded size in pixels, before rotation.
-        sample_aspect_ratio: width of a pixel over its height.
-        frame_rate: average frames per second, None where the header has none.
-        frames_promised: frames in the header, 0 where it has none. Never a basis for the number of rows.
-        seconds_promised: duration in the header, None where it has none.
-    """
-
-    index: int
-    codec: str
-    pixel_format: str | None
-    width: int
-    height: int
-    sample_aspect_ratio: Fraction
-    frame_rate: Fraction | None
-    frames_promised: int
-    seconds_promised: float | None
-
-
-@dataclass(frozen=True)
-class AudioFacts:
-    """The audio stream that a player plays with the video; `sample_rate` in Hz.
-
-    `seconds_promised` is None where FFmpeg has but guessed it from the file's size.
-    """
-
-    index: int
-    codec: str
-    sample_rate: int
-    channels: int
-    seconds_promised: float | None
-
-
-@dataclass(frozen=True)
-class MediaFacts:
-    """A file's container and the streams that count; None where it has none of that kind."""
-
-    container: str
-    seconds_promised: float | None
-    video: VideoFacts | None
-    audio: AudioFacts | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; fractions as text."""
-        facts = asdict(self)
-        if facts["video"]:
-            for name in ("sample_aspect_ratio", "frame_rate"):
-                value = facts["video"][name]
-                facts["video"][name] = None if value is None else str(value)
-        return facts
-
-    @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> "MediaFacts":
-        """The facts that `to_dict` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
-        video = dict(facts["video"]) if facts["video"] else None
-        if video:
-            video["sample_aspect_ratio"] = Fraction(video["sample_aspect_ratio"])
-            video["frame_rate"] = Fraction(video["frame_rate"]) if video["frame_rate"] else None
-        return cls(
-            container=facts["container"],
-            seconds_promised=facts["seconds_promised"],
-            video=VideoFacts(**video) if video else None,
-            audio=AudioFacts(**facts["audio"]) if facts["audio"] else None,
-        )
 
 
 _INDEXED = frozenset({"mp4", "matroska"})

@@ -8,77 +8,21 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from vcls_model.media import errors
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
 from vcls_model.media.pictures import PictureReader
-from vcls_model.media.probe import AudioFacts, Limits, MediaFacts, OpenMedia, VideoFacts, is_encrypted, open_media
-from vcls_model.media.sampling import Sampling
-from vcls_model.media.sound import PATCH_SECONDS, SoundReader
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to read of a file.
-
-    Attributes:
-        pictures: the encoder's picture format, or None for sound alone.
-        sound: whether to read sound, too.
-        sampling: the moments.
-        limits: what the file may ask for.
-    """
-
-    pictures: PictureFormat | None = PictureFormat()
-    sound: bool = True
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
-
-    def __post_init__(self) -> None:
-        if self.pictures is None and not self.sound:
-            raise ValueError("a request must ask for pictures or sound")
-
-
-@dataclass(frozen=True)
-class MediaRow:
-    """One moment of a file.
-
-    Attributes:
-        index: number of the row, from 0; `target_seconds` = start + index / fps.
-        target_seconds: the moment asked for, in seconds after the first presentation time.
-        actual_seconds: the picture's own moment; None without pictures.
-        picture: RGB, (size, size, 3), uint8; None where the file has no video (cover art is none).
-        sound: 0.975 s from `target_seconds` on, float32, (15600,), in [-1, 1]; None where the file has no sound.
-    """
-
-    index: int
-    target_seconds: float
-    actual_seconds: float | None
-    picture: np.ndarray | None
-    sound: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How reading ended.
-
-    Attributes:
-        rows: rows that were read.
-        seconds: length of the presentation as far as it was read.
-        errors: packets and frames that could not be read or decoded.
-        substituted: rows whose own frame was among them, so that they hold the nearest good one (by `actual_seconds`).
-        max_error_seconds: greatest distance of a row's picture from the moment asked for.
-        reason, message: None, or a reason of `vcls_model.media.errors` and a sentence on what was lost.
-    """
-
-    rows: int
-    seconds: float
-    errors: int
-    substituted: int
-    max_error_seconds: float
-    reason: str | None = None
-    message: str | None = None
+from vcls_model.media.probe import OpenMedia, is_encrypted, open_media
+from vcls_model.media.requests import (
+    PATCH_SECONDS,
+    AudioFacts,
+    MediaFacts,
+    MediaRow,
+    Outcome,
+    PictureFormat,
+    Request,
+    VideoFacts,
+)
+from vcls_model.media.sound import SoundReader
 
 
 @dataclass

@@ -29,9 +29,7 @@ from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.children import end_child, start_child
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits, MediaFacts
-from vcls_model.media.rows import MediaRow, Outcome, Request
-from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.media.requests import PATCH_SAMPLES, Limits, MediaFacts, MediaRow, Outcome, Request
 from vcls_model.storage import from_json
 
 _LENGTH = struct.Struct("<I")

@@ -9,10 +9,8 @@ import av
 import numpy as np
 
 from vcls_model.media.demuxing import packets_with_content
+from vcls_model.media.requests import PATCH_SAMPLES, PATCH_SECONDS, SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
-PATCH_SECONDS = 0.975
-PATCH_SAMPLES = 15_600  # the 96 windows of 25 ms, one every 10 ms, that YAMNet and VGGish hear at a time
 _GAP_SAMPLES = 1_600  # 0.1 s: smaller differences between timestamps and samples are jitter of the container
 _MAX_GAP_SAMPLES = 3_600 * SAMPLE_RATE  # a longer silence is a broken timestamp
 _SETTLE_SECONDS = 3.0

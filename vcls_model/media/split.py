@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vcls_model.media.probe import MediaFacts
-from vcls_model.media.rows import MediaRow, Outcome, Request
+from vcls_model.media.requests import MediaFacts, MediaRow, Outcome, Request
 from vcls_model.media.sampling import BLOCK_ROWS
 from vcls_model.media.sandbox import MIB, MediaReader
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from vcls_model.commands import JobError
 from vcls_model.media.children import end_child, start_child
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import CRASHED, DAMAGED, DEADLINE, MediaError
+from vcls_model.media.requests import PictureFormat
 from vcls_model.storage import to_json
 
 _LENGTH = struct.Struct("<I")

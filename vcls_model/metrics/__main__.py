@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import DEFAULT, Parser, UsageError, main, parse_all
 from vcls_model.metrics.catalogue import HEADLINE
 from vcls_model.records.schema import MOST_CLASSES
@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
         for path in (args.predictions, args.labels, args.slices, args.ratings, args.vocabulary)
         if path
     }
-    storage.check_writable(args.output and os.path.dirname(storage.absolute(args.output)))
+    output_directories.check_writable(args.output and os.path.dirname(storage.absolute(args.output)))
     if storage.resolved(args.output) in read:
         raise UsageError(f"--output={args.output} is also an input: name another file")
     if os.path.isdir(args.output):
@@ -112,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
         place = storage.resolved(args.details).rstrip("/")
         if inside := [path for real, path in read.items() if os.path.dirname(real) == place]:
             raise UsageError(f"--details={args.details} holds the input {inside[0]}: name another directory")
-        storage.check_writable(args.details)
+        output_directories.check_writable(args.details)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from vcls_model.metrics import kernels
 from vcls_model.metrics.binning import BIN_COUNT, logit_of
 from vcls_model.metrics.layout import COARSE_EDGES, EXAMPLE_KINDS, FALSE_ALARMS, GROUPS, HITS, MISSES, TOP
 from vcls_model.metrics.packing import pack, unpack
-from vcls_model.metrics.ranking import NotANumberError, select_best_and_count, shortened, starts_of
+from vcls_model.metrics.ranking import NotANumberError, select_best, shortened, starts_of
 from vcls_model.metrics.sparse import SampledCounts, ScoreSketch
 from vcls_model.records.splits import hashes_of_ids
 
@@ -178,7 +178,9 @@ class MetricAccumulator:
         batch = lengths.size
         keep = min(TOP, self.class_count)
         truth = kernels.LabelRows(labels, starts_of(lengths))
-        best, predicted = self._best_of(logits, np.maximum(lengths, keep), ids, selected)
+        best = self._best_of(logits, np.maximum(lengths, keep), ids, selected)
+        predicted = np.zeros(self.predicted.shape, np.int32)
+        kernels.count_reached(logits, best, self._logit_thresholds, self._logit_thresholds.min(axis=1), predicted)
         hashes = hashes_of_ids(ids)
         groups = (hashes & np.uint64(GROUPS - 1)).astype(np.int64)
         hits, label_hits = kernels.mark_hits(truth, best, self.class_count)
@@ -216,14 +218,12 @@ class MetricAccumulator:
 
     def _best_of(
         self, logits: np.ndarray, sizes: np.ndarray, ids: Sequence[bytes], selected: kernels.BestRows | None
-    ) -> tuple[kernels.BestRows, np.ndarray]:
-        """As many best classes of each row as `sizes` says, and (T, C) counts of the scores that reach a threshold."""
+    ) -> kernels.BestRows:
+        """As many best classes of each row as `sizes` says."""
         if selected is not None:
-            predicted = np.zeros(self.predicted.shape, np.int32)
-            kernels.count_reached(logits, self._logit_thresholds, predicted)
-            return shortened(selected, sizes), predicted
+            return shortened(selected, sizes)
         try:
-            return select_best_and_count(logits, sizes, self._logit_thresholds)
+            return select_best(logits, sizes)
         except NotANumberError as error:
             raise ValueError(
                 f"row {error.row} (id {ids[error.row]!r}), class {error.column}: the logit is NaN"

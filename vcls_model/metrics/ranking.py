@@ -27,19 +27,12 @@ def select_best(logits: np.ndarray, sizes: np.ndarray) -> BestRows:
     Raises:
         NotANumberError: a logit is NaN.
     """
-    none = np.empty((0, logits.shape[1]), np.float32)
-    return select_best_and_count(logits, sizes, none)[0]
-
-
-def select_best_and_count(logits: np.ndarray, sizes: np.ndarray, thresholds: np.ndarray) -> tuple[BestRows, np.ndarray]:
-    """`select_best`, and in the same pass (T, C) int32 counts of the scores that reach each of (T, C) `thresholds`."""
     starts = starts_of(sizes)
     best = BestRows(np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32), starts)
-    counts = np.zeros(thresholds.shape, np.int32)
-    row, column = kernels.select_top(logits, starts, best.classes, best.logits, thresholds, counts)
+    row, column = kernels.select_top(logits, starts, best.classes, best.logits)
     if row >= 0:
         raise NotANumberError(row, column)
-    return best, counts
+    return best
 
 
 def starts_of(lengths: np.ndarray) -> np.ndarray:

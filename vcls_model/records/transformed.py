@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import dataset_identity
+from vcls_model.records.listed_shards import ListedShard, compare_counts, read_manifests, shards_of_split
 from vcls_model.records.schema import (
     MOST_CLASSES,
     PRESENCE,
@@ -19,7 +20,7 @@ from vcls_model.records.schema import (
     schema_from_dict,
 )
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
-from vcls_model.states import DATASET, DatasetInfo, read_state, refuse_other_kind
+from vcls_model.states import DATASET, DatasetInfo, ShardManifest, read_state, refuse_other_kind
 
 
 def presence_name(modality: str) -> str:
@@ -96,25 +97,33 @@ class TransformedData:
         """Whether a record may lack a modality: not where it has but one; a text that is missing is an empty one."""
         return len(self.schema.modalities) - len(self.schema.texts) > 1
 
-    def shards(self, split: str) -> list[str]:
-        """Paths of the TFRecord files that preprocess wrote for the split, in the order of their numbers.
+    @functools.cached_property
+    def manifests(self) -> list[ShardManifest]:
+        """What preprocess says of each shard that it finished; [] where the dataset came without.
 
         Raises:
-            JobError: one of them is missing, or there are others: files of another run, perhaps.
+            JobError: one is damaged, or together they count other records than `info.json`.
         """
-        directory = storage.join(self.directory, split)
-        present = storage.list_names(directory, ".tfrecord")
-        count = self.info["splits"].get(split, {}).get("shards")
-        if count is None:
-            return [storage.join(directory, name) for name in present]
-        # No more of them are named than can tell what is missing: `count` may be anything.
-        names = [f"{split}-{index:05d}-of-{count:05d}.tfrecord" for index in range(min(count, len(present) + 1))]
-        if names != present:
-            _refuse_other_files(directory, count, names, present)
-        return [storage.join(directory, name) for name in names]
+        manifests = read_manifests(self.directory)
+        compare_counts(self.directory, manifests, self.records)
+        return manifests
 
-    def training_shards(self) -> list[str]:
-        """Paths of the training split's files.
+    def shards(self, split: str) -> list[ListedShard]:
+        """The TFRecord files that preprocess wrote for the split, in the order of their numbers.
+
+        Raises:
+            JobError: one of them is missing or has another size, or there are others: files of another run, perhaps.
+        """
+        count = self.info["splits"].get(split, {}).get("shards")
+        return shards_of_split(self.directory, split, self.manifests, count)
+
+    def check_shards(self, splits: Sequence[str] = ("train", "validate")) -> None:
+        """Raises `JobError`, see `shards`, where the files of a split are not those that preprocess wrote."""
+        for split in splits:
+            self.shards(split)
+
+    def training_shards(self) -> list[ListedShard]:
+        """The training split's files.
 
         Raises:
             JobError: it holds no video, or none with a label.
@@ -143,15 +152,6 @@ class TransformedData:
         """Videos of the split that carry each class, when preprocess counted them."""
         counts = self.info.get("statistics", {}).get("class_counts", {})
         return counts.get(split) if isinstance(counts, Mapping) else None
-
-
-def _refuse_other_files(directory: str, count: int, names: Sequence[str], present: Sequence[str]) -> NoReturn:
-    missing, others = sorted(set(names) - set(present)), sorted(set(present) - set(names))
-    found = f"{missing[0]} is missing" if missing else f"{others[0]} is none of them"
-    raise JobError(
-        f"{directory} does not hold the {count:,} shards that preprocess finished, but {len(present)} "
-        f"({found}): preprocess again with --overwrite"
-    )
 
 
 def open_transformed(directory: str) -> TransformedData:

@@ -233,7 +233,8 @@ class LoadedModel:
                 inputs[presence_name(name)] = (values.lengths > 0).astype(np.float32)
             else:
                 inputs[name] = values.strings()
-        return self._call(**{name: tf.constant(inputs[name]) for name in self._inputs})["logits"].numpy()
+        # Not `.numpy()`, which copies.
+        return np.asarray(self._call(**{name: tf.constant(inputs[name]) for name in self._inputs})["logits"])
 
 
 def _calls(features: Mapping[str, FeatureValues]) -> Iterator[Mapping[str, FeatureValues]]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from vcls_model.commands import UsageError
 from vcls_model.input.dataset import make_batches
 from vcls_model.input.options import InputOptions
+from vcls_model.records.listed_shards import ListedShard
 from vcls_model.records.schema import Modality
 
 
@@ -70,13 +71,13 @@ def worker_number(strategy: tf.distribute.Strategy) -> int:
     return _tasks(strategy)["chief"] + int(resolver.task_id or 0)
 
 
-def worker_shards(shards: Sequence[str], strategy: tf.distribute.Strategy) -> Sequence[str]:
+def worker_shards(shards: Sequence[ListedShard], strategy: tf.distribute.Strategy) -> Sequence[ListedShard]:
     """The training shards that this process reads."""
     return shards[worker_number(strategy) :: worker_count(strategy)]
 
 
 def epoch_batches(
-    shards: Sequence[str],
+    shards: Sequence[ListedShard],
     modalities: Sequence[Modality],
     read: InputOptions,
     strategy: tf.distribute.Strategy,

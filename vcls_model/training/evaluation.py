@@ -82,7 +82,7 @@ def evaluate(
             bad = np.flatnonzero(~np.isfinite(logits.numpy()).all(axis=1))
             if bad.size:
                 raise JobError(
-                    f"the model's logits are not finite for a video of {shards[int(batch['shard'][int(bad[0])])]}"
+                    f"the model's logits are not finite for a video of {shards[int(batch['shard'][int(bad[0])])].path}"
                 )
             arguments = logits.numpy(), losses.numpy(), batch["labels"].numpy(), list(batch["id"].numpy())
             if pending is not None:

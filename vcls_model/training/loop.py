@@ -294,7 +294,9 @@ class Trainer:
         if int(failed) >= 0:
             shards = worker_shards(self.shards, self.strategy)
             place = (
-                f"the video is in {shards[int(bad)]}" if int(bad) >= 0 else "another worker's output names the shard"
+                f"the video is in {shards[int(bad)].path}"
+                if int(bad) >= 0
+                else "another worker's output names the shard"
             )
             raise JobError(
                 f"the loss is not finite at step {step + int(failed)} of epoch {epoch}; {place}; the last good "

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.metrics.catalogue import SELECTION_METRIC, history_column
 from vcls_model.records.transformed import open_transformed
@@ -204,7 +204,7 @@ def open_search(config: TuneConfig) -> None:
     if not data.records.get("validate", 0):
         raise UsageError(f"trials are compared by validation mAP, but {training.data} has no validation split")
     inputs = [training.data, training.init_from, *training.teachers]
-    storage.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
+    output_directories.check_output(config.output, resume=config.resume, overwrite=config.overwrite, inputs=inputs)
     if config.overwrite:
         storage.empty_directory(config.output)
     begun = storage.join(config.output, "search.json")

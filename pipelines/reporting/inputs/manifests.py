@@ -7,6 +7,7 @@ import numpy as np
 from pipelines.reporting.inputs.files import floats, read_table
 from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
+from vcls_model.records.listed_shards import compare_counts, read_manifests, shards_of_split
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
 from vcls_model.states import DATASET, DatasetInfo, DeadLetter, checked, read_state, refuse_other_kind
 
@@ -16,14 +17,20 @@ def read_dataset_info(path: str) -> dict[str, Any]:
 
     Raises:
         UsageError: it is a directory of another kind.
-        JobError: there is none, or it is damaged.
+        JobError: there is none, it is damaged, or what lies beside it is another run's.
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
         refuse_other_kind(path, DATASET)
         raise JobError(f"the data directory {path} has no info.json: it is missing or incomplete")
     refuse_other_kind(path, DATASET)
-    return dict(read_state(info_path, DatasetInfo))
+    info = read_state(info_path, DatasetInfo)
+    manifests = read_manifests(path)
+    compare_counts(path, manifests, {split: entry["records"] for split, entry in info["splits"].items()})
+    for split, entry in info["splits"].items():
+        if storage.list_names(storage.join(path, split)):  # info.json and labels.csv may have been copied alone
+            shards_of_split(path, split, manifests, entry.get("shards"))
+    return dict(info)
 
 
 def read_classes(path: str, class_count: int | None = None) -> list[ClassInfo]:

@@ -59,6 +59,16 @@ def test_a_file_becomes_a_part(config: ExtractConfig) -> None:
     assert segment.rows == 2
 
 
+def test_a_bundle_ends_with_the_files_that_no_other_has_begun(config: ExtractConfig) -> None:
+    places = [(0, 0), (0, 2), (1, 0)]
+    with TestPipeline(runner=RUNNER) as pipeline:
+        step = ExtractFile(config, places)
+        assert_that(pipeline | beam.Create([(0, 2)]) | beam.ParDo(step), equal_to([(0, 2)]))
+    made = [load_part(config, config.shards[shard], place) for shard, place in places]
+    assert [part and part.rows for part in made] == [4, 0, 2]
+    assert load_part(config, config.shards[0], 1) is None  # not among the files of the job
+
+
 def test_a_file_that_grows_while_it_is_read_ends_the_job(config: ExtractConfig) -> None:
     """What was read of it is of neither state; the next run reads it as it is then."""
     step = ExtractFile(config)

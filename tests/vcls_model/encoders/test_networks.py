@@ -48,7 +48,7 @@ def test_the_model_is_what_onnx_calls_one(network: Network) -> None:
 
 
 def test_both_executors_give_the_same_features(network: Network, pictures: np.ndarray) -> None:
-    by_onnx = OnnxNetwork(network).run(pictures)
+    by_onnx = OnnxNetwork(onnx_model(network)).run(pictures)
     assert by_onnx.shape == (7, 5)
     np.testing.assert_allclose(KerasNetwork(network, 4).run(pictures), by_onnx, atol=1e-4)
     np.testing.assert_allclose(keras_model(network)(pictures.transpose(0, 2, 3, 1)), by_onnx, atol=1e-4)

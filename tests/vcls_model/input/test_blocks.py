@@ -16,6 +16,7 @@ from vcls_model.input.blocks import Layout, ShardError
 from vcls_model.input.dataset import make_batches, readable
 from vcls_model.input.options import InputOptions
 from vcls_model.records.encoding import BytesColumn, CodeMap, CodesColumn, FloatColumn, IntegerColumn, encode_by_split
+from vcls_model.records.listed_shards import ListedShard
 from vcls_model.records.schema import FRAMES, Modality
 from vcls_model.records.transformed import open_transformed
 
@@ -33,7 +34,7 @@ def parsed(shards, modalities):
         else:
             spec[modality.name] = tf.io.FixedLenFeature([modality.width], tf.float32)
     found = {}
-    for payload in tf.data.TFRecordDataset([str(shard) for shard in shards]):
+    for payload in tf.data.TFRecordDataset([listed(shard).path for shard in shards]):
         record = tf.io.parse_single_example(payload, spec)
         features = {}
         for modality in modalities:
@@ -73,9 +74,13 @@ def check(batches, expected, max_frames=300):
     return order
 
 
+def listed(shard):
+    return shard if isinstance(shard, ListedShard) else ListedShard(str(shard))
+
+
 def plan(shards, modalities, batch_size=16, **options):
     read = InputOptions(batch_size, max_frames=options.pop("max_frames", 300), seed=options.pop("seed", 3))
-    return BatchPlan([str(shard) for shard in shards], modalities, read, with_ids=True, **options)
+    return BatchPlan([listed(shard) for shard in shards], modalities, read, with_ids=True, **options)
 
 
 def write(path, payloads):
@@ -220,7 +225,7 @@ def odd_records():
 
 
 def test_odd_layouts_train_like_any(tmp_path, video_data):
-    usual = tf.data.TFRecordDataset(open_transformed(str(video_data)).shards("train")[0])
+    usual = tf.data.TFRecordDataset(open_transformed(str(video_data)).shards("train")[0].path)
     usual = [payload.numpy() for payload in usual]
     payloads = [payload for pair in zip(odd_records(), usual, strict=False) for payload in pair]
     shards = [write(tmp_path / "one", payloads[:9]), write(tmp_path / "two", payloads[9:])]
@@ -306,11 +311,24 @@ def test_damage_is_named(damage, reason, block_bytes, video_data, tmp_path, monk
     shards = open_transformed(str(video_data)).shards("train")
     bad = tmp_path / "bad"
     if damage is not None:
-        bad.write_bytes(damage(tf.io.gfile.GFile(shards[0], "rb").read()))
+        bad.write_bytes(damage(tf.io.gfile.GFile(shards[0].path, "rb").read()))
     with pytest.raises(ShardError, match=f"{bad} cannot be read .*{reason}"):
         list(array_batches(plan([*shards[1:], bad], VIDEO, epoch=0)))
     with pytest.raises(ShardError, match=f"{bad} cannot be read .*{reason}"):
-        list(readable(make_batches([*shards[1:], str(bad)], VIDEO, InputOptions(16))))
+        list(readable(make_batches([*shards[1:], listed(bad)], VIDEO, InputOptions(16))))
+
+
+@pytest.mark.parametrize("block_bytes", [64, 2**20])
+def test_a_shard_of_other_records_than_its_manifest_counts_is_named(block_bytes, video_data, monkeypatch):
+    monkeypatch.setattr(batches, "VIDEO_BLOCK_BYTES", block_bytes)
+    shards = open_transformed(str(video_data)).shards("train")
+    counted = [ListedShard(shard.path, records=len(parsed([shard], VIDEO))) for shard in shards]
+    check(array_batches(plan(counted, VIDEO, epoch=0)), parsed(shards, VIDEO))
+    held = counted[2].records
+    wrong = ListedShard(shards[2].path, records=held + 1)
+    message = f"{shards[2].path} cannot be read .it holds {held} records, its manifest counts {held + 1}"
+    with pytest.raises(ShardError, match=message):
+        list(array_batches(plan([*counted[:2], wrong, counted[3]], VIDEO, epoch=0)))
 
 
 def test_a_pipe_in_the_place_of_a_shard_is_named(video_data, tmp_path):

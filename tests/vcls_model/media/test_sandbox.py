@@ -65,6 +65,33 @@ def test_one_child_serves_many_files_and_its_refusals_cost_it_nothing(
     assert len(pids) == 1
 
 
+def test_a_child_keeps_nothing_of_the_files_before(tmp_path: Path) -> None:
+    """Each file's decoder holds some 5 MB of frames."""
+    clip = make_clip(tmp_path / "large.mp4", TIMES[:30], size=(640, 360))
+    with MediaReader() as reader:
+        with reader.read(str(clip), Request(sound=False)) as rows:
+            assert len(list(rows)) == 3
+        used = _private_bytes(reader)
+        for _ in range(8):
+            with reader.read(str(clip), Request(sound=False)) as rows:
+                list(rows)
+        deadline = time.monotonic() + 20  # it tidies up after its last answer
+        while _private_bytes(reader) > used + 8 * MIB and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _private_bytes(reader) <= used + 8 * MIB
+
+
+def _private_bytes(reader: MediaReader) -> int:
+    """What the child has allocated and uses."""
+    status = Path(f"/proc/{reader.pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+def test_who_asks_loads_no_decoder() -> None:
+    code = "import sys, vcls_model.embedding; print(sorted({'av', 'cv2'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
 def test_names_of_any_bytes_reach_the_child(clip: Path, tmp_path: Path, shared: MediaReader) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/-a\n\xff.mp4")
     os.symlink(clip, name)

@@ -8,11 +8,12 @@ from vcls_model.metrics import kernels
 from vcls_model.metrics.accumulator import MetricAccumulator
 from vcls_model.metrics.binning import BIN_COUNT, bins_of
 from vcls_model.metrics.kernels import bins, count_scores, select_top
+from vcls_model.metrics.ranking import select_best
 
 
 @pytest.mark.parametrize("classes", [1, 19, 31, 32, 63, 64, 65, 130])
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_best_classes_and_those_that_reach_their_thresholds(classes, ties):
+def test_the_best_classes_in_order(classes, ties):
     rng = np.random.default_rng(classes)
     logits = rng.normal(0, 3, (40, classes)).astype(np.float32)
     if ties:
@@ -23,14 +24,11 @@ def test_the_best_classes_and_those_that_reach_their_thresholds(classes, ties):
     widths = rng.integers(1, classes + 1, 40)
     starts = np.concatenate([[0], np.cumsum(widths)])
     top_class, top_logit = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-    thresholds = rng.normal(1, 2, (2, classes)).astype(np.float32)
-    predicted = np.ones((2, classes), np.int32)
-    assert select_top(logits, starts, top_class, top_logit, thresholds, predicted) == (-1, -1)
+    assert select_top(logits, starts, top_class, top_logit) == (-1, -1)
     for row, width in enumerate(widths):
         best = np.argsort(-logits[row], kind="stable")[:width]
         np.testing.assert_array_equal(top_class[starts[row] : starts[row + 1]], best)
         np.testing.assert_array_equal(top_logit[starts[row] : starts[row + 1]], logits[row, best])
-    np.testing.assert_array_equal(predicted, 1 + (logits[None] >= thresholds[:, None]).sum(axis=1))
 
 
 @pytest.mark.parametrize("place", [0, 63, 64, 127, 129])
@@ -38,15 +36,7 @@ def test_a_nan_is_found_wherever_it_is(place):
     logits = np.random.default_rng(0).normal(0, 3, (3, 130)).astype(np.float32)
     logits[1, place] = np.nan
     starts = np.arange(4) * 5
-    found = select_top(
-        logits,
-        starts,
-        np.empty(15, np.int32),
-        np.empty(15, np.float32),
-        np.empty((0, 130), np.float32),
-        np.empty((0, 130), np.int32),
-    )
-    assert found == (1, place)
+    assert select_top(logits, starts, np.empty(15, np.int32), np.empty(15, np.float32)) == (1, place)
 
 
 @pytest.mark.parametrize("classes", [5, 32, 70])
@@ -145,11 +135,17 @@ def test_keys_hold_scores_and_labels():
         np.testing.assert_array_equal(counts, expected)
 
 
-def test_thresholds_that_are_reached_are_counted():
-    logits = np.random.default_rng(2).normal(0, 1, (20, 130)).astype(np.float32)
-    thresholds = np.random.default_rng(3).normal(1, 1, (2, 130)).astype(np.float32)
-    predicted = np.full((2, 130), 4, np.int32)
-    kernels.count_reached(logits, thresholds, predicted)
+@pytest.mark.parametrize("width", [1, 5, 130])
+def test_thresholds_that_are_reached_are_counted(width):
+    rng = np.random.default_rng(2)
+    logits = np.round(rng.normal(0, 1, (60, 130)), 1).astype(np.float32)
+    logits[1] = np.inf
+    logits[2] = -np.inf
+    best = select_best(logits, np.full(60, width))
+    # Of the first, many more scores than `width` reach theirs; of the second few; of the third none or the infinite.
+    thresholds = np.stack([np.full(130, -0.5), rng.normal(2, 0.1, 130), np.full(130, np.inf)]).astype(np.float32)
+    predicted = np.full((3, 130), 4, np.int32)
+    kernels.count_reached(logits, best, thresholds, thresholds.min(axis=1), predicted)
     np.testing.assert_array_equal(predicted, 4 + (logits[None] >= thresholds[:, None]).sum(axis=1))
 
 

@@ -21,8 +21,9 @@ def _floor_of_top(row, count, maxima, reached):
     for first in range(_LANES, full, _LANES):
         part = row[first : first + _LANES]
         for lane in range(_LANES):
-            x = part[lane]
-            maxima[lane] = x if x > maxima[lane] else maxima[lane]
+            # A comparison would become a masked store, many times slower on processors without AVX-512. A NaN stays:
+            # its lane reaches nothing, so that the floor is lower, and the NaN is found above it.
+            maxima[lane] = np.maximum(part[lane], maxima[lane])
     for other in range(_LANES):
         x = maxima[other]
         for lane in range(_LANES):
@@ -52,23 +53,35 @@ def _count_reached(row, thresholds, predicted):
 
 
 @njit
-def count_reached(logits, thresholds, predicted):
-    """Adds to `predicted` (T, C) int32 how many rows of `logits` (B, C) reach each of the (T, C) `thresholds`."""
+def count_reached(logits, best, thresholds, lowest, predicted):
+    """Adds to `predicted` (T, C) int32 how many rows of `logits` (B, C) reach each of the (T, C) `thresholds`.
+
+    Args:
+        logits: (B, C) float32.
+        best: `BestRows` of these logits, at least one class of each row. Where the least of them is below every
+            threshold, so are all classes that are not among them, and the row is not looked at.
+        thresholds: (T, C) float32 logits.
+        lowest: (T,) float32, the least of each row of `thresholds`.
+        predicted: added to.
+    """
     for r in range(logits.shape[0]):
+        start = best.starts[r]
+        end = best.starts[r + 1]
         for t in range(thresholds.shape[0]):
-            _count_reached(logits[r], thresholds[t], predicted[t])
+            if best.logits[end - 1] < lowest[t]:
+                for i in range(start, end):
+                    predicted[t, best.classes[i]] += np.int32(best.logits[i] >= thresholds[t, best.classes[i]])
+            else:
+                _count_reached(logits[r], thresholds[t], predicted[t])
 
 
 @njit
-def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
-    """Each row's best scores in descending order, ties to the lower class index; in the same pass, while the row is
-    in cache, how many scores of each class reach its thresholds.
+def select_top(logits, starts, top_class, top_logit):
+    """Each row's best scores in descending order, ties to the lower class index.
 
     Args:
         logits: (B, C) float32.
         starts: (B + 1,); row r gets `starts[r + 1] - starts[r]` entries, at least one, of `top_class` and `top_logit`.
-        thresholds: (T, C) float32 logits.
-        predicted: (T, C) int32 counts, added to.
 
     Returns:
         (row, class) of the first NaN, or (-1, -1); a NaN is never below the floor, so the same comparison that finds
@@ -111,6 +124,4 @@ def select_top(logits, starts, top_class, top_logit, thresholds, predicted):
                     i -= 1
                 top_logit[i] = x
                 top_class[i] = c
-        for t in range(thresholds.shape[0]):
-            _count_reached(row, thresholds[t], predicted[t])
     return -1, -1

@@ -1,12 +1,17 @@
 """Request bodies within bounds, and answers that say what is wrong in words."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+
+_MOST_VALUES = 1 << 22  # of a JSON body: to read more takes the interpreter so long that live streams would feel it
+_LEAST_BYTES_PER_SECOND = 16 << 10
 
 
 class RefusedError(Exception):
@@ -34,12 +39,13 @@ async def body_chunks(request: Request, most_bytes: int, idle_seconds: float) ->
     """The parts of a body as they come.
 
     Raises:
-        RefusedError: 413 beyond `most_bytes`, 408 where nothing comes for `idle_seconds`, 400 where the client leaves.
+        RefusedError: 413 beyond `most_bytes`; 408 where nothing comes for `idle_seconds`, or, after these, less than
+            16 KiB per second; 400 where the client leaves.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > most_bytes:
         raise RefusedError(413, f"the body has {int(announced):,} bytes; at most {most_bytes:,} are taken")
-    size = 0
+    size, began = 0, time.monotonic()
     stream = request.stream().__aiter__()
     while True:
         try:
@@ -53,6 +59,8 @@ async def body_chunks(request: Request, most_bytes: int, idle_seconds: float) ->
         size += len(chunk)
         if size > most_bytes:
             raise RefusedError(413, f"the body is longer than the {most_bytes:,} bytes that are taken")
+        if size < _LEAST_BYTES_PER_SECOND * (time.monotonic() - began - idle_seconds):
+            raise RefusedError(408, "the body comes too slowly")
         yield chunk
 
 
@@ -61,12 +69,28 @@ async def read_body(request: Request, most_bytes: int, idle_seconds: float) -> b
     return b"".join([chunk async for chunk in body_chunks(request, most_bytes, idle_seconds)])
 
 
+def number_array(values: Any) -> np.ndarray | None:
+    """Nested lists of JSON numbers as an array of whole or floating-point numbers.
+
+    None where they are not all of one length, or hold what is not a number: numpy alone would read "1" and true as 1.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):
+        return None
+    return array if array.dtype.kind in "iuf" else None
+
+
 def parse_json(content: bytes) -> dict[str, Any]:
     """One JSON object.
 
     Raises:
-        RefusedError: 400 where it is not.
+        RefusedError: 400 where it is not, 413 where it holds too many values.
     """
+    if content.count(b",") >= _MOST_VALUES:
+        raise RefusedError(
+            413, f"the body holds more than {_MOST_VALUES:,} values: send records or codes as base64, or binary tensors"
+        )
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:  # also where it is nested too deep

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from vcls_model import __version__
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.schema import FRAMES, TEXT
-from vcls_model.serving.http.bodies import RefusedError, json_response, parse_json, read_body
+from vcls_model.serving.http.bodies import RefusedError, json_response, number_array, parse_json
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.stream import Features
 
@@ -83,8 +83,7 @@ class KServeRoutes:
     async def infer(self, request: Request) -> Response:
         """`POST /v2/models/NAME/infer`: logits and probabilities of features, or of records as `serialized` BYTES."""
         self._check_name(request)
-        settings = self._service.settings
-        content = await read_body(request, settings.most_body_bytes, settings.idle_seconds)
+        content = await self._service.read_body(request)
         head, binary = _split(content, request.headers.get(_HEADER))
         body = parse_json(head)
         videos = self._videos(_tensors(body, binary))
@@ -215,10 +214,18 @@ def _listed(data: Any, datatype: str) -> Any:
         if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
             raise RefusedError(400, "the data of a BYTES tensor must be a list of strings")
         return [each.encode() for each in data]
-    try:
-        return np.asarray(data, _TYPES[datatype]).reshape(-1)
-    except (ValueError, TypeError, OverflowError):
-        raise RefusedError(400, f"the data of a tensor must be numbers of {datatype}") from None
+    array, dtype = number_array(data), _TYPES[datatype]
+    if array is None or (dtype.kind in "iu" and array.size and not _fits(array, dtype)):
+        raise RefusedError(400, f"the data of a tensor must be numbers of {datatype}")
+    with np.errstate(over="ignore"):  # infinity, which is refused in words
+        return array.astype(dtype).reshape(-1)
+
+
+def _fits(numbers: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether a type of whole numbers holds them all."""
+    bounds = np.iinfo(dtype)
+    whole = numbers.dtype.kind != "f" or bool((numbers == np.floor(numbers)).all())
+    return whole and bounds.min <= numbers.min() and numbers.max() <= bounds.max
 
 
 def _wanted(body: dict[str, Any]) -> list[_Wanted]:

@@ -54,8 +54,11 @@ class LabelRoute:
             raise RefusedError(400, "the model takes records that were not made from media: it labels no files")
         if service.labelling >= service.settings.most_files:
             raise RefusedError(429, f"{service.labelling} files are being labelled; try again", retry_after=10)
+        try:
+            work = _Work(service, request.query_params.get("name", "media")[:200], form)
+        except OSError as error:
+            raise _no_room(error) from None
         service.labelling += 1
-        work = _Work(service, request.query_params.get("name", "media")[:200], form)
         try:
             await work.receive(request)
         except BaseException:
@@ -66,12 +69,19 @@ class LabelRoute:
         result: Any = None
         try:
             async for step in work.steps():
+                if await request.is_disconnected():
+                    raise RefusedError(400, "the client left before its file was labelled")
                 result = step
         finally:
             await work.finish()
         if isinstance(result, RefusedError):
             raise result
         return Response(work.rendered(result), 200, media_type=MEDIA_TYPES[form])
+
+
+def _no_room(error: OSError) -> RefusedError:
+    _LOG.error("a file to label cannot be stored: %s", error)
+    return RefusedError(507, "the service has no room for the file")
 
 
 class _StreamedLines(StreamingResponse):
@@ -118,8 +128,7 @@ class _Work:
                 async for chunk in body_chunks(request, settings.most_media_bytes, settings.idle_seconds):
                     await asyncio.to_thread(file.write, chunk)
         except OSError as error:
-            _LOG.error("a file to label cannot be stored: %s", error)
-            raise RefusedError(507, "the service has no room for the file") from None
+            raise _no_room(error) from None
         if not os.path.getsize(self._path):
             raise RefusedError(400, "the body is empty: send a media file")
 

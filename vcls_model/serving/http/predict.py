@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.schema import FRAMES, TEXT, Modality
-from vcls_model.serving.http.bodies import RefusedError, json_response, parse_json, read_body
+from vcls_model.serving.http.bodies import RefusedError, json_response, number_array, parse_json
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.live.stream import Features
 
@@ -80,8 +80,7 @@ class PredictRoutes:
 
     async def _body(self, request: Request) -> dict[str, Any]:
         self._check_name(request)
-        settings = self._service.settings
-        body = parse_json(await read_body(request, settings.most_body_bytes, settings.idle_seconds))
+        body = parse_json(await self._service.read_body(request))
         name = body.get("signature_name", "")
         if name not in ("", "serving_default", "features"):
             raise RefusedError(
@@ -145,13 +144,12 @@ def _array(modality: Modality, values: Any) -> np.ndarray:
         if len({len(each) for each in strings}) > 1 or len(strings[0]) % modality.width:
             raise RefusedError(400, f"{modality.name}: strings of codes must hold whole frames of {modality.width}")
         return np.frombuffer(b"".join(strings), np.uint8).reshape(len(strings), -1, modality.width)
-    try:
-        with np.errstate(over="ignore"):  # infinity, which is refused in words
-            array = np.asarray(values, np.float32)
-    except (ValueError, TypeError, OverflowError):
-        raise RefusedError(400, f"{modality.name} must be lists of numbers, all of the same length") from None
+    array = number_array(values)
+    if array is None:
+        raise RefusedError(400, f"{modality.name} must be lists of numbers, all of the same length")
     if modality.kind != FRAMES:
-        return array
+        with np.errstate(over="ignore"):  # infinity, which is refused in words
+            return array.astype(np.float32)
     if not ((array >= 0) & (array <= 255) & (array == np.floor(array))).all():
         raise RefusedError(400, f"{modality.name} must hold codes: whole numbers from 0 to 255")
     return array.astype(np.uint8)

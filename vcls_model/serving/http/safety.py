@@ -94,7 +94,10 @@ class Guard:
 
     @staticmethod
     def _is_own(origin: str, headers: Headers) -> bool:
-        return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        try:
+            return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+        except ValueError:  # no address
+            return False
 
 
 def host_name(host: str) -> str:
@@ -112,10 +115,10 @@ def _tokens(headers: Headers) -> Iterable[bytes]:
     """What a client shows: a bearer token, or (as browsers cannot set headers of sockets) a subprotocol `token.…`."""
     scheme, _, shown = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        yield shown.strip().encode()
+        yield shown.strip().encode("latin-1")  # as the headers were read, so that these are the client's bytes
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
         if protocol.strip().startswith(_TOKEN_PROTOCOL):
-            yield protocol.strip()[len(_TOKEN_PROTOCOL) :].encode()
+            yield protocol.strip()[len(_TOKEN_PROTOCOL) :].encode("latin-1")
 
 
 async def _preflight(scope: Scope, receive: Receive, send: Send) -> None:

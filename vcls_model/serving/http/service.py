@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.requests import Request
 
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions
 from vcls_model.records.encoding import BytesColumn
@@ -19,7 +20,7 @@ from vcls_model.records.examples import (
     write_sequence_example,
 )
 from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
-from vcls_model.serving.http.bodies import RefusedError
+from vcls_model.serving.http.bodies import RefusedError, body_chunks
 from vcls_model.serving.http.metrics import Metrics
 from vcls_model.serving.http.settings import ServiceSettings
 from vcls_model.serving.live.engine import Engine
@@ -40,6 +41,7 @@ class Service:
         ready: whether it takes requests: false while it warms up and while it shuts down.
         labelling: files that are being labelled.
         predicting: requests for predictions under way.
+        body_bytes: of the requests that are being read.
     """
 
     engine: Engine
@@ -48,6 +50,7 @@ class Service:
     ready: bool = False
     labelling: int = 0
     predicting: int = 0
+    body_bytes: int = 0
 
     def warm_up(self) -> None:
         """Computes once what the first request would have to wait for.
@@ -83,6 +86,22 @@ class Service:
             raise RefusedError(429, str(error), retry_after=1) from None
         finally:
             self.predicting -= 1
+
+    async def read_body(self, request: Request) -> bytes:
+        """The whole body of a request for predictions; raises as `body_chunks`, and 429 where too much is read."""
+        settings = self.settings
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in body_chunks(request, settings.most_body_bytes, settings.idle_seconds):
+                size += len(chunk)
+                self.body_bytes += len(chunk)
+                if self.body_bytes > settings.most_bodies_bytes:
+                    raise RefusedError(429, "too many large requests are being read; try again", retry_after=1)
+                parts.append(chunk)
+            return b"".join(parts)
+        finally:
+            self.body_bytes -= size
 
     def check_count(self, records: int) -> None:
         """Raises `RefusedError` for none, or more records than a request may hold."""

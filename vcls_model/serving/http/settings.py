@@ -13,6 +13,7 @@ class ServiceSettings:
             empty: any.
         origins: web origins, other than the service's own, whose pages may use it.
         most_body_bytes: of a request for predictions.
+        most_bodies_bytes: of all such requests that are being read.
         most_media_bytes, most_media_seconds: of a file to label.
         most_message_bytes: of a message of a live stream.
         most_requests: predictions under way at once.
@@ -29,6 +30,7 @@ class ServiceSettings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     most_body_bytes: int = 64 << 20
+    most_bodies_bytes: int = 256 << 20
     most_media_bytes: int = 1 << 30
     most_media_seconds: float = 3600.0
     most_message_bytes: int = 4 << 20

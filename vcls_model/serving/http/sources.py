@@ -35,7 +35,8 @@ class SourceRoutes:
         self._service = service
         self._sinks = tuple(sinks)
         self._players = {
-            each.name: SourcePlayer(each, service.engine, self._deliver, self._finished) for each in sources
+            each.name: SourcePlayer(each, service.engine, self._deliver, self._finished, self._changed)
+            for each in sources
         }
         self._watchers: defaultdict[str, set[asyncio.Queue[dict[str, Any]]]] = defaultdict(set)
         self._lock = threading.Lock()
@@ -57,11 +58,11 @@ class SourceRoutes:
             sink.close()
 
     async def listed(self, _: Request) -> Response:
-        """`GET /v1/streams`: name, state and counts of each, never its address, which may hold a password."""
+        """`GET /v1/streams`: name, state (and why) and counts of each, never its address: it may hold a password."""
         streams = []
         for name, player in self._players.items():
             counts = counts_json(player.session.counts) if player.session is not None else {}
-            streams.append({"name": name, "state": player.state, "counts": counts})
+            streams.append({"name": name, "state": player.state, "message": player.message, "counts": counts})
         return json_response({"streams": streams})
 
     async def picture(self, request: Request) -> Response:
@@ -82,6 +83,7 @@ class SourceRoutes:
             return
         await socket.accept(LIVE_PROTOCOL if LIVE_PROTOCOL in socket.scope.get("subprotocols", []) else None)
         messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_UNSENT)
+        messages.put_nowait(_source_message(self._players[name]))
         with self._lock:
             self._watchers[name].add(messages)
         leaving = asyncio.create_task(_left(socket))
@@ -105,25 +107,34 @@ class SourceRoutes:
         message = answer_message(self._service.engine, session, answer)
         if isinstance(answer, FrameLabels):
             self._tell(session, message["events"])
-        self._send(session, message)
+        self._send(session.name, message)
 
     def _finished(self, session: Session, events: Sequence[LabelEvent]) -> None:
         """Called by a player's thread once its stream has ended."""
         message = final_message(self._service.engine, session, events)
         self._tell(session, message["events"])
-        self._send(session, message)
+        self._send(session.name, message)
+
+    def _changed(self, player: SourcePlayer) -> None:
+        """Called by a player's thread."""
+        self._send(player.source.name, _source_message(player))
 
     def _tell(self, session: Session, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
             for sink in self._sinks:
                 sink.put({"stream": session.name, **event})
 
-    def _send(self, session: Session, message: dict[str, Any]) -> None:
+    def _send(self, name: str, message: dict[str, Any]) -> None:
         with self._lock:
-            watching = list(self._watchers[session.name])
+            watching = list(self._watchers[name])
         if watching and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(_spread, watching, message)
+
+
+def _source_message(player: SourcePlayer) -> dict[str, Any]:
+    """How a source is, and why."""
+    return {"type": "Source", "stream": player.source.name, "state": player.state, "message": player.message}
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -140,10 +140,8 @@ class _LiveSocket:
             frame = parse_frame(content, received, self._messages)
             self._spend(received)
         except RefusedError as error:
-            counts = self.session.count(received=1, failed=1)
-            self._outgoing.put_nowait(
-                {"type": "Error", "reason": "refused", "message": str(error), "counts": vars(counts), "credits": 1}
-            )
+            frame = Frame(self._messages, self._last_seconds, received)
+            self._engine.refuse(self.session, frame, str(error))
             return
         self._engine.offer(self.session, self._timed(frame, received))
 

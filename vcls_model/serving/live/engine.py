@@ -170,6 +170,11 @@ class Engine:
         if start:
             self._ready.put(session)
 
+    def refuse(self, session: Session, frame: Frame, message: str) -> None:
+        """Answers a frame of a stream that cannot be taken, and counts it as failed; never blocks."""
+        session.count(received=1)
+        self._fail(session, frame, REFUSED, message)
+
     def shut_down(self) -> None:
         """Labels what is under way, then ends the threads and the decoding processes."""
         for _ in self._threads:

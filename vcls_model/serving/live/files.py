@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from vcls_model import storage
+from vcls_model import output_directories, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.embedding import local_file
 from vcls_model.media.errors import MediaError
@@ -42,7 +42,7 @@ class FilesConfig:
         if top < 1:
             raise UsageError(f"--top must be at least 1, got {top}")
         if output is not None:
-            storage.check_writable(output)
+            output_directories.check_writable(output)
         files = tuple(path for pattern in patterns for path, _, _ in storage.list_files(pattern))
         name, times = Counter(map(_name, files)).most_common(1)[0]
         if output is not None and times > 1:

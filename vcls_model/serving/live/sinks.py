@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import os
 import queue
 import threading
 import urllib.request
@@ -33,7 +34,7 @@ class LinesFile:
     def __init__(self, path: str) -> None:
         self._file = storage.open_for_appending(path)
         self._lock = threading.Lock()
-        self._ends_in_part = False
+        self._ends_in_part = _ends_in_part(path)
 
     def put(self, event: Mapping[str, Any]) -> None:
         """Writes the event; one for which there is no room is lost, and the log says so."""
@@ -51,6 +52,15 @@ class LinesFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _ends_in_part(path: str) -> bool:
+    """Whether the last line of a file is not whole: a machine that lost its power may have left it so."""
+    with storage.open_for_reading(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+        return size > 0 and file.read(1) != b"\n"
 
 
 class Webhook:

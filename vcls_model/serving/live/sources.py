@@ -3,13 +3,14 @@
 import dataclasses
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vcls_model.commands import UsageError
+from vcls_model.commands import JobError, UsageError
 from vcls_model.media.containers import CONTAINERS
 from vcls_model.media.errors import EMPTY, OUT_OF_RANGE, TRUNCATED, MediaError
 from vcls_model.media.probe import Limits
@@ -30,6 +31,7 @@ _POLL_SECONDS = 1.0
 _OVER_AFTER_SECONDS = 30.0
 _PATIENCE_SECONDS = 0.2
 _SETTLING_SECONDS = 2.0
+_SYSTEM_ERROR = re.compile(r"\[Errno \d+\] ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,7 @@ class SourcePlayer:
         engine: Engine,
         deliver: Callable[[Session, Answer], None],
         finish: Callable[[Session, Sequence[LabelEvent]], None] | None = None,
+        changed: Callable[["SourcePlayer"], None] | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +100,7 @@ class SourcePlayer:
             engine: what labels it.
             deliver: takes the stream's answers, in the engine's threads.
             finish: takes the ends of the labels that are there when the stream ends, in the player's thread.
+            changed: is told of each other state or message, in the player's thread.
         """
         self.source = source
         self.state = "starting"
@@ -105,6 +109,7 @@ class SourcePlayer:
         self._engine = engine
         self._deliver = deliver
         self._finish = finish
+        self._changed = changed
         self._stop = threading.Event()
         self._origin = 0.0  # where this try begins on the stream's clock
         self._last_seconds = 0.0  # of the last frame that was offered, labelled or not yet
@@ -131,6 +136,12 @@ class SourcePlayer:
             self._reader.interrupt()  # a camera that has nothing to say would be waited for
         self._thread.join(5)
 
+    def _is(self, state: str, message: str) -> None:
+        if (state, message) != (self.state, self.message):
+            self.state, self.message = state, message
+            if self._changed is not None:
+                self._changed(self)
+
     def _answer(self, answer: Answer) -> None:
         assert self.session is not None
         self._deliver(self.session, answer)
@@ -139,7 +150,7 @@ class SourcePlayer:
         media = self._engine.model.media
         assert media is not None and self.session is not None
         base = media.request()
-        pause = 1.0
+        pause, why = 1.0, ""
         with MediaReader(_DEADLINE_PER_MINUTE, media.memory_bytes) as reader:
             self._reader = reader
             while not self._stop.is_set():
@@ -149,33 +160,37 @@ class SourcePlayer:
                         self._offer(row)
                     if not self.source.is_loop and self.source.path is not None:
                         break
-                    self.message = "" if self.source.is_loop else "the source ended"
+                    why = "" if self.source.is_loop else "the source ended"
                 except MediaError as error:
                     if self._stop.is_set():
                         break
-                    words = error.message.replace(repr(self.source.address), "the source")  # it may hold a password
-                    self.message = f"{error.reason}: {words}"
-                    _LOG.warning("source %s: %s", self.source.name, self.message)
+                    words = _SYSTEM_ERROR.sub("", error.message).replace(f": {self.source.address!r}", "")
+                    words = words.replace(repr(self.source.address), "the source")  # it may hold a password
+                    why = f"{error.reason}: {words}"
+                    _LOG.warning("source %s: %s", self.source.name, why)
                     if self.source.path is not None and not self.source.is_growing and self._sequence == before:
                         break
+                except (JobError, OSError) as error:  # no process to decode with, for want of memory or files
+                    why = "the service cannot decode the source now"
+                    _LOG.error("source %s: %s", self.source.name, error)
                 if not self.source.is_growing and self._sequence:
                     self._origin = self._last_seconds + 1 / media.fps
                 if self.source.is_loop and self._sequence > before:
                     continue
                 pause = 1.0 if self._sequence > before else min(2 * pause, _LONGEST_PAUSE)
-                self.state = "waiting"
+                self._is("waiting", why)
                 self._stop.wait(pause)
         deadline = time.monotonic() + _SETTLING_SECONDS
         while not self.session.counts.settled and time.monotonic() < deadline:
             time.sleep(0.01)
         if self._finish is not None:
             self._finish(self.session, self.session.tracker.finish())
-        self.state = "ended"
+        self._is("ended", "" if self._stop.is_set() else why)
         self._engine.close(self.session)
 
     def _offer(self, row: MediaRow) -> None:
         assert self.session is not None
-        self.state, self.message = "playing", ""
+        self._is("playing", "")
         while self.source.is_growing and self.session.pending is not None and not self._stop.is_set():
             time.sleep(0.01)  # a recording is caught up with, not skipped
         self._sequence += 1
@@ -214,7 +229,7 @@ class SourcePlayer:
         step = 1 / base.sampling.fps
         while not self._stop.is_set():
             over = time.monotonic() - grown > _OVER_AFTER_SECONDS
-            now = os.path.getsize(path) if os.path.exists(path) else 0
+            now = _size(path)
             if now == size and not over:
                 self._stop.wait(_POLL_SECONDS)
                 continue
@@ -237,3 +252,11 @@ class SourcePlayer:
                     yield held
                 return
             self._stop.wait(_POLL_SECONDS)
+
+
+def _size(path: str) -> int:
+    """Of a file; 0 where there is none yet, or no more."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

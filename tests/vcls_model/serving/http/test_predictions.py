@@ -1,8 +1,9 @@
 """TensorFlow Serving's and KServe's addresses, with a model that needs no TensorFlow."""
 
+import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from tests.fixtures.live import PlainModel
 from vcls_model.records.examples import bytes_feature, float_feature, write_example
 from vcls_model.serving.http.app import make_app
+from vcls_model.serving.http.bodies import RefusedError, body_chunks, parse_json
 from vcls_model.serving.http.metrics import Metrics
 from vcls_model.serving.http.service import Service
 from vcls_model.serving.http.settings import ServiceSettings
@@ -89,7 +91,20 @@ def test_status_and_metadata(client: TestClient) -> None:
         ({"instances": ROWS * 5}, 413, "at most 8"),
         ({"instances": [[1, 2]]}, 400, "must have the shape [records, 3]"),
         ({"instances": [["x", 1, 2]]}, 400, "lists of numbers"),
-        ({"instances": [[None, 1, 2]]}, 400, "not finite"),
+        ({"instances": [[None, 1, 2]]}, 400, "lists of numbers"),
+        ({"instances": [["1", "2", "NaN"]]}, 400, "lists of numbers"),
+        ({"instances": [[True, False, True]]}, 400, "lists of numbers"),
+        ({"instances": [[1, 2], [1, 2, 3]]}, 400, "must have the shape [records, 3]"),
+        ({"inputs": {"three": [[1, 2], [1, 2, 3]]}}, 400, "all of the same length"),
+        ('{"instances": [[NaN, 1, 2]]}', 400, "not JSON"),
+        ('{"instances": [[Infinity, 1, 2]]}', 400, "not JSON"),
+        ({"instances": [{"b64": "AAAAA"}]}, 400, "base64"),
+        ({"instances": [{"b64": [1]}]}, 400, "base64"),
+        (
+            {"instances": [b64(write_example({"id": bytes_feature(b"v"), "three": bytes_feature(b"x")}))]},
+            400,
+            "record 0",
+        ),
         ({"instances": [[1e39, 1, 2]]}, 400, "not finite"),
         ({"instances": [{"four": [1]}]}, 400, "the model takes three"),
         ({"instances": [{"b64": "?"}]}, 400, "base64"),
@@ -98,7 +113,7 @@ def test_status_and_metadata(client: TestClient) -> None:
         ({"instances": ROWS, "signature_name": "x"}, 400, "no signature"),
         ({"inputs": 3}, 400, "object with a list"),
         ({"inputs": {"three": 3}}, 400, "no record"),
-        ({"inputs": {"three": None}}, 400, "no record"),
+        ({"inputs": {"three": None}}, 400, "lists of numbers"),
     ],
 )
 def test_what_cannot_be_predicted_is_said_in_words(client: TestClient, body: Any, status: int, words: str) -> None:
@@ -116,6 +131,38 @@ def test_large_bodies_are_refused_by_what_they_announce_and_by_what_they_are(cli
             yield b" " * (1 << 16)
 
     assert client.post("/v1/models/plain:predict", content=parts()).status_code == 413
+
+
+def test_bodies_that_come_too_slowly_or_hold_too_many_values_are_refused() -> None:
+    class Slow:
+        headers: dict[str, str] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for _ in range(20):
+                await asyncio.sleep(0.03)
+                yield b"x"
+
+    async def read() -> None:
+        async for _ in body_chunks(Slow(), 100, 0.2):  # type: ignore[arg-type]
+            pass
+
+    with pytest.raises(RefusedError, match="too slowly") as slow:
+        asyncio.run(read())
+    assert slow.value.status == 408
+    with pytest.raises(RefusedError, match="more than 4,194,304 values") as many:
+        parse_json(b"," * (1 << 22))
+    assert many.value.status == 413
+
+
+def test_only_so_much_is_read_at_once() -> None:
+    engine = Engine(PlainModel())
+    service = Service(engine, ServiceSettings(most_bodies_bytes=1000), Metrics())
+    with TestClient(make_app(service)) as client:
+        answer = client.post("/v1/models/plain:predict", content=b" " * 2000)
+        assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
+        assert service.body_bytes == 0
+        assert client.post("/v1/models/plain:predict", json={"instances": ROWS}).status_code == 200
+    engine.shut_down()
 
 
 def test_other_models_and_addresses(client: TestClient) -> None:
@@ -162,6 +209,11 @@ LENGTHS = {"name": "num_frames", "shape": [2]}
         ([tensor(shape=[0, 1 << 32, 1 << 32, 1 << 32], data=[])], "there is no array of that shape"),
         ([tensor(shape=[1] * 100, data=[1])], "there is no array of that shape"),
         ([tensor(shape=[], data=[1])], "the request holds no record"),
+        ([tensor(data=["1"] * 6)], "must be numbers of FP32"),
+        ([tensor(data=[1e39] * 6)], "not finite"),
+        ([tensor(data=[0] * 6), LENGTHS | {"datatype": "INT32", "data": [1.5, 1]}], "must be numbers of INT32"),
+        ([tensor(data=[0] * 6), LENGTHS | {"datatype": "INT32", "data": [1 << 40, 1]}], "must be numbers of INT32"),
+        ([tensor(name="x", datatype="UINT8", data=[256] * 6)], "must be numbers of UINT8"),
         ([tensor(data=[0] * 6), LENGTHS | {"datatype": "FP32", "data": [1e38, 1]}], "one whole number per record"),
         ([tensor(data=[0] * 6), LENGTHS | {"datatype": "BYTES", "data": ["a", "b"]}], "one whole number per record"),
     ],

@@ -51,6 +51,44 @@ def test_the_page_and_probes_are_open(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "guess", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f"{TOKEN} {TOKEN}", "*", "\x00", "é" * 99]
+)
+def test_a_token_is_not_guessed_in_part(client: TestClient, guess: str) -> None:
+    answer = client.get("/v1/labels", headers={"Authorization": f"Bearer {guess}".encode()})
+    assert answer.status_code == 401 and TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../safety.py",
+        "/page/..%2f..%2f..%2fsetup.py",
+        "/page/%2e%2e/exported.py",
+        "/page//etc/passwd",
+        "/page/vendor",
+        "/v1/models/..%2f..%2fetc%2fpasswd",
+        "/v2/models/..%2fplain/ready",
+        "/v1/models/plain%00",
+        "/v1/streams/..%2f..%2fetc%2fpasswd/picture",
+        "//etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+    ],
+)
+def test_no_address_leads_out_of_the_page(client: TestClient, path: str) -> None:
+    answer = client.get("http://localhost:8501" + path, headers=BEARER)
+    assert answer.status_code == 404 and "error" in answer.json()
+
+
+def test_a_token_may_hold_any_letters() -> None:
+    engine = Engine(PlainModel())
+    app = make_app(Service(engine, ServiceSettings(token="Schlüssel"), Metrics()))
+    with TestClient(app) as client:
+        for token, status in (("Schlüssel", 200), ("Schlussel", 401)):
+            assert client.get("/v1/labels", headers={"Authorization": f"Bearer {token}".encode()}).status_code == status
+    engine.shut_down()
+
+
 def test_a_foreign_host_is_not_answered(client: TestClient) -> None:
     assert client.get("/v1/labels", headers={**BEARER, "Host": "evil.example"}).status_code == 421
     assert client.get("/v1/labels", headers={**BEARER, "Host": "[::1]:8501"}).status_code == 200
@@ -61,6 +99,11 @@ def test_pages_of_foreign_origins_may_not_use_it(client: TestClient) -> None:
         ("https://evil.example", 403),
         ("null", 403),
         ("http://localhost:9999", 403),
+        ("http://localhost:8501.evil.example", 403),
+        ("http://localhost:8501@evil.example", 403),
+        ("http://evil.example#http://localhost:8501", 403),
+        ("http://[", 403),
+        ("", 403),
         ("http://localhost:8501", 200),
         ("https://friend.example", 200),
     ):

@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import json
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -185,9 +186,11 @@ def test_what_is_no_film_is_refused_without_a_path(address: str, content: bytes,
 
 def test_a_pulled_stream_is_watched(address: str) -> None:
     (film,) = httpx.get(f"{address}/v1/streams").json()["streams"]
-    assert film["name"] == "film" and film["state"] in ("starting", "playing")
+    assert film["name"] == "film" and film["state"] in ("starting", "playing") and film["message"] == ""
     names = set()
     with connect(address.replace("http", "ws") + "/watch?stream=film") as socket:
+        first = heard(socket)
+        assert first["type"] == "Source" and first["state"] in ("starting", "playing")
         deadline = time.monotonic() + 20
         while len(names) < 2 and time.monotonic() < deadline:
             names |= {event["name"] for event in heard(socket).get("events", []) if event["kind"] == "new"}
@@ -321,3 +324,34 @@ def test_a_term_signal_drains_and_ends_with_status_0(recording: Recording) -> No
     told = [json.loads(line) for line in recording.lines.read_text().splitlines()]
     began, ended = ([each["name"] for each in told if each["kind"] == kind] for kind in ("new", "end"))
     assert sorted(began) == sorted(ended)
+
+
+@pytest.mark.slow
+def test_a_kill_loses_nothing_but_what_is_under_way(
+    media_model: Path, small_encoders: Encoders, clip: Path, hook: tuple[str, list[dict]], tmp_path: Path
+) -> None:
+    """What a watcher heard of labels is in the file, in whole lines, and what was posted, too."""
+    lines, (url, called) = tmp_path / "events.jsonl", hook
+    flags = ["--window=1", "--hold=0", f"--source=kill=loop:{clip}", f"--webhook={url}", f"--events={lines}"]
+    told: list[dict] = []
+    model = Path(shutil.copytree(media_model, tmp_path / "colours"))
+
+    def listen(watcher: ClientConnection) -> None:
+        told.extend({"stream": "kill", **event} for event in heard(watcher).get("events", []))
+
+    with served(model, *small_encoders.flags, *flags) as address:
+        shutil.rmtree(model)  # a model that is being replaced is served on
+        with connect(address.replace("http", "ws") + "/watch?stream=kill") as watcher:
+            while len(told) < 4 or sum(each["stream"] == "kill" for each in called) < 3:
+                listen(watcher)
+            address.process.kill()
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    listen(watcher)
+        assert address.process.wait(20) == -signal.SIGKILL
+    content = lines.read_text()
+    assert content.endswith("\n")
+    written = [json.loads(line) for line in content.splitlines()]
+    end = written.index(told[-1]) + 1
+    assert written[:end][-len(told) :] == told
+    assert all(each in written for each in called if each["stream"] == "kill")

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from tests.fixtures.live import ColourModel
-from tests.fixtures.media import Encoders, colour_clip
+from tests.fixtures.media import COLOURS, Encoders, colour_clip
 from vcls_model.commands import UsageError
 from vcls_model.serving.live.engine import Engine, EngineOptions
 from vcls_model.serving.live.events import LabelEvent
@@ -118,6 +120,58 @@ def test_a_broadcast_is_waited_for_and_come_back_to(engine: Engine, broadcast: t
     assert seconds == sorted(set(seconds))  # its clock goes on
     assert pulled.player.session is not None
     assert pulled.player.state == "ended" and pulled.player.session.closed
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[tuple[str, threading.Event]]:
+    """A channel by HLS whose playlist names the last three of its segments, of a second each, as they come; and what
+    takes it off the air."""
+    with av.open(
+        str(tmp_path / "x.m3u8"), "w", format="hls", options={"hls_time": "1", "hls_list_size": "0"}
+    ) as container:
+        stream = container.add_stream("mpeg2video", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 10
+        for number in range(3000):
+            pixels = np.broadcast_to(np.array(COLOURS[(number // 10) % 4], np.uint8), (48, 64, 3))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
+        container.mux(stream.encode(None))
+    began, off = time.monotonic(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first = int(time.monotonic() - began)
+            head = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n"
+            playlist = head + "".join(f"#EXTINF:1.0,\nx{number}.ts\n" for number in range(first, first + 3))
+            content = (tmp_path / self.path[1:]).read_bytes() if self.path.endswith("ts") else playlist.encode()
+            self.send_response(503 if off.is_set() else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield f"http://127.0.0.1:{port}/live.m3u8", off
+
+
+@pytest.mark.slow
+def test_a_channel_is_followed_as_it_goes_on_and_after_it_was_off_the_air(
+    engine: Engine, channel: tuple[str, threading.Event]
+) -> None:
+    address, off = channel
+    with Pulled(engine, address) as pulled:
+        pulled.wait(lambda: len(pulled.labelled) >= 5)
+        off.set()
+        pulled.wait(lambda: pulled.player.state == "waiting")
+        assert pulled.player.message
+        before = len(pulled.labelled)
+        off.clear()
+        pulled.wait(lambda: len(pulled.labelled) >= before + 3)
+        assert pulled.player.state == "playing" and pulled.player.message == ""
+    seconds = [each.frame.seconds for each in pulled.labelled]
+    assert seconds == sorted(set(seconds))
+    assert len(pulled.best()) >= 2
 
 
 class Camera(socketserver.StreamRequestHandler):
