@@ -148,7 +148,7 @@ def serve(flags: Flags, text: Callable[[], str]) -> Any:
     from vcls_model.serve import make_parser
     from vcls_model.serving.live.opening import open_model
 
-    return open_model(make_parser().parse_args([f"--model={flags['model']}"])).names
+    return [info.name for info in open_model(make_parser().parse_args([f"--model={flags['model']}"])).classes]
 
 
 def events(flags: Flags, text: Callable[[], str]) -> Any:

@@ -308,6 +308,26 @@ def test_a_report_ignores_the_plotting_backend_of_its_surroundings(
     assert (output / "report.html").exists() and b"\\xe4" in done.stdout
 
 
+def test_encoders_say_nothing_where_home_cannot_be_written() -> None:
+    """ONNX Runtime wrote a warning in colours; that it is not asked to report its use is tested by this, too."""
+    script = """
+from vcls_model.encoders.onnx_network import open_session
+try:
+    open_session(b"no model")
+except Exception as error:
+    print(type(error).__name__)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**environment, "HOME": "/proc", "XDG_CACHE_HOME": "/proc"},
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.stdout.strip() and done.stderr == b"", done.stderr
+
+
 @pytest.mark.slow
 def test_keras_can_be_imported_whatever_the_plotting_backend() -> None:
     script = "from vcls_model.quiet import start_tensorflow; start_tensorflow(); import keras; print(keras.__name__)"
