@@ -242,6 +242,7 @@ NAMED = [
     ("metrics of segments", "predictions"),
     ("metrics of segments", "ratings"),
     ("report", "scores"),
+    ("report", "baseline"),
     ("report", "output"),
     ("train", "data"),
     ("train", "output"),
