@@ -114,6 +114,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
             _write_printable(stream)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # else it tells where it keeps its cache, in three lines
     signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
 
