@@ -47,13 +47,18 @@ class Runs:
 
 def table(runs: Runs) -> str:
     """The rows that were measured, as Markdown."""
-    rows = ["| figure | service | peer | seconds per run; load average before it | target |", "|---|---|---|---|---|"]
+    rows = [
+        "| figure | service | peer | seconds, load average before: service; peer | target |",
+        "|---|---|---|---|---|",
+    ]
+
+    def length(run: Values) -> str:
+        return f"{run['seconds']:g}" if run["seconds"] else "–"
 
     def add(figure: str, run: str, peer: str, text: Callable[[Values], str], target: Callable[[Values, Values], str]):
         own, other = runs.get(run), runs.get(peer)
         if own:
-            length = f"{own['seconds']:g}" if own["seconds"] else "–"
-            conditions = f"{length}; {own['load']}" + (f", {other['load']}" if other else "")
+            conditions = "; ".join(f"{length(run)}, {run['load']}" for run in (own, other) if run)
             cells = [figure, text(own), text(other) if other else "", conditions, target(own, other)]
             rows.append("| " + " | ".join(cells) + " |")
 

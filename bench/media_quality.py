@@ -1,6 +1,6 @@
 """How well models recognise what is in real clips and sounds: the way of docs/OWN_VIDEOS.md, in cross-validation.
 
-    python bench/media_quality.py [--model=average] [--epochs=30]
+    python bench/media_quality.py [--model=auto] [--epochs=N]
 
 Two sets that do not ship with the project (the script says so and stops where they are absent):
 
@@ -88,8 +88,14 @@ def extract(files: list[File], directory: Path, *flags: str) -> None:
             )
 
 
-def accuracies(directory: Path, model: str, epochs: int) -> list[float]:
-    """Per fold, the fraction of its files whose best class is right, by a model that saw the other folds."""
+def accuracies(directory: Path, model: str, epochs: int | None) -> list[float]:
+    """Per fold, the fraction of its files whose best class is right, by a model that saw the other folds.
+
+    Args:
+        directory: with the records of the folds.
+        model: architecture, trained by its recipe.
+        epochs: instead of the recipe's.
+    """
     found = []
     for fold in range(FOLDS):
         work = directory / model / f"without{fold}"
@@ -106,10 +112,9 @@ def accuracies(directory: Path, model: str, epochs: int) -> list[float]:
             f"--data={work}/data",
             f"--output={work}/model",
             f"--model={model}",
-            "--recipe=none",
-            f"--epochs={epochs}",
             "--overwrite",
             "--quiet",
+            *([f"--epochs={epochs}"] if epochs else []),
         )
         run_command(
             "pipelines.score",
@@ -165,8 +170,8 @@ def line(name: str, files: list[File], ours: list[float], reference: str, target
 def main() -> None:
     """Extracts, trains and scores fold by fold, prints the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default="average", help="architecture (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--model", default="auto", help="architecture, by its recipe (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, help="passes over the data (default: the recipe's)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="for records and models (default: %(default)s)")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

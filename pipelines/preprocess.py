@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.preprocessing.flags import add_text_flags
-from pipelines.running.flags import add_job_flags
+from pipelines.running.flags import add_job_flags, check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
 from vcls_model.commands import DEFAULT, Parser, first_line, main
 
@@ -116,6 +116,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.monotonic()
     parser = make_parser()
     args, beam_argv = parse_arguments(parser, argv)
+    check_input_names(args)
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.preprocessing import outputs, planning

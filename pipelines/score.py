@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pipelines.running.flags import check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from pipelines.scoring.flags import add_flags
 from vcls_model.commands import Parser, first_line, main
@@ -56,6 +57,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     started = time.monotonic()
     parser = make_parser()
     args, beam_argv = parse_arguments(parser, argv)
+    check_input_names(args)
     options = pipeline_options(parser, args.runner, beam_argv)
 
     from pipelines.running.reach import check_job, runner_text

@@ -171,6 +171,7 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         limits.supervise(_fail_now)
         limits.end_with_threads(_fail_now)
         run(None)
+        _flush_result()
     except UsageError as error:
         _say("usage error", str(error))
         return 2
@@ -197,6 +198,15 @@ def _exit_code(run: Callable[[Sequence[str] | None], Any]) -> int:
         _say("error", f"{reason}. {_GO_ON}")
         return 1
     return 0
+
+
+def _flush_result() -> None:
+    """Raises `OSError` where standard output takes nothing more: the result is lost, and the command has failed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again, and complains
+        raise
 
 
 def _fail_now(reason: str) -> NoReturn:

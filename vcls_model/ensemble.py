@@ -93,14 +93,21 @@ def train_members(config: EnsembleConfig) -> None:
 
 
 def make_plan(config: EnsembleConfig) -> EnsemblePlan:
-    """Starts TensorFlow, loads the members and checks the output directory.
+    """Looks at the members and the data, starts TensorFlow, loads the members and checks the output directory.
 
     Raises:
         UsageError: a member is not an exported model, their records, classes or splits differ, or `data` is not what
             they were trained on.
     """
     from vcls_model.quiet import start_tensorflow
+    from vcls_model.serving.exported import read_model_info
 
+    # What is wrong with them is said at once: TensorFlow takes seconds to start.
+    for path in config.models:
+        read_model_info(path)
+    data = open_transformed(config.data) if config.data else None
+    if data is not None:
+        data.check_shards(("validate",))
     start_tensorflow()
     from vcls_model.training.joining import check_data, load_members
 
@@ -108,10 +115,8 @@ def make_plan(config: EnsembleConfig) -> EnsemblePlan:
         inputs = [*config.models, config.data]
         output_directories.check_output(config.output, resume=False, overwrite=config.overwrite, inputs=inputs)
     members = load_members(config.models, trusted=config.trust_model)
-    data = open_transformed(config.data) if config.data else None
     if data is not None:
         check_data(members, data)
-        data.check_shards(("validate",))
     return EnsemblePlan(config, members, data)
 
 

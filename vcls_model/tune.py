@@ -79,7 +79,10 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     config = parse_tune_config(argv)
     from vcls_model.quiet import quiet_start_up, start_tensorflow
+    from vcls_model.records.transformed import open_transformed
 
+    # What is wrong with the data is said at once: TensorFlow takes seconds to start.
+    open_transformed(config.training.data).check_shards()
     start_tensorflow()
     with quiet_start_up():
         import keras_tuner

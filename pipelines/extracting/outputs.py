@@ -22,7 +22,7 @@ from pipelines.running.outputs import (
 )
 from vcls_model import storage
 from vcls_model.commands import JobError
-from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE
+from vcls_model.records.input_files import SCHEMA_FILE, VOCABULARY_FILE
 from vcls_model.records.vocabulary import write_vocabulary_csv
 
 _SETTINGS = f"{STATE}/settings.json"

@@ -10,15 +10,14 @@ from pipelines.preprocessing.outputs import missing_modality_begun_with
 from pipelines.running.flags import check_job_flags
 from vcls_model import patterns, storage
 from vcls_model.commands import UsageError, unknown_choice
-from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
+from vcls_model.records.input_files import VOCABULARY_FILE, input_files
+from vcls_model.records.schema import FRAMES, MOST_FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
-    VOCABULARY_FILE,
     check_made_alike,
     file_beside,
     refuse_multi_hot_labels,
     refuse_transformed,
     resolve_schema,
-    shards_of,
     unread_texts,
 )
 from vcls_model.records.splits import SPLITS, SplitRatios
@@ -92,8 +91,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise unknown_choice("normalisation", args.normalise, NORMALISATIONS)
     if args.missing_modality not in (None, *MISSING_MODALITY):
         raise unknown_choice("value of --missing_modality", args.missing_modality, MISSING_MODALITY)
-    if args.max_frames < 1:
-        raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
+    if not 1 <= args.max_frames <= MOST_FRAMES:
+        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
     if args.pca_dims < 0:
         raise UsageError(f"--pca_dims must not be negative, got {args.pca_dims}")
     if args.pca_dims and args.normalise != "zscore":
@@ -136,7 +135,7 @@ def plan_shards(args: argparse.Namespace) -> tuple[Shard, ...]:
 
 
 def _numbered(pattern: str, split: int | None) -> tuple[Shard, ...]:
-    files = storage.list_files(shards_of(pattern))
+    files = input_files(pattern)
     return tuple(
         Shard(index, len(files), storage.absolute(path), size, modified, split)
         for index, (path, size, modified) in enumerate(files)

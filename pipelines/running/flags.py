@@ -2,7 +2,9 @@
 
 import argparse
 
+from pipelines.running.runners import find_runner
 from vcls_model.commands import DEFAULT, UsageError
+from vcls_model.records.input_files import input_files
 
 
 def add_job_flags(parser: argparse.ArgumentParser, *, inputs: str, unit: str) -> None:
@@ -35,3 +37,16 @@ def check_job_flags(args: argparse.Namespace) -> None:
     """
     if not 0 <= args.max_rejected_fraction <= 1:
         raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+
+
+def check_input_names(args: argparse.Namespace) -> None:
+    """Looks for the files that a job names on this machine's disks, before Beam is imported, which takes seconds.
+
+    Raises:
+        UsageError: see `input_files`.
+    """
+    for name in ("input", "train_input", "validate_input", "test_input"):
+        pattern = getattr(args, name, None)
+        # What workers elsewhere cannot reach is refused for that, and stores are asked with Beam's options.
+        if pattern and "://" not in pattern and find_runner(args.runner).is_local:
+            input_files(pattern)

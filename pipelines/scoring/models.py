@@ -7,8 +7,9 @@ from vcls_model import storage
 from vcls_model.commands import UsageError
 from vcls_model.encoders.encoder import check_same_identity
 from vcls_model.records.framing import read_chunks
+from vcls_model.records.input_files import SCHEMA_FILE, VOCABULARY_FILE
 from vcls_model.records.schema import Modality, RecordSchema
-from vcls_model.records.shards import SCHEMA_FILE, VOCABULARY_FILE, check_made_alike, file_beside, resolve_schema
+from vcls_model.records.shards import check_made_alike, file_beside, resolve_schema
 from vcls_model.records.split_ids import GivenSplits
 from vcls_model.records.splits import SplitRatios
 from vcls_model.records.vocabulary import check_same_classes, load_vocabulary

@@ -20,9 +20,12 @@ from pipelines.scoring.presence import subsets_of
 from pipelines.scoring.thresholds import Thresholds, choose_thresholds
 from vcls_model import storage
 from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.input.options import LARGEST_BATCH
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.metrics.catalogue import OWN_SLICES
-from vcls_model.records.shards import refuse_multi_hot_labels, refuse_transformed, shards_of
+from vcls_model.records.input_files import input_files
+from vcls_model.records.schema import MOST_FRAMES
+from vcls_model.records.shards import refuse_multi_hot_labels, refuse_transformed
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model, refuse_repeated
 
@@ -218,10 +221,10 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
     if not 0 <= args.min_probability <= 1:
         raise UsageError(f"--min_probability must lie in [0, 1], got {args.min_probability}")
-    if args.max_frames < 1:
-        raise UsageError(f"--max_frames must be at least 1, got {args.max_frames}")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UsageError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if not 1 <= args.max_frames <= MOST_FRAMES:
+        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
+    if args.batch_size is not None and not 1 <= args.batch_size <= LARGEST_BATCH:
+        raise UsageError(f"--batch_size must lie between 1 and {LARGEST_BATCH:,}, got {args.batch_size:,}")
     check_decoder_flags(args)
     check_job_flags(args)
     if args.run_id == "":
@@ -234,10 +237,7 @@ def list_shards(pattern: str) -> list[InputShard]:
     Raises:
         UsageError: nothing matches.
     """
-    return [
-        InputShard(storage.absolute(path), size, modified)
-        for path, size, modified in storage.list_files(shards_of(pattern))
-    ]
+    return [InputShard(storage.absolute(path), size, modified) for path, size, modified in input_files(pattern)]
 
 
 def plan_groups(shards: Sequence[InputShard], *, workers: int, group_bytes: int) -> list[Group]:

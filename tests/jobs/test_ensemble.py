@@ -79,6 +79,8 @@ def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
         ensemble.run([f"--model={trained}", f"--output={tmp_path / 'm'}"])
     with pytest.raises(UsageError, match="2 positive numbers"):
         ensemble.run([f"--model={trained}", f"--model={second}", f"--output={tmp_path / 'm'}", "--weights=1"])
+    with pytest.raises(UsageError, match="2 positive numbers"):  # their sum is infinite
+        ensemble.run([f"--model={trained}", f"--model={second}", f"--output={tmp_path / 'm'}", "--weights=1e308,1e308"])
     with pytest.raises(UsageError, match="did you mean 'logit'"):
         ensemble.run([f"--model={trained}", f"--model={second}", f"--output={tmp_path / 'm'}", "--combine=logits"])
     other = tmp_path / "other"
@@ -97,6 +99,15 @@ def test_a_member_named_twice_is_refused_and_a_copy_told(trained, tmp_path, caps
     shutil.copytree(trained, tmp_path / "copy")
     load_members([str(trained), str(tmp_path / "copy")])
     assert f"{tmp_path / 'copy'} is a copy of {trained}: it counts twice" in capsys.readouterr().err
+
+
+def test_data_that_members_were_not_trained_on_are_refused(trained, second, video_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(video_data, other)
+    info = json.loads((other / "info.json").read_text())
+    (other / "info.json").write_text(json.dumps(info | {"config_hash": "another"}))
+    with pytest.raises(UsageError, match=f"is not the .* trained on: the settings of preprocess differ .* {trained}"):
+        ensemble.run([f"--model={trained}", f"--model={second}", f"--output={tmp_path / 'm'}", f"--data={other}"])
 
 
 @pytest.mark.slow

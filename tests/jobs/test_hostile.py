@@ -116,6 +116,35 @@ def test_media_that_are_no_file_are_refused(kind: str, job: Any, tmp_path: Path)
         job.run(flags)
 
 
+def test_inputs_are_looked_at_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    """Under a limit, or on a busy machine, loading Beam and TensorFlow takes a minute."""
+    os.mkfifo(tmp_path / "in.tfrecord")
+    flags = [f"--input={tmp_path}/in.tfrecord", f"--output={tmp_path}/out"]
+    data = [f"--data={tmp_path}/none", f"--output={tmp_path}/out"]
+    lines = {
+        "pipelines.preprocess": flags,
+        "pipelines.extract": flags,
+        "pipelines.score": [*flags, "--model=m"],
+        "vcls_model.train": [*data, "--model=dense"],
+        "vcls_model.tune": [*data, "--model=dense", "--search=hidden_units=choice:8:16"],
+        "vcls_model.ensemble": [*data, f"--model={tmp_path}/a", f"--model={tmp_path}/b"],
+    }
+    code = (
+        "import importlib, sys\n"
+        "from vcls_model.commands import JobError, UsageError\n"
+        f"for module, flags in {lines!r}.items():\n"
+        "    try:\n"
+        "        importlib.import_module(module).run(flags)\n"
+        "    except (JobError, UsageError) as error:\n"
+        "        print(error, file=sys.stderr)\n"
+        "print([name for name in ('apache_beam', 'tensorflow', 'keras') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS)
+    assert done.stdout == "[]\n", done.stderr
+    assert done.stderr.count("in.tfrecord' is a pipe, a socket or a device") == 3
+    assert done.stderr.count("it is not there") == 2 and f"model directory {tmp_path}/a has no info.json" in done.stderr
+
+
 # Of each job that --resume continues; the others in the long run of the tests.
 OF_EVERY_JOB = pytest.mark.parametrize(
     "job", [job if job == "preprocess" else pytest.param(job, marks=pytest.mark.long) for job in JOBS]

@@ -315,6 +315,31 @@ def test_resume_says_which_option_is_another(trained, video_data, tmp_path):
         train.run([*flags, f"--output={unfinished}"])
 
 
+def test_a_run_is_not_continued_on_data_of_other_labels(video_data, tmp_path):
+    """Same settings, same numbers of videos: what 0.1 took for the same data."""
+    data, output = tmp_path / "data", tmp_path / "m"
+    shutil.copytree(video_data, data)
+    info = json.loads((data / "info.json").read_text())
+    known = {"statistics": "s", "labels": "l", "content": "c"}
+
+    def run(**changes):
+        (data / "info.json").write_text(json.dumps(info | {"identity": known | changes}))
+        flags = ["--model=logistic", "--recipe=none", "--epochs=1", "--batch_size=20", "--quiet", "--resume"]
+        return train.run([f"--data={data}", f"--output={output}", *flags])
+
+    first = run()
+    assert first["data"]["identity"] == known | {"settings": info["config_hash"]}
+    assert run() == first
+    for where in (f"the model in {output}", str(output / "checkpoints" / "last.npz")):
+        for change, words in (
+            ("labels", "the number of videos of each class"),
+            ("statistics", "the statistics of the"),
+        ):
+            with pytest.raises(UsageError, match=f"{where} was trained on other data than {data} holds now: {words}"):
+                run(**{change: "other"})
+        (output / "info.json").unlink(missing_ok=True)  # as if it had been interrupted
+
+
 def test_what_changed_is_said_by_the_names_of_flags():
     then = {"model": "dense", "options": {"rate": 0.1, "schedule": {"decay": "none"}}, "records": {"train": 3}}
     now = {"model": "dense", "options": {"rate": 0.2, "schedule": {"decay": "cosine"}}, "records": {"train": 4}}
@@ -754,6 +779,10 @@ def test_shards_with_fewer_videos_than_counted_or_corrupt_ones_are_named(graphs,
         ("--optimizer=adm", "did you mean 'adam'"),
         ("--precision=half", "unknown precision"),
         ("--ema=1", "ema"),
+        ("--gamma=nan", "gamma must be finite"),
+        ("--clip_norm=inf", "clip_norm must be finite"),
+        ("--mixup=nan", "mixup must be finite"),
+        (f"--max_frames={10**20}", "max_frames must lie between 1 and"),
         ("--new_head", "--init_from"),
         ("--unfreeze_after=2", "--freeze"),
         ("--learning_rate_scale=hidden", "FACTOR|like"),

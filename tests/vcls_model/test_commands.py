@@ -58,6 +58,16 @@ def test_a_closed_stream_spoils_no_file(closed: str, tmp_path: Path) -> None:
     assert done.stderr == ("" if "2>&-" in closed else "note\nlibraries")
 
 
+@pytest.mark.parametrize("beam", ["", "import types; sys.modules['apache_beam'] = types.ModuleType('beam'); "])
+def test_a_result_that_cannot_be_written_is_one_line(beam: str) -> None:
+    """As on a full disk; Beam's jobs end in a way of their own."""
+    with open("/dev/full", "w") as full:
+        code = PROGRAM.format(body=f"{beam}print('result')")
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device. What was finished") and done.stderr.count("\n") == 1
+
+
 def test_names_do_not_control_the_terminal() -> None:
     """Neither in messages nor in what a command prints; text of any language is as it was."""
     done = program(

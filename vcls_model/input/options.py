@@ -3,8 +3,9 @@
 import dataclasses
 
 from vcls_model.commands import UsageError, unknown_choice
+from vcls_model.records.schema import MOST_FRAMES
 
-_LARGEST_BATCH = 1 << 20  # videos; no device holds more
+LARGEST_BATCH = 1 << 20  # videos; no device holds more
 FRAME_SAMPLINGS = ("all", "middle", "random", "sequence", "uniform")
 # How a model that was trained on random frames sees a video afterwards: as many frames, without chance.
 _EVALUATION_FRAMES = {"random": "uniform", "sequence": "middle"}
@@ -33,12 +34,12 @@ class InputOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"batch_size must be positive, got {self.batch_size}")
-        if self.batch_size > _LARGEST_BATCH:
-            raise UsageError(f"batch_size must be at most {_LARGEST_BATCH:,}, got {self.batch_size:,}")
+        if self.batch_size > LARGEST_BATCH:
+            raise UsageError(f"batch_size must be at most {LARGEST_BATCH:,}, got {self.batch_size:,}")
         if self.frames not in FRAME_SAMPLINGS:
             raise unknown_choice("frame sampling", self.frames, FRAME_SAMPLINGS)
-        if self.max_frames < 1:
-            raise UsageError(f"max_frames must be positive, got {self.max_frames}")
+        if not 1 <= self.max_frames <= MOST_FRAMES:
+            raise UsageError(f"max_frames must lie between 1 and {MOST_FRAMES:,}, got {self.max_frames:,}")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"seed must lie in [0, 2^31), got {self.seed}")
 

@@ -6,6 +6,9 @@ from vcls_model.commands import DEFAULT, UsageError
 
 # A decoder with less cannot open any file.
 _LEAST_MEMORY_MB = 64
+_MOST_MEMORY_MB = 1 << 20
+# A day per minute of media.
+_MOST_SECONDS = 86_400
 
 
 def add_decoder_flags(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -28,7 +31,9 @@ def check_decoder_flags(args: argparse.Namespace) -> None:
     Raises:
         UsageError: a value is out of range.
     """
-    if not args.seconds_per_minute > 0:
-        raise UsageError(f"--seconds_per_minute must be positive, got {args.seconds_per_minute}")
-    if args.memory_mb < _LEAST_MEMORY_MB:
-        raise UsageError(f"--memory_mb must be at least {_LEAST_MEMORY_MB}, got {args.memory_mb}")
+    if not 0 < args.seconds_per_minute <= _MOST_SECONDS:
+        raise UsageError(f"--seconds_per_minute must lie between 0 and {_MOST_SECONDS}, got {args.seconds_per_minute}")
+    if not _LEAST_MEMORY_MB <= args.memory_mb <= _MOST_MEMORY_MB:
+        raise UsageError(
+            f"--memory_mb must lie between {_LEAST_MEMORY_MB} and {_MOST_MEMORY_MB:,}, got {args.memory_mb:,}"
+        )

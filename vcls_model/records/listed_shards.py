@@ -75,7 +75,7 @@ def compare_counts(directory: str, manifests: Sequence[ShardManifest], records: 
         if one != other:
             raise JobError(
                 f"{storage.join(directory, MANIFESTS)} lists {one:,} {what}, info.json beside it counts {other:,}: "
-                f"files of two runs; {_AGAIN}"
+                f"files of two runs, or a manifest is missing; {_AGAIN}"
             )
 
 

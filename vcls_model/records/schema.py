@@ -71,6 +71,8 @@ REQUANTISE_SCALE, REQUANTISE_OFFSET = REQUANTISE
 
 # Beyond these no layer fits a machine: such a number is a mistake, or meant to exhaust the memory.
 MOST_CLASSES = 1_000_000
+# Twelve days, at one per second.
+MOST_FRAMES = 1 << 20
 MOST_VALUES = 1 << 22
 
 

@@ -9,6 +9,7 @@ from vcls_model.commands import JobError, UsageError
 from vcls_model.records import examples
 from vcls_model.records.decoding import Decoder, FrameBatch, RawBatch, RecordOptions, Rejected, in_batches
 from vcls_model.records.framing import CHUNK_BYTES, read_chunks
+from vcls_model.records.input_files import SCHEMA_FILE, VOCABULARY_FILE
 from vcls_model.records.schema import (
     BUILT_IN,
     FRAMES,
@@ -21,13 +22,11 @@ from vcls_model.records.schema import (
 )
 from vcls_model.records.splits import SPLITS
 from vcls_model.records.vocabulary import refuse_multi_hot_pairs
-from vcls_model.states import DATASET, RECORDS, kind_of
-from vcls_model.storage import exists, join, read_small, resolved, to_json
+from vcls_model.states import DATASET, kind_of
+from vcls_model.storage import exists, read_small, resolved, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
-# Beside the shards of records made from media: their layout, and their classes.
-SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
 BATCH_RECORDS = 2048
 _PROBED_RECORDS = 64
 
@@ -195,19 +194,6 @@ def check_made_alike(shards: Sequence[str]) -> None:
                 f"the records of {first[0]} and {directory} have different classes: extract both with the same "
                 "--vocabulary"
             )
-
-
-def shards_of(pattern: str) -> str:
-    """A glob of records as it is, and for a directory of records made from media the glob of its shards.
-
-    Raises:
-        UsageError: it is a directory that another job than extract has left.
-    """
-    if (kind := kind_of(pattern)) not in (None, RECORDS):
-        raise UsageError(f"{pattern} is {kind}, not records: name raw records, as in 'records/*.tfrecord'")
-    if not exists(join(pattern, SCHEMA_FILE)):
-        return pattern
-    return join(pattern, "*.tfrecord")
 
 
 def refuse_multi_hot_labels(path: str, schema: RecordSchema) -> None:

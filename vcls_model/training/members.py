@@ -54,7 +54,7 @@ class EnsembleConfig:
         if self.combine not in COMBINATIONS:
             raise unknown_choice("combination", self.combine, COMBINATIONS)
         weights = self.weights or (1.0,) * len(self.models)
-        if len(weights) != len(self.models) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        if len(weights) != len(self.models) or not (min(weights) > 0 and math.isfinite(sum(weights))):
             raise UsageError(f"--weights must be {len(self.models)} positive numbers, got {list(weights)}")
         object.__setattr__(self, "weights", tuple(weight / sum(weights) for weight in weights))
 

@@ -51,8 +51,8 @@ class LossOptions:
         if not 0 < self.alpha < 1:
             raise UsageError(f"alpha must lie in (0, 1), got {self.alpha}")
         for field in ("gamma", "gamma_negative"):
-            if getattr(self, field) < 0:
-                raise UsageError(f"{field} must not be negative, got {getattr(self, field)}")
+            if not 0 <= getattr(self, field) < math.inf:
+                raise UsageError(f"{field} must be finite and not negative, got {getattr(self, field)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,10 @@ class TrainOptions:
         for field in ("epochs", "steps_per_call"):
             if getattr(self, field) < 1:
                 raise UsageError(f"{field} must be positive, got {getattr(self, field)}")
-        for field in ("weight_decay", "clip_norm", "mixup", "patience", "average_checkpoints", "checkpoint_seconds"):
+        for field in ("weight_decay", "clip_norm", "mixup"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise UsageError(f"{field} must be finite and not negative, got {getattr(self, field)}")
+        for field in ("patience", "average_checkpoints", "checkpoint_seconds"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"{field} must not be negative, got {getattr(self, field)}")
         for field in ("ema", "modality_dropout"):

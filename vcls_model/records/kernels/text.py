@@ -72,6 +72,14 @@ def _next_point(data, at, end):
 
 
 @njit
+def _modulo_prime(value):
+    """`value` % PRIME of 0 <= value < 2**62; as 2**31 is 1 modulo PRIME, without a division."""
+    value = (value & PRIME) + (value >> 31)
+    value = (value & PRIME) + (value >> 31)
+    return value - PRIME if value >= PRIME else value
+
+
+@njit
 def _units(data, begin, end, pages, slots, pool, values, ends):
     """Units of a text, a boundary before and after each word: (number, flags).
 
@@ -111,12 +119,12 @@ def _units(data, begin, end, pages, slots, pool, values, ends):
                     values[count], ends[count] = BOUNDARY, True
                     count += 1
             elif kind == BASE:
-                values[count] = ((point * BASE_FACTOR) % PRIME) * (point + BASE_SHIFT) % PRIME
+                values[count] = _modulo_prime(_modulo_prime(point * BASE_FACTOR) * (point + BASE_SHIFT))
                 ends[count] = False
                 count += 1
             elif not ends[count - 1]:
-                mark = ((point * MARK_FACTOR) % PRIME) * (point + MARK_SHIFT) % PRIME
-                values[count - 1] = (values[count - 1] + mark) % PRIME
+                mark = _modulo_prime(_modulo_prime(point * MARK_FACTOR) * (point + MARK_SHIFT))
+                values[count - 1] = _modulo_prime(values[count - 1] + mark)
     if not ends[count - 1]:
         values[count], ends[count] = BOUNDARY, True
         count += 1
@@ -125,7 +133,11 @@ def _units(data, begin, end, pages, slots, pool, values, ends):
 
 @njit
 def _count_bucket(value, kind, buckets, counts, touched, used):
-    bucket = (((value + kind * SALT) % PRIME) * SPREAD % PRIME) % buckets
+    bucket = _modulo_prime(_modulo_prime(value + kind * SALT) * SPREAD)
+    if buckets & (buckets - 1):
+        bucket %= buckets
+    else:
+        bucket &= buckets - 1
     if counts[bucket] == 0:
         touched[used] = bucket
         used += 1
@@ -143,22 +155,44 @@ def _fill_counts(values, ends, units, powers, shortest, longest, counts, touched
     for unit in range(units):
         if ends[unit]:
             if length:
-                used = _count_bucket(hashed % PRIME, 0, buckets, counts, touched, used)
+                used = _count_bucket(_modulo_prime(hashed), 0, buckets, counts, touched, used)
             hashed = np.int64(0)
             length = 0
         else:
             if length < WORD_UNITS:
-                hashed += values[unit] * powers[length] % PRIME
+                hashed += _modulo_prime(values[unit] * powers[length])
             length += 1
         gram = np.int64(0)
         for size in range(1, min(longest, units - unit) + 1):
             last = unit + size - 1
-            gram += values[last] * powers[size - 1] % PRIME
+            gram += _modulo_prime(values[last] * powers[size - 1])
             if size >= shortest and not (size == 1 and ends[unit]):
-                used = _count_bucket(gram % PRIME, size, buckets, counts, touched, used)
+                used = _count_bucket(_modulo_prime(gram), size, buckets, counts, touched, used)
             if ends[last] and size > 1:
                 break
     return used
+
+
+@njit
+def _sort(numbers, spare, starts):
+    """Sorts whole numbers below 2**21 by their digits of 7 bits: a few dozen are not worth a comparison each.
+
+    Args:
+        numbers: in and out, int32 (N,).
+        spare: int32, at least (N,).
+        starts: int64 (129,).
+    """
+    for shift in range(0, 21, 7):
+        starts[:] = 0
+        for place in range(numbers.shape[0]):
+            starts[((numbers[place] >> shift) & 127) + 1] += 1
+        for digit in range(128):
+            starts[digit + 1] += starts[digit]
+        for place in range(numbers.shape[0]):
+            digit = (numbers[place] >> shift) & 127
+            spare[starts[digit]] = numbers[place]
+            starts[digit] += 1
+        numbers[:] = spare[: numbers.shape[0]]
 
 
 @njit
@@ -213,8 +247,8 @@ def count_documents(data, begins, lengths, most_bytes, pages, slots, pool, power
     """Adds 1 to `documents`, int64 (buckets,), for each text in which a bucket occurs; arguments as below."""
     room = _room(begins, lengths, most_bytes) * 6 + 2
     values, ends = np.empty(room, np.int64), np.empty(room, np.bool_)
-    counts = np.zeros(documents.shape[0], np.int64)
-    touched = np.empty(documents.shape[0], np.int64)
+    counts = np.zeros(documents.shape[0], np.int32)
+    touched = np.empty(documents.shape[0], np.int32)
     for record in range(begins.shape[0]):
         end = begins[record] + min(lengths[record], most_bytes)
         units, _ = _units(data, begins[record], end, pages, slots, pool, values, ends)
@@ -260,8 +294,11 @@ def make_tokens(
     """
     room = _room(begins, lengths, most_bytes) * 6 + 2
     values, ends = np.empty(room, np.int64), np.empty(room, np.bool_)
-    counts = np.zeros(weights.shape[0], np.int64)
-    touched = np.empty(weights.shape[0], np.int64)
+    # Of 32 bits, so that more of them are in the processor's cache.
+    counts = np.zeros(weights.shape[0], np.int32)
+    touched = np.empty(weights.shape[0], np.int32)
+    rarities = weights.astype(np.int32)
+    spare, starts = np.empty(tokens.shape[1], np.int32), np.empty(129, np.int64)
     for record in range(begins.shape[0]):
         end = begins[record] + min(lengths[record], most_bytes)
         units, flags[record] = _units(data, begins[record], end, pages, slots, pool, values, ends)
@@ -271,7 +308,7 @@ def make_tokens(
         kept = 0
         for place in range(used):
             bucket = touched[place]
-            weight = frequencies[min(counts[bucket], frequencies.shape[0] - 1)] * weights[bucket]
+            weight = frequencies[min(counts[bucket], frequencies.shape[0] - 1)] * rarities[bucket]
             counts[bucket] = weight
             if weight:
                 touched[kept] = bucket
@@ -279,7 +316,7 @@ def make_tokens(
         if kept > tokens.shape[1]:
             order = np.empty(kept, np.int64)
             for place in range(kept):
-                order[place] = (WEIGHT_LIMIT - counts[touched[place]]) * BUCKET_LIMIT + touched[place]
+                order[place] = np.int64(WEIGHT_LIMIT - counts[touched[place]]) * BUCKET_LIMIT + touched[place]
             order.sort()
             for place in range(kept):
                 touched[place] = order[place] % BUCKET_LIMIT
@@ -287,13 +324,13 @@ def make_tokens(
                     counts[touched[place]] = 0
             kept = tokens.shape[1]
         chosen = touched[:kept]
-        chosen.sort()
+        _sort(chosen, spare, starts)
         total = np.int64(0)
         for place in range(kept):
-            total += counts[chosen[place]] * counts[chosen[place]]
+            total += np.int64(counts[chosen[place]]) * counts[chosen[place]]
         for place in range(kept):
-            weight = counts[chosen[place]]
+            weight = np.int64(counts[chosen[place]])
             share = np.sqrt(np.float64(weight * weight) / np.float64(total)) * np.float64(steps - 1)
-            tokens[record, place] = chosen[place] * steps + max(np.int64(np.rint(share)), 1)
+            tokens[record, place] = np.int64(chosen[place]) * steps + max(np.int64(np.rint(share)), 1)
             counts[chosen[place]] = 0
         sizes[record] = kept

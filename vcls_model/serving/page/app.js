@@ -14,7 +14,7 @@ const page = {
   visible: (index) => visibleClasses === null || visibleClasses.has(index),
   threshold: () => Number($("threshold").value),
   fail(text) {
-    $("error").textContent = text;
+    $("error").firstElementChild.textContent = text;
     $("error").hidden = false;
   },
   speak(name) {
@@ -74,6 +74,7 @@ const sources = {
   whole: () => $("whole-input").click(),
 };
 
+$("error").lastElementChild.addEventListener("click", () => ($("error").hidden = true));
 for (const [name, act] of Object.entries(sources)) $(name).addEventListener("click", act);
 for (const [id, method] of [["file-input", "watchFile"], ["whole-input", "labelFile"]])
   $(id).addEventListener("change", (event) => {

@@ -8,6 +8,7 @@ const BARS = 10;
 const BAR_PIXELS = 29;
 const LEAST_ROWS = 3;
 const KEPT_PICTURES = 300;
+let streams = 0;
 
 export class Stream {
   /**
@@ -23,6 +24,7 @@ export class Stream {
     this.$("h2").textContent = title;
     this.timeline = new Timeline(this.$(".timeline"), page.nameOf, (seconds) => this.jump(seconds));
     this.bars = new Map();
+    this.number = ++streams;
     this.rows = LEAST_ROWS;
     this.pictures = new Map();
     this.credits = 0;
@@ -86,7 +88,7 @@ export class Stream {
     this.#say("sending…");
     try {
       await sendFile(`/label?progress=1&name=${encodeURIComponent(file.name)}`, file, this.sending.signal, (step) => {
-        if (step.error) throw new Error(step.error);
+        if (step.error) throw new Error(plain(step.error));
         if (step.progress) this.#say(`${clock(step.progress.seconds)} of ${clock(step.progress.of ?? step.progress.seconds)}`);
         if (step.result) this.#showWhole(step.result.annotationResults[0]);
       });
@@ -159,26 +161,34 @@ export class Stream {
   }
 
   async #send(settings) {
-    if (this.socket.readyState !== WebSocket.OPEN || (this.isFile && (this.video.paused || this.video.ended))) return;
+    if (this.socket.readyState !== WebSocket.OPEN || this.video.paused || this.video.ended) return;
     const seconds = this.isFile ? this.video.currentTime : (performance.now() - this.began) / 1000;
     if (seconds <= this.lastSent) return;
-    if (this.credits < 1) {
+    if (this.credits < 1 || this.capturing) {
       this.skipped += 1;
       this.$(".skipped").textContent = this.skipped;
       return;
     }
-    this.credits -= 1;
+    this.capturing = true; // one at a time, so that none overtakes another
+    try {
+      await this.#capture(settings, seconds);
+    } finally {
+      this.capturing = false;
+    }
+  }
+
+  async #capture(settings, seconds) {
     const captured = performance.now();
     const jpeg = settings.picture ? await picture(this.video) : null;
     const sound = this.sound?.patch() ?? null;
-    if (!jpeg && !sound) {
-      this.credits += 1;
-      return;
-    }
+    if (!jpeg && !sound) return;
+    const content = await message({ sequence: this.sequence + 1, seconds, captured }, jpeg, sound);
+    if (this.socket.readyState !== WebSocket.OPEN) return;
+    this.credits -= 1;
     this.lastSent = seconds;
     this.sequence += 1;
     if (jpeg) this.#keep(seconds, jpeg);
-    this.socket.send(await message({ sequence: this.sequence, seconds, captured }, jpeg, sound));
+    this.socket.send(content);
   }
 
   #keep(seconds, jpeg) {
@@ -193,8 +203,13 @@ export class Stream {
       this.$(".dropped").textContent = heard.counts.dropped;
     }
     if (heard.type === "Error") {
-      this.page.fail(`${this.title}: ${heard.message}`);
+      this.page.fail(`${this.title}: ${plain(heard.message)}`);
       return;
+    }
+    if (heard.type === "Source") {
+      this.#say(heard.state);
+      this.$(".why").textContent = plain(heard.message);
+      this.$(".why").hidden = !heard.message;
     }
     if (heard.type === "Finalized") {
       this.#say("ended");
@@ -204,7 +219,7 @@ export class Stream {
     }
     if (heard.type !== "Labels") return;
     if (this.pulled) this.#fetchPicture(heard.seconds);
-    this.#say(this.isFile && this.video.ended ? "played to its end" : "live");
+    this.#say(this.pulled || !this.video.paused ? "live" : this.video.ended ? "played to its end" : "paused");
     this.last = heard;
     this.timeline.add(heard.seconds, heard.now, heard.events);
     for (const event of heard.events) if (event.kind === "new" && this.page.visible(event.index)) this.page.speak(event.name);
@@ -217,12 +232,12 @@ export class Stream {
     this.arrivals = [...this.arrivals.filter((time) => now - time < 10000), now];
     const covered = Math.max(1, (now - this.arrivals[0]) / 1000);
     if (this.arrivals.length > 1) this.$(".rate").textContent = ((this.arrivals.length - 1) / covered).toFixed(1);
-    this.$(".inside").textContent = `${Math.round(heard.latency_ms.total)} ms`;
+    this.$(".inside").textContent = duration(heard.latency_ms.total);
     if (heard.captured == null) return;
     this.latencies = [...this.latencies.slice(-29), now - heard.captured];
     const sorted = [...this.latencies].sort((a, b) => a - b);
     const middle = sorted[Math.floor(sorted.length / 2)];
-    this.$(".latency").textContent = `${Math.round(now - heard.captured)} ms (median ${Math.round(middle)})`;
+    this.$(".latency").textContent = `${duration(now - heard.captured)} (median ${duration(middle)})`;
   }
 
   /** Draws what is heard now, or the moment that is looked at. */
@@ -248,6 +263,8 @@ export class Stream {
       this.bars.delete(index);
       setTimeout(() => bar.remove(), 320);
     }
+    // Screen readers read the bars in this order, best first, whatever order they came in.
+    list.setAttribute("aria-owns", shown.map(([index]) => `bar-${this.number}-${index}`).join(" "));
     shown.forEach(([index, score], place) => {
       let bar = this.bars.get(index);
       if (!bar) {
@@ -263,6 +280,7 @@ export class Stream {
         bar.style.transform = `translateY(${place * BAR_PIXELS}px)`;
         list.append(bar);
         bar.getBoundingClientRect();
+        bar.id = `bar-${this.number}-${index}`;
         this.bars.set(index, bar);
       }
       bar.className = active.has(index) ? "bar on" : "bar";
@@ -298,9 +316,16 @@ export class Stream {
     this.draw();
   }
 
+  /** Holds the film or the camera, which then sends nothing; of a pulled stream what is shown. */
   pause() {
-    if (this.video.paused) this.video.play();
-    else this.video.pause();
+    if (this.pulled) {
+      if (this.viewed === null) this.step(0);
+      else this.live();
+    } else if (this.video.paused) this.video.play();
+    else {
+      this.video.pause();
+      this.#say("paused");
+    }
   }
 
   async #fetchPicture(seconds) {
@@ -364,6 +389,12 @@ export class Stream {
     if (state.textContent !== text) state.textContent = text;
   }
 }
+
+const duration = (milliseconds) =>
+  milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+
+/** What a person is told of a message: without the name of its kind, which is for programs. */
+const plain = (message) => message.replace(/^[a-z_]+: /, "");
 
 function rendered(form, spans) {
   if (form === "json") return JSON.stringify({ labels: spans }, null, 2);

@@ -2,6 +2,7 @@
 
 const SERIES = 6;
 const KEPT_MOMENTS = 3600;
+const SPANS = [30, 60, 120, 300, 600, 1200, 1800, 3600]; // seconds, which fill from left to right
 const TOPS = [0.25, 0.5, 1]; // of the plot, so that improbable labels are no flat lines
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -25,6 +26,8 @@ export class Timeline {
     this.ended = [];
     this.shown = [];
     this.rows = new Map();
+    this.range = [0, SPANS[0]];
+    this.whole = false;
     new ResizeObserver(() => this.#resize()).observe(this.plotRoot);
   }
 
@@ -46,6 +49,7 @@ export class Timeline {
 
   /** What a whole file's answer holds, see `FORMATS` of the service: JSON in Video Intelligence's names. */
   load(result) {
+    this.whole = true;
     const scores = new Map();
     for (const { entity, frames } of result.frameLabelAnnotations)
       for (const { timeOffset, confidence } of frames) {
@@ -92,9 +96,12 @@ export class Timeline {
     const times = this.moments.map((moment) => moment.seconds);
     const data = [times, ...wanted.map((index) => this.moments.map(({ scores }) => scores.get(index) ?? 0))];
     this.marked = marked;
+    const first = times[0] ?? 0;
+    const length = (times.at(-1) ?? 0) - first;
+    this.range = [first, first + (this.whole ? Math.max(length, 1) : (SPANS.find((span) => length <= span) ?? length))];
     if (wanted.join() !== this.shown.join() || !this.plot) this.#make(wanted, data);
     else this.plot.setData(data);
-    this.#drawLanes(visible, times.at(-1) || 1, times[0] || 0);
+    this.#drawLanes(visible);
   }
 
   recolour() {
@@ -123,7 +130,8 @@ export class Timeline {
       {
         width: Math.max(200, this.plotRoot.clientWidth),
         height: 130,
-        scales: { x: { time: false }, y: { range: (_, __, best) => [0, TOPS.find((top) => best <= top) ?? 1] } },
+        padding: [8, 8, 0, 0],
+        scales: { x: { time: false, range: () => this.range }, y: { range: (_, __, best) => [0, TOPS.find((top) => best <= top) ?? 1] } },
         legend: { live: false },
         cursor: { y: false, drag: { x: false, y: false } },
         axes: [
@@ -136,7 +144,7 @@ export class Timeline {
             label: this.nameOf(index),
             stroke: style(`--s${place}`),
             width: 2,
-            points: { show: this.moments.length < 3 },
+            points: { show: () => this.moments.length < 3 },
           })),
         ],
         hooks: { draw: [mark] },
@@ -153,7 +161,8 @@ export class Timeline {
   }
 
   // Rows and buttons are kept from one drawing to the next, so that none loses the focus.
-  #drawLanes(visible, last, first) {
+  #drawLanes(visible) {
+    const [first, last] = this.range;
     const wanted = new Map();
     for (const span of this.all()) {
       if (!visible(span.index) || span.end < first) continue;
@@ -166,7 +175,7 @@ export class Timeline {
       row.className = "lane";
       row.buttons ??= new Map();
       const buttons = keep(row.buttons, spans.map(({ start }) => start), "button", row);
-      for (const span of spans) this.#drawSpan(buttons.get(span.start), span, first, Math.max(last - first, 1));
+      for (const span of spans) this.#drawSpan(buttons.get(span.start), span, first, last - first);
     }
   }
 

@@ -227,7 +227,11 @@ def test_errors_are_words(browser: Any, page: Callable[[str], Any], tmp_path: Pa
     wait(browser, "words", "document.getElementById('error').textContent.includes('cannot play that file')")
     assert page("document.querySelectorAll('.stream').length") == 0
     browser.find_element("id", "whole-input").send_keys(str(tmp_path / "x.mp4"))
-    wait(browser, "words", "document.getElementById('error').textContent.startsWith('x.mp4: unknown_format')")
+    wait(
+        browser,
+        "words",
+        "document.getElementById('error').textContent.startsWith('x.mp4: the file is not audio or video')",
+    )
     assert page("document.querySelectorAll('.stream').length") == 0
     assert page("!document.getElementById('empty').hidden")
 
