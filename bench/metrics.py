@@ -258,7 +258,7 @@ def size_at_scale(path: Path, videos: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--scores", type=Path, help="npz of real scores: logits, label_flat, label_lens")
     parser.add_argument("--many", type=int, metavar="VIDEOS", help="only count that many videos drawn from --scores")
     parser.add_argument("--videos", type=int, default=8192, help="videos of the speed test (default 8192)")

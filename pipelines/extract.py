@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.running.flags import add_job_flags, check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
-from vcls_model.commands import DEFAULT, Parser, main
+from vcls_model.commands import DEFAULT, Parser, first_line, main
 from vcls_model.encoders import DEFAULT_AUDIO_ENCODER, DEFAULT_IMAGE_ENCODER
 from vcls_model.media.flags import add_decoder_flags
 from vcls_model.saved_models import add_trust_argument
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
     parser = Parser(
         prog="python -m pipelines.extract",
-        description=__doc__.split("\n")[0],
+        description=first_line(__doc__),
         epilog="Other flags are Beam's. On this machine, one thread per core takes a file at a time; "
         "--direct_num_workers=N changes the number of threads.",
     )

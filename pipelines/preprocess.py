@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipelines.preprocessing.flags import add_text_flags
 from pipelines.running.flags import add_job_flags, check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options
-from vcls_model.commands import DEFAULT, Parser, main
+from vcls_model.commands import DEFAULT, Parser, first_line, main
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
     parser = Parser(
         prog="python -m pipelines.preprocess",
-        description=__doc__.split("\n")[0],
+        description=first_line(__doc__),
         epilog="Other flags are Beam's. On this machine, shards are processed by one thread per core, in compiled code "
         "that uses all cores; --direct_num_workers=N changes the number of threads.",
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pipelines.running.flags import check_input_names
 from pipelines.running.runners import add_runner_argument, parse_arguments, pipeline_options, worker_count
 from pipelines.scoring.flags import add_flags
-from vcls_model.commands import Parser, main
+from vcls_model.commands import Parser, first_line, main
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags; all others go to Beam."""
     parser = Parser(
         prog="python -m pipelines.score",
-        description=__doc__.split("\n")[0],
+        description=first_line(__doc__),
         epilog="Other flags are Beam's. On this machine, one thread per core takes a group of shards at a time; "
         "--direct_num_workers=N changes the number of threads.",
     )

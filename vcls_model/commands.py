@@ -57,6 +57,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
 
+def first_line(documentation: str | None) -> str:
+    """The first line of a module's documentation, for its `--help`; empty under `python -OO`, which drops it."""
+    return (documentation or "").partition("\n")[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The entry of `known` most similar to `name`, but not `name` itself; None if nothing is close."""
     matches = difflib.get_close_matches(name, [entry for entry in known if entry != name], n=1, cutoff=0.6)
@@ -100,6 +105,7 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
 
     Programming errors keep their traceback: those are ours to fix.
     """
+    _keep_docstrings()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's errors, not its notes
     os.environ["MPLBACKEND"] = "agg"  # figures go to files: no terminal or notebook's choice may stop a job
     _open_closed_streams()
@@ -108,8 +114,22 @@ def main(run: Callable[[Sequence[str] | None], Any]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
             _write_printable(stream)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # else it tells where it keeps its cache, in three lines
     signal.signal(signal.SIGTERM, _terminate)
     _leave(_exit_code(run))
+
+
+def _keep_docstrings() -> None:
+    """Starts the program again without `-OO`: Beam, for one, reads docstrings as soon as it is imported."""
+    if sys.flags.optimize < 2:
+        return
+    import subprocess
+
+    os.environ.pop("PYTHONOPTIMIZE", None)
+    flags = [flag for flag in subprocess._args_from_interpreter_flags() if not flag.startswith("-O")]  # type: ignore[attr-defined]
+    spec = sys.modules["__main__"].__spec__
+    program = [sys.argv[0]] if spec is None else ["-m", spec.name]
+    os.execv(sys.executable, [sys.executable, *flags, *program, *sys.argv[1:]])
 
 
 def _open_closed_streams() -> None:

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from vcls_model.commands import DEFAULT, Parser, main, parse_all
+from vcls_model.commands import DEFAULT, Parser, first_line, main, parse_all
 
 if TYPE_CHECKING:
     from vcls_model.serving.live.labelling import MediaLabels
@@ -17,7 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     from vcls_model.serving.live.opening import add_model_flags
 
-    parser = Parser(prog="python -m vcls_model.label", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m vcls_model.label", description=first_line(__doc__))
     parser.add_argument("files", nargs="+", metavar="FILE", help="video and sound files, or patterns")
     add_model_flags(parser)
     parser.add_argument("--output", metavar="DIR", help="write the labels of each file here, named as the file")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from vcls_model.commands import JobError, Parser, UsageError, main, parse_all
+from vcls_model.commands import JobError, Parser, UsageError, first_line, main, parse_all
 
 if TYPE_CHECKING:
     from vcls_model.serving.http.settings import ServiceSettings
@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     from vcls_model.serving.http.flags import add_flags
     from vcls_model.serving.live.opening import add_model_flags
 
-    parser = Parser(prog="python -m vcls_model.serve", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m vcls_model.serve", description=first_line(__doc__))
     add_model_flags(parser)
     add_flags(parser)
     return parser

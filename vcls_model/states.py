@@ -1,7 +1,7 @@
 """The shapes of the JSON files that jobs leave for later jobs, declared once and checked whenever one is read.
 
 Only what some reader needs is declared: other keys, of this version or another one, pass through. Keys that the first
-release did not write are `NotRequired`.
+release did not write are `NotRequired`. What a directory is follows from its `info.json`, too.
 """
 
 import functools
@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from vcls_model import storage
-from vcls_model.commands import JobError
+from vcls_model.commands import JobError, UsageError
 
 _OPEN = ConfigDict(extra="allow", strict=True)
 _Shape = TypeVar("_Shape")
@@ -266,3 +266,69 @@ def read_state(path: str, shape: type[_Shape]) -> _Shape:
         JobError: it is not JSON, or of another shape; the message names the file and the place.
     """
     return checked(storage.read_json(path), path, shape)
+
+
+# What jobs leave, as messages call it.
+RECORDS = "a folder of extracted records"
+DATASET = "a transformed dataset"
+MODEL = "an exported model"
+SEARCH = "a search for hyperparameters"
+SCORES = "a scores directory"
+REPORT = "a report"
+_WRITERS = {
+    RECORDS: "pipelines.extract",
+    DATASET: "pipelines.preprocess",
+    MODEL: "vcls_model.train",
+    SEARCH: "vcls_model.tune",
+    SCORES: "pipelines.score",
+    REPORT: "pipelines.report",
+}
+# Keys that its `info.json` has, of every version, and no other kind's has all of.
+_TELLING_KEYS = {
+    REPORT: {"report", "figures"},
+    SEARCH: {"best", "trials"},
+    MODEL: {"model", "schema"},
+    DATASET: {"splits", "transformed"},
+    SCORES: {"models", "threshold"},
+    RECORDS: {"rows", "seconds"},
+}
+
+
+def kind_of(directory: str) -> str | None:
+    """What a finished job left in a directory: one of the kinds above; None where `info.json` does not tell."""
+    info = _info_of(directory)
+    return next((kind for kind, keys in _TELLING_KEYS.items() if keys <= info.keys()), None)
+
+
+def _info_of(directory: str) -> dict[str, Any]:
+    path = storage.join(directory, "info.json")
+    try:
+        info = storage.read_json(path) if storage.exists(path) else {}
+    except (JobError, OSError):  # whoever needs it says what is wrong with it
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def refuse_other_kind(directory: str, expected: str) -> None:
+    """Raises `UsageError` where a path is recognised as something else than a directory of the kind `expected`.
+
+    What is not recognised passes: it may be unfinished, or damaged, of which its reader can say more.
+    """
+    writer = f"that {_WRITERS[expected]} wrote"
+    kind = kind_of(directory)
+    if kind is not None and kind != expected:
+        hint = f"name a directory {writer}"
+        best = _info_of(directory).get("best") if kind == SEARCH and expected == MODEL else None
+        if isinstance(best, dict) and "path" in best:
+            hint = f"its best model is {best['path']}"
+        raise UsageError(f"{directory} is {kind}, not {expected}: {hint}")
+    if kind is None and not storage.is_object_store(directory) and storage.exists(directory):
+        above = storage.absolute(directory).rstrip("/").rpartition("/")[0]
+        if kind_of(above) == expected:
+            raise UsageError(f"{directory} is a part of {expected}: name the whole, {above}")
+        if names := _records_in(directory):
+            raise UsageError(f"{directory} holds records ({names[0]}), it is not {expected}: name a directory {writer}")
+
+
+def _records_in(directory: str) -> list[str]:
+    return [] if storage.exists(storage.join(directory, "info.json")) else storage.list_names(directory, ".tfrecord")

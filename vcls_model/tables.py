@@ -217,10 +217,15 @@ class _Unseekable(io.RawIOBase):
 
 
 def places_of(table: str, name: str) -> list[str]:
-    """Where a file that a cell names may lie: in the folder of the table, or else in the working directory."""
+    """Where a file that a cell names may lie: in the folder of the table, or else in the working directory.
+
+    After the places of the name as it is come those of the path that it would be on Windows: `clips\\a.mp4`.
+    """
     if storage.is_object_store(name):
         return [name]
-    places = [storage.join(storage.absolute(table).rpartition("/")[0], name), storage.absolute(name)]
+    folder = storage.absolute(table).rpartition("/")[0]
+    names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    places = [place for each in names for place in (storage.join(folder, each), storage.absolute(each))]
     return [place if storage.is_object_store(place) else storage.absolute(place) for place in places]
 
 
@@ -279,6 +284,8 @@ def read_csv(
                         f"{path}, line {line}: {len(cells)} cells in a table of {len(header.names)} columns "
                         f"({', '.join(header.names[:6])}{', …' if len(header.names) > 6 else ''})"
                     )
+                if len(cells) > 1 and tuple(cell.strip() for cell in cells) == header.names:
+                    raise JobError(f"{path}, line {line}: the heading comes again: join tables without their headings")
                 row = Row(f"{path}, line {line}", {name: cells[at].strip() for name, at in positions.items()})
                 if unique is not None:
                     first = first_lines.setdefault(row[unique], line)
@@ -480,12 +487,7 @@ def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequenc
     Raises:
         JobError: the file or one of its arrays is damaged, missing, or of Python objects; the message names it.
     """
-    try:
-        archive = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise
-        raise JobError(f"{path} is not an npz file: {' '.join(str(error).split())[:200]}") from None
+    archive = _numpy_file(path, "npz")
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise JobError(f"{path} holds one array; expected an npz with {', '.join(required or ('several',))}")
     with archive:
@@ -511,6 +513,29 @@ def read_npz(path: str, required: Sequence[str] | None = None, optional: Sequenc
             except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
                 raise JobError(f"{path}: the array {name} is damaged: {' '.join(str(error).split())[:200]}") from None
         return arrays
+
+
+def read_npy(path: str) -> np.ndarray:
+    """The array of an npy file, never unpickled.
+
+    Raises:
+        JobError: the file is damaged, of Python objects, or holds several arrays; the message names it.
+    """
+    array = _numpy_file(path, "npy")
+    if not isinstance(array, np.ndarray):
+        raise JobError(f"{path} holds several arrays; expected an npy file, of one")
+    return array
+
+
+def _numpy_file(path: str, kind: str) -> Any:
+    try:
+        return np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
+    except MemoryError:
+        raise JobError(f"{path} is larger than the memory of this machine, or damaged") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise JobError(f"{path} is not an {kind} file: {' '.join(str(error).split())[:200]}") from None
 
 
 def _refuse_bomb(archive: "np.lib.npyio.NpzFile", name: str, path: str) -> None:

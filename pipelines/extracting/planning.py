@@ -17,6 +17,7 @@ from vcls_model.media.sandbox import MIB
 from vcls_model.media.suffixes import SOUND_SUFFIXES
 from vcls_model.records.captions import captions_beside
 from vcls_model.saved_models import refuse_encoder_programs
+from vcls_model.states import kind_of
 
 MODES = ("exact", "keyframes")
 _NONE = "none"
@@ -105,6 +106,8 @@ def plan_entries(pattern: str | None, labels: str | None, embedding: EmbeddingCo
     Raises:
         UsageError: nothing is, or two records would have the same id.
     """
+    if pattern and (kind := kind_of(pattern)):
+        raise UsageError(f"--input={pattern} is {kind}, not media files: name those, as in 'videos/*.mp4'")
     files: list[File] | None = storage.list_files(pattern) if pattern else None
     if labels is not None and labels != FOLDERS:
         if not storage.exists(labels):

@@ -15,6 +15,7 @@ from vcls_model.records.schema import FRAMES, MOST_FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
     check_made_alike,
     file_beside,
+    refuse_multi_hot_labels,
     refuse_transformed,
     resolve_schema,
     unread_texts,
@@ -41,6 +42,7 @@ def plan(args: argparse.Namespace) -> JobConfig:
     schema = plan_schema(args.schema, shards, names)
     if not names and args.schema == "auto":
         _note_unread_texts(shards[0].path, schema)
+    refuse_multi_hot_labels(shards[0].path, schema)
     if args.pool_frames and not schema.has_frames:
         raise UsageError(f"--pool_frames needs records with frames; {schema.name!r} has vectors only")
     _check_float_frames(schema, args.normalise)

@@ -25,9 +25,9 @@ from vcls_model.media.flags import check_decoder_flags
 from vcls_model.metrics.catalogue import OWN_SLICES
 from vcls_model.records.input_files import input_files
 from vcls_model.records.schema import MOST_FRAMES
-from vcls_model.records.shards import refuse_transformed
+from vcls_model.records.shards import refuse_multi_hot_labels, refuse_transformed
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
-from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model
+from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model, refuse_repeated
 
 # Some 100,000 video-level or 15,000 frame-level records: long enough to hide the half second that storing an aggregate
 # takes. What a worker that is lost has to repeat is less, see `groups.PART_SECONDS`.
@@ -105,6 +105,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     """
     _check_ranges(args)
     models = [read_exported_model(path) for path in args.model]
+    refuse_repeated(args.model)
     check_same_task(models)
     for path in args.model:
         refuse_programs(storage.join(path, SAVED_MODEL), f"--model={path}", trusted=args.trust_model)
@@ -115,6 +116,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     refuse_transformed(paths, "name the raw records, which a model normalises itself")
     media = plan_media(args, paths, models[0])
     schema = schema_for_scoring(models[0].schema, models[0]) if media else find_schema(args.schema, paths, models[0])
+    if not media:
+        refuse_multi_hot_labels(paths[0], schema)
     slice_by = tuple(name for name in args.slice_by.split(",") if name)
     if slice_by and schema.container == "csv":
         raise UsageError("--slice_by needs TFRecords: a CSV has the columns id, labels and values of one modality only")

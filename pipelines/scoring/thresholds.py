@@ -14,7 +14,7 @@ from vcls_model.metrics.stored import STATE, read_manifests
 from vcls_model.records.splits import hashes_of_ids
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.serving.exported import ExportedModel
-from vcls_model.states import ScoredShard, ScoreSettings, ScoresInfo, read_state
+from vcls_model.states import SCORES, ScoredShard, ScoreSettings, ScoresInfo, read_state, refuse_other_kind
 
 # In a scores directory, laid out as labels.csv: the thresholds with the best F1 on the records scored.
 THRESHOLDS = "thresholds.csv"
@@ -73,6 +73,7 @@ def _of_scores(
     optimistic: bool,
 ) -> Thresholds:
     info_path, path = (storage.join(directory, name) for name in ("info.json", THRESHOLDS))
+    refuse_other_kind(directory, SCORES)
     if not storage.exists(info_path):
         raise UsageError(f"--thresholds={directory} is not a finished scores directory: it has no info.json")
     if not storage.exists(path):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.fixtures import training_data
 from vcls_model import ensemble, train
 from vcls_model.commands import UsageError
+from vcls_model.training.joining import load_members
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,16 @@ def test_members_that_do_not_fit_are_refused(trained, second, tmp_path):
     (other / "info.json").write_text(json.dumps({**info, "class_count": 11}))
     with pytest.raises(UsageError, match="class_count differs"):
         ensemble.run([f"--model={trained}", f"--model={other}", f"--output={tmp_path / 'm'}"])
+
+
+def test_a_member_named_twice_is_refused_and_a_copy_told(trained, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(trained)
+    for again in (f"{trained}/", tmp_path / "link"):
+        with pytest.raises(UsageError, match="is named twice, as .*: name it once"):
+            ensemble.run([f"--model={trained}", f"--model={again}", f"--output={tmp_path / 'm'}"])
+    shutil.copytree(trained, tmp_path / "copy")
+    load_members([str(trained), str(tmp_path / "copy")])
+    assert f"{tmp_path / 'copy'} is a copy of {trained}: it counts twice" in capsys.readouterr().err
 
 
 def test_data_that_members_were_not_trained_on_are_refused(trained, second, video_data, tmp_path):

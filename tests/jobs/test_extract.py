@@ -24,6 +24,7 @@ from tests.fixtures.media import Encoders, colour_clip, colour_codes, write_enco
 from tests.fixtures.records import read_payloads
 from vcls_model import train
 from vcls_model.commands import JobError, UsageError
+from vcls_model.states import RECORDS, kind_of
 
 CLIPS = 12
 
@@ -81,6 +82,7 @@ def records(videos: Path, encoders: Encoders, tmp_path_factory: pytest.TempPathF
 def test_records_are_those_of_youtube8m(records: Path) -> None:
     names = sorted(path.name for path in records.glob("*.tfrecord"))
     assert names == [f"records-0000{shard}-of-00003.tfrecord" for shard in range(3)]
+    assert kind_of(str(records)) == RECORDS
     parsed = {}
     for name in names:
         for payload in read_payloads(records / name):

@@ -1,6 +1,7 @@
 """Splits given by hand, from preprocess to report: by the ids that the dataset lists, not by a hash."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_the_model_brings_the_list_of_its_data(place: Path, tmp_path: Path) -> N
     assert rule is not None
     ids = [b"train5", b"validate19", b"test0", b"train0", b"new1", b""]
     assert places_of(ids, rule).tolist() == [0, 1, 2, 0, -1, -1]
-    ensemble.run([f"--model={place}/model", f"--model={place}/model", f"--output={tmp_path}/both"])
+    shutil.copytree(place / "model", tmp_path / "copy")
+    ensemble.run([f"--model={place}/model", f"--model={tmp_path}/copy", f"--output={tmp_path}/both"])
     joined = read_exported_model(str(tmp_path / "both")).splits()
     assert joined is not None and places_of(ids, joined).tolist() == [0, 1, 2, 0, -1, -1]
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -21,6 +22,7 @@ from pipelines import score as score_job
 from tests.fixtures.media import write_encoders
 from tests.fixtures.scores import write_scores
 from tests.fixtures.scoring import make_videos, serialise, write_shard
+from vcls_model import states, storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.schema import schema_by_name
 
@@ -123,7 +125,7 @@ def ensemble(flags: Flags, text: Callable[[], str]) -> Any:
     from vcls_model.ensemble import make_plan, parse_config
 
     plan = make_plan(
-        parse_config(["--model={model}".format(**flags), *(f"--{name}={value}" for name, value in flags.items())])
+        parse_config([f"--model={OTHER['ensemble']}", *(f"--{name}={value}" for name, value in flags.items())])
     )
     return [member.info for member in plan.members]
 
@@ -146,14 +148,57 @@ def serve(flags: Flags, text: Callable[[], str]) -> Any:
     from vcls_model.serve import make_parser
     from vcls_model.serving.live.opening import open_model
 
-    return open_model(make_parser().parse_args([f"--model={flags['model']}"])).names
+    return [info.name for info in open_model(make_parser().parse_args([f"--model={flags['model']}"])).classes]
 
+
+def events(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.serving.live.sinks import LinesFile
+
+    if "events" in flags:
+        LinesFile(flags["events"]).close()
+        return os.path.getsize(flags["events"])
+    return 0
+
+
+def everyday(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.everyday import run
+
+    def names(files: Any, model: object) -> dict[str, None]:
+        return {os.path.basename(path): None for path in files.files}
+
+    with (
+        mock.patch("vcls_model.serving.live.everyday.EverydayModel.of"),
+        mock.patch("vcls_model.serving.live.files.label_files", names),
+    ):
+        return run([flags["files"], f"--output={flags['output']}"])
+
+
+def everyday_model(flags: Flags, text: Callable[[], str]) -> Any:
+    from vcls_model.everyday import run
+
+    def export(everyday: object, media: object, output: str) -> None:
+        storage.write_json(storage.join(output, "info.json"), {})
+
+    with (
+        mock.patch("vcls_model.serving.everyday.Everyday.load"),
+        mock.patch("vcls_model.serving.everyday_export.export_everyday", export),
+    ):
+        run([f"--output={flags['output']}", "--overwrite"])
+    return sorted(name for name in os.listdir(flags["output"]) if not name.startswith("."))
+
+
+# A second model for commands that take several.
+OTHER: dict[str, Path] = {}
 
 COMMANDS = {
     "extract": extract,
     "extract of folders": extract,
     "label": label,
     "serve": serve,
+    "serve with events": events,
+    "everyday": everyday,
+    "everyday model": everyday_model,
+    "preprocess of given splits": preprocess,
     "preprocess": preprocess,
     "score": score,
     "metrics": metrics,
@@ -174,10 +219,16 @@ NAMED = [
     ("extract of folders", "input"),
     ("label", "files"),
     ("label", "output"),
+    ("everyday", "files"),
+    ("everyday", "output"),
+    ("everyday model", "output"),
+    ("serve with events", "events"),
     ("preprocess", "input"),
     ("preprocess", "vocabulary"),
     ("preprocess", "schema"),
     ("preprocess", "output"),
+    ("preprocess of given splits", "train_input"),
+    ("preprocess of given splits", "validate_input"),
     ("score", "input"),
     ("score", "model"),
     ("score", "thresholds"),
@@ -191,6 +242,7 @@ NAMED = [
     ("metrics of segments", "predictions"),
     ("metrics of segments", "ratings"),
     ("report", "scores"),
+    ("report", "baseline"),
     ("report", "output"),
     ("train", "data"),
     ("train", "output"),
@@ -259,12 +311,17 @@ def world(
     write_scores(root / "baseline", videos=60, class_count=12)
     for flag, source in (("model", trained), ("data", video_data), ("teacher", trained)):
         shutil.copytree(source, root / flag)
+    OTHER["ensemble"] = Path(shutil.copytree(trained, root / "second"))
     records, vocabulary = root / "records", root / "vocabulary.csv"
     return {
         "extract": {"labels": root / "videos.csv", "vocabulary": root / "animals.csv"},
         "extract of folders": {"input": root / "videos"},
         "label": {"files": root / "videos" / "cat" / "a.mp4"},
         "serve": {"model": model},
+        "serve with events": {},
+        "everyday": {"files": root / "videos" / "cat" / "a.mp4"},
+        "everyday model": {},
+        "preprocess of given splits": {"train_input": records, "validate_input": root / "others"},
         "preprocess": {"input": records, "vocabulary": vocabulary, "schema": root / "schema.json"},
         "score": {"input": records, "model": model},
         "metrics": {
@@ -290,12 +347,14 @@ EXTRA = {
     "metrics": {"class_count": "30"},
     "metrics of segments": {"class_count": "30"},
 }
+# What names a place to write to.
+WRITTEN = ("output", "details", "events")
 OUTPUT = {"metrics": "metrics.json", "metrics of segments": "metrics.json"}
 
 
 def flags_of(command: str, paths: Mapping[str, Path], output: Path) -> dict[str, str]:
     files = FILES.get(command, "*.tfrecord")
-    flags = {flag: f"{path}/{files}" if flag == "input" else str(path) for flag, path in paths.items()}
+    flags = {flag: f"{path}/{files}" if flag.endswith("input") else str(path) for flag, path in paths.items()}
     return {**flags, "output": str(output / OUTPUT.get(command, "out")), **EXTRA.get(command, {})}
 
 
@@ -334,14 +393,14 @@ def test_a_path_is_a_path_whatever_its_name(
 ) -> None:
     make_terminal_lenient()
     call, paths = COMMANDS[command], dict(world[command])
-    if flag == "thresholds":
-        paths["thresholds"] = paths["model"].parent / "x"
-        paths["thresholds"] = world["preprocess"]["vocabulary"].parent / "thresholds"
+    optional = flag not in paths and flag not in WRITTEN
+    if optional:  # no cell but this one gives it
+        paths[flag] = world["preprocess"]["vocabulary"].parent / flag
 
     def text() -> str:
         return capsys.readouterr().out
 
-    key = f"{command} {flag == 'thresholds'}"
+    key = f"{command} with {flag}" if optional else command
     if key not in plain:
         plain[key] = call(flags_of(command, paths, tmp_path / "plain"), text)
     place = tmp_path / "place"
@@ -351,8 +410,8 @@ def test_a_path_is_a_path_whatever_its_name(
     flags = flags_of(command, paths, tmp_path / "made")
     if flag == "output":
         flags["output"] = str(place / NAMES[name] / OUTPUT.get(command, ""))
-    elif flag == "details":
-        flags["details"] = str(place / NAMES[name])
+    elif flag in WRITTEN:
+        flags[flag] = str(place / NAMES[name])
     assert call(flags, text) == plain[key]
     assert set(os.listdir(place)) <= {NAMES[name]}
 
@@ -400,3 +459,80 @@ def test_a_damaged_input_is_one_line_that_names_it(
     assert "damaged" in message and "\n" not in message, message
     if isinstance(raised.value, OSError):  # the command line prints these as one line
         assert raised.value.filename and raised.value.strerror
+
+
+# (command, flag, what its directory must be).
+DIRECTORIES = [
+    ("extract of folders", "input", None),
+    ("serve", "model", states.MODEL),
+    ("preprocess", "input", states.RECORDS),
+    ("score", "input", states.RECORDS),
+    ("score", "model", states.MODEL),
+    ("score", "thresholds", states.SCORES),
+    ("metrics", "predictions", None),
+    ("report", "scores", states.SCORES),
+    ("report", "baseline", states.SCORES),
+    ("report", "model", states.MODEL),
+    ("report", "data", states.DATASET),
+    ("train", "data", states.DATASET),
+    ("train from a model", "init_from", states.MODEL),
+    ("train with a teacher", "teacher", states.MODEL),
+    ("tune", "data", states.DATASET),
+    ("ensemble", "model", states.MODEL),
+    ("ensemble", "data", states.DATASET),
+]
+
+
+@pytest.fixture(scope="module")
+def directories(
+    world: dict[str, dict[str, Path]], model: Path, video_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A directory of each kind; what few jobs read have their info.json alone, whose keys those jobs' tests check."""
+    root = tmp_path_factory.mktemp("kinds")
+    described = {
+        states.RECORDS: {"rows": 1, "seconds": 1.0},
+        states.SEARCH: {"best": {"path": "best/model"}, "trials": []},
+        states.REPORT: {"report": "report.html", "figures": []},
+    }
+    for kind, info in described.items():
+        (root / kind).mkdir()
+        (root / kind / "info.json").write_text(json.dumps(info))
+    return {
+        **{kind: root / kind for kind in described},
+        states.DATASET: video_data,
+        states.MODEL: model,
+        states.SCORES: world["preprocess"]["vocabulary"].parent / "thresholds",
+        "a part of a transformed dataset": video_data / "train",
+        "a part of an exported model": model / "saved_model",
+        "a part of a scores directory": world["preprocess"]["vocabulary"].parent / "thresholds" / "predictions",
+        "plain records": world["preprocess"]["input"],
+    }
+
+
+@pytest.mark.parametrize(("command", "flag", "expected"), DIRECTORIES)
+def test_a_directory_of_another_kind_is_called_what_it_is(
+    command: str,
+    flag: str,
+    expected: str | None,
+    world: dict[str, dict[str, Path]],
+    directories: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    undrawn: None,
+) -> None:
+    for kind, directory in directories.items():
+        if kind == expected or (command == "metrics" and kind == "a part of a scores directory"):
+            continue
+        flags = flags_of(command, world[command], tmp_path / "made") | {flag: str(directory)}
+        with pytest.raises((UsageError, JobError)) as raised:
+            COMMANDS[command](flags, lambda: capsys.readouterr().out)
+        message = str(raised.value)
+        assert str(directory) in message and "damaged" not in message and "\n" not in message, message
+        if kind in (states.DATASET, states.MODEL, states.SCORES, states.SEARCH, states.REPORT):
+            assert f"is {kind}, not " in message, message
+        if expected is not None and kind == f"a part of {expected}":
+            assert message.endswith(f"name the whole, {directory.parent}"), message
+    if expected == states.MODEL:
+        flags[flag] = str(directories[states.SEARCH])
+        with pytest.raises(UsageError, match="its best model is best/model"):
+            COMMANDS[command](flags, lambda: capsys.readouterr().out)

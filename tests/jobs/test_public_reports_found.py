@@ -287,3 +287,26 @@ def test_one_writer_of_csv(tmp_path: Path) -> None:
     assert list(csv.reader(io.StringIO(text)))[1:] == [[str(index), name] for index, name in rows]
     read = list(tables.read_csv(str(tmp_path / "a.csv"), (tables.Column("index"), tables.Column("name"))))
     assert [(int(row["index"]), row["name"]) for row in read] == rows
+
+
+@pytest.mark.parametrize("flag", ["labels", "slices"])
+def test_headings_in_the_midst_of_joined_tables(flag: str, tmp_path: Path) -> None:
+    """dotnet/machinelearning-modelbuilder#698: `cat a.csv b.csv` leaves a heading among the rows."""
+    tables_of = {
+        "predictions": PAIRS + "a,1 0.9\nb,0 0.8\n",
+        "labels": "id,labels\na,1\nb,0\n",
+        "slices": "id,y\na,1\nb,2\n",
+    }
+    tables_of[flag] += tables_of[flag].replace("\na,", "\nc,").replace("\nb,", "\nd,")
+    for name, text in tables_of.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(JobError, match=rf"{flag}\.csv, line 4: the heading comes again"):
+        metrics([*(f"--{name}={tmp_path}/{name}.csv" for name in tables_of), f"--output={tmp_path}/m.json"])
+
+
+def test_labels_that_are_but_a_heading(tmp_path: Path) -> None:
+    """mir-dataset-loaders/mirdata#402: annotation files without an annotation."""
+    (tmp_path / "p.csv").write_text(PAIRS + "a,1 0.9\n")
+    (tmp_path / "l.csv").write_text("id,labels\n")
+    with pytest.raises(JobError, match=r"l\.csv has labels of no video: it has no row"):
+        metrics([f"--predictions={tmp_path}/p.csv", f"--labels={tmp_path}/l.csv", f"--output={tmp_path}/m.json"])

@@ -16,6 +16,7 @@ from pipelines.report import run
 from tests.fixtures.scores import vocabulary, write_scores, write_unlabelled
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.vocabulary import ClassInfo
+from vcls_model.states import REPORT, kind_of
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -47,6 +48,7 @@ def test_every_figure_has_its_picture_and_its_numbers(report_directory: Path):
         assert (report_directory / "tables" / f"{name}.csv").is_file()
     assert info["report_bytes"] == (report_directory / "report.html").stat().st_size
     assert info["verdict"]["state"] == "good"
+    assert kind_of(str(report_directory)) == REPORT
 
 
 def test_tables_hold_what_the_scores_hold(report_directory: Path, scores_directory: Path, baseline_directory: Path):
@@ -195,7 +197,6 @@ def _edit_json(path: Path, **values: object) -> None:
             "names a class outside 0 … 5",
             id="confusion",
         ),
-        pytest.param(lambda path: _edit_json(path / "info.json", training={}), "is a model, not a scores", id="model"),
         pytest.param(lambda path: _edit_json(path / "info.json", statistics={}), "is a transformed dataset", id="data"),
         pytest.param(lambda path: shutil.rmtree(path), "there is no scores directory", id="absent"),
         pytest.param(

@@ -5,6 +5,7 @@ import pytest
 from tests.fixtures import training_data
 from vcls_model import tune
 from vcls_model.commands import JobError, UsageError
+from vcls_model.states import SEARCH, kind_of
 from vcls_model.training.search import Dimension, search
 
 
@@ -28,6 +29,7 @@ def test_a_search_finds_the_better_rate_and_is_not_repeated(video_data, tmp_path
     assert best["training"]["validation"]["map"] == pytest.approx(info["best"]["val_map"])
     monkeypatch.setattr(tune, "train", None)  # a trial would fail
     assert tune.run([*arguments, "--trials=2", "--resume"]) == info
+    assert kind_of(str(output)) == SEARCH
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_the_same_table_in_other_clothes(tmp_path: Path, data: str | bytes) -> N
         ("id,note\na,x\n", ["no column named labels", "commas"]),
         ("id,labels,ID\na,1,b\n", ["'id'", "more than once"]),
         ("id,video_id,labels\na,b,1\n", ["'id' and 'video_id'"]),
+        ("id;labels\na;1\nid; labels\nb;2\n", ["line 3", "the heading comes again"]),
         ("id,labels\na,1,2\n", ["line 2", "3 cells", "2 columns"]),
         ("id,labels\na,1\nb\n", ["line 3", "1 cells"]),
         ('id,labels\na,"1\n', ["line 2", "a quote is not closed"]),

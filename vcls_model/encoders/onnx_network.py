@@ -1,5 +1,6 @@
 """Runs networks with ONNX Runtime, one input at a time: the same bits in any batch, any worker, on any threads."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ def open_session(model: bytes | Path, threads: int = 1, *, arena: bool = True) -
     Raises:
         Exception: whatever ONNX Runtime says of a model that it cannot load.
     """
+    # It reports its use to its makers, and warns in colours where it cannot keep an identifier for that.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -5,11 +5,13 @@ Both are files that their authors distribute; this module reads them and writes 
 """
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
 
 _YOUTUBE8M_WIDTH = 1024
@@ -36,7 +38,9 @@ class Projection:
 
     def save(self, path: Path) -> None:
         """Writes the form that `read_projection` reads."""
-        np.savez(path, mean=self.mean, matrix=self.matrix)
+        stream = io.BytesIO()
+        np.savez(stream, mean=self.mean, matrix=self.matrix)
+        storage.write_atomically(str(path), stream.getvalue())
 
 
 def read_projection(path: Path, width: int) -> Projection:
@@ -45,16 +49,16 @@ def read_projection(path: Path, width: int) -> Projection:
     Raises:
         UsageError: the file is absent, or is not an .npz with `mean` and `matrix` that fit each other and the width.
     """
-    arrays = _load(path, UsageError)
-    if not isinstance(arrays, dict) or not {"mean", "matrix"} <= arrays.keys():
-        raise UsageError(f"{path}: expected an .npz file with the arrays mean and matrix")
-    mean, matrix = arrays["mean"], arrays["matrix"]
+    try:
+        mean, matrix = _arrays(path, ("mean", "matrix"))
+    except JobError as error:
+        raise tables.as_usage_error(error) from None
     if mean.ndim != 1 or matrix.shape != (len(mean), width):
         raise UsageError(
             f"{path}: mean {mean.shape} and matrix {matrix.shape} do not project to {width} values: expected (d,) and "
             f"(d, {width})"
         )
-    return Projection(mean.astype(np.float64), matrix.astype(np.float64))
+    return Projection(mean, matrix)
 
 
 def youtube8m_projection(directory: Path) -> Projection:
@@ -66,7 +70,8 @@ def youtube8m_projection(directory: Path) -> Projection:
     Raises:
         JobError: a file is absent or of another shape.
     """
-    mean, values, vectors = (_array(directory / f"{name}.npy") for name in ("mean", "eigenvals", "eigenvecs"))
+    files = [directory / f"{name}.npy" for name in ("mean", "eigenvals", "eigenvecs")]
+    mean, values, vectors = (_numbers(tables.read_npy(str(_there(file))), str(file)) for file in files)
     inputs = mean.shape[0] if mean.ndim == 2 else 0
     if (
         mean.shape != (inputs, 1)
@@ -78,9 +83,8 @@ def youtube8m_projection(directory: Path) -> Projection:
             f"{directory}: expected YouTube-8M's mean (2048, 1), eigenvals (2048, 1) and eigenvecs (2048, 2048), got "
             f"{mean.shape}, {values.shape} and {vectors.shape}"
         )
-    kept = vectors.T[:, :_YOUTUBE8M_WIDTH].astype(np.float64)
-    deviation = np.sqrt(values[:_YOUTUBE8M_WIDTH, 0].astype(np.float64) + _YOUTUBE8M_EPSILON)
-    return Projection(mean[:, 0].astype(np.float64), kept / deviation)
+    deviation = np.sqrt(values[:_YOUTUBE8M_WIDTH, 0] + _YOUTUBE8M_EPSILON)
+    return Projection(mean[:, 0], vectors.T[:, :_YOUTUBE8M_WIDTH] / deviation)
 
 
 def vggish_projection(path: Path) -> Projection:
@@ -91,28 +95,29 @@ def vggish_projection(path: Path) -> Projection:
     Raises:
         JobError: the file is absent or holds other arrays.
     """
-    arrays = _load(path, JobError)
-    if not isinstance(arrays, dict) or not {"pca_eigen_vectors", "pca_means"} <= arrays.keys():
-        raise JobError(f"{path}: expected an .npz file with the arrays pca_eigen_vectors and pca_means")
-    vectors, mean = arrays["pca_eigen_vectors"], arrays["pca_means"].reshape(-1)
+    vectors, means = _arrays(path, ("pca_eigen_vectors", "pca_means"))
+    mean = means.reshape(-1)
     if vectors.ndim != 2 or vectors.shape[1] != len(mean):
         raise JobError(f"{path}: pca_eigen_vectors {vectors.shape} do not fit pca_means {mean.shape}")
-    return Projection(mean.astype(np.float64), vectors.T.astype(np.float64))
+    return Projection(mean, vectors.T)
 
 
-def _array(path: Path) -> npt.NDArray[np.float64]:
-    array = _load(path, JobError)
-    if isinstance(array, dict):
-        raise JobError(f"{path}: expected one array")
-    return array
+def _arrays(path: Path, names: tuple[str, str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    arrays = tables.read_npz(str(_there(path)), names)
+    one, other = (_numbers(arrays[name], f"{path}: the array {name}") for name in names)
+    return one, other
 
 
-def _load(
-    path: Path, failure: type[JobError] | type[UsageError]
-) -> npt.NDArray[np.float64] | dict[str, npt.NDArray[np.float64]]:
-    """One array, or several by name; never a pickle."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise failure(f"{path} cannot be read as numpy's file: {error}") from error
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise JobError(f"{path} is not there")
+    return path
+
+
+def _numbers(array: np.ndarray, what: str) -> npt.NDArray[np.float64]:
+    if array.dtype.kind not in "fiu":
+        raise JobError(f"{what} must hold numbers, got {array.dtype} values")
+    values = array.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise JobError(f"{what} holds a value that is not finite")
+    return values

@@ -381,8 +381,10 @@ def _no_labels(config: MeasureConfig, joined: _Joined) -> str:
             f"none of the {joined.unlabelled} predictions of {config.predictions} has labels; "
             "pass them with --labels=FILE"
         )
+    if not joined.labels:
+        return f"{config.labels} has labels of no video: it has no row"
     listed, predicted = (
-        each.decode("utf-8", "backslashreplace") for each in (next(iter(joined.labels or ()), b""), joined.first_id)
+        each.decode("utf-8", "backslashreplace") for each in (next(iter(joined.labels)), joined.first_id)
     )
     return (
         f"{config.labels} has labels of none of the {joined.unlabelled} predictions of {config.predictions}; ids there "

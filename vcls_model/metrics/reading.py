@@ -15,7 +15,8 @@ from vcls_model.metrics.binning import logit_of
 from vcls_model.metrics.catalogue import OWN_SLICES
 from vcls_model.metrics.slices import NO_VALUE
 from vcls_model.records.ids import printable_id
-from vcls_model.records.vocabulary import ClassNames
+from vcls_model.records.vocabulary import ClassNames, refuse_multi_hot, refuse_multi_hot_pairs
+from vcls_model.states import SCORES, kind_of
 from vcls_model.tables import Column
 
 _Value = TypeVar("_Value")
@@ -76,8 +77,12 @@ def prediction_files(path: str) -> list[str]:
     else all CSVs of it. Says on standard error what of a directory is left out.
 
     Raises:
+        UsageError: it is a directory that a job left, but not one of predictions.
         JobError: there are none, or one is of another kind.
     """
+    if kind := kind_of(path):
+        inside = storage.join(path, "predictions") if kind == SCORES else "those of a scores directory, as predictions/"
+        raise UsageError(f"--predictions={path} is {kind}, not predictions: name {inside}")
     names = storage.list_names(path)
     chosen = [name for name in names if _suffix(name) == ".parquet"] or [
         name for name in names if _suffix(name) in _CSV
@@ -240,6 +245,7 @@ def _read_parquet(path: str) -> Iterator[Predictions]:
         cells = {name: batch.column(own).to_pylist() for name, own in names.items()}
         rows = [f"{path}, row {row + place}" for place in range(batch.num_rows)]
         row += batch.num_rows
+        refuse_multi_hot_pairs(cells.get("labels", ()), path)
         pairs = [
             _scored(indices, probabilities, where)
             for indices, probabilities, where in zip(cells["class_index"], cells["probability"], rows, strict=True)
@@ -266,7 +272,9 @@ def _parquet_labels(path: str, class_names: ClassNames) -> Iterator[tuple[bytes,
     names = tables.parquet_columns(file, (_ID, _LABELS), path)
     row = 0
     for batch in tables.parquet_batches(file, path, _BATCH_VIDEOS, list(names.values())):
-        for identity, value in zip(*(batch.column(name).to_pylist() for name in names.values()), strict=True):
+        identities, values = (batch.column(name).to_pylist() for name in names.values())
+        refuse_multi_hot_pairs(values, path)
+        for identity, value in zip(identities, values, strict=True):
             where = f"{path}, row {row}"
             row += 1
             yield tables.id_bytes(identity, where), _label_cell(value, where, class_names)
@@ -283,6 +291,7 @@ def _label_cell(value: object, where: str, names: ClassNames) -> np.ndarray | No
     indices = tables.whole_numbers(_array(value, where), f"{where}, labels", "class indices")
     if (indices < 0).any():
         raise JobError(f"{where}, labels: expected class indices, got {indices.min()}")
+    refuse_multi_hot(indices.tolist(), f"{where}, labels")
     return np.unique(indices)
 
 
@@ -371,7 +380,12 @@ def _lists_of(arrays: Mapping[str, np.ndarray], count: int, path: str) -> list[n
         raise JobError(f"{path}: label_lens must have one entry per id and add up to the {values.size} labels")
     if (values < 0).any():
         raise JobError(f"{path}: the array label_flat: expected class indices, got {values.min()}")
-    return [np.unique(row) for row in np.split(values, np.cumsum(lengths)[:-1])] if count else []
+    rows = np.split(values, np.cumsum(lengths)[:-1]) if count else []
+    lists = [row.tolist() for row in rows]
+    refuse_multi_hot_pairs(lists, f"{path}: the array label_flat")
+    for each in lists:
+        refuse_multi_hot(each, f"{path}: the array label_flat")
+    return [np.unique(row) for row in rows]
 
 
 def _scored(

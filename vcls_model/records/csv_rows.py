@@ -28,7 +28,7 @@ from vcls_model.records.decoding import FeatureValues, RawBatch, RecordError, Re
 from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.framing import ByteSource
 from vcls_model.records.schema import TEXT, VECTOR, Modality, RecordSchema, text_modality
-from vcls_model.records.vocabulary import UnknownLabel, class_names
+from vcls_model.records.vocabulary import MultiHotLabels, UnknownLabel, class_names
 from vcls_model.storage import open_for_reading
 
 _ID = tables.Column("id", ("video_id", "videoid"))
@@ -424,6 +424,8 @@ def _careful(text: bytes, number: int, layout: _Layout, options: RecordOptions) 
         if not options.drop_unknown_labels:
             raise RecordError("unknown_label", str(error), video_id) from None
         labels, unknown = _known_labels(cells[layout.labels], columns[layout.labels], options)
+    except MultiHotLabels as error:
+        raise RecordError("labels_multi_hot", str(error), video_id) from None
     except JobError as error:
         raise RecordError("wrong_type", str(error), video_id) from None
     known = [label for label in labels if label >= 0 and (options.class_count is None or label < options.class_count)]

@@ -13,6 +13,7 @@ from vcls_model.records.encoding import BytesColumn
 from vcls_model.records.examples import Values
 from vcls_model.records.ids import printable_id
 from vcls_model.records.schema import FRAMES, TEXT, Modality, RecordSchema
+from vcls_model.records.vocabulary import MultiHotLabels, refuse_multi_hot
 
 SEGMENT_SECONDS = 5
 _ANY_CLASS = _ANY_COUNT = 1 << 62
@@ -576,6 +577,10 @@ class Decoder:
             if feature.kind != "int64":
                 raise RecordError("wrong_type", f"{name!r} must hold int64, got {feature.kind}")
             values = [int(value) for value in feature.values]
+        try:
+            refuse_multi_hot(values, repr(name))
+        except MultiHotLabels as error:
+            raise RecordError("labels_multi_hot", str(error)) from None
         listed = len(values)
         values = self._known_labels(name, values)
         if not values and self.options.require_labels and not self.schema.segments:

@@ -21,7 +21,9 @@ from vcls_model.records.schema import (
     text_modality,
 )
 from vcls_model.records.splits import SPLITS
-from vcls_model.storage import exists, join, read_json, read_small, resolved, to_json
+from vcls_model.records.vocabulary import refuse_multi_hot_pairs
+from vcls_model.states import DATASET, kind_of
+from vcls_model.storage import exists, read_small, resolved, to_json
 
 __all__ = ["FrameBatch", "RawBatch", "RecordOptions", "Rejected", "detect_schema", "read_batches", "resolve_schema"]
 
@@ -168,14 +170,7 @@ def refuse_transformed(shards: Sequence[str], what_to_name: str) -> None:
     """
     for directory in dict.fromkeys(resolved(shard).rpartition("/")[0] for shard in shards):
         above, _, split = directory.rpartition("/")
-        info_path = join(above, "info.json")
-        if split not in SPLITS or not exists(info_path):
-            continue
-        try:
-            info = read_json(info_path)
-        except JobError:  # somebody else's file of that name
-            continue
-        if isinstance(info, dict) and "transformed" in info and "splits" in info:
+        if split in SPLITS and kind_of(above) == DATASET:
             raise UsageError(
                 f"{directory} holds records that preprocess has transformed already: {what_to_name} (--split=test of "
                 "score selects the records of a split among the raw ones)"
@@ -199,6 +194,24 @@ def check_made_alike(shards: Sequence[str]) -> None:
                 f"the records of {first[0]} and {directory} have different classes: extract both with the same "
                 "--vocabulary"
             )
+
+
+def refuse_multi_hot_labels(path: str, schema: RecordSchema) -> None:
+    """Raises `UsageError` where the labels of a shard's first records are a 0 or 1 for each of two classes."""
+    if schema.container == "csv" or schema.segments:
+        return
+    lists = []
+    for payload in _first_payloads(path):
+        try:
+            feature = examples.parse_record(payload).features.get(schema.labels_feature)
+        except examples.ExampleError:
+            continue
+        if feature is not None and feature.kind == "int64":
+            lists.append([int(value) for value in feature.values])
+    try:
+        refuse_multi_hot_pairs(lists, path)
+    except JobError as error:
+        raise UsageError(str(error)) from None
 
 
 def unread_texts(path: str, schema: RecordSchema) -> list[str]:

@@ -20,7 +20,7 @@ from vcls_model.records.schema import (
     schema_from_dict,
 )
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, unnamed_classes
-from vcls_model.states import DatasetInfo, ShardManifest, read_state
+from vcls_model.states import DATASET, DatasetInfo, ShardManifest, read_state, refuse_other_kind
 
 
 def presence_name(modality: str) -> str:
@@ -159,14 +159,17 @@ def open_transformed(directory: str) -> TransformedData:
     """Reads the description of a transformed dataset.
 
     Raises:
+        UsageError: it is a model, scores, records or a part of a dataset.
         JobError: there is no `info.json` (preprocess did not finish), or it does not describe a transformed dataset.
     """
     path = storage.join(directory, "info.json")
     if not storage.exists(path):
+        refuse_other_kind(directory, DATASET)
         reason = "it has no info.json, which preprocess writes last" if storage.exists(directory) else "it is not there"
         raise JobError(
             f"{directory} is not a finished transformed dataset: {reason}; run python -m pipelines.preprocess first"
         )
+    refuse_other_kind(directory, DATASET)
     info = read_state(path, DatasetInfo)
     try:
         try:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vcls_model import spreadsheets, storage, tables
 from vcls_model.commands import JobError, UsageError
@@ -140,6 +140,22 @@ def load_vocabulary(
     return read_vocabulary(storage.read_small(path), path, class_count, tell=tell, complete=complete)
 
 
+def refuse_multi_hot(labels: Sequence[int], where: str) -> None:
+    """Raises `MultiHotLabels` where what should be class indices is a 0 or 1 per class: more than two, no others."""
+    if len(labels) > 2 and all(label in (0, 1) for label in labels):
+        raise MultiHotLabels(where, labels)
+
+
+def refuse_multi_hot_pairs(cells: Iterable[object], where: str) -> None:
+    """Raises `MultiHotLabels` where the lists among some videos' labels are a 0 or 1 for each of two classes.
+
+    A single such pair may be indices: what tells is that there are no other lists, and that they are not all alike.
+    """
+    lists = [tuple(cell) for cell in cells if isinstance(cell, list)]
+    if len(set(lists)) > 1 and all(len(each) == 2 and set(each) <= {0, 1} for each in lists):
+        raise MultiHotLabels(where, lists[0])
+
+
 def shared_names(names: Sequence[str]) -> dict[str, list[int]]:
     """The indices of the classes that have their name, without regard to case, in common with another."""
     indices: dict[str, list[int]] = {}
@@ -171,9 +187,11 @@ class ClassNames:
             what: what it says that was expected.
 
         Raises:
-            JobError: a label is neither a whole number nor the name of one class.
+            JobError: a label is neither a whole number nor the name of one class; or they are a 0 or 1 per class.
         """
-        return [index for part in cell.split(";") for index in self._part(part.strip(), where, what)]
+        labels = [index for part in cell.split(";") for index in self._part(part.strip(), where, what)]
+        refuse_multi_hot(labels, where)
+        return labels
 
     def _part(self, part: str, where: str, what: str) -> list[int]:
         try:
@@ -191,6 +209,17 @@ class ClassNames:
 
 class UnknownLabel(JobError):
     """A label is neither an index nor a name of the vocabulary."""
+
+
+class MultiHotLabels(JobError):
+    """What should be class indices is a 0 or 1 per class."""
+
+    def __init__(self, where: str, labels: Sequence[int]) -> None:
+        shown = " ".join(map(str, labels[:8])) + (" …" if len(labels) > 8 else "")
+        super().__init__(
+            f"{where}: {len(labels)} labels of only 0 and 1 ({shown}) look like one per class: list the indices of the "
+            "classes"
+        )
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,6 +6,7 @@ A finished export holds `info.json`, `labels.csv` and `saved_model/`; every comm
 import dataclasses
 import functools
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from vcls_model.records.splits import SplitRatios
 from vcls_model.records.transformed import presence_name
 from vcls_model.records.vocabulary import ClassInfo, read_vocabulary
 from vcls_model.saved_models import LARGEST_GRAPH_BYTES, graph_errors
-from vcls_model.states import ExportedInfo, read_state
+from vcls_model.states import MODEL, ExportedInfo, read_state, refuse_other_kind
 
 SAVED_MODEL = "saved_model"
 FEATURES_SIGNATURE = "features"
@@ -45,6 +46,7 @@ def read_model_info(directory: str, keys: Sequence[str] = ("schema", "class_coun
     """
     for name in _FINISHED:
         if not storage.exists(storage.join(directory, *name.split("/"))):
+            refuse_other_kind(directory, MODEL)
             raise UsageError(
                 f"model directory {directory} has no {name}: it is missing or incomplete; a finished export has "
                 f"info.json, labels.csv and {SAVED_MODEL}/"
@@ -123,6 +125,24 @@ def read_exported_model(path: str) -> ExportedModel:
         )
     identity = hashlib.sha256(info_bytes + labels_csv + graph).hexdigest()[:16]
     return ExportedModel(path, info, schema_from_dict(info["schema"], info_path), class_count, tuple(classes), identity)
+
+
+def refuse_repeated(paths: Sequence[str]) -> None:
+    """Raises `UsageError` where models that are to be averaged are one directory; says on standard error of copies.
+
+    Args:
+        paths: directories of finished models.
+    """
+    places: dict[str, str] = {}
+    graphs: dict[bytes, str] = {}
+    for path in paths:
+        if other := places.get(place := storage.resolved(path).rstrip("/")):
+            raise UsageError(f"--model={path} is named twice{'' if path == other else f', as {other}'}: name it once")
+        places[place] = path
+        read = (storage.read_small(storage.join(path, *name.split("/")), LARGEST_GRAPH_BYTES) for name in _FINISHED)
+        if other := graphs.get(content := hashlib.sha256(b"".join(read)).digest()):
+            print(f"warning: {path} is a copy of {other}: it counts twice in the average", file=sys.stderr)
+        graphs[content] = path
 
 
 def describe(modalities: Sequence[Modality]) -> str:

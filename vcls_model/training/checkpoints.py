@@ -1,13 +1,12 @@
 """Checkpoints: arrays and a few facts in one file, which is written whole or not at all."""
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vcls_model import storage
+from vcls_model import storage, tables
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.identity import differences
 from vcls_model.records.transformed import TransformedData
@@ -41,15 +40,14 @@ def load(path: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
     Raises:
         JobError: the file is not a checkpoint.
     """
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as data:
-            facts: dict[str, Any] = storage.from_json(data["facts"].tobytes(), path)
-            groups: dict[str, list[np.ndarray]] = {}
-            for name in sorted(name for name in data.files if name != "facts"):
-                groups.setdefault(name.split("/", 1)[0], []).append(data[name])
-            return groups, facts
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise JobError(f"{path} is not a checkpoint of this program: {error}") from None
+    arrays = tables.read_npz(path)
+    if "facts" not in arrays:
+        raise JobError(f"{path} is not a checkpoint of this program: it has no facts")
+    facts: dict[str, Any] = storage.from_json(arrays.pop("facts").tobytes(), path)
+    groups: dict[str, list[np.ndarray]] = {}
+    for name in sorted(arrays):
+        groups.setdefault(name.split("/", 1)[0], []).append(arrays[name])
+    return groups, facts
 
 
 def restore(variables: Sequence[Any], values: Sequence[np.ndarray], path: str) -> None:

@@ -19,7 +19,7 @@ from vcls_model.records.vocabulary import load_vocabulary, write_labels_csv
 from vcls_model.saved_models import refuse_programs
 from vcls_model.serving.combining import combined_in_graph
 from vcls_model.serving.export import marked_features, save_module
-from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info
+from vcls_model.serving.exported import SAVED_MODEL, load_saved_model, read_model_info, refuse_repeated
 from vcls_model.training.evaluation import Validation, evaluate, summarise
 from vcls_model.training.losses import sparse_loss
 from vcls_model.training.options import LossOptions
@@ -83,10 +83,11 @@ def load_members(paths: Sequence[str], *, trusted: bool = False) -> tuple[Member
         trusted: they may have any operations.
 
     Raises:
-        UsageError: a directory is not an exported model, their records, classes or splits differ, or one may do more
-            than compute.
+        UsageError: a directory is not an exported model or named twice, their records, classes or splits differ, or
+            one may do more than compute.
     """
     infos = [read_model_info(path, ("schema", "class_count", "model", "transformed")) for path in paths]
+    refuse_repeated(paths)
     first = infos[0]
     for path, info in zip(paths[1:], infos[1:], strict=True):
         for key in ("schema", "class_count", "split"):

@@ -9,18 +9,21 @@ from vcls_model import storage
 from vcls_model.commands import JobError, UsageError
 from vcls_model.records.listed_shards import compare_counts, read_manifests, shards_of_split
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary
-from vcls_model.states import DatasetInfo, DeadLetter, checked, read_state
+from vcls_model.states import DATASET, DatasetInfo, DeadLetter, checked, read_state, refuse_other_kind
 
 
 def read_dataset_info(path: str) -> dict[str, Any]:
     """The `info.json` of the dataset that the command line names.
 
     Raises:
+        UsageError: it is a directory of another kind.
         JobError: there is none, it is damaged, or what lies beside it is another run's.
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
+        refuse_other_kind(path, DATASET)
         raise JobError(f"the data directory {path} has no info.json: it is missing or incomplete")
+    refuse_other_kind(path, DATASET)
     info = read_state(info_path, DatasetInfo)
     manifests = read_manifests(path)
     compare_counts(path, manifests, {split: entry["records"] for split, entry in info["splits"].items()})

@@ -12,7 +12,7 @@ from pipelines.reporting.inputs.manifests import read_classes, read_history, tra
 from vcls_model import storage, tables
 from vcls_model.commands import JobError
 from vcls_model.records.vocabulary import ClassInfo, load_vocabulary, shared_names, unnamed_classes
-from vcls_model.states import ScoresInfo, StoredMetrics, read_state
+from vcls_model.states import SCORES, ScoresInfo, StoredMetrics, read_state, refuse_other_kind
 
 # Columns of per_class.csv that the report cannot do without.
 _REQUIRED = ("index", "support", "ap", "roc_auc", "precision", "recall", "f1", "tp", "fp", "fn")
@@ -141,17 +141,17 @@ def read_scores(path: str) -> Scores:
     """Reads a Scores directory.
 
     Raises:
+        UsageError: it is a directory of another kind.
         JobError: it is absent, half written, or its files disagree about the classes.
     """
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
         if not storage.exists(path) and not storage.is_object_store(path):
             raise JobError(f"there is no scores directory {path}")
+        refuse_other_kind(path, SCORES)
         raise JobError(f"{path} has no info.json: the score job did not finish there; run it again with --resume")
+    refuse_other_kind(path, SCORES)
     info: dict[str, Any] = dict(read_state(info_path, ScoresInfo))
-    if "training" in info or "statistics" in info:
-        what = "a model" if "training" in info else "a transformed dataset"
-        raise JobError(f"{path} is {what}, not a scores directory: name what pipelines.score wrote")
     classes = read_classes(path)
     if not storage.exists(storage.join(path, "metrics.json")):
         if info.get("records_labelled"):

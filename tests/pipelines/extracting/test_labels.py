@@ -58,6 +58,16 @@ def test_a_csv_names_files_from_its_own_folder(videos: Path) -> None:
     assert entries[1].context == (("title", "Two"),) and (entries[1].start, entries[1].end) == (2.0, 5.5)
 
 
+def test_paths_as_windows_writes_them(videos: Path) -> None:
+    """A name that holds a backslash comes first where there is such a file."""
+    table = videos / "videos.csv"
+    table.write_text("path,labels\r\ncats\\a.mp4,cat\r\n.\\dogs\\a.mp4,dog\r\n")
+    entries = of_table(str(table), None, [])
+    assert [entry.file[0] for entry in entries] == [str(videos / "cats/a.mp4"), str(videos / "dogs/a.mp4")]
+    (videos / "cats\\a.mp4").write_bytes(b"x")
+    assert of_table(str(table), None, [])[0].file[0] == str(videos / "cats\\a.mp4")
+
+
 def test_input_chooses_rows_and_says_what_is_left_out(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = videos / "videos.csv"
     table.write_text("path,labels\ncats/a.mp4,cat\nfish/a.mp4,fish\n")

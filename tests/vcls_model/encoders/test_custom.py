@@ -125,7 +125,10 @@ def test_a_projection_follows_the_network(colours: Path) -> None:
 
 def test_a_projection_that_does_not_fit_is_refused(colours: Path) -> None:
     describe(colours, {**PICTURE, "width": 2, "projection": "pca.npz"})
-    with pytest.raises(UsageError, match="pca.npz cannot be read"):
+    with pytest.raises(UsageError, match="pca.npz is not there"):
+        load_encoder(str(colours), "picture")
+    np.savez(colours.with_name("pca.npz"), mean=np.array(["a"]), matrix=np.zeros((1, 2)))
+    with pytest.raises(UsageError, match="pca.npz: the array mean must hold numbers, got <U1 values"):
         load_encoder(str(colours), "picture")
     Projection(np.zeros(3), np.zeros((3, 4))).save(colours.with_name("pca.npz"))
     with pytest.raises(UsageError, match=r"mean \(3,\) and matrix \(3, 4\) do not project to 2 values"):

@@ -338,7 +338,8 @@ def test_a_teacher_does_not_ask_the_videos_it_remembers(video_data, tmp_path):
     teacher = tmp_path / "teacher"
     train.run([f"--data={video_data}", f"--output={teacher}", "--neighbours=3", "--epochs=1", *FLAGS])
     joined = tmp_path / "joined"
-    ensemble.run([f"--model={teacher}", f"--model={teacher}", f"--output={joined}"])
+    shutil.copytree(teacher, tmp_path / "copy")
+    ensemble.run([f"--model={teacher}", f"--model={tmp_path / 'copy'}", f"--output={joined}"])
     data = open_transformed(str(video_data))
     batch = next(iter(make_batches(data.shards("train"), data.modalities, InputOptions(20))))
     inputs = training_data.whole(batch["features"])
