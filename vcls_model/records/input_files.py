@@ -2,6 +2,7 @@
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
+from vcls_model.patterns import is_pattern
 
 # Beside the shards of records made from media: their layout, and their classes.
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabulary.csv"
@@ -14,6 +15,8 @@ def input_files(pattern: str) -> list[tuple[str, int, float]]:
         UsageError: nothing has that name, or it is a directory, such as one that another job than extract has left, a
             pipe, a socket or a device.
     """
+    if storage.is_object_store(pattern) and is_pattern(pattern):
+        return storage.list_files(pattern)  # to ask for directories of such names would be requests in vain
     if storage.exists(storage.join(pattern, "info.json")):
         from vcls_model.states import RECORDS, kind_of
 

@@ -152,7 +152,10 @@ def refuse_multi_hot_pairs(cells: Iterable[object], where: str) -> None:
     A single such pair may be indices: what tells is that there are no other lists, and that they are not all alike.
     """
     lists = [tuple(cell) for cell in cells if isinstance(cell, list)]
-    if len(set(lists)) > 1 and all(len(each) == 2 and set(each) <= {0, 1} for each in lists):
+    pairs = all(
+        len(each) == 2 and all(isinstance(value, int | float) and value in (0, 1) for value in each) for each in lists
+    )
+    if pairs and len(set(lists)) > 1:
         raise MultiHotLabels(where, lists[0])
 
 

@@ -5,9 +5,11 @@ import pytest
 from vcls_model.commands import UsageError
 from vcls_model.records.vocabulary import (
     ClassInfo,
+    MultiHotLabels,
     check_same_classes,
     load_vocabulary,
     read_vocabulary,
+    refuse_multi_hot_pairs,
     shared_names,
     unnamed_classes,
     write_labels_csv,
@@ -123,3 +125,16 @@ def test_indices_written_as_floats_and_other_separators() -> None:
 
 def test_names_that_classes_share() -> None:
     assert shared_names(["Flash", "a", "flash", "b", "a"]) == {"flash": [0, 2], "a": [1, 4]}
+
+
+@pytest.mark.parametrize("cells", [[[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 0.0], None], [[True, False], [False, True]]])
+def test_a_0_or_1_for_each_of_two_classes_is_told_by_all_lists(cells: list[object]) -> None:
+    with pytest.raises(MultiHotLabels, match="look like one per class"):
+        refuse_multi_hot_pairs(cells, "labels")
+
+
+@pytest.mark.parametrize(
+    "cells", [[], [[0, 1], [0, 1]], [[0, 1], [1]], [[0, 1], [1, 2]], [[0, [1]], [1, 0]], ["0 1", "1 0"]]
+)
+def test_other_lists_are_left_to_whoever_reads_them(cells: list[object]) -> None:
+    refuse_multi_hot_pairs(cells, "labels")
