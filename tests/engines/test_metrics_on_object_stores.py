@@ -9,6 +9,7 @@ from vcls_model.commands import JobError
 from vcls_model.metrics.__main__ import run as metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["gs", "s3"])
 def test_metrics_read_and_write_object_stores(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     root = f"{request.getfixturevalue(store)}/{tmp_path.name} [x]"

@@ -67,6 +67,7 @@ def test_preprocess_again_after_a_worker_died_before_its_manifest(
     assert info["records_read"] == info["records_written"] == SHARDS * VIDEOS
 
 
+@pytest.mark.slow
 def test_half_files_are_removed_at_the_end_of_the_same_run(
     records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from vcls_model.records.transformed import open_transformed
 from vcls_model.records.vocabulary import load_vocabulary
 from vcls_model.serving.exported import read_exported_model
 
-QUICK_SECONDS = 2.0
+QUICK_SECONDS = 1.0
 SLOW_SECONDS = 60.0
 
 # What people and programs put into cells.

@@ -185,6 +185,7 @@ def test_a_killed_job_is_continued_with_a_note_about_its_lock(
     assert f"removing the lock of a job that has ended ({job}, process {process.pid} on" in done.stderr
 
 
+@pytest.mark.slow
 def test_features_too_large_for_float32_are_named(records: Path) -> None:
     name = VIDEO.modalities[0].name
     rows = [

@@ -72,6 +72,7 @@ def test_json_may_be_in_any_unicode(encoding: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("job", [preprocess, score, extract])
 def test_a_negative_number_of_workers_is_refused_before_anything_is_done(job: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
     flags = [f"--input={tmp_path}/a", f"--output={tmp_path}/o", "--direct_num_workers=-3", "--dry_run"]
     if job is score:
         flags.append(f"--model={tmp_path}/m")

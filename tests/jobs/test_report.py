@@ -197,7 +197,6 @@ def _edit_json(path: Path, **values: object) -> None:
             "names a class outside 0 … 5",
             id="confusion",
         ),
-        pytest.param(lambda path: _edit_json(path / "info.json", statistics={}), "is a transformed dataset", id="data"),
         pytest.param(lambda path: shutil.rmtree(path), "there is no scores directory", id="absent"),
         pytest.param(
             lambda path: (path / "curves.npz").write_bytes(b"PK"), "curves.npz is not an npz.*score again", id="npz"

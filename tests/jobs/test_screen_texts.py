@@ -118,8 +118,8 @@ def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path: Path) -> None:
     encoders = write_encoders(tmp_path)
     slides(tmp_path / "clip.mp4", "text")
     flags = [f"--input={tmp_path}/clip.mp4", *encoders.flags, "--ocr=rapidocr", "--max_rejected_fraction=1"]
-    info = extract_job.run([*flags, f"--output={tmp_path}/records", "--seconds_per_minute=0.001"])
-    assert info["rejected_by_reason"] == {"deadline": 1}
+    with pytest.raises(JobError, match=r"none of the 1 files could be read \(deadline: 1"):
+        extract_job.run([*flags, f"--output={tmp_path}/records", "--seconds_per_minute=0.001"])
     (line,) = (tmp_path / "records" / "dead_letter").glob("*.jsonl")
     assert "--seconds_per_minute allows more" in json.loads(line.read_text())["message"]
 

@@ -153,7 +153,7 @@ def refuse_multi_hot_pairs(cells: Iterable[object], where: str) -> None:
     """
     lists = [tuple(cell) for cell in cells if isinstance(cell, list)]
     pairs = all(
-        len(each) == 2 and all(isinstance(value, int | float) and value in (0, 1) for value in each) for each in lists
+        len(each) == 2 and all(type(value) in (int, float) and value in (0, 1) for value in each) for each in lists
     )
     if pairs and len(set(lists)) > 1:
         raise MultiHotLabels(where, lists[0])

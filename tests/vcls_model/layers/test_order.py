@@ -52,6 +52,7 @@ SEQUENCE_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_an_average_stays_at_chance() -> None:
     assert 0.4 < average_precision("average", hidden_units=(16,), dropout=0.0) < 0.6
 

@@ -127,14 +127,23 @@ def test_names_that_classes_share() -> None:
     assert shared_names(["Flash", "a", "flash", "b", "a"]) == {"flash": [0, 2], "a": [1, 4]}
 
 
-@pytest.mark.parametrize("cells", [[[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 0.0], None], [[True, False], [False, True]]])
+@pytest.mark.parametrize("cells", [[[0, 1], [1, 0]], [[0.0, 1.0], [0.0, 0.0], None]])
 def test_a_0_or_1_for_each_of_two_classes_is_told_by_all_lists(cells: list[object]) -> None:
     with pytest.raises(MultiHotLabels, match="look like one per class"):
         refuse_multi_hot_pairs(cells, "labels")
 
 
 @pytest.mark.parametrize(
-    "cells", [[], [[0, 1], [0, 1]], [[0, 1], [1]], [[0, 1], [1, 2]], [[0, [1]], [1, 0]], ["0 1", "1 0"]]
+    "cells",
+    [
+        [],
+        [[0, 1], [0, 1]],
+        [[0, 1], [1]],
+        [[0, 1], [1, 2]],
+        [[0, [1]], [1, 0]],
+        ["0 1", "1 0"],
+        [[True, False], [False, True]],
+    ],
 )
 def test_other_lists_are_left_to_whoever_reads_them(cells: list[object]) -> None:
     refuse_multi_hot_pairs(cells, "labels")

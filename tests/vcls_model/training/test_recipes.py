@@ -254,6 +254,7 @@ def test_auto_is_resolved_before_anything_is_trained(video_data: Path, tmp_path:
     assert config.model == "logistic" and config.recipe == tuple(MODELS["logistic"].recipe.values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("normalise", "pca_dims", "expected"), [("zscore", 0, "l2"), ("zscore", 4, None)])
 def test_only_an_affine_normalisation_can_be_undone(
     normalise: str, pca_dims: int, expected: str | None, video_data: Path, tmp_path: Path, capsys: Any
