@@ -296,14 +296,20 @@ _TELLING_KEYS = {
 
 def kind_of(directory: str) -> str | None:
     """What a finished job left in a directory: one of the kinds above; None where `info.json` does not tell."""
-    info = _info_of(directory)
+    return _kind_by(_info_of(directory) or {})
+
+
+def _kind_by(info: dict[str, Any]) -> str | None:
     return next((kind for kind, keys in _TELLING_KEYS.items() if keys <= info.keys()), None)
 
 
-def _info_of(directory: str) -> dict[str, Any]:
+def _info_of(directory: str) -> dict[str, Any] | None:
+    """The `info.json` of a directory, {} where it cannot be used; None where there is none."""
     path = storage.join(directory, "info.json")
     try:
-        info = storage.read_json(path) if storage.exists(path) else {}
+        if not storage.exists(path):
+            return None
+        info = storage.read_json(path)
     except (JobError, OSError):  # whoever needs it says what is wrong with it
         return {}
     return info if isinstance(info, dict) else {}
@@ -315,10 +321,11 @@ def refuse_other_kind(directory: str, expected: str) -> None:
     What is not recognised passes: it may be unfinished, or damaged, of which its reader can say more.
     """
     writer = f"that {_WRITERS[expected]} wrote"
-    kind = kind_of(directory)
+    info = _info_of(directory)
+    kind = _kind_by(info or {})
     if kind is not None and kind != expected:
         hint = f"name a directory {writer}"
-        best = _info_of(directory).get("best") if kind == SEARCH and expected == MODEL else None
+        best = (info or {}).get("best") if kind == SEARCH and expected == MODEL else None
         if isinstance(best, dict) and "path" in best:
             hint = f"its best model is {best['path']}"
         raise UsageError(f"{directory} is {kind}, not {expected}: {hint}")
@@ -326,9 +333,6 @@ def refuse_other_kind(directory: str, expected: str) -> None:
         above = storage.absolute(directory).rstrip("/").rpartition("/")[0]
         if kind_of(above) == expected:
             raise UsageError(f"{directory} is a part of {expected}: name the whole, {above}")
-        if names := _records_in(directory):
+        names = storage.list_names(directory, ".tfrecord") if info is None else []
+        if names:
             raise UsageError(f"{directory} holds records ({names[0]}), it is not {expected}: name a directory {writer}")
-
-
-def _records_in(directory: str) -> list[str]:
-    return [] if storage.exists(storage.join(directory, "info.json")) else storage.list_names(directory, ".tfrecord")

@@ -162,14 +162,13 @@ def open_transformed(directory: str) -> TransformedData:
         UsageError: it is a model, scores, records or a part of a dataset.
         JobError: there is no `info.json` (preprocess did not finish), or it does not describe a transformed dataset.
     """
+    refuse_other_kind(directory, DATASET)
     path = storage.join(directory, "info.json")
     if not storage.exists(path):
-        refuse_other_kind(directory, DATASET)
         reason = "it has no info.json, which preprocess writes last" if storage.exists(directory) else "it is not there"
         raise JobError(
             f"{directory} is not a finished transformed dataset: {reason}; run python -m pipelines.preprocess first"
         )
-    refuse_other_kind(directory, DATASET)
     info = read_state(path, DatasetInfo)
     try:
         try:

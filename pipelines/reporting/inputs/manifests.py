@@ -19,11 +19,10 @@ def read_dataset_info(path: str) -> dict[str, Any]:
         UsageError: it is a directory of another kind.
         JobError: there is none, it is damaged, or what lies beside it is another run's.
     """
+    refuse_other_kind(path, DATASET)
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
-        refuse_other_kind(path, DATASET)
         raise JobError(f"the data directory {path} has no info.json: it is missing or incomplete")
-    refuse_other_kind(path, DATASET)
     info = read_state(info_path, DatasetInfo)
     manifests = read_manifests(path)
     compare_counts(path, manifests, {split: entry["records"] for split, entry in info["splits"].items()})

@@ -144,13 +144,12 @@ def read_scores(path: str) -> Scores:
         UsageError: it is a directory of another kind.
         JobError: it is absent, half written, or its files disagree about the classes.
     """
+    refuse_other_kind(path, SCORES)
     info_path = storage.join(path, "info.json")
     if not storage.exists(info_path):
         if not storage.exists(path) and not storage.is_object_store(path):
             raise JobError(f"there is no scores directory {path}")
-        refuse_other_kind(path, SCORES)
         raise JobError(f"{path} has no info.json: the score job did not finish there; run it again with --resume")
-    refuse_other_kind(path, SCORES)
     info: dict[str, Any] = dict(read_state(info_path, ScoresInfo))
     classes = read_classes(path)
     if not storage.exists(storage.join(path, "metrics.json")):
