@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pipelines.preprocessing.config import MISSING_MODALITY, NORMALISATIONS, JobConfig, Shard, TransformConfig
 from pipelines.preprocessing.flags import PREFIX, text_names, text_options
 from pipelines.preprocessing.outputs import missing_modality_begun_with
-from pipelines.running.flags import check_job_flags
+from pipelines.running.flags import check_job_flags, check_max_frames
 from vcls_model import patterns, storage
 from vcls_model.commands import UsageError, unknown_choice
 from vcls_model.records.input_files import VOCABULARY_FILE, input_files
-from vcls_model.records.schema import FRAMES, MOST_FRAMES, TEXT, RecordSchema
+from vcls_model.records.schema import FRAMES, TEXT, RecordSchema
 from vcls_model.records.shards import (
     check_made_alike,
     file_beside,
@@ -91,8 +91,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise unknown_choice("normalisation", args.normalise, NORMALISATIONS)
     if args.missing_modality not in (None, *MISSING_MODALITY):
         raise unknown_choice("value of --missing_modality", args.missing_modality, MISSING_MODALITY)
-    if not 1 <= args.max_frames <= MOST_FRAMES:
-        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
+    check_max_frames(args)
     if args.pca_dims < 0:
         raise UsageError(f"--pca_dims must not be negative, got {args.pca_dims}")
     if args.pca_dims and args.normalise != "zscore":

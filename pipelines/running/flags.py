@@ -5,6 +5,7 @@ import argparse
 from pipelines.running.runners import find_runner
 from vcls_model.commands import DEFAULT, UsageError
 from vcls_model.records.input_files import input_files
+from vcls_model.records.schema import MOST_FRAMES
 
 
 def add_job_flags(parser: argparse.ArgumentParser, *, inputs: str, unit: str) -> None:
@@ -37,6 +38,12 @@ def check_job_flags(args: argparse.Namespace) -> None:
     """
     if not 0 <= args.max_rejected_fraction <= 1:
         raise UsageError(f"--max_rejected_fraction must lie in [0, 1], got {args.max_rejected_fraction}")
+
+
+def check_max_frames(args: argparse.Namespace) -> None:
+    """Raises `UsageError` where --max_frames is out of range."""
+    if not 1 <= args.max_frames <= MOST_FRAMES:
+        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
 
 
 def check_input_names(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.running.flags import check_job_flags
+from pipelines.running.flags import check_job_flags, check_max_frames
 from pipelines.scoring.config import FRAME_BATCH_RECORDS, VIDEO_BATCH_RECORDS, ScoringConfig
 from pipelines.scoring.layout import InputShard
 from pipelines.scoring.media import plan_media, read_texts
@@ -24,7 +24,6 @@ from vcls_model.input.options import LARGEST_BATCH
 from vcls_model.media.flags import check_decoder_flags
 from vcls_model.metrics.catalogue import OWN_SLICES
 from vcls_model.records.input_files import input_files
-from vcls_model.records.schema import MOST_FRAMES
 from vcls_model.records.shards import refuse_multi_hot_labels, refuse_transformed
 from vcls_model.saved_models import refuse_encoder_programs, refuse_programs
 from vcls_model.serving.exported import SAVED_MODEL, ExportedModel, read_exported_model, refuse_repeated
@@ -221,8 +220,7 @@ def _check_ranges(args: argparse.Namespace) -> None:
         raise UsageError(f"--threshold must lie between 0 and 1, got {args.threshold}")
     if not 0 <= args.min_probability <= 1:
         raise UsageError(f"--min_probability must lie in [0, 1], got {args.min_probability}")
-    if not 1 <= args.max_frames <= MOST_FRAMES:
-        raise UsageError(f"--max_frames must lie between 1 and {MOST_FRAMES:,}, got {args.max_frames:,}")
+    check_max_frames(args)
     if args.batch_size is not None and not 1 <= args.batch_size <= LARGEST_BATCH:
         raise UsageError(f"--batch_size must lie between 1 and {LARGEST_BATCH:,}, got {args.batch_size:,}")
     check_decoder_flags(args)
