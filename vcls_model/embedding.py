@@ -32,8 +32,8 @@ from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.requests import PATCH_SAMPLES, PictureFormat, Request
 from vcls_model.media.sampling import Sampling
-from vcls_model.media.sandbox import MIB, MediaReader
-from vcls_model.media.split import SplitReader
+from vcls_model.media.sandbox import MIB
+from vcls_model.media.split import open_reader
 from vcls_model.on_screen import ScreenTexts
 from vcls_model.records.captions import read_captions_of
 from vcls_model.records.examples import (
@@ -213,11 +213,7 @@ class Embedder:
         self._cores = max(1, len(os.sched_getaffinity(0)) // max(1, config.file_count))
         self._device = choose_device(config.device)
         limits = config.seconds_per_minute, config.memory_bytes
-        self._reader: MediaReader | SplitReader
-        if self._cores > 1:
-            self._reader = SplitReader(self._cores, seconds_per_minute=limits[0], memory_bytes=limits[1])
-        else:
-            self._reader = MediaReader(*limits)
+        self._reader = open_reader(self._cores, *limits)
         self._screen = ScreenTexts(ScreenReader(config.ocr), self._cores, *limits) if config.ocr else None
 
     def embed(

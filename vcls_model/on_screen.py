@@ -5,8 +5,8 @@ from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
 from vcls_model.media.requests import PictureFormat, Request
 from vcls_model.media.sampling import Sampling
-from vcls_model.media.sandbox import MIB, MediaReader
-from vcls_model.media.split import SplitReader
+from vcls_model.media.sandbox import MIB
+from vcls_model.media.split import open_reader
 
 # What the networks take in the decoding process, beyond what decoding takes.
 _NETWORK_BYTES = 1024 * MIB
@@ -23,12 +23,7 @@ class ScreenTexts:
 
     def __init__(self, reader: ScreenReader, processes: int, seconds_per_minute: float, memory_bytes: int) -> None:
         self._reader = reader
-        memory_bytes += _NETWORK_BYTES
-        self._media: MediaReader | SplitReader
-        if processes > 1:
-            self._media = SplitReader(processes, seconds_per_minute=seconds_per_minute, memory_bytes=memory_bytes)
-        else:
-            self._media = MediaReader(seconds_per_minute, memory_bytes)
+        self._media = open_reader(processes, seconds_per_minute, memory_bytes + _NETWORK_BYTES)
 
     def read(self, path: str, sampling: Sampling) -> list[str]:
         """The text of each row, on one line; none at all where a file has no pictures.

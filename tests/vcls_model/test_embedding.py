@@ -10,7 +10,6 @@ import pytest
 
 from tests.fixtures.media import COLOURS, tone, write_encoders
 from tests.vcls_model.media.clips import make_clip
-from vcls_model import embedding
 from vcls_model.embedding import Embedder, EmbeddingConfig
 from vcls_model.media.errors import MediaError
 from vcls_model.media.split import SplitReader
@@ -48,9 +47,7 @@ def test_a_long_file_alone_uses_all_cores_and_has_the_same_rows(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     processes = []
     read = SplitReader.read
-    monkeypatch.setattr(
-        embedding.SplitReader, "read", lambda self, *args: processes.append(self.processes) or read(self, *args)
-    )
+    monkeypatch.setattr(SplitReader, "read", lambda self, *args: processes.append(self.processes) or read(self, *args))
     with Embedder(dataclasses.replace(config, file_count=1)) as embedder:
         shared = embedder.embed(str(clip))
     assert processes == [3]

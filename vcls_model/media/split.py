@@ -167,3 +167,15 @@ def _joined(outcomes: list[Outcome]) -> Outcome:
         reason=first.reason,
         message=first.message,
     )
+
+
+def open_reader(processes: int, seconds_per_minute: float, memory_bytes: int) -> MediaReader | SplitReader:
+    """A reader of files one after the other, long ones with up to so many processes.
+
+    Args:
+        processes: at least 1.
+        seconds_per_minute, memory_bytes: what a file may cost, of each process; see `MediaReader`.
+    """
+    if processes > 1:
+        return SplitReader(processes, seconds_per_minute=seconds_per_minute, memory_bytes=memory_bytes)
+    return MediaReader(seconds_per_minute, memory_bytes)
