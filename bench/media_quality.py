@@ -146,8 +146,8 @@ def ridge_accuracies(files: list[File]) -> list[float]:
 
 def reduced_frames(path: Path) -> np.ndarray:
     """Mean over six frames of the colours of 16 x 16 pixels, float64 (768,)."""
-    from vcls_model.media.convert import PictureFormat
-    from vcls_model.media.rows import Request, RowReader
+    from vcls_model.media.requests import PictureFormat, Request
+    from vcls_model.media.rows import RowReader
     from vcls_model.media.sampling import Sampling
 
     request = Request(PictureFormat(RIDGE_PIXELS, None, "area"), False, Sampling(fps=0.6, max_seconds=10))

@@ -23,8 +23,9 @@ import cv2
 from vcls_model.heap import return_freed_memory
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits, probe
-from vcls_model.media.rows import Request, RowReader
+from vcls_model.media.probe import probe
+from vcls_model.media.requests import Limits, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.storage import to_json
 
 _LENGTH = struct.Struct("<I")

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from vcls_model.media.choosing import Chooser
-from vcls_model.media.convert import Converter, PictureFormat
+from vcls_model.media.convert import Converter
 from vcls_model.media.errors import TOO_LARGE, MediaError
 from vcls_model.media.exact import ExactChooser
 from vcls_model.media.keyframes import KeyFrameChooser
 from vcls_model.media.probe import OpenMedia
+from vcls_model.media.requests import PictureFormat
 from vcls_model.media.sampling import Sampling
 
 

@@ -15,7 +15,8 @@ import av
 import cv2
 
 from vcls_model.media.child import MemoryLimit, leave_with_parent
-from vcls_model.media.convert import Converter, PictureFormat
+from vcls_model.media.convert import Converter
+from vcls_model.media.requests import PictureFormat
 from vcls_model.storage import from_json
 
 _LENGTH = struct.Struct("<I")

@@ -11,9 +11,8 @@ from vcls_model import storage
 from vcls_model.embedding import CAPTIONS, Embedded, Embedder, EmbeddingConfig, local_file, record_of
 from vcls_model.encoders import ENCODERS, dequantise
 from vcls_model.encoders.screen_texts import READERS, SCREEN_TEXT
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request
+from vcls_model.media.requests import PictureFormat, Request
 from vcls_model.media.sampling import MAX_FPS, Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.vcls_model.media.clips import make_clip
-from vcls_model.media.convert import Converter, PictureFormat, colour_matrix
-from vcls_model.media.rows import Request, RowReader
+from vcls_model.media.convert import Converter, colour_matrix
+from vcls_model.media.requests import PictureFormat, Request
+from vcls_model.media.rows import RowReader
 
 WHOLE = PictureFormat(size=96, crop_fraction=1.0)
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 40, 120)]

@@ -8,7 +8,8 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import MediaRow, Outcome, Request, RowReader
+from vcls_model.media.requests import MediaRow, Outcome, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 
 RATE = 30

@@ -9,7 +9,8 @@ import pytest
 
 from tests.vcls_model.media.oracle import centre_square, decode_everything, difference, nearest_rows
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import MediaRow, Request, RowReader
+from vcls_model.media.requests import MediaRow, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 
 # name -> rows, whether there are pictures, whether there is sound, clockwise quarter turns, sample aspect ratio

@@ -14,8 +14,8 @@ from vcls_model.media import errors
 from vcls_model.media.convert import Converter
 from vcls_model.media.demuxing import packets_with_content
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits
-from vcls_model.media.rows import MediaRow, Outcome, Request, RowReader
+from vcls_model.media.requests import Limits, MediaRow, Outcome, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader, MediaRows
 

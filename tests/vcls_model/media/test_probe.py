@@ -14,8 +14,9 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, numbered_frame
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits, MediaFacts, probe
-from vcls_model.media.rows import Request, RowReader
+from vcls_model.media.probe import probe
+from vcls_model.media.requests import Limits, MediaFacts, Request
+from vcls_model.media.rows import RowReader
 
 TIMES = [Fraction(n, 30) for n in range(30)]
 

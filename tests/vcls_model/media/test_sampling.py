@@ -10,11 +10,11 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from tests.vcls_model.media.oracle import nearest_rows
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
 from vcls_model.media.pictures import PictureReader
-from vcls_model.media.probe import Limits, open_media
-from vcls_model.media.rows import MediaRow, Request, RowReader
+from vcls_model.media.probe import open_media
+from vcls_model.media.requests import Limits, MediaRow, PictureFormat, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 
 CONSTANT = [Fraction(n, 30) for n in range(150)]

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.vcls_model.media.clips import make_clip
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
-from vcls_model.media.rows import Request, RowReader
+from vcls_model.media.requests import PictureFormat, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MIB, MediaReader
 
@@ -161,7 +161,7 @@ def test_the_child_ends_with_its_parent(clip: Path) -> None:
     code = (
         "import sys, time\n"
         "from vcls_model.media.sandbox import MediaReader\n"
-        "from vcls_model.media.rows import Request\n"
+        "from vcls_model.media.requests import Request\n"
         "reader = MediaReader(); rows = iter(reader.read(sys.argv[1], Request())); next(rows)\n"
         "print(reader.pid, flush=True); time.sleep(60)"
     )

@@ -11,7 +11,8 @@ import pytest
 
 from tests.vcls_model.media.clips import make_clip, number_of
 from vcls_model.encoders.sounds import log_mel
-from vcls_model.media.rows import MediaRow, Request, RowReader
+from vcls_model.media.requests import MediaRow, Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 
 RATE = 16000

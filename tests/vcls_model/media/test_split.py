@@ -10,7 +10,8 @@ import pytest
 from tests.vcls_model.media.clips import make_clip
 from vcls_model.media.errors import MediaError
 from vcls_model.media.probe import probe
-from vcls_model.media.rows import Request, RowReader
+from vcls_model.media.requests import Request
+from vcls_model.media.rows import RowReader
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.media.split import SplitReader

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcls_model.media.convert import PictureFormat
 from vcls_model.media.errors import MediaError
+from vcls_model.media.requests import PictureFormat
 from vcls_model.media.stills import StillDecoder
 
 

@@ -19,7 +19,7 @@ from vcls_model import storage
 from vcls_model.commands import JobError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits
+from vcls_model.media.requests import Limits
 from vcls_model.serving.http.bodies import RefusedError, body_chunks, parse_json, read_body
 from vcls_model.serving.http.fetching import fetch
 from vcls_model.serving.http.service import Service

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.media.requests import PATCH_SAMPLES
 from vcls_model.serving.http.bodies import RefusedError
 from vcls_model.serving.live.engine import Engine
 from vcls_model.serving.live.events import LabelEvent

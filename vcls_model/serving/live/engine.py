@@ -18,7 +18,7 @@ import numpy as np
 
 from vcls_model.commands import JobError
 from vcls_model.media.errors import MediaError
-from vcls_model.media.sound import PATCH_SAMPLES
+from vcls_model.media.requests import PATCH_SAMPLES
 from vcls_model.media.stills import StillDecoder
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.serving.live.events import LabelRules

@@ -14,7 +14,7 @@ import numpy as np
 
 from vcls_model import storage
 from vcls_model.commands import UsageError
-from vcls_model.media.rows import Request
+from vcls_model.media.requests import Request
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.decoding import Decoder, RecordOptions
 from vcls_model.saved_models import refuse_programs

@@ -14,8 +14,7 @@ import numpy as np
 from vcls_model.commands import UsageError
 from vcls_model.media import errors
 from vcls_model.media.errors import MediaError
-from vcls_model.media.probe import Limits
-from vcls_model.media.rows import MediaRow
+from vcls_model.media.requests import Limits, MediaRow
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.metrics.binning import sigmoid
 from vcls_model.records.vocabulary import ClassInfo

@@ -13,8 +13,7 @@ import numpy as np
 from vcls_model.commands import JobError, UsageError
 from vcls_model.media.containers import CONTAINERS
 from vcls_model.media.errors import EMPTY, OUT_OF_RANGE, TRUNCATED, MediaError
-from vcls_model.media.probe import Limits
-from vcls_model.media.rows import MediaRow, Request
+from vcls_model.media.requests import Limits, MediaRow, Request
 from vcls_model.media.sampling import Sampling
 from vcls_model.media.sandbox import MediaReader
 from vcls_model.serving.live.engine import Engine
